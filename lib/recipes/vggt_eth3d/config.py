@@ -1,0 +1,190 @@
+"""Settings of the recipe: what a person may override, the four presets, and the small demo. No heavy imports."""
+from dataclasses import dataclass, field
+
+from lib import config
+from lib.config import at_least, one_of
+from lib.errors import Stop
+
+PATCH_PX = 14  # of the published network: images and depth have sides that are multiples of it
+
+
+@dataclass
+class ModelConfig:
+    """The network. The defaults are VGGT-1B (arXiv 2503.11651); a smaller one has the same parts and key names.
+
+    Images are `image_width_px` x `image_height_px`: 518 x 336 is the 3:2 of ETH3D's cameras at the published width.
+    """
+
+    weights: str = "facebook/VGGT-1B"  # or facebook/VGGT-1B-Commercial, or a path of model.safetensors / model.pt
+    image_width_px: int = 518
+    image_height_px: int = 336
+    img_size: int = 518  # side of the square that the position embedding was made for
+    embed_dim: int = 1024
+    depth: int = 24  # pairs of a frame block and a global block
+    num_heads: int = 16
+    num_register_tokens: int = 4
+    patch_embed_depth: int = 24
+    patch_embed_num_heads: int = 16
+    camera_trunk_depth: int = 4
+    camera_num_heads: int = 16
+    camera_iterations: int = 4
+    dpt_features: int = 256
+    dpt_out_channels: list[int] = field(default_factory=lambda: [256, 512, 1024, 1024])
+    dpt_intermediate_layers: list[int] = field(default_factory=lambda: [4, 11, 17, 23])
+    dpt_output_hidden: int = 32
+    point_head: bool = False  # depth and cameras give better points than the point head (the paper, table 3)
+
+    def __post_init__(self):
+        for name in ("image_width_px", "image_height_px", "img_size"):
+            size = getattr(self, name)
+            if size < PATCH_PX or size % PATCH_PX:
+                raise Stop(f"model.{name}={size} is not a positive multiple of {PATCH_PX}, the side of a patch")
+        for name in ("embed_dim", "depth", "num_heads", "patch_embed_depth", "patch_embed_num_heads", "camera_trunk_depth", "camera_num_heads", "camera_iterations"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        self.check_layers()
+
+    def check_layers(self):
+        if len(self.dpt_out_channels) != 4 or len(self.dpt_intermediate_layers) != 4:
+            raise Stop("model.dpt_out_channels and model.dpt_intermediate_layers need four numbers each: the DPT head reads four layers")
+        if max(self.dpt_intermediate_layers) >= self.depth:
+            raise Stop(f"model.dpt_intermediate_layers={self.dpt_intermediate_layers} needs more layers than model.depth={self.depth}")
+        for heads in ("num_heads", "patch_embed_num_heads"):
+            if self.embed_dim % getattr(self, heads):
+                raise Stop(f"model.embed_dim={self.embed_dim} is not a multiple of model.{heads}={getattr(self, heads)}")
+
+
+@dataclass
+class DataConfig:
+    """Where the scenes are, which are held out, and how frames are drawn."""
+
+    root: str = ""  # folder with one folder per scene; empty: what step 2 brings
+    scenes: list[str] = field(default_factory=lambda: ["facade", "electro", "terrace", "playground", "meadow"])
+    val_scenes: list[str] = field(default_factory=lambda: ["courtyard"])
+    train_val_split: float = 0.85  # share of the views that trains where there is only one scene and no held-out one
+    gap_covisibility: float = 0.5  # with one scene: training views that share more than this with a held-out view are dropped
+    depth_scale: float = 0.0  # 16-bit PNG: depth in metres = value / depth_scale; 0 = from summary.json beside the scenes
+    frames: list[int] = field(default_factory=lambda: [2, 8])  # fewest and most frames of a training sample
+    covisibility: list[float] = field(default_factory=lambda: [0.05, 1.0])  # share of common points with the sample's anchor frame
+    samples_per_epoch: int = 200
+    distinct_epochs: int = 0  # n: the samples of epoch e are those of epoch e % n, so that frozen layers' output can be kept; 0 = always new
+    colour_jitter: float = 0.0  # strength; 0.5 is what VGGT was trained with; 0 = off
+    stand_in: bool = False  # the demo's procedural buildings instead of ETH3D, unless data.root is given
+    stand_in_views: int = 12  # per procedural scene
+
+    def __post_init__(self):
+        self.check_scenes()
+        if len(self.frames) != 2 or not 1 <= self.frames[0] <= self.frames[1]:
+            raise Stop(f"data.frames={self.frames} is not [fewest, most] with 1 <= fewest <= most")
+        if len(self.covisibility) != 2 or not 0 <= self.covisibility[0] < self.covisibility[1] <= 1:
+            raise Stop(f"data.covisibility={self.covisibility} is not [low, high] with 0 <= low < high <= 1")
+        if not 0 < self.train_val_split < 1:
+            raise Stop(f"data.train_val_split={self.train_val_split} is not between 0 and 1")
+        at_least("data.samples_per_epoch", self.samples_per_epoch, 1)
+        at_least("data.stand_in_views", self.stand_in_views, 3)
+        for name in ("depth_scale", "distinct_epochs", "colour_jitter", "gap_covisibility"):
+            at_least(f"data.{name}", getattr(self, name), 0)
+
+    def check_scenes(self):
+        if not self.scenes:
+            raise Stop("data.scenes is empty: name the scenes to train on")
+        if both := sorted(set(self.scenes) & set(self.val_scenes)):
+            raise Stop(f"data.scenes and data.val_scenes both name {', '.join(both)}: a held-out scene must not be trained on")
+        if len(self.scenes) > 1 and not self.val_scenes:
+            raise Stop("data.val_scenes is empty: with several scenes, name at least one to hold out")
+
+
+@dataclass
+class LossConfig:
+    """Weights and constants of the training loss: the guide's, which are the published ones where it is silent."""
+
+    camera_weight: float = 2.0
+    depth_weight: float = 5.0
+    point_weight: float = 0.0
+    translation_weight: float = 1.0
+    rotation_weight: float = 1.0
+    focal_weight: float = 0.5
+    iteration_decay: float = 0.6  # of the camera head's earlier iterations
+    confidence_error: float = 1.0  # gamma in gamma * error * confidence - alpha * log(confidence)
+    confidence_reward: float = 0.2  # alpha
+    valid_range: float = 0.99  # errors above this quantile are left out; -1 = none
+    min_valid_px: int = 100  # fewer valid pixels give no loss
+
+    def __post_init__(self):
+        for name in ("camera_weight", "depth_weight", "point_weight", "translation_weight", "rotation_weight", "focal_weight", "min_valid_px"):
+            at_least(f"loss.{name}", getattr(self, name), 0)
+        if self.valid_range > 1:
+            raise Stop(f"loss.valid_range={self.valid_range} is a share: at most 1, or -1 for none")
+
+
+@dataclass
+class LoraConfig(config.LoraConfig):
+    """`strategy` names the adapted layers relative to the network's depth; `targets` (regexes) replaces them."""
+
+    strategy: str = "b"  # a: depth head; b: and the second half of the blocks; c: all blocks and the camera trunk; head_full: no adapters
+    targets: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("lora.strategy", self.strategy, ("a", "b", "c", "head_full"))
+
+
+@dataclass
+class EvalConfig(config.EvalConfig):
+    lengths: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # frames per held-out sequence
+    sequences_per_scene: int = 4  # at most, for each length; they share no frame
+
+    def __post_init__(self):
+        at_least("eval.sequences_per_scene", self.sequences_per_scene, 1)
+        if not self.lengths or min(self.lengths) < 1:
+            raise Stop(f"eval.lengths={self.lengths} needs frame counts of at least 1")
+        if self.batch != 1:
+            raise Stop(f"eval.batch={self.batch} is impossible: held-out sequences have different lengths, so this recipe scores them one by one")
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    train: config.TrainConfig = field(default_factory=config.TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cache: config.CacheConfig = field(default_factory=config.CacheConfig)
+    session: config.SessionConfig = field(default_factory=config.SessionConfig)
+
+
+# The guide's numbers: rank 16, alpha 32, dropout 0.1, learning rate 1e-4, weight decay 0.01, warm-up 10 %, 20 epochs.
+GUIDE = {
+    "lora.rank": 16, "lora.alpha": 32.0, "lora.dropout": 0.1, "train.lr": 1e-4, "train.weight_decay": 0.01, "train.warmup_share": 0.1,
+    "train.epochs": 20, "loss.camera_weight": 2.0, "loss.depth_weight": 5.0,
+}  # fmt: skip
+PRESETS = {
+    "strategy_b": GUIDE | {"lora.strategy": "b"},
+    "strategy_a": GUIDE | {"lora.strategy": "a"},
+    "strategy_c": GUIDE | {"lora.strategy": "c", "loss.camera_weight": 3.0},
+    "head_full": GUIDE | {"lora.strategy": "head_full"},
+}
+
+# A network of 1.5 million parameters with every part of the large one, on procedural buildings.
+DEMO = {
+    "model.weights": "demo", "model.image_width_px": 126, "model.image_height_px": 84, "model.img_size": 126,
+    "model.embed_dim": 96, "model.depth": 4, "model.num_heads": 4, "model.patch_embed_depth": 2, "model.patch_embed_num_heads": 4,
+    "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 32, "model.dpt_out_channels": [32, 48, 64, 64],
+    "model.dpt_intermediate_layers": [0, 1, 2, 3],
+    "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard"],
+    "data.val_scenes": ["harbour", "chapel", "garden"], "data.frames": [2, 4], "data.samples_per_epoch": 48,
+    "train.epochs": 8, "train.lr": 1e-3, "train.micro_batch": 2, "train.global_batch": 2,
+}  # fmt: skip
+
+# PIPELINE_SCALE=tiny: all five steps in 45 seconds.
+TINY = {
+    "data.scenes": ["linden", "market"], "data.val_scenes": ["harbour"], "data.stand_in_views": 6, "data.frames": [2, 2],
+    "data.samples_per_epoch": 8, "train.epochs": 2,
+}  # fmt: skip
+
+EXPECTED = {
+    "strategy_a": "held-out depth error below the untouched base; only the depth head is adapted",
+    "strategy_b": "held-out depth error clearly below the untouched base and below strategy a",
+    "strategy_c": "depth error near strategy b's; cameras move too, more risk of overfitting",
+    "head_full": "the control: the depth head trained fully, without adapters",
+}
