@@ -1,0 +1,233 @@
+"""LightningDiT (Yao et al., CVPR 2025): the velocity network of a latent, given time and user.
+
+Key names, shapes and options are those of the published checkpoints. The table of labels has one row more than there are
+labels: the last one is "no label", in training (dropped labels) and in sampling (guidance) alike.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # depth, width, heads
+FREQUENCIES = 256  # of the time embedding
+
+
+@dataclass(frozen=True)
+class DiTSize:
+    """The options of the released XL/1 are the defaults."""
+
+    depth: int = 28
+    width: int = 1152
+    heads: int = 16
+    latent_side: int = 16
+    latent_channels: int = 32
+    labels: int = 31
+    patch: int = 1
+    mlp_ratio: float = 4.0
+    swiglu: bool = True
+    rope: bool = True
+    rmsnorm: bool = True
+    qk_norm: bool = False
+    shift: bool = True  # without it the modulation only scales and gates
+
+    @property
+    def side(self) -> int:
+        return self.latent_side // self.patch
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP; SwiGLU has three matrices, so two thirds give the same count."""
+        return int(self.width * self.mlp_ratio * (2 / 3 if self.swiglu else 1))
+
+
+class Rope(nn.Module):
+    """Rotary position embedding: half of a head's channels turn with the row, half with the column, in neighbouring pairs."""
+
+    def __init__(self, head: int, side: int):
+        super().__init__()
+        rate = 1.0 / 10000.0 ** (torch.arange(0, head // 2, 2).float() / (head // 2))
+        angle = (torch.arange(side).float()[:, None] * rate).repeat_interleave(2, 1)  # (side, head / 2)
+        rows, columns = angle[:, None].expand(side, side, -1), angle[None].expand(side, side, -1)
+        angles = torch.cat([rows, columns], -1).flatten(0, 1)  # (side², head)
+        self.register_buffer("freqs_cos", angles.cos())
+        self.register_buffer("freqs_sin", angles.sin())
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, heads, side², head)
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+        return x * self.freqs_cos.to(x.dtype) + turned * self.freqs_sin.to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.heads = size.heads
+        self.qkv, self.proj = nn.Linear(size.width, 3 * size.width), nn.Linear(size.width, size.width)
+        if size.qk_norm:
+            norm = rms_norm if size.rmsnorm else nn.LayerNorm
+            self.q_norm, self.k_norm = norm(size.width // size.heads), norm(size.width // size.heads)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(self, x: Tensor, rope: Rope | None) -> Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rope(q), rope(k)
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(out.transpose(1, 2).reshape(n, tokens, width))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.w12, self.w3 = nn.Linear(size.width, 2 * size.hidden), nn.Linear(size.hidden, size.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, -1)
+        return self.w3(F.silu(gate) * value)
+
+
+class MLP(nn.Module):
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(size.width, size.hidden), nn.Linear(size.hidden, size.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated by time and label (adaLN); the gates start at 0, so a fresh block is the identity."""
+
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.shift = size.shift
+        self.norm1, self.norm2 = norm(size), norm(size)
+        self.attn = Attention(size)
+        self.mlp = SwiGLU(size) if size.swiglu else MLP(size)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size.width, (6 if size.shift else 4) * size.width))
+
+    def forward(self, x: Tensor, condition: Tensor, rope: Rope | None) -> Tensor:
+        parts = self.adaLN_modulation(condition)[:, None].chunk(6 if self.shift else 4, -1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts if self.shift else (0, *parts[:2], 0, *parts[2:])
+        x = x + gate_a * self.attn(modulate(self.norm1(x), shift_a, scale_a), rope)
+        return x + gate_m * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.norm_final = norm(size)
+        self.linear = nn.Linear(size.width, size.patch**2 * size.latent_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size.width, 2 * size.width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, -1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class Patches(nn.Module):
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.proj = nn.Conv2d(size.latent_channels, size.width, size.patch, stride=size.patch)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.proj(latent).flatten(2).transpose(1, 2)  # (n, side², width)
+
+
+class Times(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(time_frequencies(t).to(self.mlp[0].weight.dtype))
+
+
+class Labels(nn.Module):
+    def __init__(self, labels: int, width: int):
+        super().__init__()
+        self.embedding_table = nn.Embedding(labels + 1, width)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.embedding_table(label)
+
+
+class LightningDiT(nn.Module):
+    """velocity = model(latent (n, c, h, w), t (n,) in [0, 1] with 0 = noise, label (n,) where `null` means no label)."""
+
+    def __init__(self, size: DiTSize):
+        super().__init__()
+        self.size, self.null = size, size.labels
+        self.x_embedder, self.t_embedder, self.y_embedder = Patches(size), Times(size.width), Labels(size.labels, size.width)
+        self.pos_embed = nn.Parameter(position_table(size.width, size.side)[None], requires_grad=False)
+        self.feat_rope = Rope(size.width // size.heads, size.side) if size.rope else None
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
+        self.final_layer = FinalLayer(size)
+        self.checkpointing = False
+        self.apply(initialise)
+        self.initialise_special()
+
+    def forward(self, latent: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        condition = self.t_embedder(t) + self.y_embedder(label)
+        x = self.x_embedder(latent) + self.pos_embed
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(block, x, condition, self.feat_rope, use_reentrant=False)
+            else:
+                x = block(x, condition, self.feat_rope)
+        return self.unpatchify(self.final_layer(x, condition))
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        n, side, p, c = len(tokens), self.size.side, self.size.patch, self.size.latent_channels
+        return tokens.reshape(n, side, side, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, side * p, side * p)
+
+    def initialise_special(self) -> None:
+        """Embeddings N(0, 0.02); modulations and the last layer 0, so that a fresh network predicts velocity 0."""
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))  # a view: fills the weight
+        for table in (self.y_embedder.embedding_table.weight, self.t_embedder.mlp[0].weight, self.t_embedder.mlp[2].weight):
+            nn.init.normal_(table, std=0.02)
+        last = [block.adaLN_modulation[1] for block in self.blocks] + [self.final_layer.adaLN_modulation[1], self.final_layer.linear]
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def rms_norm(width: int) -> nn.RMSNorm:
+    return nn.RMSNorm(width, eps=1e-6)
+
+
+def norm(size: DiTSize) -> nn.Module:
+    return rms_norm(size.width) if size.rmsnorm else nn.LayerNorm(size.width, eps=1e-6, elementwise_affine=False)
+
+
+def modulate(x: Tensor, shift: Tensor | int, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.zeros_(module.bias)
+
+
+def time_frequencies(t: Tensor) -> Tensor:
+    """t (n,) in [0, 1], not scaled -> (n, 256), cosines first."""
+    half = FREQUENCIES // 2
+    rate = torch.exp(-math.log(10000) * torch.arange(half, device=t.device).float() / half)
+    angle = t.float()[:, None] * rate
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def position_table(width: int, side: int) -> Tensor:
+    """(side², width): the first half encodes the column, the second the row, sines before cosines."""
+    rate = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angle = torch.arange(side, dtype=torch.float64)[:, None] * rate
+    line = torch.cat([angle.sin(), angle.cos()], 1)  # (side, width / 2)
+    table = torch.cat([line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)], -1)
+    return table.flatten(0, 1).float()
