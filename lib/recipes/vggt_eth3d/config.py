@@ -4,53 +4,21 @@ from dataclasses import dataclass, field
 from lib import config
 from lib.config import at_least, one_of
 from lib.errors import Stop
-
-PATCH_PX = 14  # of the published network: images and depth have sides that are multiples of it
+from lib.recipes.vggt_eth3d.size import ModelSize
 
 
 @dataclass
-class ModelConfig:
-    """The network. The defaults are VGGT-1B (arXiv 2503.11651); a smaller one has the same parts and key names.
-
-    Images are `image_width_px` x `image_height_px`: 518 x 336 is the 3:2 of ETH3D's cameras at the published width.
-    """
+class ModelConfig(ModelSize):
+    """The network (sizes: size.py), its weights, and the size of its images: 518 x 336 is the 3:2 of ETH3D at the published width."""
 
     weights: str = "facebook/VGGT-1B"  # or facebook/VGGT-1B-Commercial, or a path of model.safetensors / model.pt
     image_width_px: int = 518
     image_height_px: int = 336
-    img_size: int = 518  # side of the square that the position embedding was made for
-    embed_dim: int = 1024
-    depth: int = 24  # pairs of a frame block and a global block
-    num_heads: int = 16
-    num_register_tokens: int = 4
-    patch_embed_depth: int = 24
-    patch_embed_num_heads: int = 16
-    camera_trunk_depth: int = 4
-    camera_num_heads: int = 16
-    camera_iterations: int = 4
-    dpt_features: int = 256
-    dpt_out_channels: list[int] = field(default_factory=lambda: [256, 512, 1024, 1024])
-    dpt_intermediate_layers: list[int] = field(default_factory=lambda: [4, 11, 17, 23])
-    dpt_output_hidden: int = 32
-    point_head: bool = False  # depth and cameras give better points than the point head (the paper, table 3)
 
     def __post_init__(self):
-        for name in ("image_width_px", "image_height_px", "img_size"):
-            size = getattr(self, name)
-            if size < PATCH_PX or size % PATCH_PX:
-                raise Stop(f"model.{name}={size} is not a positive multiple of {PATCH_PX}, the side of a patch")
-        for name in ("embed_dim", "depth", "num_heads", "patch_embed_depth", "patch_embed_num_heads", "camera_trunk_depth", "camera_num_heads", "camera_iterations"):
-            at_least(f"model.{name}", getattr(self, name), 1)
-        self.check_layers()
-
-    def check_layers(self):
-        if len(self.dpt_out_channels) != 4 or len(self.dpt_intermediate_layers) != 4:
-            raise Stop("model.dpt_out_channels and model.dpt_intermediate_layers need four numbers each: the DPT head reads four layers")
-        if max(self.dpt_intermediate_layers) >= self.depth:
-            raise Stop(f"model.dpt_intermediate_layers={self.dpt_intermediate_layers} needs more layers than model.depth={self.depth}")
-        for heads in ("num_heads", "patch_embed_num_heads"):
-            if self.embed_dim % getattr(self, heads):
-                raise Stop(f"model.embed_dim={self.embed_dim} is not a multiple of model.{heads}={getattr(self, heads)}")
+        super().__post_init__()
+        for name in ("image_width_px", "image_height_px"):
+            self.check_multiple(name, getattr(self, name), "patch_size", self.patch_size)
 
 
 @dataclass
@@ -152,6 +120,12 @@ class Config:
     cache: config.CacheConfig = field(default_factory=config.CacheConfig)
     session: config.SessionConfig = field(default_factory=config.SessionConfig)
 
+    def __post_init__(self):
+        fewest, most = self.data.frames
+        if self.train.micro_batch > 1 and fewest != most:
+            raise Stop(f"train.micro_batch={self.train.micro_batch} needs samples of one length, but data.frames={self.data.frames}: "
+                       f"take data.frames=[{most},{most}], or train.micro_batch=1 and train.global_batch={self.train.global_batch}")
+
 
 # The guide's numbers: rank 16, alpha 32, dropout 0.1, learning rate 1e-4, weight decay 0.01, warm-up 10 %, 20 epochs.
 GUIDE = {
@@ -172,7 +146,7 @@ DEMO = {
     "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 32, "model.dpt_out_channels": [32, 48, 64, 64],
     "model.dpt_intermediate_layers": [0, 1, 2, 3],
     "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard"],
-    "data.val_scenes": ["harbour", "chapel", "garden"], "data.frames": [2, 4], "data.samples_per_epoch": 48,
+    "data.val_scenes": ["harbour", "chapel", "garden"], "data.frames": [3, 3], "data.samples_per_epoch": 48,
     "train.epochs": 8, "train.lr": 1e-3, "train.micro_batch": 2, "train.global_batch": 2,
 }  # fmt: skip
 

@@ -1,0 +1,124 @@
+"""Scenes as COLMAP describes them: cameras, poses, sparse points, and which image sees which point.
+
+Two layouts are read, text or binary: ETH3D's undistorted scenes (`dslr_calibration_undistorted/`) and the plain
+`images/ + sparse/[0/]` of COLMAP itself. Poses are camera-from-world with OpenCV axes, in the unit of the scene.
+"""
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.errors import Stop, nearest
+
+MODELS = ("dslr_calibration_undistorted", "sparse/0", "sparse")  # folders of a COLMAP model inside a scene, in order of preference
+CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "THIN_PRISM_FISHEYE")
+
+
+@dataclass(frozen=True)
+class View:
+    """One photograph: `camera` is a pycolmap.Camera, `seen` are rows of Scene.points, `image` may not exist."""
+
+    name: str  # unique in the scene, without suffix; the file names of its arrays
+    image: Path
+    camera: Any
+    cam_from_world: Any  # (3, 4) float64
+    seen: Any  # (points seen,) int64
+
+
+@dataclass(frozen=True)
+class Scene:
+    name: str
+    folder: Path
+    views: tuple[View, ...]  # in the order of their file names
+    points: Any  # (points, 3) float64, world; may be empty
+
+
+def read(folder: Path) -> Scene:
+    """The scene in `folder`. Stop names the file that is missing, unknown or damaged."""
+    model = model_folder(folder)
+    reconstruction = read_model(model)
+    points, row_of = read_points(reconstruction, model)
+    images = sorted(reconstruction.images.values(), key=lambda image: image.name)
+    views = tuple(read_view(folder, image, row_of) for image in images)
+    if len({view.name for view in views}) < len(views):
+        raise Stop(f"{model} lists two images whose names differ only in the suffix or in '/' against '-'")
+    return Scene(folder.name, folder, views, points)
+
+
+def model_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        known = nearest(folder.name, beside) if beside else "the folder above it is missing or empty"
+        raise Stop(f"there is no scene {folder}: {known}", "set data.root, data.scenes and data.val_scenes")
+    for name in MODELS:
+        if any((folder / name / f"cameras.{kind}").exists() for kind in ("bin", "txt")):
+            return folder / name
+    raise Stop(f"{folder} holds no COLMAP model: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin")
+
+
+def read_model(model: Path) -> Any:
+    """pycolmap's reader; its exceptions name no file, so the guilty one is found from their text."""
+    import pycolmap
+
+    kind = "bin" if (model / "cameras.bin").exists() else "txt"
+    for name in ("cameras", "images", "points3D"):
+        if not (model / f"{name}.{kind}").exists():
+            raise Stop(f"{model / name}.{kind} is missing: a COLMAP model is cameras, images and points3D")
+    check_camera_models(model / "cameras.txt")
+    level, pycolmap.logging.minloglevel = pycolmap.logging.minloglevel, pycolmap.logging.FATAL.value
+    try:
+        return pycolmap.Reconstruction(model)
+    except (ValueError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        name = "points3D" if "point3D" in reason else "cameras" if "amera" in reason and "cam_from" not in reason else "images"
+        why = "a value is missing, impossible or not a number" if "Check failed" in reason else reason
+        raise Stop(f"{model / name}.{kind} cannot be read: {why}") from error
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+def check_camera_models(cameras: Path) -> None:
+    """pycolmap says only 'does not exist' of an unknown camera model."""
+    if not cameras.exists():
+        return
+    for line in cameras.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if len(words) > 1 and not line.startswith("#") and words[1] not in CAMERA_MODELS:
+            raise Stop(f"{cameras} has a camera model {words[1]!r} that is not supported: {nearest(words[1], CAMERA_MODELS)}")
+
+
+def read_points(reconstruction: Any, model: Path) -> tuple[Any, dict[int, int]]:
+    """The points in one array, and the row of each point id."""
+    import numpy
+
+    ids = sorted(reconstruction.points3D)
+    points = numpy.array([reconstruction.points3D[i].xyz for i in ids], dtype=numpy.float64).reshape(-1, 3)
+    if bad := int((~numpy.isfinite(points)).any(1).sum()):
+        raise Stop(f"points3D in {model} has {bad} points that are not finite numbers")
+    return points, {point: row for row, point in enumerate(ids)}
+
+
+def read_view(folder: Path, image: Any, row_of: dict[int, int]) -> View:
+    import numpy
+
+    if image.camera.model_name not in CAMERA_MODELS:
+        raise Stop(f"the camera of {image.name} in {folder} is {image.camera.model_name}: {nearest(image.camera.model_name, CAMERA_MODELS)}")
+    pose = image.cam_from_world().matrix()
+    if not numpy.isfinite(pose).all():
+        raise Stop(f"the pose of {image.name} in {folder} is not finite")
+    seen = numpy.array(sorted({row_of[p.point3D_id] for p in image.points2D if p.has_point3D()}), dtype=numpy.int64)
+    name = Path(image.name.removeprefix("dslr_images_undistorted/")).with_suffix("").as_posix().replace("/", "-")
+    return View(name, folder / "images" / image.name, copy.copy(image.camera), pose, seen)  # the reconstruction owns its camera and is freed
+
+
+def shared_points(scene: Scene) -> Any:
+    """(views, views): points that two views share, as a share of what the view with fewer points sees."""
+    import numpy
+    from scipy.sparse import csr_array
+
+    rows = numpy.concatenate([numpy.full(len(view.seen), i) for i, view in enumerate(scene.views)])
+    columns = numpy.concatenate([view.seen for view in scene.views])
+    sees = csr_array((numpy.ones(len(rows), numpy.int32), (rows, columns)), shape=(len(scene.views), len(scene.points)))
+    shared = (sees @ sees.T).toarray()
+    counts = shared.diagonal()
+    return (shared / numpy.maximum(numpy.minimum.outer(counts, counts), 1)).astype(numpy.float32)
