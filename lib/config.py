@@ -1,5 +1,6 @@
 """Typed configuration: defaults < preset < demo < key=value, with errors that name the key and the nearest right one."""
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -100,15 +101,16 @@ def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
         raise Stop(f"{key}={value!r} is unknown: {nearest(value, known)}")
 
 
-def compose(recipe: ModuleType, preset: str, demo: bool, scale: str, overrides: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The configuration object, and what the overrides changed against the preset (dotted key -> value)."""
+def compose(recipe: ModuleType, preset: str, demo: bool, scale: str, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The configuration object, and what differs from the preset (dotted key -> value)."""
     if preset not in recipe.PRESETS:
         raise Stop(f"unknown preset {preset!r}: {nearest(preset, recipe.PRESETS)}", "python step1_setup.py --list")
     settings = dict(recipe.PRESETS[preset])
     if demo:
         settings |= recipe.DEMO | (recipe.TINY if scale == "tiny" else {})
-    asked = dict(parse_override(text) for text in overrides)
-    return from_dotted(recipe.Config, settings | asked), asked
+    config = from_dotted(recipe.Config, settings | asked)
+    before = to_dotted(from_dotted(recipe.Config, dict(recipe.PRESETS[preset])))
+    return config, {key: value for key, value in to_dotted(config).items() if value != before[key]}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -132,35 +134,38 @@ def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
     tree = OmegaConf.structured(kind)
     known = leaves(kind)
     for key, value in settings.items():
-        parent = next((k for k in known if key == k or (known[k] and key.startswith(k + "."))), None)
+        parent = next((k for k in known if key == k or (known[k] == "dict" and key.startswith(k + "."))), None)
         if parent is None:
             raise Stop(f"unknown setting {key!r}: {nearest_key(key, known)}", "python step1_setup.py --list")
         try:
-            OmegaConf.update(tree, key, value, force_add=known[parent])
+            OmegaConf.update(tree, key, value, force_add=known[parent] == "dict")
         except (OmegaConfBaseException, ValueError) as error:
-            wanted = OmegaConf.get_type(tree, key) or type(OmegaConf.select(tree, key))
-            raise Stop(f"{key}={value!r} is not {a(getattr(wanted, '__name__', str(wanted)))}") from error
+            raise Stop(f"{key}={value!r} is not {a(known[parent])}") from error
     return OmegaConf.to_object(tree)
 
 
-def leaves(kind: type, path: str = "") -> dict[str, bool]:
-    """Every dotted key of a dataclass type; True where the value is a free mapping."""
+def leaves(kind: type, path: str = "") -> dict[str, str]:
+    """Every dotted key of a dataclass type with the name of its type; "dict" is a free mapping."""
     found = {}
     for f in dataclasses.fields(kind):
         inner = f.default_factory if dataclasses.is_dataclass(f.default_factory) else f.type
         if dataclasses.is_dataclass(inner):
             found |= leaves(inner, f"{path}{f.name}.")
         else:
-            found[path + f.name] = str(f.type).startswith("dict")
+            found[path + f.name] = type_name(inner)
     return found
 
 
-def nearest_key(key: str, known: dict[str, bool]) -> str:
+def type_name(kind: Any) -> str:
+    """'int', 'list[str]', 'dict': what an error message calls a field's type."""
+    name = kind.__name__ if type(kind) is type else str(kind)
+    return "dict" if name.startswith("dict") else name
+
+
+def nearest_key(key: str, known: dict[str, str]) -> str:
     """Suggest from all keys, but list only the neighbours: the whole table would be a page."""
     section = key.rpartition(".")[0] + "."
     neighbours = [k for k in known if k.startswith(section)] or sorted({k.split(".")[0] for k in known})
-    import difflib
-
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(neighbours)}"
 

@@ -12,10 +12,13 @@ from typing import Any
 
 from lib.errors import Stop, nearest
 
+# READS: step -> prefixes of the settings that the step reads beyond lib's own, e.g. {3: ("data.", "model.image_width_px")}
+# CODE: step -> modules of the package that shape the step's output, e.g. {3: ("data",), 4: ("model", "losses")}; what these
+# import from the package counts too (lib.steps follows the imports).
 RECIPES = ("vggt_eth3d",)  # the first one is the default
 
 CONTRACT = (
-    "Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "METRICS", "MAIN_METRIC", "PREPARE_READS", "PREPARE_CODE",
+    "Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "METRICS", "MAIN_METRIC", "READS", "CODE",
     "plan", "assets", "prepare", "split", "summarise_data", "stages", "build", "sampler", "collate", "objectives",
     "score_batch", "summarise", "describe", "predict", "figures", "export",
 )  # fmt: skip

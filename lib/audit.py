@@ -1,0 +1,83 @@
+"""Is it really learning? Checks around the attaching of adapters and the first optimiser step.
+
+Each of these faults has been published as a result somewhere: adapters that change the base before training, tensors
+without a gradient behind reentrant checkpointing, a tensor in two optimisers or in none, a frozen norm that drifts.
+"""
+import re
+from typing import Any
+
+import torch
+
+from lib import adapters
+from lib.errors import FAILED, Stop
+from lib.gradients import GradientSum
+from lib.recipes import Group, Objective, Parts, Row
+
+SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
+
+
+def refuse_other_output(before: list[Row], after: list[Row]) -> None:
+    """With untrained adapters the network must still be the base."""
+    for one, other in zip(before, after, strict=True):
+        for name, value in one.numbers.items():
+            moved = abs(other.numbers[name] - value)
+            if moved > SAME * max(1.0, abs(value)):
+                raise Stop(f"attaching the adapters moved {name} of {one.sample_id} from {value:.6g} to {other.numbers[name]:.6g}: the base was changed", code=FAILED)
+
+
+def refuse_bad_group(objective: Objective, group: Group, names: list[str], taken: dict[str, str]) -> None:
+    if not names:
+        raise Stop(f"the group {objective.name}/{group.name} matches no trained tensor ({group.tensors})", code=FAILED)
+    twice = [name for name in names if name in taken]
+    if twice:
+        raise Stop(f"{twice[0]} is in the groups {taken[twice[0]]} and {objective.name}/{group.name}", code=FAILED)
+
+
+def refuse_orphans(tensors: dict[str, Any], taken: dict[str, str]) -> None:
+    lost = [name for name in tensors if name not in taken]
+    if lost:
+        raise Stop(f"{len(lost)} trained tensors are in no optimiser group, e.g. {lost[0]}", code=FAILED)
+
+
+def after_backward(objective: Objective, sums: GradientSum, parts: Parts) -> None:
+    """Every trained tensor has a finite gradient. While LoRA B is zero, the gradient of A is exactly zero and B's is not."""
+    untouched = all(not p.any() for name, p in adapters.trainable(parts).items() if ".lora_B." in name)
+    for name, tensor, gradient in sums.slices():
+        if not torch.isfinite(gradient).all():
+            raise Stop(f"the first gradient of {name} is not finite", "lower train.lr or set train.precision=fp32", FAILED)
+        moves = bool(gradient.any())
+        if ".lora_B." in name and untouched and not moves:
+            raise Stop(f"{name} gets no gradient: nothing after it depends on it (objective {objective.name})", "correct lora.targets", FAILED)
+        if ".lora_A." in name and untouched and moves and default_start(parts):
+            raise Stop(f"{name} has a gradient although its B is zero: the adapter does not start as the identity", code=FAILED)
+    if not any(gradient.any() for _, _, gradient in sums.slices()):
+        raise Stop(f"no trained tensor of {objective.name} gets a gradient", code=FAILED)
+
+
+def default_start(parts: Parts) -> bool:
+    """PEFT's other starts (PiSSA, OLoRA, DoRA) do not begin with B = 0 and A free of gradient."""
+    return not any(spec.peft.get("use_dora") or "init_lora_weights" in spec.peft for spec in parts.lora.values())
+
+
+@torch.no_grad()
+def frozen_checksums(parts: Parts) -> dict[str, int]:
+    """The sum of the bit patterns of every frozen tensor and of every buffer that training may not move."""
+    found = {}
+    for module, network in parts.modules.items():
+        named = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
+        for name, tensor in named + list(network.named_buffers()):
+            key = f"{module}.{adapters.plain_name(name)}"
+            if not any(re.fullmatch(pattern, key) for pattern in parts.buffers):
+                found[key] = bit_sum(tensor)
+    return found
+
+
+def bit_sum(tensor: torch.Tensor) -> int:
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64)) if tensor.numel() else 0
+
+
+def refuse_moved(before: dict[str, int], after: dict[str, int]) -> None:
+    moved = [name for name, value in before.items() if after.get(name) != value]
+    if moved:
+        raise Stop(f"{len(moved)} frozen tensors or running statistics moved in the first step, e.g. {moved[0]}", code=FAILED)

@@ -1,0 +1,48 @@
+"""What a person sees while a step works: a bar on a terminal, one plain line every few seconds elsewhere.
+
+A saved notebook keeps every line it was sent, so there the lines are few (facts: a 6 s bar became 60 outputs).
+"""
+import sys
+import time
+
+from lib.session import Clock
+
+
+class Progress:
+    """`update(done, numbers)` after every unit; `numbers` are shown as they are named."""
+
+    def __init__(self, title: str, done: int, total: int, unit: str, clock: Clock, every_seconds: float):
+        self.title, self.total, self.unit, self.clock, self.every_seconds = title, total, unit, clock, every_seconds
+        self.first, self.started, self.said = done, time.monotonic(), time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, unit=unit, desc=title, dynamic_ncols=True)
+
+    def update(self, done: int, numbers: dict[str, float]) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
+        elif done == self.total or time.monotonic() - self.said >= self.every_seconds:
+            self.said = time.monotonic()
+            print(self.line(done, numbers), flush=True)
+
+    def line(self, done: int, numbers: dict[str, float]) -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
+        remaining = (self.total - done) / rate if rate else float("nan")
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        deadline = "" if self.clock.limit_seconds is None else f"  deadline in {duration(self.clock.remaining_seconds)}"
+        return f"{self.title} {done}/{self.total} {self.unit}  {shown}  {rate:.3g} {self.unit}/s  {duration(elapsed)} elapsed  {duration(remaining)} left{deadline}"
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    if not 0 <= seconds < float("inf"):
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m{rest:02d}s" if minutes >= 60 else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,146 @@
+"""One stage in memory, and its way to disk and back: what a checkpoint holds is made from `Training`."""
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib import checkpoint
+from lib.cli import Job, is_first_rank
+from lib.gradients import GradientSum
+from lib.prefix import PrefixCache
+from lib.recipes import Objective, Parts, Sampler, Stage
+from lib.run import cut_log, write_json
+
+
+@dataclass
+class Training:
+    """One stage in memory. `step` counts finished optimiser steps; what a checkpoint holds is made from these fields."""
+
+    job: Job
+    stage: Stage
+    folder: Path
+    accelerator: Any
+    parts: Parts
+    wrapped: dict[str, Any]
+    objectives: list[Objective]
+    train: Sampler
+    select: Sampler
+    prefix: PrefixCache | None
+    tensors: dict[str, torch.nn.Parameter]
+    sums: dict[str, GradientSum] = field(default_factory=dict)  # by objective
+    optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # by "objective/group"
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    step: int = 0
+    micro_batch: int = 1
+    checkpointing: bool = False
+    best: dict[str, Any] | None = None
+    evaluations_since_best: int = 0
+    bad_steps: int = 0  # in a row
+    skipped: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    orders: dict[int, Any] = field(default_factory=dict)
+    handed_over: dict[str, torch.Tensor] = field(default_factory=dict)  # optimiser tensors of the stage before
+
+    @property
+    def config(self):
+        return self.job.config.train
+
+    @property
+    def evaluate_every_steps(self) -> int:
+        return max(1, round(self.config.evaluate_epochs * self.train.length / self.config.global_batch)) if self.config.evaluate_epochs else 0
+
+
+class averaged:
+    """Within the block the tensors hold their running average (train.ema); nothing happens when it is off."""
+
+    def __init__(self, training: Training):
+        self.training = training
+
+    def __enter__(self) -> dict[str, torch.Tensor]:
+        self.raw = {name: self.training.tensors[name].detach().clone() for name in self.training.average}
+        self.put(self.training.average)
+        return self.raw
+
+    def __exit__(self, *error):
+        self.put(self.raw)
+
+    @torch.no_grad()
+    def put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.training.tensors[name].copy_(value)
+
+
+def save(training: Training) -> None:
+    """Rank 0 writes; nobody goes on before the folder is there."""
+    started = time.monotonic()
+    if is_first_rank():
+        with averaged(training) as raw:
+            checkpoint.write(training.folder, training.step, state_of(training), training.parts, training.wrapped, optimiser_tensors(training, raw))
+        if training.best:
+            write_json(training.folder / "best.json", training.best)
+        checkpoint.rotate(training.folder, training.config.keep_checkpoints, training.best["step"] if training.best else None)
+    training.accelerator.wait_for_everyone()
+    training.saved_at = time.monotonic()
+    training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    scaler = training.accelerator.scaler
+    return {
+        "step": training.step, "stage": training.stage.name, "base": training.parts.base, "best": training.best, "bad_steps": training.bad_steps,
+        "evaluations_since_best": training.evaluations_since_best, "skipped": training.skipped, "micro_batch": training.micro_batch,
+        "recipe": training.job.record["recipe"], "scaler": scaler.state_dict() if scaler is not None else None,
+        "config": {key: value for key, value in training.job.record["config"].items() if key.startswith(("model.", "data.", "loss.", "lora.", "train."))},
+    }  # fmt: skip
+
+
+def optimiser_tensors(training: Training, raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Moments by the name of their tensor; with averaged weights also the raw ones, because the checkpoint's weights are
+    what was evaluated and what a user exports: the averages."""
+    names = {id(p): name for name, p in training.tensors.items()}
+    found = {f"raw/{name}": tensor for name, tensor in raw.items()}
+    for label, chosen in training.optimisers.items():
+        for tensor, moments in chosen.state.items():
+            found |= {f"{label}/{names[id(tensor)]}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    return found
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Continue exactly where a checkpoint stands: weights, moments, counters, logs."""
+    state, stored = checkpoint.load(folder, training.parts, training.wrapped, training.parts.base)
+    restore_optimisers(training, stored)
+    restore_average(training, stored)
+    training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
+    training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
+    if state["micro_batch"] != training.micro_batch:
+        print(f"micro_batch {state['micro_batch']} of the checkpoint is kept (dropout noise depends on it)")
+        training.micro_batch = state["micro_batch"]
+    if state["scaler"]:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    if is_first_rank():
+        cut_log(training.folder / "log.jsonl", training.step)
+        cut_log(training.folder / "timing.jsonl", training.step)
+        if training.best:
+            write_json(training.folder / "best.json", training.best)
+        print(f"going on from {folder.name}", flush=True)
+    training.accelerator.wait_for_everyone()
+
+
+def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> None:
+    names = {id(p): name for name, p in training.tensors.items()}
+    for label, chosen in training.optimisers.items():
+        for tensor in chosen.param_groups[0]["params"]:
+            start = f"{label}/{names[id(tensor)]}/"
+            moments = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
+            if moments:
+                chosen.state[tensor] = {key: value.to(tensor.device) if key != "step" else value for key, value in moments.items()}
+
+
+@torch.no_grad()
+def restore_average(training: Training, stored: dict[str, torch.Tensor]) -> None:
+    """The loaded weights are the averages; the raw ones lie beside the moments."""
+    for name, average in training.average.items():
+        average.copy_(training.tensors[name])
+        training.tensors[name].copy_(stored[f"raw/{name}"])

@@ -1,0 +1,47 @@
+"""Step 5 of 5: the untouched base against the adapted model on the held-out samples; figures and report.
+
+Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further:
+--predict INPUTS --out DIR (your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs).
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from lib import cli
+from lib.errors import Stop
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|step-N", help="what to score, export or predict with")
+    parser.add_argument("--predict", default="", metavar="INPUTS", help="run the adapted model on these inputs")
+    parser.add_argument("--out", type=Path, help="folder for --predict")
+    parser.add_argument("--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)")
+    parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
+
+
+def work(job: cli.Job) -> list[Path]:
+    from lib import evaluation
+
+    outputs = evaluation.outputs(job.run)
+    if job.before.word != "complete" or job.args.force:
+        outputs = evaluation.run(job)
+    if job.args.predict:
+        if job.args.out is None:
+            raise Stop("--predict needs --out DIR", job.run.command(5, "--predict", job.args.predict, "--out", "predictions"))
+        evaluation.predict(job)
+    if job.args.export:
+        evaluation.export(job)
+    return outputs
+
+
+def main() -> int:
+    if "--compare" in sys.argv:
+        from lib import compare
+
+        return compare.main(sys.argv[1:])
+    return cli.main(5, work, add_flags, again=("predict", "export"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
