@@ -71,7 +71,10 @@ class LossConfig:
     translation_weight: float = 1.0
     rotation_weight: float = 1.0
     focal_weight: float = 0.5
+    camera_norm: str = "l1"  # or l2
     iteration_decay: float = 0.6  # of the camera head's earlier iterations
+    depth_gradient: str = "grad"  # the term on spatial differences; grad_conf weights it by the confidence, "" leaves it out
+    point_gradient: str = "normal"
     confidence_error: float = 1.0  # gamma in gamma * error * confidence - alpha * log(confidence)
     confidence_reward: float = 0.2  # alpha
     valid_range: float = 0.99  # errors above this quantile are left out; -1 = none
@@ -80,6 +83,9 @@ class LossConfig:
     def __post_init__(self):
         for name in ("camera_weight", "depth_weight", "point_weight", "translation_weight", "rotation_weight", "focal_weight", "min_valid_px"):
             at_least(f"loss.{name}", getattr(self, name), 0)
+        one_of("loss.camera_norm", self.camera_norm, ("l1", "l2"))
+        for name in ("depth_gradient", "point_gradient"):
+            one_of(f"loss.{name}", getattr(self, name), ("", "grad", "grad_conf", "normal", "normal_conf"))
         if self.valid_range > 1:
             raise Stop(f"loss.valid_range={self.valid_range} is a share: at most 1, or -1 for none")
 

@@ -1,0 +1,76 @@
+"""Depth metrics (Eigen et al. 2014) and the alignments under which a depth without a unit can be scored.
+
+Per frame over valid pixels, then the mean over the frames of a sequence. `scale` is the main alignment: one factor for the
+whole sequence, so that frames which disagree about the scale are punished.
+"""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+ALIGNMENTS = ("scale", "median", "scale_shift", "none")
+METRICS = ("mae", "rmse", "abs_rel", "sq_rel", "delta_1", "delta_2", "delta_3")
+DELTA = 1.25
+
+
+def align(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Tensor:
+    """Predicted depth (s, h, w) in the unit of the truth.
+
+    scale: one ratio of medians for the sequence. median: one per frame. scale_shift: a line per frame by least squares; its
+    result may be negative, which counts in every error and never as an inlier. none: as it is.
+    """
+    if alignment == "none":
+        return predicted
+    if alignment == "scale":
+        return predicted * ratio_of_medians(predicted, truth, valid)
+    by_frame = {"median": by_median, "scale_shift": by_line}[alignment]
+    return torch.stack([by_frame(*frame) for frame in zip(predicted, truth, valid, strict=True)])
+
+
+def ratio_of_medians(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Medians are the lower middle value; NaN without a valid pixel."""
+    return truth[valid].median() / predicted[valid].median() if valid.any() else predicted.new_tensor(torch.nan)
+
+
+def by_median(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    return predicted * ratio_of_medians(predicted, truth, valid)
+
+
+def by_line(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """The least-squares line; a constant prediction becomes the mean of the truth. In float64: the sums cancel."""
+    p, t = predicted[valid].double(), truth[valid].double()
+    variance = (p - p.mean()).square().sum()
+    slope = torch.where(variance > 0, ((p - p.mean()) * (t - t.mean())).sum() / variance, 0)
+    return (slope * (predicted - p.mean()) + t.mean()).to(predicted.dtype)
+
+
+def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
+    """METRICS and `negative_share` over the valid pixels of any shape; all NaN where there is none. mae and rmse have the unit
+    of the truth, sq_rel too, the others none. delta_k: share with max(p / t, t / p) < 1.25^k and p > 0.
+    """
+    p, t = predicted[valid].double(), truth[valid].double()
+    error = (p - t).abs()
+    ratio = torch.where(p > 0, torch.maximum(p / t, t / p), torch.inf)
+    numbers = {
+        "mae": error.mean(),
+        "rmse": error.square().mean().sqrt(),
+        "abs_rel": (error / t).mean(),
+        "sq_rel": (error.square() / t).mean(),
+        **{f"delta_{k}": (ratio < DELTA**k).double().mean() for k in (1, 2, 3)},
+        "negative_share": (p <= 0).double().mean(),
+    }
+    return {name: number.item() for name, number in numbers.items()}
+
+
+def sequence_numbers(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> dict[str, float]:
+    """The numbers of a sequence (s, h, w): aligned, per frame, then the mean over the frames that have valid pixels."""
+    aligned = align(predicted, truth, valid, alignment)
+    frames = [depth_numbers(aligned[i], truth[i], valid[i]) for i in range(len(truth)) if valid[i].any()]
+    return {name: spread(frame[name] for frame in frames)["mean"] for name in (*METRICS, "negative_share")}
+
+
+def spread(numbers: Iterable[float]) -> dict[str, float]:
+    """Mean, population standard deviation and median of the finite numbers; NaN where there is none."""
+    values = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+    values = values[values.isfinite()]
+    return {"mean": values.mean().item(), "std": values.std(correction=0).item(), "median": values.quantile(0.5).item() if len(values) else torch.nan}
