@@ -1,0 +1,133 @@
+"""Comparison of runs: comparison.csv, a table for the console, and a plot of the error against what it cost.
+
+Only runs of one recipe that were scored by the same metric on the same held-out files are ranked against each other;
+the others are listed and named as not comparable.
+"""
+import csv
+import hashlib
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lib import plots
+from lib.errors import Stop
+from lib.report import duration, gigabytes, interval, number, signed, stage_folders
+from lib.run import Run, atomic, read_json, read_log
+
+TABLE = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
+UNSHOWN_SETTINGS = ("session.", "cache.", "train.workers", "train.log_seconds", "train.checkpoint_", "train.keep_")
+
+
+def compare(runs: list[Run], out: Path) -> str:
+    """Write comparison.csv and comparison.png into the folder `out`; returns the table for the console.
+
+    The first runs of the table are the largest group that can be compared, best first. Stops where a run has no scores.
+    """
+    rows = [facts(run) for run in runs]
+    for row, settings in zip(rows, differing_settings([read_json(run.record)["config"] for run in runs])):
+        row |= settings
+    ranked, others = rank(rows)
+    write_csv(ranked + others, out / "comparison.csv")
+    plots.comparison(ranked, out / "comparison.png")
+    lines = table(ranked)
+    lines += [f"not comparable with these: {row['run']} ({difference(row, ranked[0])})" for row in others]
+    return "\n".join([*lines, f"written: {out / 'comparison.csv'}, {out / 'comparison.png'}"])
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """One row: what was trained, how well it did on the main metric, what it cost, and every other metric."""
+    record, scores = read_json(run.record), read_json(run.scores)
+    if scores is None:
+        raise Stop(f"the run {run.name} has no scores to compare", run.command(5))
+    main = scores["main"]
+    m = scores["metrics"][main["metric"]]
+    times = [entry for stage in stage_folders(run) for entry in read_log(stage / "timing.jsonl")]
+    return {
+        "rank": None, "run": run.name, "recipe": record["recipe"], "preset": record["preset"], "demo": record["demo"], "step": scores["step"],
+        "trainable": trainable(run), "metric": main["metric"], "unit": main["unit"], "lower_is_better": main["lower_is_better"],
+        **{key: m[key] for key in ("base", "adapted", "trivial", "difference", "low", "high", "verdict")},
+        "n_samples": scores["n_samples"], "held_out": held_out(run), "seconds": round(sum(entry["seconds"] for entry in times), 1),
+        "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
+        "samples_per_second": middle([entry["samples_per_second"] for entry in times]),
+    } | {f"adapted_{name}": metric["adapted"] for name, metric in scores["metrics"].items() if name != main["metric"]}  # fmt: skip
+
+
+def trainable(run: Run) -> int:
+    """Numbers in the trained tensors of the last checkpoint of each stage, read from the files' headers."""
+    from safetensors import safe_open
+
+    count = 0
+    for stage in stage_folders(run):
+        newest = max(stage.glob("step-*"), default=None)
+        files = [] if newest is None else [*newest.glob("adapter/**/*.safetensors"), *newest.glob("weights.safetensors")]
+        for file in files:
+            with safe_open(file, "np") as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    return count
+
+
+def held_out(run: Run) -> str:
+    """The fingerprint of what was scored: the contents of the held-out files and the samples that were made of them."""
+    with open(run.manifest, newline="", encoding="utf-8") as file:
+        files = sorted(row["sha256"] for row in csv.DictReader(file) if row["split"] == "val" and row["status"] == "ok")
+    with open(run.scores.with_name("per_sample.csv"), newline="", encoding="utf-8") as file:
+        samples = sorted({row["sample_id"] for row in csv.DictReader(file)})
+    return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]
+
+
+def differing_settings(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run's settings those in which the runs differ: the axes of a sweep become columns."""
+    keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not key.startswith(UNSHOWN_SETTINGS)]
+    differing = [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
+    return [{key: config.get(key) for key in differing} for config in configs]
+
+
+def rank(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The largest group of comparable runs, best first, with its ranks; and the rest as it came."""
+    largest, _ = Counter(comparable(row) for row in rows).most_common(1)[0]
+    direction = 1 if largest[3] else -1
+    ranked = sorted((row for row in rows if comparable(row) == largest), key=lambda row: direction * row["adapted"])
+    for place, row in enumerate(ranked, 1):
+        row["rank"] = place
+    return ranked, [row for row in rows if comparable(row) != largest]
+
+
+def comparable(row: dict[str, Any]) -> tuple:
+    return row["recipe"], row["demo"], row["metric"], row["lower_is_better"], row["held_out"]
+
+
+def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
+    """Why two runs cannot be ranked, in words."""
+    if row["recipe"] != other["recipe"]:
+        return f"recipe {row['recipe']}, not {other['recipe']}"
+    if row["demo"] != other["demo"]:
+        return "a demo run" if row["demo"] else "not a demo run"
+    return f"metric {row['metric']}, not {other['metric']}" if row["metric"] != other["metric"] else "other held-out samples"
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    columns = dict.fromkeys(key for row in rows for key in row)
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Aligned text, one line per run."""
+    cells = [list(TABLE)] + [cells_of(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    memory = gigabytes(row["memory_bytes"]) if row["memory_bytes"] else "–"
+    return [
+        str(row["rank"]), row["run"], f"{row['trainable']:,}", plots.with_unit(row["metric"], row["unit"]), number(row["base"]), number(row["adapted"]),
+        signed(row["difference"]), interval(row), row["verdict"] or "–", duration(row["seconds"]), memory,
+    ]  # fmt: skip
+
+
+def middle(values: list[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None

@@ -1,0 +1,158 @@
+"""Drawings of the report: curves of a stage, base against adapted per sample, a comparison of runs.
+
+One palette everywhere: the base is grey, the adapted model blue. Figures are made without pyplot, so there is no global
+state and no display is needed. Type is 10 pt on panels of 3.2 inches: readable at half size.
+"""
+import contextlib
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib.run import atomic, read_json, read_log
+
+GREY, BLUE = "#7a828c", "#0b5cad"
+PALETTE = (BLUE, "#d1495b", "#2a9d5c", "#8f5fbf", "#e08e1b", "#3aa6b9")
+STYLE = {
+    "font.size": 10, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e8ec", "axes.edgecolor": "#5c6570", "legend.frameon": False,
+    "legend.fontsize": 9, "axes.axisbelow": True, "savefig.dpi": 150,
+}  # fmt: skip
+COLUMNS, PANEL_INCHES = 3, (3.2, 2.3)
+STRONG_POINTS = 40  # means that the strong line of a noisy curve goes through
+LOG_SCALE_FROM = 30  # ratio of the largest to the smallest value
+NOT_DRAWN = ("step", "epoch", "eval", "skipped")
+FAMILIES = {"lr_": "learning rate", "grad_norm_": "gradient norm (before clipping)"}  # start of the log key -> title of their panel
+
+Curve = tuple[list[int], list[float]]  # optimiser steps, values
+
+
+def curves(stage: Path, main_metric: str) -> Path | None:
+    """Draw a stage's log.jsonl into curves.png beside it: evaluations, losses, learning rates, gradient norms.
+
+    Returns None where the stage has not logged anything yet.
+    """
+    log = read_log(stage / "log.jsonl")
+    found = panels(log, main_metric)
+    if not found:
+        return None
+    with sheet(stage / "curves.png", len(found)) as axes:
+        for axis, (title, lines) in zip(axes, found.items()):
+            draw_panel(axis, title, lines, read_json(stage / "best.json"))
+    return stage / "curves.png"
+
+
+def panels(log: list[dict[str, Any]], main_metric: str) -> dict[str, dict[str, Curve]]:
+    """Which curves share a panel: learning rates and gradient norms do; losses differ too much in size."""
+    keys = [key for key in dict.fromkeys(key for record in log for key in record) if key not in NOT_DRAWN]
+    evaluations = [{"step": record["step"], **record["eval"]} for record in log if main_metric in record.get("eval", {})]
+    found = {f"evaluation: {main_metric}": {main_metric: curve(evaluations, main_metric)}} if evaluations else {}
+    found |= {key: {key: curve(log, key)} for key in keys if not key.startswith(tuple(FAMILIES))}
+    for family, title in FAMILIES.items():
+        members = {key.removeprefix(family): curve(log, key) for key in keys if key.startswith(family)}
+        found |= {title: members} if members else {}
+    return found
+
+
+def curve(log: list[dict[str, Any]], key: str) -> Curve:
+    points = [(record["step"], record[key]) for record in log if key in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def draw_panel(axis, title: str, lines: dict[str, Curve], best: dict[str, Any] | None) -> None:
+    axis.set(title=title, xlabel="optimiser step")
+    for colour, (name, curve) in zip(PALETTE * len(lines), lines.items()):
+        draw_evaluations(axis, curve, best) if title.startswith("evaluation") else draw_noisy(axis, curve, name, colour)
+    if title != FAMILIES["lr_"]:
+        set_scale(axis, [value for _, values in lines.values() for value in values])
+    if len(lines) > 1:
+        axis.legend()
+
+
+def draw_noisy(axis, curve: Curve, name: str, colour: str) -> None:
+    """Every step faintly, and strongly the mean of neighbouring steps."""
+    steps, values = curve
+    size = max(1, len(steps) // STRONG_POINTS)
+    groups = [slice(start, start + size) for start in range(0, len(steps), size)]
+    axis.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+    axis.plot([mean(steps[g]) for g in groups], [mean(values[g]) for g in groups], color=colour, linewidth=1.8, label=name)
+
+
+def draw_evaluations(axis, curve: Curve, best: dict[str, Any] | None) -> None:
+    steps, values = curve
+    axis.plot(steps, values, color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    if best and best["step"] in steps:
+        axis.plot(best["step"], values[steps.index(best["step"])], marker="o", markersize=11, fillstyle="none", color=BLUE)
+
+
+def set_scale(axis, values: list[float], along: str = "y") -> None:
+    """Logarithmic where the values are positive and span more than LOG_SCALE_FROM."""
+    values = [value for value in values if math.isfinite(value)]
+    if values and 0 < min(values) * LOG_SCALE_FROM < max(values):
+        axis.set(**{f"{along}scale": "log"})
+
+
+def paired(per_sample: Path, metric: str, unit: str) -> Path | None:
+    """Every held-out sample as a point: its score with the base and with the adapted model.
+
+    Returns None where the metric is one of the whole set and has no value for a sample.
+    """
+    with open(per_sample, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["number"] == metric]
+    if not rows:
+        return None
+    groups = dict.fromkeys(row["group"] for row in rows)
+    with sheet(per_sample.with_name("paired.png"), 1, (4.6, 4.2)) as (axis,):
+        for colour, group in zip(PALETTE * len(groups), groups):
+            points = [(float(row["base"]), float(row["adapted"])) for row in rows if row["group"] == group]
+            axis.scatter(*zip(*points), s=22, color=colour, alpha=0.75, linewidths=0, label=group)
+        ends = min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())
+        axis.plot(ends, ends, color=GREY, linestyle="--", linewidth=1)
+        axis.set(xlim=ends, ylim=ends, xlabel=f"base: {with_unit(metric, unit)}", ylabel=f"adapted: {with_unit(metric, unit)}", aspect="equal")
+        if 1 < len(groups) <= len(PALETTE):
+            axis.legend()
+    return per_sample.with_name("paired.png")
+
+
+def comparison(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Error against what it cost: trained numbers and training time. One point per run, with the interval of its
+    difference to the base; the base is a dashed line."""
+    time_unit, unit_seconds = ("hours", 3600) if max(row["seconds"] for row in rows) >= 7200 else ("minutes", 60)
+    with sheet(path, 2, (5.2, 3.8)) as axes:
+        for axis, key, divisor, label in zip(axes, ("trainable", "seconds"), (1, unit_seconds), ("trained numbers", f"training time ({time_unit})")):
+            for base in {row["base"] for row in rows}:
+                axis.axhline(base, color=GREY, linestyle="--", linewidth=1)
+            for colour, row in zip(PALETTE * len(rows), rows):
+                spread = [[max(0, row["difference"] - row["low"])], [max(0, row["high"] - row["difference"])]]
+                axis.errorbar(row[key] / divisor, row["adapted"], yerr=spread, fmt="o", color=colour, capsize=3)
+                axis.annotate(row["run"], (row[key] / divisor, row["adapted"]), xytext=(6, 6), textcoords="offset points", fontsize=8.5)
+            axis.set(xlabel=label, ylabel=with_unit(rows[0]["metric"], rows[0]["unit"]))
+            axis.margins(x=0.25)
+        set_scale(axes[0], [row["trainable"] for row in rows], "x")
+    return path
+
+
+@contextlib.contextmanager
+def sheet(path: Path, count: int, panel_inches: tuple[float, float] = PANEL_INCHES) -> Iterator[list]:
+    """Yields `count` axes in rows of three; the figure is written when the block ends well."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(count, COLUMNS)
+    rows = math.ceil(count / columns)
+    with matplotlib.rc_context(STYLE), atomic(path) as temporary:
+        figure = Figure(figsize=(panel_inches[0] * columns, panel_inches[1] * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for unused in axes[count:]:
+            unused.remove()
+        yield axes[:count]
+        figure.savefig(temporary, format="png")
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def with_unit(metric: str, unit: str) -> str:
+    return f"{metric} ({unit})" if unit else metric
