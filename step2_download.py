@@ -6,12 +6,21 @@ import sys
 from pathlib import Path
 
 from lib import cli
+from lib.run import write_json
 
 
 def work(job: cli.Job) -> list[Path]:
-    from lib import places
+    from lib import assets
 
-    return places.bring_all(job)
+    wanted = job.recipe.assets(job.config)
+    job.advance(0, len(wanted), "assets")
+    brought = assets.bring_all(job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time())
+    for made in brought:
+        licence = f", licence: {made.licence}" if made.licence else ""
+        print(f"  {made.name} ({made.kind}): " + (f"not here. {made.how_to_get}" if made.missing else f"{len(made.files)} files{licence}"))
+    assets.require(made for made, asset in zip(brought, wanted, strict=True) if asset.required)
+    write_json(job.run.assets, [assets.to_json(made) for made in brought if not made.missing])
+    return [job.run.assets]
 
 
 if __name__ == "__main__":

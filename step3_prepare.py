@@ -16,9 +16,9 @@ from lib.run import write_json
 
 
 def work(job: cli.Job) -> list[Path]:
-    from lib import places
+    from lib import assets
 
-    where = places.of(job)
+    where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     folder = prepared_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
     records = collect(job, where, folder)

@@ -156,6 +156,13 @@ def rotate(stage: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(folder)
 
 
+def drop_newer(stage: Path, step: int) -> None:
+    """After falling back to `step`: what was passed over as broken will be written again."""
+    for folder in all_of(stage):
+        if folder.name > folder_name(step):
+            shutil.rmtree(folder)
+
+
 def choose(stage: Path, which: str) -> Path:
     """`best`, `last` or `step-N` -> the folder, or an error that names what there is."""
     if which == "best":

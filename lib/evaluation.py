@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lib import adapters, checkpoint, machine, places, report, score
+from lib import adapters, assets, checkpoint, machine, report, score
 from lib.cli import Job
 from lib.errors import Stop
 from lib.processes import accelerator as open_accelerator
@@ -48,7 +48,7 @@ def open_session(job: Job) -> tuple[Any, dict[str, Path], Stage, Any]:
     """The device, the assets, the stage that is scored (the last one trained) and the held-out data."""
     torch.set_num_threads(job.record["threads"])
     accelerator = open_accelerator(machine.choose_precision(job.config.train.precision, job.recipe.PRECISIONS), job.run.folder)
-    where = places.of(job)
+    where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
     return accelerator, where, job.recipe.stages(job.config, manifest)[-1], manifest
 
@@ -100,6 +100,7 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "main": {"metric": recipe.MAIN_METRIC, "unit": metric.unit, "lower_is_better": metric.lower_is_better}, "comparison": comparison,
         "n_samples": len(columns["base"]), "n_groups": len({row.group for row in columns["base"]}), "resampled": compared["resampled"],
         "metrics": compared["metrics"], "units": {name: m.unit for name, m in recipe.METRICS.items()},
+        "lower_is_better": {name: m.lower_is_better for name, m in recipe.METRICS.items()},
         "by_group": score.by_group(recipe, job.config, columns["base"], columns["adapted"]), "guards": guards(job, source),
     }  # fmt: skip
     score.write_table(job.run.folder / "eval" / "per_sample.csv", columns)

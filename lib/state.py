@@ -40,6 +40,7 @@ class Training:
     bad_steps: int = 0  # in a row
     skipped: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int = -1
     orders: dict[int, Any] = field(default_factory=dict)
     handed_over: dict[str, torch.Tensor] = field(default_factory=dict)  # optimiser tensors of the stage before
 
@@ -73,7 +74,9 @@ class averaged:
 
 
 def save(training: Training) -> None:
-    """Rank 0 writes; nobody goes on before the folder is there."""
+    """Rank 0 writes; nobody goes on before the folder is there. A step is saved once."""
+    if training.saved_step == training.step:
+        return
     started = time.monotonic()
     if is_first_rank():
         with averaged(training) as raw:
@@ -82,7 +85,7 @@ def save(training: Training) -> None:
             write_json(training.folder / "best.json", training.best)
         checkpoint.rotate(training.folder, training.config.keep_checkpoints, training.best["step"] if training.best else None)
     training.accelerator.wait_for_everyone()
-    training.saved_at = time.monotonic()
+    training.saved_at, training.saved_step = time.monotonic(), training.step
     training.job.clock.note_finishing(time.monotonic() - started)
 
 
@@ -114,6 +117,7 @@ def restore(training: Training, folder: Path) -> None:
     restore_average(training, stored)
     training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
+    training.saved_step = training.step
     if state["micro_batch"] != training.micro_batch:
         print(f"micro_batch {state['micro_batch']} of the checkpoint is kept (dropout noise depends on it)")
         training.micro_batch = state["micro_batch"]
@@ -122,6 +126,7 @@ def restore(training: Training, folder: Path) -> None:
     if is_first_rank():
         cut_log(training.folder / "log.jsonl", training.step)
         cut_log(training.folder / "timing.jsonl", training.step)
+        checkpoint.drop_newer(training.folder, training.step)
         if training.best:
             write_json(training.folder / "best.json", training.best)
         print(f"going on from {folder.name}", flush=True)

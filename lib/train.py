@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lib import adapters, audit, checkpoint, gradients, order, score
+from lib import adapters, audit, gradients, order, score
 from lib.cli import is_first_rank
 from lib.errors import FAILED, Paused, Stop
 from lib.gradients import GradientSum
@@ -47,8 +47,7 @@ def run_stage(training: Training, resume: Path | None) -> None:
             evaluate(training)
         save_or_pause(training, time.monotonic() - started)
     progress.close()
-    if not (training.folder / checkpoint.folder_name(training.step)).exists():
-        save(training)
+    save(training)
 
 
 def set_up(training: Training) -> None:
@@ -218,7 +217,7 @@ def note_memory(training: Training, what: str) -> None:
 
 
 def evaluate(training: Training) -> None:
-    """Score the selection samples; a better main metric makes this step the best."""
+    """Score the selection samples; a better main metric makes this step the best. Step 0 is the base, for the log alone."""
     started = time.monotonic()
     recipe, config = training.job.recipe, training.job.config
     with averaged(training):
@@ -227,8 +226,8 @@ def evaluate(training: Training) -> None:
     value, lower = scores[recipe.MAIN_METRIC], recipe.METRICS[recipe.MAIN_METRIC].lower_is_better
     if not math.isfinite(value):
         raise Stop(f"{recipe.MAIN_METRIC} is {value} at step {training.step}", training.job.run.command(4, "--detect-anomaly"), FAILED)
-    better = training.best is None or (value < training.best["value"] if lower else value > training.best["value"])
-    training.evaluations_since_best = 0 if better else training.evaluations_since_best + 1
+    better = training.step > 0 and (training.best is None or (value < training.best["value"] if lower else value > training.best["value"]))
+    training.evaluations_since_best = 0 if better or not training.step else training.evaluations_since_best + 1
     if is_first_rank():
         append_line(training.folder / "log.jsonl", {"step": training.step, "eval": scores})
         print(f"  step {training.step}: {recipe.MAIN_METRIC} {value:.5g}" + (" (best)" if better else ""), flush=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lib import adapters, audit, checkpoint, machine, places, score, split, steps
+from lib import adapters, assets, audit, checkpoint, machine, score, split, steps
 from lib.cli import Job, is_first_rank
 from lib.errors import Paused, Stop
 from lib.prefix import PrefixCache, folder_for
@@ -23,7 +23,7 @@ def run(job: Job) -> list[Path]:
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
-    where = places.of(job)
+    where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
     stages = job.recipe.stages(job.config, manifest)
     if job.args.force and is_first_rank():
@@ -154,7 +154,7 @@ def say_what_trains(parts: Parts) -> None:
 def open_tracker(training: Training) -> None:
     """TensorBoard through Accelerate's tracker: train/<stage>/tensorboard/."""
     training.folder.mkdir(parents=True, exist_ok=True)
-    training.accelerator.project_configuration.set_directories(training.folder)
+    training.accelerator.project_configuration.logging_dir = training.folder
     training.accelerator.init_trackers("tensorboard")
 
 
