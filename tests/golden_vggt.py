@@ -186,7 +186,7 @@ KINDS = {
 }
 
 TOLERANCES = (
-    Tolerance("vggt_model", r"patch_tokens|agg\..*", rtol=1e-4, atol=5e-6),
+    Tolerance("vggt_model", r"patch_tokens|agg\..*", rtol=1e-4, of_max=6e-6),  # below the README's atol, 5e-5 or 5e-6 where tokens are small
     Tolerance("vggt_model", r"pose_enc.*", rtol=1e-4, atol=5e-5),
     Tolerance("vggt_model", r"depth.*|world_points.*", of_max=1e-4),
     Tolerance("vggt_pose_encoding", r".*_intrinsics", rtol=1e-5),

@@ -11,6 +11,7 @@ from torch import Tensor
 ALIGNMENTS = ("scale", "median", "scale_shift", "none")
 METRICS = ("mae", "rmse", "abs_rel", "sq_rel", "delta_1", "delta_2", "delta_3")
 DELTA = 1.25
+EPS = 1e-6  # a median of 0 must not divide
 
 
 def align(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Tensor:
@@ -29,7 +30,7 @@ def align(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Te
 
 def ratio_of_medians(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Medians are the lower middle value; NaN without a valid pixel."""
-    return truth[valid].median() / predicted[valid].median() if valid.any() else predicted.new_tensor(torch.nan)
+    return truth[valid].median() / (predicted[valid].median() + EPS) if valid.any() else predicted.new_tensor(torch.nan)
 
 
 def by_median(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
