@@ -40,7 +40,7 @@ def run(job: Job) -> list[Path]:
     job.recipe.figures(job.config, columns["base"], columns["adapted"], figures)
     shutil.rmtree(job.run.folder / "eval" / "partial", ignore_errors=True)
     report.write(job.run.folder)
-    print(job.recipe.describe(job.config, scores), flush=True)
+    print(job.recipe.describe(job.config, scores, columns["base"], columns["adapted"]), flush=True)
     return outputs(job.run)
 
 

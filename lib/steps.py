@@ -99,10 +99,10 @@ def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
 
 def unplaced_assets(run: Run) -> list[str]:
     """Assets that are not on this machine, because the run came from another one or a mount is gone."""
-    record, known = read_json(run.record) or {}, read_json(run.places) or {}
+    recipe, known = (read_json(run.record) or {}).get("recipe", ""), read_json(run.places) or {}
     names = [made["name"] for made in read_json(run.assets) or []]
-    names = [name for name in names if not Path(known.get(f"{record.get('recipe')}/{name}", "?")).exists()]
-    return [f"the asset {name} is missing" for name in names]
+    where = {name: Path(known.get(f"{recipe}/{name}", run.data(recipe, name))) for name in names}
+    return [f"the asset {name} is missing" for name, path in where.items() if not path.exists()]
 
 
 def differences(old: dict[str, dict], new: dict[str, dict]) -> list[str]:

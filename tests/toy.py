@@ -169,7 +169,7 @@ def summarise(cfg, rows):
     return {"error": sum(row.numbers["error"] for row in rows) / len(rows)}
 
 
-def describe(cfg, scores):
+def describe(cfg, scores, base, adapted):
     return f"error: {scores['metrics']['error']}"
 
 

@@ -2,6 +2,22 @@
 
 A recipe is a package with the names that `CONTRACT` lists; the loop, the steps and the report know nothing else of it.
 A new recipe is a new folder and one line in `RECIPES`. Nothing here imports torch: `--plan` must answer in half a second.
+
+    Config, PRESETS (the first is the default), DEMO, TINY        settings; TINY is laid over DEMO under PIPELINE_SCALE=tiny
+    EXPECTED, PRECISIONS, METRICS (name -> Metric), MAIN_METRIC    what a good run shows, what it may be trained in
+    READS, CODE                                                    what the fingerprint of a step covers, see below
+    plan(cfg) -> Plan;  assets(cfg) -> list[Asset]                 torch-free
+    prepare(cfg, places, out) -> Iterator[Record]                  places: asset name -> folder; out: arrays, kept over pauses
+    split(cfg, records, out) -> Split;  summarise_data(cfg, records) -> dict
+    stages(cfg, manifest) -> list[Stage]
+    build(cfg, stage, places) -> Parts                             strict, without adapters; on the CPU
+    sampler(cfg, stage, manifest, side) -> Sampler                 side: train | select (chooses the best) | val (step 5)
+    collate(samples) -> Batch;  objectives(cfg, stage) -> list[Objective]
+    score_batch(cfg, parts, batch) -> list[Row]                    parts None: the trivial predictor
+    summarise(cfg, rows) -> {metric: number}                       called again for every resample: keep it fast
+    describe(cfg, scores, base, adapted) -> str                    what step 5 prints; base, adapted: list[Row]
+    figures(cfg, base, adapted, out);  predict(cfg, parts, inputs, out);  export(cfg, parts, out)
+    COMPARISON                                                     optional: what stands in for the base where there is none
 """
 import importlib
 from collections.abc import Callable, Iterable
