@@ -1,0 +1,160 @@
+"""Stand-in data in ETH3D's file formats: rendered streets as photographs, COLMAP models, laser depth and masks.
+
+    <scene>/images/dslr_images_undistorted/DSC_0001.JPG       what a pinhole camera sees
+    <scene>/dslr_calibration_undistorted/{cameras,images,points3D}.txt
+    <scene>/dslr_calibration_jpg/...                          the same poses, THIN_PRISM_FISHEYE
+    <scene>/ground_truth_depth/dslr_images/DSC_0001.JPG       raw float32 z-depth of the distorted image, +inf where no laser returned
+    <scene>/masks_for_images/dslr_images/DSC_0001.png         2 where the photograph shows what the scan lacks; only where there is such
+"""
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from lib.recipes.vggt_eth3d import render, worlds
+
+WIDTH_PX, HEIGHT_PX = 216, 144
+SUPERSAMPLING = 2  # photographs are rendered larger and shrunk, so that edges are smooth
+POINTS = 700  # per scene, before those that two views do not share are dropped
+NO_RETURN = 0.1  # share of the laser's rays that come back with nothing
+KEYPOINT_NOISE_PX = 0.3
+
+
+def write_scenes(folder: Path, names: list[str], views: int) -> None:
+    """One street per name, whose seed is a hash of the name: the same name is the same street everywhere."""
+    for name in names:
+        write_scene(folder / name, zlib.crc32(name.encode()), views)
+
+
+def write_scene(folder: Path, seed: int, views: int) -> None:
+    generator = numpy.random.Generator(numpy.random.Philox(key=[seed, 3]))
+    geometry = render.Geometry(worlds.street(seed))
+    focal = generator.uniform(0.8, 0.95)  # in image widths
+    fine, distorted = pinhole(focal, SUPERSAMPLING), fisheye(focal, generator)
+    poses = worlds.street_views(seed, views)
+    names = [f"DSC_{number + 1:04d}.JPG" for number in range(views)]
+    for path in ("images/dslr_images_undistorted", "ground_truth_depth/dslr_images", "masks_for_images/dslr_images"):
+        (folder / path).mkdir(parents=True)
+    hits = [geometry.hits(fine, pose) for pose in poses]
+    for name, pose, hit in zip(names, poses, hits):
+        exposure = generator.uniform(0.85, 1.15)
+        write_photograph(folder / "images/dslr_images_undistorted" / name, geometry.photograph(fine, pose, hit) * exposure)
+        write_scan(folder, name, geometry, distorted, pose, generator)
+    points, colours, tracks = sparse_points(geometry, fine, poses, hits, generator)
+    write_model(folder / "dslr_calibration_undistorted", pinhole(focal), [f"dslr_images_undistorted/{name}" for name in names], poses, points, colours, tracks)
+    write_model(folder / "dslr_calibration_jpg", distorted, [f"dslr_images/{name}" for name in names], poses, points, colours, [])
+
+
+def pinhole(focal: float, times: int = 1) -> Any:
+    import pycolmap
+
+    width, height = times * WIDTH_PX, times * HEIGHT_PX
+    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=[focal * width, focal * width, width / 2, height / 2])
+
+
+def fisheye(focal: float, generator: Any) -> Any:
+    """The camera of the photograph as taken: it sees a little more than the pinhole camera, with some lens distortion."""
+    import pycolmap
+
+    pixels = 0.94 * (WIDTH_PX / 2) / numpy.arctan(0.5 / focal)
+    k1, k2 = generator.uniform(-0.02, 0.02, 2)
+    small = generator.uniform(-5e-4, 5e-4, 6)  # p1 p2 k3 k4 sx1 sy1
+    centre = numpy.array([WIDTH_PX, HEIGHT_PX]) / 2 + generator.uniform(-1.5, 1.5, 2)
+    return pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=WIDTH_PX, height=HEIGHT_PX, params=[pixels, pixels, *centre, k1, k2, *small])
+
+
+def write_photograph(path: Path, colour: Any) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray((numpy.clip(colour, 0, 1) * 255).astype(numpy.uint8))
+    picture.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.LANCZOS).save(path, format="JPEG", quality=92)
+
+
+def write_scan(folder: Path, name: str, geometry: render.Geometry, camera: Any, pose: Any, generator: Any) -> None:
+    """Depth as a laser sees it, and the mask of what stood in the photograph but not in the scan."""
+    from PIL import Image
+
+    hits = geometry.hits(camera, pose)
+    unscanned = numpy.array([not box.scanned for box in geometry.world.boxes] + [False, False])[hits.number]  # SKY and GROUND are the last two
+    nothing = unscanned | (hits.depth > render.FAR_M) | (generator.random(hits.depth.shape) < NO_RETURN)
+    numpy.where(nothing, numpy.inf, hits.depth).astype("<f4").tofile(folder / "ground_truth_depth/dslr_images" / name)
+    if unscanned.any():
+        mask = numpy.where(unscanned, 2, 0).astype(numpy.uint8)
+        Image.fromarray(mask).save(folder / "masks_for_images/dslr_images" / name.replace(".JPG", ".png"))
+
+
+def sparse_points(geometry: render.Geometry, camera: Any, poses: list[Any], hits: list[render.Hits], generator: Any) -> tuple[Any, Any, list[tuple]]:
+    """Surface points (n, 3), their colours, and tracks (point, view, x, y): who sees which point where, in pixels of the photograph."""
+    x, y = render.pixel_rays(camera)
+    found = []
+    for _ in range(POINTS):
+        view = int(generator.integers(len(poses)))
+        row, column = generator.integers(camera.height), generator.integers(camera.width)
+        depth = hits[view].depth[row, column]
+        if depth < render.FAR_M / 2:
+            found.append((numpy.array([x[row, column], y[row, column], 1]) * depth - poses[view][:, 3]) @ poses[view][:, :3])
+    points = numpy.array(found)
+    seen = [(point, view, *pixel) for view, pose in enumerate(poses) for point, pixel in observations(points, camera, pose, hits[view], generator)]
+    counts = numpy.bincount([track[0] for track in seen], minlength=len(points))
+    new_number = numpy.cumsum(counts >= 2) - 1
+    tracks = [(int(new_number[point]), view, px, py) for point, view, px, py in seen if counts[point] >= 2]
+    points = points[counts >= 2]
+    return points, generator.integers(60, 200, points.shape), tracks
+
+
+def observations(points: Any, camera: Any, pose: Any, hits: render.Hits, generator: Any) -> list[tuple[int, Any]]:
+    """The points that are the first surface on their ray in one view, with a little detection noise."""
+    cam = points @ pose[:, :3].T + pose[:, 3]
+    pixels = camera.img_from_cam(numpy.where(cam[:, 2:] > 0.1, cam, (9e3, 9e3, 1.0)))
+    inside = ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(1)
+    column, row = numpy.where(inside[:, None], pixels, 0).astype(int).T
+    seen = inside & (numpy.abs(hits.depth[row, column] / cam[:, 2] - 1) < 0.01)
+    noisy = pixels / SUPERSAMPLING + generator.normal(0, KEYPOINT_NOISE_PX, pixels.shape)
+    return [(int(point), noisy[point]) for point in numpy.flatnonzero(seen)]
+
+
+def write_model(folder: Path, camera: Any, names: list[str], poses: list[Any], points: Any, colours: Any, tracks: list[tuple]) -> None:
+    """A COLMAP text model. Every image also has a keypoint without a point, and one without tracks has an empty second line."""
+    from scipy.spatial.transform import Rotation
+
+    folder.mkdir(parents=True)
+    numbers = " ".join(repr(float(value)) for value in camera.params)
+    (folder / "cameras.txt").write_text(f"# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n1 {camera.model_name} {camera.width} {camera.height} {numbers}\n")
+    lines, elements = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"], [[] for _ in points]
+    for number, (name, pose) in enumerate(zip(names, poses)):
+        x, y, z, w = Rotation.from_matrix(pose[:, :3]).as_quat()
+        mine = [track for track in tracks if track[1] == number]
+        for index, track in enumerate(mine):
+            elements[track[0]].append(f"{number + 1} {index}")
+        lines.append(f"{number + 1} " + " ".join(repr(float(value)) for value in (w, x, y, z, *pose[:, 3])) + f" 1 {name}")
+        lines.append(" ".join([f"{px:.2f} {py:.2f} {point + 1}" for point, _, px, py in mine] + (["5.00 5.00 -1"] if mine else [])))
+    (folder / "images.txt").write_text("\n".join(lines) + "\n")
+    rows = [f"{i + 1} {' '.join(f'{v:.6f}' for v in point)} {' '.join(map(str, colours[i]))} 0.3 {' '.join(elements[i])}".rstrip() for i, point in enumerate(points)]
+    (folder / "points3D.txt").write_text("\n".join(["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)", *rows]) + "\n")
+
+
+def box_sample(seed: int, views: int, width_px: int, height_px: int) -> dict[str, Any]:
+    """A sample like those of `frames.load`, of a generic box world: what the demo's base network is trained on."""
+    import pycolmap
+
+    generator = numpy.random.Generator(numpy.random.Philox(key=[seed, 4]))
+    geometry = render.Geometry(worlds.box_world(seed))
+    focal = generator.uniform(0.75, 1.05) * width_px
+    # The centre of pixel (i, j) is (i + 0.5, j + 0.5) for COLMAP and (i, j) for the network, whose principal point is at half the size.
+    camera = pycolmap.Camera(model="PINHOLE", width=width_px, height=height_px, params=[focal, focal, width_px / 2 + 0.5, height_px / 2 + 0.5])
+    poses = worlds.box_views(seed, views)
+    hits = [geometry.hits(camera, pose) for pose in poses]
+    depths = numpy.stack([numpy.where(hit.depth < render.FAR_M, hit.depth, 0) for hit in hits]).astype(numpy.float32)
+    images = numpy.stack([geometry.photograph(camera, pose, hit) * generator.uniform(0.85, 1.15) for pose, hit in zip(poses, hits)])
+    intrinsics = numpy.array([[focal, 0, width_px / 2], [0, focal, height_px / 2], [0, 0, 1]], numpy.float32)
+    return {
+        "sample_id": f"boxes/{seed}",
+        "group": "boxes",
+        "units": [f"boxes/{seed}/{view}" for view in range(views)],
+        "images": numpy.clip(images, 0, 1).transpose(0, 3, 1, 2).astype(numpy.float32),
+        "depths": depths,
+        "valid": depths > 0,
+        "extrinsics": numpy.stack(poses).astype(numpy.float32),
+        "intrinsics": numpy.stack([intrinsics] * views),
+    }
