@@ -17,10 +17,10 @@ PALETTE = (BLUE, "#d1495b", "#2a9d5c", "#8f5fbf", "#e08e1b", "#3aa6b9")
 STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e8ec", "axes.edgecolor": "#5c6570", "legend.frameon": False,
-    "legend.fontsize": 9, "axes.axisbelow": True, "savefig.dpi": 150,
+    "legend.fontsize": 9, "axes.axisbelow": True, "savefig.dpi": 150, "axes.formatter.limits": (-3, 4),
 }  # fmt: skip
 COLUMNS, PANEL_INCHES = 3, (3.2, 2.3)
-STRONG_POINTS = 40  # means that the strong line of a noisy curve goes through
+STRONG_POINTS = 25  # means that the strong line of a noisy curve goes through
 LOG_SCALE_FROM = 30  # ratio of the largest to the smallest value
 NOT_DRAWN = ("step", "epoch", "eval", "skipped")
 FAMILIES = {"lr_": "learning rate", "grad_norm_": "gradient norm (before clipping)"}  # start of the log key -> title of their panel

@@ -165,14 +165,14 @@ def commands(run: Run, record: dict[str, Any]) -> list[str]:
 
 
 def number(value: Any) -> str:
-    """Four significant digits; whole numbers in full; a dash for what does not exist."""
+    """Four significant digits, so that columns align; whole numbers in full; a dash for what does not exist."""
     if value is None or isinstance(value, float) and math.isnan(value):
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("-", "−")
+    return f"{value:,}" if isinstance(value, int) else f"{value:#.4g}".rstrip(".").replace("-", "−")
 
 
 def signed(value: float | None) -> str:
-    return number(value) if value is None or math.isnan(value) else f"{value:+.3g}".replace("-", "−")
+    return number(value) if value is None or math.isnan(value) else f"{value:+#.3g}".rstrip(".").replace("-", "−")
 
 
 def interval(metric: dict[str, Any]) -> str:
