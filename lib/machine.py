@@ -94,15 +94,24 @@ def precision(devices: Iterable[Mapping[str, Any]], wanted: str, allowed: tuple[
         raise Stop(f"the recipe is trained in {' or '.join(allowed)} and {why}, which gives {' or '.join(capable)}", "use another device")
     if wanted not in allowed:
         raise Stop(f"train.precision={wanted}: the recipe is trained in {', '.join(allowed)}", "train.precision=auto")
-    if wanted not in capable and not (wanted == "bf16" and not devices):
+    if wanted not in capable:
         raise Stop(f"train.precision={wanted} is not possible: {why}", "train.precision=auto")
     return wanted, f"asked for; {why}"
 
 
+def devices_here() -> list[dict[str, Any]]:
+    """The devices of this process, as `look` lists them; it initialises CUDA, so only a step that trains may call it."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    built = torch.cuda.get_arch_list()
+    return [{"name": p.name, "capability": [p.major, p.minor], "memory_bytes": p.total_memory, "in_wheel": in_wheel((p.major, p.minor), built)} for p in found]
+
+
 def capabilities(devices: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
-    """What the weakest device does well, the best first, and the reason in words. A CPU computes bf16 too, but slowly."""
+    """What the weakest device can be trained in, the best first, and the reason in words."""
     if not devices:
-        return ("fp32",), "a CPU has no fp16 arithmetic for training"
+        return ("fp32", "bf16"), "a CPU trains fastest in fp32 and has no fp16 autocast"
     weakest = min(devices, key=lambda device: tuple(device["capability"]))
     major, minor = weakest["capability"]
     why = f"{weakest['name']} has compute capability {major}.{minor}"
