@@ -1,0 +1,213 @@
+"""What a VGGT costs, from its sizes alone: tensors, adapters, memory. No torch, so that `--plan` answers at once.
+
+A test compares every name and shape with the network on the meta device, and every count with PEFT's own injection.
+"""
+import re
+from collections.abc import Iterable, Iterator
+from math import prod
+
+from lib.recipes import Plan
+from lib.recipes.vggt_eth3d.config import Config
+from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
+
+MODULE = "vggt"  # the network's name among the recipe's modules
+LINEARS = r"(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+DEPTH_HEAD = r"depth_head\.(projects|scratch)\..*"  # its transposed convolutions have no LoRA in PEFT
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def tensors(size: ModelSize) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network's tensors, as the published checkpoint has them."""
+    found = dict(aggregator(size))
+    if size.camera_head:
+        found |= dict(camera_head(size))
+    for name, values in (("depth_head", 1), ("point_head", 3)):
+        if getattr(size, name):
+            found |= dict(dense_head(size, name, values))
+    return found
+
+
+def layer(name: str, *weight: int, bias: int | None = None) -> Shapes:
+    """A layer's weight and its bias, which is as long as the weight's first side unless said; 0 = none."""
+    yield f"{name}.weight", weight
+    if bias != 0:
+        yield f"{name}.bias", (bias or weight[0],)
+
+
+def block(name: str, width: int, mlp_ratio: float, head_dim: int = 0) -> Shapes:
+    """A transformer block; `head_dim` where queries and keys are normalised."""
+    hidden = int(width * mlp_ratio)
+    for part in ("norm1", "norm2"):
+        yield from layer(f"{name}.{part}", width)
+    for part in ("q_norm", "k_norm") if head_dim else ():
+        yield from layer(f"{name}.attn.{part}", head_dim)
+    yield from layer(f"{name}.attn.qkv", 3 * width, width)
+    yield from layer(f"{name}.attn.proj", width, width)
+    yield from layer(f"{name}.mlp.fc1", hidden, width)
+    yield from layer(f"{name}.mlp.fc2", width, hidden)
+    for part in ("ls1", "ls2"):
+        yield f"{name}.{part}.gamma", (width,)
+
+
+def aggregator(size: ModelSize) -> Shapes:
+    width, patch = size.embed_dim, "aggregator.patch_embed"
+    yield "aggregator.camera_token", (1, 2, SPECIAL_TOKENS, width)
+    yield "aggregator.register_token", (1, 2, size.num_register_tokens, width)
+    yield f"{patch}.cls_token", (1, 1, width)
+    yield f"{patch}.pos_embed", (1, 1 + (size.img_size // size.patch_size) ** 2, width)
+    yield f"{patch}.register_tokens", (1, size.num_register_tokens, width)
+    yield f"{patch}.mask_token", (1, width)
+    yield from layer(f"{patch}.patch_embed.proj", width, 3, size.patch_size, size.patch_size)
+    yield from layer(f"{patch}.norm", width)
+    for i in range(size.patch_embed_depth):
+        yield from block(f"{patch}.blocks.{i}", width, size.patch_embed_mlp_ratio)
+    for kind in ("frame", "global"):
+        for i in range(size.depth):
+            yield from block(f"aggregator.{kind}_blocks.{i}", width, size.mlp_ratio, width // size.num_heads if size.qk_norm else 0)
+
+
+def camera_head(size: ModelSize) -> Shapes:
+    width = 2 * size.embed_dim
+    yield "camera_head.empty_pose_tokens", (1, 1, POSE_NUMBERS)
+    yield from layer("camera_head.token_norm", width)
+    yield from layer("camera_head.trunk_norm", width)
+    yield from layer("camera_head.embed_pose", width, POSE_NUMBERS)
+    yield from layer("camera_head.poseLN_modulation.1", 3 * width, width)
+    yield from layer("camera_head.pose_branch.fc1", width // 2, width)
+    yield from layer("camera_head.pose_branch.fc2", POSE_NUMBERS, width // 2)
+    for i in range(size.camera_trunk_depth):
+        yield from block(f"camera_head.trunk.{i}", width, size.camera_mlp_ratio)
+
+
+def dense_head(size: ModelSize, name: str, values: int) -> Shapes:
+    channels, features, scratch = size.dpt_out_channels, size.dpt_features, f"{name}.scratch"
+    yield from layer(f"{name}.norm", 2 * size.embed_dim)
+    for i, count in enumerate(channels):
+        yield from layer(f"{name}.projects.{i}", count, 2 * size.embed_dim, 1, 1)
+        yield from layer(f"{scratch}.layer{i + 1}_rn", features, count, 3, 3, bias=0)
+        yield from layer(f"{scratch}.refinenet{i + 1}.out_conv", features, features, 1, 1)
+        for unit in ("resConfUnit1", "resConfUnit2") if i < 3 else ("resConfUnit2",):
+            for conv in ("conv1", "conv2"):
+                yield from layer(f"{scratch}.refinenet{i + 1}.{unit}.{conv}", features, features, 3, 3)
+    for i, side in ((0, 4), (1, 2), (3, 3)):
+        yield from layer(f"{name}.resize_layers.{i}", channels[i], channels[i], side, side)
+    yield from layer(f"{scratch}.output_conv1", features // 2, features, 3, 3)
+    yield from layer(f"{scratch}.output_conv2.0", size.dpt_output_hidden, features // 2, 3, 3)
+    yield from layer(f"{scratch}.output_conv2.2", values + 1, size.dpt_output_hidden, 1, 1)
+
+
+def lora_targets(config: Config) -> tuple[str, ...]:
+    """Regexes of the adapted layers: the strategy's, relative to the depth, or the ones that the settings name."""
+    if config.lora.targets:
+        return tuple(config.lora.targets)
+    depth = config.model.depth
+    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({'|'.join(map(str, range(first, depth)))})\.{LINEARS}" for first in (depth // 2, 0))
+    return {
+        "a": (DEPTH_HEAD,),
+        "b": (DEPTH_HEAD, second_half),
+        "c": (DEPTH_HEAD, all_blocks, rf"camera_head\.trunk\.\d+\.{LINEARS}"),
+        "head_full": (),
+    }[config.lora.strategy]
+
+
+def full_tensors(config: Config) -> tuple[str, ...]:
+    """Regexes over "<module>.<tensor>" of what is trained without adapters."""
+    head = (rf"{MODULE}\.depth_head\..*",) if config.lora.strategy == "head_full" and not config.lora.targets else ()
+    return (*head, *config.lora.full)
+
+
+def adapted(shapes: dict[str, tuple[int, ...]], targets: Iterable[str]) -> list[str]:
+    """The weights of the linear and convolution layers that a target matches by its whole name."""
+    layers = [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
+    layers = [name for name in layers if not re.search(r"resize_layers\.[01]$", name)]
+    return [f"{name}.weight" for name in layers if any(re.fullmatch(target, name) for target in targets)]
+
+
+def fully_trained(shapes: dict[str, tuple[int, ...]], full: Iterable[str]) -> list[str]:
+    return [name for name in shapes if any(re.fullmatch(pattern, f"{MODULE}.{name}") for pattern in full)]
+
+
+def adapter_numbers(config: Config) -> int:
+    """Numbers in the adapters: one of rank r on a weight (out, in, ...) has r (in ... + out)."""
+    shapes = tensors(config.model)
+    return sum(config.lora.rank * (prod(shapes[name][1:]) + shapes[name][0]) for name in adapted(shapes, lora_targets(config)))
+
+
+def trainable(config: Config) -> int:
+    """Numbers that are trained: the adapters and what is trained fully."""
+    shapes = tensors(config.model)
+    return adapter_numbers(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
+
+
+def frozen_blocks(config: Config) -> int | None:
+    """How many of the aggregator's first blocks nothing trained lies in or before; None if the patch embed itself is trained."""
+    shapes = tensors(config.model)
+    trained = adapted(shapes, lora_targets(config)) + fully_trained(shapes, full_tensors(config))
+    if any(name.startswith("aggregator.patch_embed.") for name in trained):
+        return None
+    if any(name in ("aggregator.camera_token", "aggregator.register_token") for name in trained):
+        return 0
+    numbers = [int(found[1]) for name in trained if (found := re.match(r"aggregator\.(?:frame|global)_blocks\.(\d+)\.", name))]
+    return min(numbers, default=config.model.depth)
+
+
+def frozen_front(blocks: int) -> str:
+    """A regex over "<module>.<tensor>" of all that `VGGT.prefix(images, blocks)` runs through."""
+    parts = [r"patch_embed\..*"]
+    if blocks:
+        parts += ["camera_token", "register_token", rf"(frame|global)_blocks\.({'|'.join(map(str, range(blocks)))})\..*"]
+    return rf"{MODULE}\.aggregator\.({'|'.join(parts)})"
+
+
+def plan(config: Config) -> Plan:
+    parameters = sum(prod(shape) for shape in tensors(config.model).values())
+    return Plan(parameters, trainable(config), memory_bytes(config))
+
+
+def memory_bytes(config: Config) -> dict[str, int]:
+    """The parts of the peak on the device for the largest sample. An estimate: kernels' own workspace is not in it."""
+    size, count = config.model, trainable(config)
+    frames = config.train.micro_batch * config.data.frames[1]
+    number = 4 if config.train.precision == "fp32" else 2  # bytes of a number inside linear layers
+    patches = (size.image_height_px // size.patch_size) * (size.image_width_px // size.patch_size)
+    tokens = frames * (patches + SPECIAL_TOKENS + size.num_register_tokens)
+    blocks = 2 * (size.depth - (frozen_blocks(config) or 0))
+    one_block, one_frame = block_bytes(config, tokens, number), dense_frame_bytes(config, patches)
+    between_blocks = 4 * tokens * size.embed_dim
+    recompute = config.train.checkpointing
+    return {
+        "weights": 4 * sum(prod(shape) for shape in tensors(size).values()),
+        "trained": count * (4 * bool(lora_targets(config)) + 4 + 8 + 8) + (4 * count if config.train.ema else 0),  # itself, gradient, Adam, flat sum
+        "layers that heads read": len(size.kept_layers) * 2 * between_blocks,
+        "aggregator": blocks * between_blocks + one_block if recompute else max(blocks, 1) * one_block,
+        "dense head": one_frame * (1 if recompute else frames),
+    }
+
+
+def block_bytes(config: Config, tokens: int, number: int) -> int:
+    """What one adapted block keeps for the backward pass, by token and channel.
+
+    fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden layer
+    before GELU, and the four adapters' inputs, each with a byte of dropout mask; q and k before their norm are kept in fp32
+    too. Low-precision copies of the frozen weights stay as long as the block's graph.
+    """
+    width, ratio = config.model.embed_dim, config.model.mlp_ratio
+    stream, attention, hidden = 2 * 4, (3 + 2 + 1) * number + (2 * 4 if number < 4 else 0), ratio * number
+    inputs = (3 + ratio) * (number + bool(config.lora.dropout))
+    copies = number * (4 + 2 * ratio) * width**2 if number < 4 else 0
+    return int(tokens * width * (stream + attention + hidden + inputs) + copies)
+
+
+def dense_frame_bytes(config: Config, patches: int) -> int:
+    """What the depth head keeps for one frame, all in fp32: the input of each convolution, and again for its adapter."""
+    size = config.model
+    channels, features, hidden = size.dpt_out_channels, size.dpt_features, size.dpt_output_hidden
+    pixels = size.image_height_px * size.image_width_px
+    inputs = pixels * (features // 2 + hidden) + 64 * patches * 2 * features  # at full size, and at twice the finest grid
+    for cells, convolutions, count in zip((16, 4, 1, 1 / 4), (5, 5, 5, 2), channels, strict=True):
+        inputs += cells * patches * (convolutions * features + count)
+    inputs += 4 * patches * 2 * size.embed_dim
+    once = 4 * patches * (4 * 2 * size.embed_dim + sum(channels)) + 4 * pixels * 4
+    adapter = 4 + bool(config.lora.dropout) if adapted(tensors(size), lora_targets(config)) else 0
+    return int(inputs * (4 + adapter) + once)
