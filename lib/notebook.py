@@ -52,7 +52,8 @@ def step(number: int, recipe: str = "", preset: str = "", demo: bool = False, ru
     if code not in (DONE, PAUSED):
         raise StepFailed(f"{SCRIPTS[number]} ended with exit code {code}: " + "\n".join(last_lines[-3:]))
     finished = Run(place, run or default_run(recipe, preset, demo))
-    show(number, finished)
+    if code == DONE or number == 4:
+        show(number, finished)
     if code == PAUSED:
         end_paused(finished.command(number))
 
@@ -68,6 +69,7 @@ def end_paused(command: str) -> None:
     print("\nPaused. Everything so far is saved, and the notebook stops here on purpose.")
     print("To go on, restart it with the same parameters and run all cells; on Kaggle, first attach the output of this session as an input.")
     print(f"In a shell: {command}")
+    print("(SystemExit: 0 below is how a notebook stops.)")
     warnings.filterwarnings("ignore", message="To exit: use")
     sys.exit(0)
 
@@ -158,7 +160,7 @@ class Screen:
 
 
 def show(number: int, run: Run) -> None:
-    """Tables and figures of a step that is complete or paused, from the run's files."""
+    """Tables and figures that a step left, from the run's files; of a paused training the curves so far."""
     record = read_json(run.record)
     if record is not None and number in SHOWN:
         SHOWN[number](run, record)

@@ -78,7 +78,7 @@ class Verdict:
     basis: str
 
     def __str__(self) -> str:
-        return f"{self.claim} {self.numbers} {self.basis}"
+        return f"{self.claim}\n{self.numbers}\n{self.basis}"
 
 
 def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
