@@ -21,7 +21,7 @@ STYLE = {
 }  # fmt: skip
 COLUMNS, PANEL_INCHES = 3, (3.2, 2.3)
 STRONG_POINTS = 25  # means that the strong line of a noisy curve goes through
-LOG_SCALE_FROM = 30  # ratio of the largest to the smallest value
+LOG_SCALE_FROM = 20  # ratio of the largest to the smallest value
 NOT_DRAWN = ("step", "epoch", "eval", "skipped")
 FAMILIES = {"lr_": "learning rate", "grad_norm_": "gradient norm (before clipping)"}  # start of the log key -> title of their panel
 
@@ -116,21 +116,26 @@ def paired(per_sample: Path, metric: str, unit: str) -> Path | None:
 
 
 def comparison(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Error against what it cost: trained numbers and training time. One point per run, with the interval of its
-    difference to the base; the base is a dashed line."""
+    """Error against what it cost: trained numbers and training time. One point per run, marked with its rank, with the
+    interval of its difference to the base; the base is a dashed line."""
     time_unit, unit_seconds = ("hours", 3600) if max(row["seconds"] for row in rows) >= 7200 else ("minutes", 60)
-    with sheet(path, 2, (5.2, 3.8)) as axes:
-        for axis, key, divisor, label in zip(axes, ("trainable", "seconds"), (1, unit_seconds), ("trained numbers", f"training time ({time_unit})")):
-            for base in {row["base"] for row in rows}:
-                axis.axhline(base, color=GREY, linestyle="--", linewidth=1)
-            for colour, row in zip(PALETTE * len(rows), rows):
-                spread = [[max(0, row["difference"] - row["low"])], [max(0, row["high"] - row["difference"])]]
-                axis.errorbar(row[key] / divisor, row["adapted"], yerr=spread, fmt="o", color=colour, capsize=3)
-                axis.annotate(row["run"], (row[key] / divisor, row["adapted"]), xytext=(6, 6), textcoords="offset points", fontsize=8.5)
-            axis.set(xlabel=label, ylabel=with_unit(rows[0]["metric"], rows[0]["unit"]))
-            axis.margins(x=0.25)
-        set_scale(axes[0], [row["trainable"] for row in rows], "x")
+    with sheet(path, 2, (4.8, 4.0)) as axes:
+        draw_costs(axes[0], rows, [row["trainable"] for row in rows], "trained numbers")
+        draw_costs(axes[1], rows, [row["seconds"] / unit_seconds for row in rows], f"training time ({time_unit})")
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return path
+
+
+def draw_costs(axis, rows: list[dict[str, Any]], costs: list[float], label: str) -> None:
+    for base in {row["base"] for row in rows}:
+        axis.axhline(base, color=GREY, linestyle="--", linewidth=1)
+    for colour, row, cost in zip(PALETTE * len(rows), rows, costs):
+        spread = [[max(0, row["difference"] - row["low"])], [max(0, row["high"] - row["difference"])]]
+        axis.errorbar(cost, row["adapted"], yerr=spread, fmt="o", color=colour, capsize=3, label=f"{row['rank']}  {row['run']}")
+        axis.annotate(row["rank"], (cost, row["adapted"]), xytext=(6, 5), textcoords="offset points", color=colour, fontweight="bold")
+    axis.set(xlabel=label, ylabel=with_unit(rows[0]["metric"], rows[0]["unit"]))
+    axis.margins(x=0.15)
+    set_scale(axis, costs, "x")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """What a person sees while a step works: a bar on a terminal, one plain line every few seconds elsewhere.
 
-A saved notebook keeps every line it was sent, so there the lines are few (facts: a 6 s bar became 60 outputs).
+A saved notebook keeps every line it was sent (facts: a 6 s bar became 60 outputs), so there a line ends in a carriage
+return and lib.notebook lets the next one replace it.
 """
+import os
 import sys
 import time
 
@@ -26,7 +28,7 @@ class Progress:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
         elif done == self.total or time.monotonic() - self.said >= self.every_seconds:
             self.said = time.monotonic()
-            print(self.line(done, numbers), flush=True)
+            print(self.line(done, numbers), end="\r" if "PIPELINE_NOTEBOOK" in os.environ and done < self.total else "\n", flush=True)
 
     def line(self, done: int, numbers: dict[str, float]) -> str:
         elapsed = time.monotonic() - self.started
