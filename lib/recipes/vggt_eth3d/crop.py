@@ -82,8 +82,8 @@ def resample(image: Any, camera: Any, crop: Crop) -> Any:
     small = image.resize((round(image.width * crop.scale), round(image.height * crop.scale)), Image.Resampling.LANCZOS)
     pixels = camera.img_from_cam(rays(crop).reshape(-1, 3))  # (h * w, 2)
     at = [pixels[:, 1] * small.height / image.height - 0.5, pixels[:, 0] * small.width / image.width - 0.5]
-    channels = [map_coordinates(channel, at, order=1, mode="nearest") for channel in numpy.asarray(small).transpose(2, 0, 1)]
-    return numpy.stack(channels, 1).reshape(crop.height, crop.width, 3)
+    channels = [map_coordinates(channel, at, order=1, mode="nearest") for channel in numpy.asarray(small, numpy.float32).transpose(2, 0, 1)]
+    return numpy.rint(numpy.stack(channels, 1)).astype(numpy.uint8).reshape(crop.height, crop.width, 3)
 
 
 def rays(crop: Crop) -> Any:

@@ -1,0 +1,139 @@
+import itertools
+import json
+import shutil
+
+import numpy
+import pytest
+
+from lib.errors import Stop
+from lib.recipes.vggt_eth3d.data import prepare, seen_share, split, summarise_data, surface
+
+
+def prepared(cfg, root, out):
+    return list(prepare(cfg, {"scenes": root}, out))
+
+
+def contents(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_every_image_gets_a_record_and_arrays_at_network_resolution(rendered, settings, tmp_path):
+    records = prepared(settings(), rendered, tmp_path)
+    assert [record.sample_id for record in records[:2]] == ["linden/DSC_0001", "linden/DSC_0002"]
+    assert {record.group for record in records} == {"linden", "harbour"} and len(records) == 12
+    assert records[0].source == "asset:scenes/linden/images/dslr_images_undistorted/DSC_0001.JPG" and len(records[0].sha256) == 64
+    image, depth = (numpy.load(tmp_path / "linden" / f"DSC_0001.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
+    assert (image.shape, image.dtype, depth.shape, depth.dtype) == ((84, 126, 3), numpy.uint8, (84, 126), numpy.float32)
+    assert summarise_data(settings(), records)["linden"] | {"valid_share": 0} == {"images": 6, "skipped": 0, "depth": "map", "valid_share": 0}
+
+
+def test_interrupted_preparation_continues_without_doing_a_view_twice(rendered, settings, tmp_path):
+    whole = prepared(settings(), rendered, tmp_path / "whole")
+    first = list(itertools.islice(prepare(settings(), {"scenes": rendered}, tmp_path / "parts"), 4))
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "parts").rglob("*.npy")}
+    assert len(kept) == 8 and not (tmp_path / "parts" / "linden" / "scene.json").exists()
+    second = prepared(settings(), rendered, tmp_path / "parts")
+    assert second == whole and first == whole[:4]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+def damage_image(scene):
+    (scene / "images/dslr_images_undistorted/DSC_0002.JPG").write_bytes(b"broken")
+
+
+def remove_image(scene):
+    (scene / "images/dslr_images_undistorted/DSC_0002.JPG").unlink()
+
+
+def truncate_depth(scene):
+    path = scene / "ground_truth_depth/dslr_images/DSC_0002.JPG"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("fault, reason", [(damage_image, "cannot be decoded"), (remove_image, "listed but absent"), (truncate_depth, "bytes, but 216 x 144 x 4")])
+def test_bad_file_is_named_skipped_and_counted(streets, settings, tmp_path, fault, reason):
+    fault(streets / "linden")
+    records = prepared(settings(), streets, tmp_path / "out")
+    skipped = [record for record in records if record.status == "skipped"]
+    assert [record.sample_id for record in skipped] == ["linden/DSC_0002"]
+    assert "DSC_0002.JPG" in skipped[0].reason and reason in skipped[0].reason
+    assert summarise_data(settings(), records)["linden"]["skipped"] == 1
+    stored = json.loads((tmp_path / "out" / "linden" / "scene.json").read_text())
+    assert "DSC_0002" not in stored["views"] and numpy.array(stored["covisibility"]).shape == (5, 5)
+    assert not (tmp_path / "out" / "linden" / "DSC_0002.depth.npy").exists()
+
+
+def test_scene_with_one_usable_image_is_refused(streets, settings, tmp_path):
+    for number in range(2, 7):
+        (streets / f"linden/images/dslr_images_undistorted/DSC_000{number}.JPG").unlink()
+    with pytest.raises(Stop, match="linden has 1 usable images.*5 skipped.*DSC_0002.JPG is listed but absent"):
+        prepared(settings(), streets, tmp_path / "out")
+
+
+def test_missing_data_root_is_refused(settings, tmp_path):
+    with pytest.raises(Stop, match="nowhere is missing") as stop:
+        prepared(settings(), tmp_path / "nowhere", tmp_path / "out")
+    assert "data.root" in stop.value.command
+
+
+def test_without_a_depth_map_the_points_give_depth(streets, settings, tmp_path):
+    dense = prepared(settings(), streets, tmp_path / "dense")
+    shutil.rmtree(streets / "linden" / "ground_truth_depth")
+    sparse = prepared(settings(), streets, tmp_path / "sparse")
+    assert (dense[0].columns["depth"], sparse[0].columns["depth"]) == ("map", "points")
+    assert 0 < sparse[0].columns["valid_share"] < 0.1 < dense[0].columns["valid_share"]
+    a, b = (numpy.load(tmp_path / kind / "linden" / "DSC_0001.depth.npy") for kind in ("dense", "sparse"))
+    both = (a > 0) & (b > 0)
+    assert both.sum() > 50 and numpy.median(numpy.abs(a[both] / b[both] - 1)) < 0.005
+
+
+def test_scenes_split_by_name(settings):
+    wish = split(settings(), [], None)
+    assert (wish.by, wish.val_groups, wish.dropped) == ("scene", ("harbour",), {})
+
+
+def test_single_scene_splits_into_views_with_a_gap(rendered, settings, tmp_path):
+    cfg = settings(data__val_scenes=[], data__train_val_split=0.7, data__gap_covisibility=0.5)
+    records = prepared(cfg, rendered, tmp_path)
+    stored = json.loads((tmp_path / "linden" / "scene.json").read_text())
+    apart = numpy.abs(numpy.subtract.outer(range(6), range(6)))
+    stored["covisibility"] = numpy.maximum(0, 1 - 0.3 * apart).tolist()  # neighbours share 70 %, the next ones 40 %
+    (tmp_path / "linden" / "scene.json").write_text(json.dumps(stored))
+    wish = split(cfg, records, tmp_path)
+    assert [record.sample_id for record in records if record.group in wish.val_groups] == ["linden/DSC_0005", "linden/DSC_0006"]
+    assert wish.dropped == {"linden/DSC_0004": "shares 70% of what it sees with the held-out view DSC_0005"} and "gap" in wish.by
+
+
+def test_single_scene_whose_views_all_overlap_is_refused(rendered, settings, tmp_path):
+    cfg = settings(data__val_scenes=[], data__gap_covisibility=0.01)
+    records = prepared(cfg, rendered, tmp_path)
+    with pytest.raises(Stop, match="no training views are left"):
+        split(cfg, records, tmp_path)
+
+
+def test_seen_share_is_one_from_the_same_place_half_after_half_a_width_and_none_from_behind():
+    camera = numpy.array([[40.0, 0, 40], [0, 40, 30], [0, 0, 1]])
+    wall = numpy.full((60, 80), 10.0, numpy.float32)  # 10 away: 80 px are 20 wide
+    here = numpy.eye(3, 4)
+    aside = here.copy()
+    aside[0, 3] = -10
+    behind = numpy.diag([-1.0, 1, -1]) @ here
+    world = surface(wall, camera, here)
+    assert seen_share(world, wall, camera, here) == 1
+    assert seen_share(world, wall, camera, aside) == pytest.approx(0.5)
+    assert seen_share(world, wall, camera, behind) == 0
+    assert seen_share(world, wall * 2, camera, here) == 0  # another surface in front
+
+
+def test_covisibility_comes_from_depth_where_there_are_no_points(streets, settings, tmp_path):
+    prepared(settings(), streets, tmp_path / "points")
+    for model in ("dslr_calibration_undistorted", "dslr_calibration_jpg"):
+        (streets / "linden" / model / "points3D.txt").write_text("")
+        lines = (streets / "linden" / model / "images.txt").read_text().split("\n")
+        (streets / "linden" / model / "images.txt").write_text("\n".join(line if ".JPG" in line or line.startswith("#") else "" for line in lines) + "\n")
+    prepared(settings(), streets, tmp_path / "depth")
+    points, depth = (numpy.array(json.loads((tmp_path / kind / "linden" / "scene.json").read_text())["covisibility"]) for kind in ("points", "depth"))
+    numpy.testing.assert_array_equal(depth, depth.T)
+    assert (depth.diagonal() == 1).all() and 0 < depth.min() < 0.5
+    assert points.sum(0).argmin() == depth.sum(0).argmin()  # both find the same loner

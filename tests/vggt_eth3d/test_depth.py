@@ -1,0 +1,137 @@
+import json
+
+import numpy
+import pycolmap
+import pytest
+from PIL import Image
+
+from lib.errors import Stop
+from lib.recipes.vggt_eth3d.colmap import Scene, View
+from lib.recipes.vggt_eth3d.crop import crop, rays
+from lib.recipes.vggt_eth3d.depth import DepthMap, find_depth_map, from_map, from_points, read_depth
+
+PINHOLE = pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 120, 80])
+FISHEYE = pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=240, height=160, params=[140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3])
+FRAME = crop(PINHOLE, 56, 42)
+POSE = numpy.eye(3, 4)
+
+
+def plane(x, y):
+    """Depth of the plane 0.3 X + 0.2 Y + Z = 10 on the ray (x, y, 1)."""
+    return 10 / (1 + 0.3 * x + 0.2 * y)
+
+
+def plane_map(path, camera, width, height):
+    """The plane's z-depth as a raw float32 file at any resolution of a camera."""
+    column, row = numpy.meshgrid((numpy.arange(width) + 0.5) * camera.width / width, (numpy.arange(height) + 0.5) * camera.height / height)
+    seen = camera.cam_from_img(numpy.stack([column.ravel(), row.ravel()], 1))
+    depth = plane(seen[:, 0], seen[:, 1]).reshape(height, width).astype("<f4")
+    depth.tofile(path) if path.suffix == ".JPG" else numpy.save(path, depth)
+    return depth
+
+
+def view_of(folder, name="a.jpg", camera=PINHOLE):
+    view = View(name.partition(".")[0], folder / "images" / name, camera, POSE, numpy.arange(0))
+    return Scene(folder.name, folder, (view,), numpy.zeros((0, 3))), view
+
+
+# spacing: of the file's pixels in network pixels, where it is widest; the fisheye's grow with the angle
+@pytest.mark.parametrize("camera, name, size, spacing", [(PINHOLE, "d.JPG", (240, 160), 0.27), (FISHEYE, "d.JPG", (240, 160), 0.5), (PINHOLE, "d.npy", (120, 80), 0.54)])
+def test_slanted_plane_keeps_its_depth(tmp_path, camera, name, size, spacing):
+    plane_map(tmp_path / name, camera, *size)
+    pooled = from_map(DepthMap(tmp_path / name, camera), FRAME)
+    truth = plane(*rays(FRAME)[..., :2].transpose(2, 0, 1))
+    known = pooled > 0
+    assert known.mean() > 0.97
+    # One network pixel is 1/46 of the focal length; along it depth changes by 0.36 / 46 / (1 - 0.27) = 1.07 % at most. The
+    # nearest sample lies within half a diagonal of the file's pixel, 0.71 spacings, from the centre.
+    assert numpy.abs(pooled / truth - 1)[known].max() < 0.0107 * 0.71 * spacing
+    assert abs((pooled / truth - 1)[known].mean()) < 2e-4
+
+
+def test_sparse_map_loses_no_pixel_that_it_covers(tmp_path):
+    depth = plane_map(tmp_path / "d.npy", PINHOLE, 240, 160)
+    sparse = numpy.full_like(depth, numpy.inf)
+    sparse[1::3, 2::3] = depth[1::3, 2::3]  # 11 % of the pixels, none of which a nearest-neighbour decimation is sure to hit
+    numpy.save(tmp_path / "d.npy", sparse)
+    assert (from_map(DepthMap(tmp_path / "d.npy", PINHOLE), FRAME) > 0).all()
+
+
+def test_edge_is_not_smeared(tmp_path):
+    depth = numpy.full((160, 240), 20.0, numpy.float32)
+    depth[:, :120] = 5
+    numpy.save(tmp_path / "d.npy", depth)
+    pooled = from_map(DepthMap(tmp_path / "d.npy", PINHOLE), FRAME)
+    assert set(numpy.unique(pooled)) == {5.0, 20.0}
+    assert (pooled[:, :28] == 5).all() and (pooled[:, 29:] == 20).all()  # column 28 looks along the edge
+
+
+def test_nearer_point_hides_the_farther_one_and_points_behind_are_ignored():
+    points = numpy.array([[0.0, 0, 8], [0.001, 0, 4], [0.0, 0, -3], [2.0, 1, 10]])
+    pooled = from_points(points, POSE, FRAME)
+    k = FRAME.intrinsics
+    column, row = round(0.2 * k[0, 0] + 28), round(0.1 * k[1, 1] + 21)
+    assert pooled[21, 28] == 4 and pooled[row, column] == 10
+    assert (pooled > 0).sum() == 2
+
+
+def test_nothing_measured_is_zero(tmp_path):
+    numpy.save(tmp_path / "d.npy", numpy.array([[1, numpy.inf, numpy.nan], [0, -2, 3]], numpy.float32))
+    camera = pycolmap.Camera(model="PINHOLE", width=3, height=2, params=[3, 3, 1.5, 1])
+    numpy.testing.assert_array_equal(read_depth(DepthMap(tmp_path / "d.npy", camera)), [[1, 0, 0], [0, 0, 3]])
+
+
+def test_truncated_depth_is_refused(tmp_path):
+    plane_map(tmp_path / "a.JPG", PINHOLE, 240, 160)
+    plane_map(tmp_path / "b.npy", PINHOLE, 240, 160)
+    Image.fromarray(numpy.random.default_rng(0).integers(1, 60000, (160, 240), dtype=numpy.uint16)).save(tmp_path / "c.png")
+    for name, message in (("a.JPG", "153596 bytes, but 240 x 160 x 4 = 153600"), ("b.npy", "may be truncated"), ("c.png", "may be truncated")):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:-4] if name == "a.JPG" else data[: len(data) // 2])
+        with pytest.raises(Stop, match=f"{name}.*{message}"):
+            read_depth(DepthMap(tmp_path / name, PINHOLE))
+
+
+def test_depth_of_another_shape_is_refused(tmp_path):
+    numpy.save(tmp_path / "d.npy", numpy.ones((160, 160), numpy.float32))
+    with pytest.raises(Stop, match="d.npy has the shape"):
+        read_depth(DepthMap(tmp_path / "d.npy", PINHOLE))
+
+
+def test_16_bit_depth_takes_its_scale_from_the_setting_or_the_summary(tmp_path):
+    scene, view = view_of(tmp_path / "yard")
+    (tmp_path / "yard" / "depth").mkdir(parents=True)
+    Image.fromarray(numpy.full((80, 120), 2500, numpy.uint16)).save(tmp_path / "yard" / "depth" / "a.png")
+    with pytest.raises(Stop, match="needs a scale"):
+        find_depth_map(scene, view, 0)
+    assert read_depth(find_depth_map(scene, view, 5000)).max() == pytest.approx(0.5)
+    (tmp_path / "summary.json").write_text(json.dumps({"yard": {"depth_scale": 1000}}))
+    assert read_depth(find_depth_map(scene, view, 0)).max() == pytest.approx(2.5)
+
+
+def test_only_mask_value_2_removes_depth(tmp_path):
+    plane_map(tmp_path / "d.JPG", PINHOLE, 240, 160)
+    mask = numpy.zeros((160, 240), numpy.uint8)
+    mask[:10], mask[10:20] = 1, 2
+    Image.fromarray(mask).save(tmp_path / "d.png")
+    known = read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png")) > 0
+    assert known[:10].all() and not known[10:20].any() and known[20:].all()
+    Image.fromarray(mask[:80]).save(tmp_path / "d.png")
+    with pytest.raises(Stop, match="d.png has the shape"):
+        read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png"))
+
+
+def test_view_without_a_depth_file_has_no_map(tmp_path):
+    scene, view = view_of(tmp_path / "yard")
+    assert find_depth_map(scene, view, 0) is None
+
+
+def test_scan_depth_belongs_to_the_distorted_camera(streets):
+    from lib.recipes.vggt_eth3d import colmap
+
+    scene = colmap.read(streets / "linden")
+    found = find_depth_map(scene, scene.views[0], 0)
+    assert found.camera.model_name == "THIN_PRISM_FISHEYE" and scene.views[0].camera.model_name == "PINHOLE"
+    found.path.unlink()
+    with pytest.raises(Stop, match="DSC_0001.JPG is absent"):
+        read_depth(found)

@@ -1,0 +1,127 @@
+import numpy
+import pytest
+import torch
+
+from lib.errors import Stop
+from lib.order import Key
+from lib.recipes import Manifest
+from lib.recipes.vggt_eth3d.data import prepare
+from lib.recipes.vggt_eth3d.frames import collate, open_scenes, sampler
+
+
+@pytest.fixture(scope="module")
+def prepared(rendered, settings, tmp_path_factory):
+    """The two streets as a manifest: linden trains, harbour is held out."""
+    out = tmp_path_factory.mktemp("arrays")
+    records = list(prepare(settings(), {"scenes": rendered}, out))
+    for record in records:
+        record.split = "val" if record.group == "harbour" else "train"
+    return Manifest(records, out)
+
+
+def equal(a, b):
+    return all(numpy.array_equal(a[name], b[name]) for name in a)
+
+
+def test_sample_is_a_function_of_its_key(prepared, settings):
+    draw = sampler(settings(data__colour_jitter=0.5), prepared, "train").draw
+    again = sampler(settings(data__colour_jitter=0.5), prepared, "train").draw
+    assert equal(draw(3, Key(1, 0, 3)), again(3, Key(1, 0, 3)))
+    drawn = {draw(index, Key(1, epoch, index))["sample_id"] for epoch in range(3) for index in range(8)}
+    assert len(drawn) > 8
+
+
+def test_samples_repeat_after_the_distinct_epochs(prepared, settings):
+    draw = sampler(settings(data__distinct_epochs=2), prepared, "train").draw
+    epochs = [[draw(i, Key(1, epoch, i))["sample_id"] for i in range(8)] for epoch in range(4)]
+    assert epochs[0] == epochs[2] and epochs[1] == epochs[3] and epochs[0] != epochs[1]
+
+
+def test_frames_see_their_anchor_within_the_range(prepared, settings):
+    scene = open_scenes(prepared, "train")[0]
+    low, high = 0.6, 0.9
+    draw = sampler(settings(data__covisibility=[low, high]), prepared, "train").draw
+    for index in range(30):
+        rows = [scene.views.index(unit.partition("/")[2]) for unit in draw(index, Key(1, 0, index))["units"]]
+        assert len(set(rows)) == 3
+        shares = scene.covisibility[numpy.ix_(rows, rows)] + numpy.eye(3) * low
+        assert ((shares >= low) & (shares <= high)).all(1).any()  # some frame sees all the others: the anchor
+
+
+def test_every_view_is_a_reference_now_and_then(prepared, settings):
+    draw = sampler(settings(), prepared, "train").draw
+    assert len({draw(i, Key(1, 0, i))["units"][0] for i in range(80)}) == 6
+
+
+def test_number_of_frames_spans_its_range(prepared, settings):
+    cfg = settings(data__frames=[2, 4], train__micro_batch=1)
+    draw = sampler(cfg, prepared, "train").draw
+    assert {len(draw(i, Key(1, 0, i))["images"]) for i in range(40)} == {2, 3, 4}
+
+
+def test_views_without_covisible_partners_are_refused(prepared, settings):
+    with pytest.raises(Stop, match="no training view has 2 partners with a covisibility in"):
+        sampler(settings(data__covisibility=[0.0, 0.001]), prepared, "train")
+
+
+def test_sample_holds_arrays_of_the_promised_shapes_and_ranges(prepared, settings):
+    sample = sampler(settings(), prepared, "train").draw(0, Key(1, 0, 0))
+    shapes = {name: value.shape for name, value in sample.items() if isinstance(value, numpy.ndarray)}
+    assert shapes == {
+        "images": (3, 3, 84, 126), "depths": (3, 84, 126), "valid": (3, 84, 126), "extrinsics": (3, 3, 4), "intrinsics": (3, 3, 3),
+    }  # fmt: skip
+    assert 0 <= sample["images"].min() < 0.3 < 0.6 < sample["images"].max() <= 1
+    numpy.testing.assert_array_equal(sample["valid"], sample["depths"] > 0)
+    assert sample["intrinsics"][0, :2, 2].tolist() == [63, 42]
+
+
+def test_frames_of_a_sample_agree_on_the_geometry(prepared, settings):
+    """Depth of one frame, moved into another by the poses, must be the depth there wherever both see the surface."""
+    sample = sampler(settings(), prepared, "train").draw(0, Key(1, 0, 0))
+    (row, column), camera = numpy.nonzero(sample["depths"][0]), sample["intrinsics"][0]
+    cam = numpy.linalg.inv(camera) @ numpy.stack([column, row, numpy.ones(len(row))]) * sample["depths"][0][row, column]
+    first, second = sample["extrinsics"][:2]
+    there = second[:, :3] @ (first[:, :3].T @ (cam - first[:, 3:])) + second[:, 3:]
+    u, v = numpy.rint((sample["intrinsics"][1] @ there)[:2] / there[2]).astype(int)
+    inside = (u >= 0) & (u < 126) & (v >= 0) & (v < 84) & (there[2] > 0)
+    ratio = sample["depths"][1][v[inside], u[inside]] / there[2, inside]
+    seen = numpy.abs(ratio - 1) < 0.1
+    assert seen.sum() > 500 and numpy.median(numpy.abs(ratio[seen] - 1)) < 0.01
+
+
+def test_held_out_sequences_are_fixed_disjoint_and_of_every_length(prepared, settings):
+    val = sampler(settings(), prepared, "val")
+    samples = [val.draw(i, None) for i in range(val.length)]
+    assert {sample["group"] for sample in samples} == {"harbour"}
+    by_length = {length: [sample["units"] for sample in samples if len(sample["units"]) == length] for length in (1, 2, 4)}
+    assert {length: len(found) for length, found in by_length.items()} == {1: 4, 2: 3, 4: 1}  # six views; 8 is longer than the scene
+    assert val.length == 8 and len({sample["sample_id"] for sample in samples}) == 8
+    for found in by_length.values():
+        units = [unit for sequence in found for unit in sequence]
+        assert len(set(units)) == len(units)
+    assert [sample["sample_id"] for sample in samples] == [sampler(settings(), prepared, "val").draw(i, Key(9, 9, 9))["sample_id"] for i in range(8)]
+
+
+def test_select_is_a_part_of_val(prepared, settings):
+    val, select = sampler(settings(), prepared, "val"), sampler(settings(eval__select_samples=3), prepared, "select")
+    ids = {val.draw(i, None)["sample_id"] for i in range(val.length)}
+    assert select.length == 3 and {select.draw(i, None)["sample_id"] for i in range(3)} < ids
+
+
+def test_colour_jitter_changes_colours_of_each_frame_and_nothing_else(prepared, settings):
+    plain, jittered = (sampler(settings(data__colour_jitter=strength), prepared, "train").draw(0, Key(1, 0, 0)) for strength in (0.0, 0.5))
+    change = numpy.abs(plain["images"] - jittered["images"]).mean((1, 2, 3))
+    assert (change > 0.01).all() and len(set(change.round(4))) == 3
+    assert equal({k: v for k, v in plain.items() if k != "images"}, {k: v for k, v in jittered.items() if k != "images"})
+
+
+def test_batch_stacks_arrays_and_lists_names(prepared, settings):
+    draw = sampler(settings(), prepared, "train").draw
+    batch = collate([draw(i, Key(1, 0, i)) for i in range(2)])
+    assert batch["images"].shape == (2, 3, 3, 84, 126) and batch["images"].dtype == torch.float32 and batch["valid"].dtype == torch.bool
+    assert len(batch["sample_id"]) == 2 and len(batch["units"][1]) == 3
+
+
+def test_empty_side_is_refused(settings, tmp_path):
+    with pytest.raises(Stop, match="no usable image on the val side"):
+        sampler(settings(), Manifest([], tmp_path), "val")
