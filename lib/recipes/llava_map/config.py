@@ -1,0 +1,207 @@
+"""Settings of the map recipe. Sizes of published networks are tables here, so that `--plan` needs neither torch nor a file."""
+from dataclasses import dataclass, field
+
+from lib import config
+from lib.config import at_least, one_of
+from lib.errors import Stop
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """An image encoder: kind "resnet", "clip" or "blip2"."""
+
+    kind: str
+    width: int  # of a token
+    stride_px: int
+    stem: int = 64  # resnet from here
+    widths: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+    block: str = "bottleneck"  # or "basic"
+    layers: int = 0  # clip and blip2 from here
+    heads: int = 16
+    mlp: int = 0
+    image_px: int = 0  # that the position table was made for
+
+
+@dataclass(frozen=True)
+class RaySize:
+    """The code of where image tokens look: depths along a ray, frequencies of each coordinate, widths of its network."""
+
+    depths: int = 32
+    octaves: int = 32
+    per_depth: int = 64
+    widths: tuple[int, ...] = (1024, 512, 256)
+
+
+@dataclass(frozen=True)
+class QFormerSize:
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    encoder_width: int = 1408  # of BLIP-2's own image encoder
+    queries: int = 32
+    dropout: float = 0.1
+    rays: RaySize = RaySize()
+
+
+@dataclass(frozen=True)
+class LlamaSize:
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    mlp: int
+    vocabulary: int = 32000
+
+
+# model.encoder -> size. The published weights are at the ids in assets.py.
+ENCODERS = {
+    "resnet50": EncoderSize("resnet", 2048, 32, 64, (256, 512, 1024, 2048), (3, 4, 6, 3)),
+    "clip_l14_336": EncoderSize("clip", 1024, 14, layers=24, heads=16, mlp=4096, image_px=336),
+    "blip2_vitg": EncoderSize("blip2", 1408, 14, layers=39, mlp=6144, image_px=224),
+    "demo": EncoderSize("resnet", 128, 16, 32, (48, 96, 128), (1, 1, 2), "basic"),
+}
+# model.qformer -> size; "scratch" is BLIP-2's architecture with random weights, and says so.
+QFORMERS = {
+    "blip2": QFormerSize(),
+    "scratch": QFormerSize(),
+    "demo": QFormerSize(96, 4, 4, 128, 8, 0.0, RaySize(8, 8, 16, (64, 64))),
+}
+# model.llm -> size. Any other Llama-family model is named by id or folder and read from its config.json.
+LLMS = {
+    "lmsys/vicuna-7b-v1.5": LlamaSize(4096, 32, 32, 32, 11008),
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": LlamaSize(2048, 22, 32, 4, 5632),
+    "demo": LlamaSize(128, 3, 4, 4, 256, 264),
+}
+
+
+@dataclass
+class ModelConfig:
+    encoder: str = "resnet50"
+    qformer: str = "blip2"  # or "scratch": never a silent fall-back
+    llm: str = "lmsys/vicuna-7b-v1.5"  # or another Llama-family id or folder, or "none"
+    llm_revision: str = ""  # of another id: 40 hex digits
+    llm_bits: int = 16  # 4: bitsandbytes' NF4, where it is installed
+    tokens_per_view: int = 128  # scene tokens of each of the six cameras
+    prompt: str = "Six camera views around a car. Find the lane dividers, pedestrian crossings and road boundaries."
+    instances: int = 50
+    points: int = 20
+    decoder_width: int = 256
+    decoder_layers: int = 6
+    decoder_heads: int = 4
+    scene_interaction: bool = False  # a look past the language model; it can learn the task alone
+
+    def __post_init__(self):
+        one_of("model.encoder", self.encoder, tuple(ENCODERS))
+        one_of("model.qformer", self.qformer, tuple(QFORMERS))
+        for name in ("tokens_per_view", "instances", "decoder_width", "decoder_layers", "decoder_heads"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        at_least("model.points", self.points, 2)
+        if self.llm_bits not in (4, 16):
+            raise Stop(f"model.llm_bits={self.llm_bits} is unknown: allowed: 4, 16")
+        if self.decoder_width % self.decoder_heads:
+            raise Stop(f"model.decoder_width={self.decoder_width} is not a multiple of model.decoder_heads={self.decoder_heads}")
+        if self.llm == "none" and not self.scene_interaction:
+            raise Stop("model.llm=none leaves the map queries blind: set model.scene_interaction=true")
+
+
+@dataclass
+class DataConfig:
+    root: str = ""  # nuScenes folder with maps/, samples/ and v1.0-…; empty: the stand-in with --demo, else data/llava_map/nuscenes
+    version: str = "v1.0-trainval"  # or v1.0-mini
+    split: str = "official"  # by scene name; or "geographic": the eastern end of each location is held out
+    geographic_share: float = 0.15  # of each location's scenes
+    geographic_gap_m: float = 60.0  # training scenes that come nearer to a held-out frame are dropped
+    width_px: int = 800
+    height_px: int = 448
+    half_width_m: float = 15.0  # region of interest: x to the right of the lidar
+    half_length_m: float = 30.0  # y ahead of it
+    flip: bool = True  # left-right, with cameras and lines, in half of the samples
+    colour_jitter: float = 0.0  # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
+    stand_in: bool = False
+    stand_in_scenes: int = 90
+    stand_in_val_scenes: int = 16
+    stand_in_frames: int = 6
+    overlays: int = 4  # frames drawn with their ground truth in step 3
+
+    def __post_init__(self):
+        one_of("data.split", self.split, ("official", "geographic"))
+        one_of("data.version", self.version, ("v1.0-mini", "v1.0-trainval"))
+        for name in ("width_px", "height_px", "stand_in_scenes", "stand_in_val_scenes", "stand_in_frames"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        for name in ("colour_jitter", "geographic_gap_m", "overlays"):
+            at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("half_width_m", "half_length_m"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        if not 0 < self.geographic_share < 1:
+            raise Stop(f"data.geographic_share={self.geographic_share} is not between 0 and 1")
+
+    @property
+    def half_extent_m(self) -> tuple[float, float]:
+        return self.half_width_m, self.half_length_m
+
+
+@dataclass
+class LossConfig:
+    """MapTR's weights. They are sums over points, so gradient norms of 14 to 260 are normal and train.clip belongs to them."""
+
+    cls: float = 2.0
+    pts: float = 5.0
+    dir: float = 0.005
+    orders: str = "v4"  # of closed lines; "v2" is what MapTR's released configurations use
+
+    def __post_init__(self):
+        one_of("loss.orders", self.orders, ("v4", "v2"))
+        for name in ("cls", "pts", "dir"):
+            at_least(f"loss.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class LoraConfig(config.LoraConfig):
+    """Adapters on the language model, in stage 3 only."""
+
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class TrainConfig(config.TrainConfig):
+    """Learning rates by module: q, m and d of the guide; `lr` is that of the adapters or of the whole language model in stage 3."""
+
+    stages: list[str] = field(default_factory=lambda: ["stage2"])
+    lr_qformer: float = 1e-5
+    lr_bridge: float = 1e-4  # image adapter, ray code, projection
+    lr_queries: float = 1e-4
+    lr_decoder: float = 1e-4
+    stage3_epochs: int = 3
+    stage3: str = "lora"  # or "full": FSDP or DeepSpeed through `accelerate launch`
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("lr_qformer", "lr_bridge", "lr_queries", "lr_decoder"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+        at_least("train.stage3_epochs", self.stage3_epochs, 1)
+        one_of("train.stage3", self.stage3, ("lora", "full"))
+        if self.stages not in (["stage2"], ["stage3"], ["stage2", "stage3"]):
+            raise Stop(f"train.stages={self.stages} is impossible: allowed: [stage2], [stage3], [stage2,stage3]")
+
+
+@dataclass
+class EvalConfig(config.EvalConfig):
+    detections: int = 50  # best (query, class) pairs kept of a frame, without a threshold
+    guide_threshold: float = 0.3  # the second column: the guide's score threshold, one class a query
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cache: config.CacheConfig = field(default_factory=config.CacheConfig)
+    session: config.SessionConfig = field(default_factory=config.SessionConfig)
+
+    def __post_init__(self):
+        if self.model.llm == "none" and "stage3" in self.train.stages:
+            raise Stop("model.llm=none has nothing to adapt in stage 3: leave stage3 out of train.stages")

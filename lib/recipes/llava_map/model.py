@@ -1,0 +1,90 @@
+"""The whole chain: pictures -> image tokens -> scene tokens -> language model with map queries -> map vectors."""
+import torch
+from torch import Tensor, nn
+
+from lib.recipes.llava_map.config import ENCODERS, QFORMERS, Config, LlamaSize
+from lib.recipes.llava_map.decoder import MapDecoder, MapQueries, SceneInteraction
+from lib.recipes.llava_map.encoder import ImageEncoder
+from lib.recipes.llava_map.layout import Layout
+from lib.recipes.llava_map.qformer import VIEWS, Bridge, QFormer, scene_tokens
+
+
+def new_parts(cfg: Config, hidden: int) -> dict[str, nn.Module]:
+    """What no published file holds; initialised under the caller's seed, or on the meta device to be counted."""
+    model = cfg.model
+    parts = {
+        "bridge": Bridge(ENCODERS[model.encoder].width, QFORMERS[model.qformer], model.tokens_per_view, hidden),
+        "queries": MapQueries(model.instances, model.points, hidden),
+        "decoder": MapDecoder(model.instances, model.points, hidden, model.decoder_width, model.decoder_layers, model.decoder_heads),
+    }
+    if model.scene_interaction:
+        parts["interaction"] = SceneInteraction(hidden)
+    return parts
+
+
+def published_parts(cfg: Config, llm: LlamaSize | None) -> dict[str, nn.Module]:
+    """What is loaded from published files: image encoder, Q-Former, language model."""
+    parts = {"image": ImageEncoder(ENCODERS[cfg.model.encoder]), "qformer": QFormer(QFORMERS[cfg.model.qformer])}
+    if llm is not None:
+        parts["llm"] = bare_llama(llm)
+    return parts
+
+
+def bare_llama(size: LlamaSize) -> nn.Module:
+    """A Llama without its head: 32 000 logits for 2 000 tokens would cost 0.4 GB a sample for nothing."""
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        hidden_size=size.hidden, num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.key_value_heads,
+        intermediate_size=size.mlp, vocab_size=size.vocabulary, rms_norm_eps=1e-5, use_cache=False,
+    )  # fmt: skip
+    config._attn_implementation = "sdpa"  # takes the bool mask as it is; eager would add it to the scores
+    return LlamaModel(config)
+
+
+def image_tokens(image: ImageEncoder, pictures: Tensor) -> Tensor:
+    """(batch, 6, 3, h, w) uint8 or normalised float -> (batch, 6, tokens, width)."""
+    return image(normalised(pictures).flatten(0, 1)).unflatten(0, pictures.shape[:2])
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (pictures.float() / 255 - mean) / std
+
+
+def detect(modules: dict[str, nn.Module], cfg: Config, batch: dict) -> tuple[Tensor, Tensor]:
+    """Class logits (layers, batch, instances, classes) and points in [0, 1] (layers, batch, instances, points, 2).
+
+    batch: `pictures` or their cached tokens `prefix`, `intrinsics` (batch, 6, 3, 3), `bev_from_cam` (batch, 6, 4, 4), `prompt`
+    (tokens,). Cameras are not optional: without them the image tokens would have no place in the world.
+    """
+    image, bridge = modules["image"], modules["bridge"]
+    tokens = batch["prefix"] if "prefix" in batch else image_tokens(image, batch["pictures"])
+    size_px = (cfg.data.height_px, cfg.data.width_px)
+    rays = bridge.rays(batch["intrinsics"].flatten(0, 1), batch["bev_from_cam"].flatten(0, 1), image.grid(*size_px), size_px)
+    scene = scene_tokens(modules["qformer"], bridge, tokens.flatten(0, 1).to(rays.dtype), rays, len(tokens))
+    asked = modules["queries"]().expand(len(scene), -1, -1)
+    features = asked
+    if "llm" in modules:
+        features = through_llm(modules["llm"], scene, batch["prompt"], asked, Layout(0, cfg.model.instances, cfg.model.points))
+    if "interaction" in modules:
+        features = modules["interaction"](features, scene)
+    return modules["decoder"](features)
+
+
+def through_llm(llm: nn.Module, scene: Tensor, prompt: Tensor, asked: Tensor, queries: Layout) -> Tensor:
+    """The language model's last states at the map queries. Its weights may be frozen, but gradients pass through it."""
+    words = llm.get_input_embeddings()(prompt).expand(len(scene), -1, -1)
+    first, rest = words[:, :1], words[:, 1:]  # the beginning-of-sequence token stands before the scene
+    sequence = torch.cat([first.to(scene.dtype), scene, rest.to(scene.dtype), asked], dim=1)
+    layout = Layout(sequence.shape[1] - asked.shape[1], queries.instances, queries.points)
+    states = llm(
+        inputs_embeds=sequence.to(words.dtype),
+        attention_mask=layout.allowed().to(sequence.device)[None, None].expand(len(sequence), -1, -1, -1),
+        position_ids=layout.position_ids().to(sequence.device)[None].expand(len(sequence), -1),
+        use_cache=False,
+    )
+    return states.last_hidden_state[:, layout.prefix :]
