@@ -23,6 +23,8 @@ SOURCES = "sources.json"
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPARE_BYTES = 200 << 20  # left free on the disk after a download
 
+ShouldStop = Callable[[], bool]  # asked before every file; True pauses the step
+
 
 @dataclass(frozen=True)
 class AssetRecord:
@@ -44,7 +46,7 @@ class AssetRecord:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
-def bring_all(run: Run, recipe: ModuleType, config: Any, inputs: Iterable[Path], should_stop: Callable[[], bool]) -> list[AssetRecord]:
+def bring_all(run: Run, recipe: ModuleType, config: Any, inputs: Iterable[Path], should_stop: ShouldStop) -> list[AssetRecord]:
     """Step 2: every asset of the recipe, each found or brought; what a person must fetch comes back as `missing` (see `require`)."""
     memo, name, records = Memo(run.cache / "hashes.json"), recipe_name(recipe), []
     for asset in recipe.assets(config):
@@ -87,7 +89,7 @@ def differing(folder: Path, files: dict[str, str], memo: Memo) -> list[str]:
     return [name for name, sha256 in files.items() if not (folder / name).is_file() or memo.sha256(folder / name) != sha256]
 
 
-def bring(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool] = lambda: False, found: Path | None = None) -> AssetRecord:
+def bring(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop = lambda: False, found: Path | None = None) -> AssetRecord:
     """Makes an asset ready, or returns a record whose `missing` says what a person must do (see `require`).
 
     folder: data/<recipe>/<asset>, written only for the kinds "hub" and "made". found: where `find_asset` saw the asset,
@@ -106,34 +108,35 @@ def require(records: Iterable[AssetRecord]) -> None:
     if lacking:
         said = "\n".join(f"  {made.name}: {made.how_to_get}{f' [{made.licence}]' if made.licence else ''}\n"
                          f"    put into {made.path}: {', '.join(made.missing)}" for made in lacking)  # fmt: skip
-        raise Stop(f"{len(lacking)} assets are missing\n{said}", "python step2_download.py, once they are in place (or --demo for stand-in data)")
+        raise Stop(f"{len(lacking)} assets are missing\n{said}", "python step2_download.py, once they are there (--demo: stand-in data)")
 
 
 def to_json(made: AssetRecord) -> dict[str, Any]:
     """The record for assets.json; where the asset lies is left out, because only places.json holds machine paths."""
-    return {key: value for key, value in asdict(made).items() if key not in ("path", "missing", "how_to_get")} | {"fingerprint": made.fingerprint}
+    kept = {key: value for key, value in asdict(made).items() if key not in ("path", "missing", "how_to_get")}
+    return kept | {"fingerprint": made.fingerprint}
 
 
 # ---------------------------------------------------------------------------------------------- the kinds
 
 
-def from_folder(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def from_folder(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """The user's own data, used where it is; without a path, what a person placed in the asset's folder."""
     if asset.source and not Path(asset.source).is_dir():
         raise Stop(f"{asset.name}: there is no folder {asset.source}", asset.how_to_get or "give the right folder")
     return in_place(asset, Path(asset.source) if asset.source else folder, memo, should_stop)
 
 
-def from_person(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def from_person(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """A licensed asset: nothing is fetched; what a person placed is checked."""
     return in_place(asset, folder, memo, should_stop)
 
 
-def from_repository(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def from_repository(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     return in_place(asset, REPOSITORY / asset.source, memo, should_stop)
 
 
-def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """Files that lie where they are: absent ones are named, one with another hash than the recipe's is refused."""
     absent = tuple(pattern for pattern in asset.files if not matching(folder, pattern))
     if absent or not folder.is_dir():
@@ -143,12 +146,12 @@ def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], b
         raise Stop(f"{asset.name}: {folder} holds no files", "give the right folder")
     for name, sha256 in known_hashes(asset).items():
         if made.files[name] != sha256:
-            raise Stop(f"{folder / name} is not the file that {asset.name} needs: its sha256 is {made.files[name][:16]}…, wanted {sha256[:16]}…",
-                       asset.how_to_get or "fetch it again")  # fmt: skip
+            cause = f"{folder / name} is not the file that {asset.name} needs: sha256 {made.files[name][:16]}…, wanted {sha256[:16]}…"
+            raise Stop(cause, asset.how_to_get or "fetch it again")
     return made
 
 
-def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """Stand-in data: made once into a temporary folder and renamed; other parameters make it anew."""
     if complete(asset, folder, memo):
         return record(asset, folder, memo, should_stop)
@@ -159,7 +162,7 @@ def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[
     return record(asset, folder, memo, should_stop)
 
 
-def from_hub(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def from_hub(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """A pinned revision of a hub repository, file by file; what is there and has its hash is not fetched again."""
     if complete(asset, folder, memo):
         return record(asset, folder, memo, should_stop)
@@ -204,7 +207,8 @@ def holds(asset: Asset, folder: Path, memo: Memo) -> bool:
     """Is this folder the asset? A hub asset by hash alone; what a person supplies by its names and the hashes that are known."""
     if asset.kind == "hub":
         return complete(asset, folder, memo)
-    return bool(asset.files) and all(matching(folder, pattern) for pattern in asset.files) and not differing(folder, known_hashes(asset), memo)
+    there = bool(asset.files) and all(matching(folder, pattern) for pattern in asset.files)
+    return there and not differing(folder, known_hashes(asset), memo)
 
 
 def recall(run: Run, recipe: str, name: str) -> Path | None:
@@ -238,7 +242,7 @@ def known_hashes(asset: Asset) -> dict[str, str]:
     return {name: sha256 for name, sha256 in asset.files.items() if sha256}
 
 
-def record(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], bool]) -> AssetRecord:
+def record(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """The record of a usable folder: what its sources.json lists, or what the recipe's patterns match."""
     written = read_json(folder / SOURCES)
     names = list(written["files"]) if written and asset.kind in ("hub", "made") else listing(folder, asset.files)
@@ -246,7 +250,8 @@ def record(asset: Asset, folder: Path, memo: Memo, should_stop: Callable[[], boo
     for name in names:
         pause(should_stop, f"{asset.name}: before checking {name}")
         hashes[name] = memo.sha256(folder / name)
-    return AssetRecord(asset.name, asset.kind, folder, asset.source if asset.kind != "folder" else "", asset.revision, asset.licence, hashes)
+    source = asset.source if asset.kind != "folder" else ""  # a path of this machine
+    return AssetRecord(asset.name, asset.kind, folder, source, asset.revision, asset.licence, hashes)
 
 
 def lacking(asset: Asset, folder: Path, missing: tuple[str, ...]) -> AssetRecord:
@@ -279,9 +284,10 @@ def check_space(asset: Asset, folder: Path, needed_bytes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes and free_bytes < needed_bytes + SPARE_BYTES:
-        raise Stop(f"{asset.name} needs {needed_bytes / 1e9:.2f} GB in {folder}, {free_bytes / 1e9:.2f} GB are free", "free some space, or give a --root on another disk")
+        cause = f"{asset.name} needs {needed_bytes / 1e9:.2f} GB in {folder}, {free_bytes / 1e9:.2f} GB are free"
+        raise Stop(cause, "free some space, or give a --root on another disk")
 
 
-def pause(should_stop: Callable[[], bool], where: str) -> None:
+def pause(should_stop: ShouldStop, where: str) -> None:
     if should_stop():
         raise Paused(where)

@@ -44,7 +44,7 @@ def folders(place: Path) -> Iterator[Path]:
             if (status.st_dev, status.st_ino) in entered:
                 continue
             if len(entered) == MOST_FOLDERS:
-                print(f"{place} has more than {MOST_FOLDERS} folders: only these were searched; name the right one with --inputs", flush=True)
+                print(f"{place} has more than {MOST_FOLDERS} folders, only these are searched (or name one: --inputs)", flush=True)
                 return
             entered.add((status.st_dev, status.st_ino))
             yield folder

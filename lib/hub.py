@@ -55,7 +55,8 @@ def fetch(asset: Asset, entry: Any, folder: Path, memo: Memo) -> None:
         if is_whole(folder / entry.path, entry, asset, memo):
             return
     (folder / entry.path).unlink()
-    raise Stop(f"{entry.path} of {asset.source} arrived twice with another hash than the hub lists", "python step2_download.py, later or with another HF_ENDPOINT")
+    cause = f"{entry.path} of {asset.source} arrived twice with another hash than the hub lists"
+    raise Stop(cause, "python step2_download.py, later or with another HF_ENDPOINT")
 
 
 def is_whole(file: Path, entry: Any, asset: Asset, memo: Memo) -> bool:

@@ -70,7 +70,8 @@ def install(needed: list[Requirement], constraints: list[str], repository: Path,
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "constraints.txt"
         file.write_text("\n".join(constraints) + "\n", encoding="utf-8")
-        code = run([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--constraint", str(file), *map(str, needed)])
+        pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+        code = run([*pip, "--constraint", str(file), *map(str, needed)])
     if code:
         raise Stop(f"pip could not install {', '.join(map(str, needed))} (its message is above)", manual(repository), FAILED)
 
@@ -78,8 +79,9 @@ def install(needed: list[Requirement], constraints: list[str], repository: Path,
 def manual(repository: Path) -> str:
     """What a person does when pip cannot: an own environment, or wheels from an attached folder."""
     return (
-        f"python3 -m venv .venv && . .venv/bin/activate && python step1_setup.py   (an environment of its own)\n"
-        f"   without a connection: {Path(sys.executable).name} -m pip install --no-index --find-links FOLDER_WITH_WHEELS -r {repository / 'requirements.txt'}"
+        "python3 -m venv .venv && . .venv/bin/activate && python step1_setup.py   (an environment of its own)\n"
+        "   without a connection, from a folder of wheels: "
+        f"{Path(sys.executable).name} -m pip install --no-index --find-links FOLDER -r {repository / 'requirements.txt'}"
     )
 
 

@@ -63,12 +63,13 @@ def problems(machine: Mapping[str, Any], needed_bytes: Mapping[str, int]) -> lis
         if not device["in_wheel"]:
             found.append(Problem(no_kernels(device, machine["architectures"]), newer_card(device)))
     if machine["torchvision"]:
-        found.append(Problem(f"the installed torchvision does not import beside torch {machine['packages']['torch']} ({machine['torchvision']}) and takes transformers and PEFT with it",
-                             f"{sys.executable} -m pip uninstall -y torchvision"))  # fmt: skip
+        cause = f"the installed torchvision does not import beside torch {machine['packages']['torch']} ({machine['torchvision']})"
+        found.append(Problem(f"{cause} and takes transformers and PEFT with it", f"{sys.executable} -m pip uninstall -y torchvision"))
     for place, wanted in needed_bytes.items():
         free = machine["free_bytes"][place]
         if free < wanted:
-            found.append(Problem(f"{place} needs {wanted / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free", "free some space, or give a --root on another disk"))
+            cause = f"{place} needs {wanted / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+            found.append(Problem(cause, "free some space, or give a --root on another disk"))
     return found
 
 
@@ -105,7 +106,10 @@ def devices_here() -> list[dict[str, Any]]:
 
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     built = torch.cuda.get_arch_list()
-    return [{"name": p.name, "capability": [p.major, p.minor], "memory_bytes": p.total_memory, "in_wheel": in_wheel((p.major, p.minor), built)} for p in found]
+    return [
+        {"name": p.name, "capability": [p.major, p.minor], "memory_bytes": p.total_memory, "in_wheel": in_wheel((p.major, p.minor), built)}
+        for p in found
+    ]
 
 
 def capabilities(devices: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:

@@ -149,7 +149,8 @@ def inert_classes(file: Path) -> list[tuple[type, str]]:
         raise Stop(f"{file} is no complete PyTorch checkpoint ({error})", "fetch it again: python step2_download.py --force") from error
     refused = sorted(name for name in foreign if not INERT.fullmatch(name))
     if refused:
-        raise Stop(f"{file} is refused: besides weights it names {', '.join(refused[:5])}, which could run code", "get the weights as safetensors from their publisher")
+        cause = f"{file} is refused: besides weights it names {', '.join(refused[:5])}, which could run code"
+        raise Stop(cause, "get the weights as safetensors from their publisher")
     return [(Ignored if name.startswith("numpy.") else Empty, name) for name in foreign]
 
 
@@ -222,16 +223,22 @@ def place(module: Any, name: str, old: Any, tensor: Any, dtype: Any) -> None:
 
 def refuse_wrapped(module: Any) -> None:
     """Adapters rename what they wrap, so a base loaded afterwards would miss every adapted layer."""
-    adapted = sorted({name.split(".base_layer.")[0] for name in module.state_dict() if ".base_layer." in name})
-    if adapted:
-        lost = sum(".base_layer." in name for name in module.state_dict())
-        raise Stop(f"the module already has adapters on {len(adapted)} layers ({adapted[0]}, …): {lost} tensors of the base would be lost; load the base first, then attach")
+    lost = [name for name in module.state_dict() if ".base_layer." in name]
+    layers = sorted({name.split(".base_layer.")[0] for name in lost})
+    if lost:
+        cause = f"the module already has adapters on {len(layers)} layers ({layers[0]}, …): {len(lost)} tensors of the base would be lost"
+        raise Stop(cause, "load the base first, then attach the adapters")
 
 
 def refuse_difference(label: str, faults: dict[str, list[str]]) -> None:
-    said = [f"{len(names)} {word} ({', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''})" for word, names in faults.items() if names]
+    said = [f"{len(names)} {word} ({some(names)})" for word, names in faults.items() if names]
     if said:
-        raise Stop(f"{label} does not fit the model: {'; '.join(said)}", "check that the file and the model settings (model.*) belong together")
+        cause = f"{label} does not fit the model: {'; '.join(said)}"
+        raise Stop(cause, "check that the file and the model settings (model.*) belong together")
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
 
 
 def refuse_meta(module: Any, label: str) -> None:

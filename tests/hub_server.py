@@ -24,7 +24,8 @@ class Hub:
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for, in order."""
-        return [path.rpartition(f"/resolve/{self.revision}/")[2] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+        asked = [path for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+        return [path.rpartition(f"/resolve/{self.revision}/")[2] for path in asked]
 
     def tree(self) -> list[dict]:
         return [self.entry(path, content) for path, content in sorted(self.files.items())]

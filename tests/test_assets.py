@@ -38,8 +38,8 @@ def memo(tmp_path):
 
 
 def hub_asset(**changes) -> Asset:
-    settings = {"name": "base", "kind": "hub", "source": "someone/weights", "revision": REVISION, "files": {"model.safetensors": "", "*.json": ""}}
-    return Asset(**(settings | changes))
+    files = {"model.safetensors": "", "*.json": ""}
+    return Asset(**({"name": "base", "kind": "hub", "source": "someone/weights", "revision": REVISION, "files": files} | changes))
 
 
 def test_hub_files_on_the_list_are_fetched_and_no_others(hub, memo, tmp_path):
@@ -146,7 +146,8 @@ def test_offline_with_a_partly_filled_folder_is_refused(hub, memo, tmp_path):
         "except Stop as stop: print('refused:', stop.cause)"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "base")], env=environment, cwd=assets.REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "base")]
+    said = subprocess.run(command, env=environment, cwd=assets.REPOSITORY, capture_output=True, text=True)
     assert said.stdout.startswith("refused: base: someone/weights cannot be fetched (OfflineModeIsEnabled"), said.stderr
 
 
@@ -192,12 +193,13 @@ def test_stand_in_that_fails_half_way_leaves_nothing(memo, tmp_path):
 
 
 def licensed(**changes) -> Asset:
-    settings = {"name": "mano", "kind": "licensed", "files": {"MANO_RIGHT.pkl": ""}, "licence": "MANO licence", "how_to_get": "Register at the MANO page"}
-    return Asset(**(settings | changes))
+    words = {"licence": "MANO licence", "how_to_get": "Register at the MANO page"}
+    return Asset(**({"name": "mano", "kind": "licensed", "files": {"MANO_RIGHT.pkl": ""}} | words | changes))
 
 
 def test_missing_licensed_files_are_listed_with_licence_and_folder(memo, tmp_path):
-    made = [assets.bring(licensed(), tmp_path / "mano", memo), assets.bring(licensed(name="second", files={"b.zip": ""}), tmp_path / "second", memo)]
+    second = licensed(name="second", files={"b.zip": ""})
+    made = [assets.bring(licensed(), tmp_path / "mano", memo), assets.bring(second, tmp_path / "second", memo)]
     with pytest.raises(Stop) as stopped:
         assets.require(made)
     for word in ("2 assets", "Register at the MANO page", "MANO licence", str(tmp_path / "mano"), "MANO_RIGHT.pkl", "b.zip"):

@@ -35,7 +35,8 @@ def test_versions_are_compared_by_number(version, wanted, good):
 
 def test_missing_and_too_old_packages_are_found_under_any_spelling():
     have = {"huggingface-hub": "2.4.0", "torch": "2.9.0"}
-    assert [one.name for one in install.lacking(requirements("huggingface_hub>=1.0", "torch>=2.10", "peft>=0.18"), have)] == ["torch", "peft"]
+    wanted = requirements("huggingface_hub>=1.0", "torch>=2.10", "peft>=0.18")
+    assert [one.name for one in install.lacking(wanted, have)] == ["torch", "peft"]
 
 
 def test_installed_packages_become_constraints_and_a_too_old_one_does_not():
@@ -81,8 +82,8 @@ def test_line_that_is_no_simple_requirement_is_refused():
 
 
 def test_installer_needs_the_standard_library_alone():
-    code = "import sys; from lib import install; print([n for n in sys.modules if n.split('.')[0] in ('torch', 'numpy', 'yaml', 'packaging', 'omegaconf')])"
-    assert subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=REPOSITORY).stdout.strip() == "[]"
+    code = "from lib import install; print('imported')"  # -S: without site-packages
+    assert subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=REPOSITORY).stdout.strip() == "imported"
 
 
 def test_missing_package_is_installed_and_the_program_starts_again(tmp_path):
@@ -96,7 +97,8 @@ def test_missing_package_is_installed_and_the_program_starts_again(tmp_path):
     )
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "PATH": "/usr/bin:/bin"}
-    said = subprocess.run([tmp_path / "venv" / "bin" / "python", tmp_path / "step.py", "--demo"], env=environment, capture_output=True, text=True)
+    command = [tmp_path / "venv" / "bin" / "python", tmp_path / "step.py", "--demo"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert said.stdout.splitlines()[-1] == "here ['--demo']", said.stderr
 
 
@@ -108,12 +110,13 @@ def write_wheel(folder: Path, name: str, version: str) -> Path:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"{name}.py", "WORD = 'here'\n")
         archive.writestr(f"{name}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{name}-{version}.dist-info/WHEEL", tags)
         archive.writestr(f"{name}-{version}.dist-info/RECORD", "")
     return file
 
 
 def test_every_requirement_is_pinned_in_constraints():
-    pinned = {one.name for one in map(lambda one: one._replace(name=install.normal(one.name)), install.parse(REPOSITORY / "constraints.txt"))}
+    pinned = {install.normal(one.name) for one in install.parse(REPOSITORY / "constraints.txt")}
     wanted = install.parse(REPOSITORY / "requirements.txt") + requirements(*install.DEV)
     assert [one.name for one in wanted if install.normal(one.name) not in pinned] == []

@@ -15,7 +15,8 @@ ALL = ("bf16", "fp16", "fp32")
 
 
 def devices(names: list[str], wheel: tuple[str, ...]) -> list[dict]:
-    return [{"name": name, "capability": list(CARDS[name]), "memory_bytes": 16 << 30, "in_wheel": machine.in_wheel(CARDS[name], wheel)} for name in names]
+    return [{"name": name, "capability": list(CARDS[name]), "memory_bytes": 16 << 30, "in_wheel": machine.in_wheel(CARDS[name], wheel)}
+            for name in names]  # fmt: skip
 
 
 @pytest.mark.parametrize(
