@@ -3,6 +3,7 @@
 Only runs of one recipe that were scored by the same metric on the same held-out files are ranked against each other;
 the others are listed and named as not comparable.
 """
+import argparse
 import csv
 import hashlib
 import math
@@ -10,13 +11,34 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lib import plots
-from lib.errors import Stop
+from lib import cli, plots
+from lib.errors import DONE, Stop, nearest
 from lib.report import duration, gigabytes, interval, number, signed, stage_folders
-from lib.run import Run, atomic, read_json, read_log
+from lib.run import SCRIPTS, Run, atomic, read_json, read_log
 
 TABLE = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
 UNSHOWN_SETTINGS = ("session.", "cache.", "train.workers", "train.log_seconds", "train.checkpoint_", "train.keep_")
+
+
+def main(words: list[str]) -> int:
+    """`step5_evaluate.py --compare RUN…`: reads finished runs and works on none of them. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog=SCRIPTS[5])
+    parser.add_argument("--compare", nargs="+", metavar="RUN", required=True, help="names of runs, or their folders")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/ (default: the current folder)")
+    args = parser.parse_args(words)
+    root, names = args.root.resolve(), dict.fromkeys(Path(word).name for word in args.compare)
+    try:
+        print(compare([existing_run(root, name) for name in names], root / "runs"))
+    except Stop as stop:
+        return cli.say(stop)
+    return DONE
+
+
+def existing_run(root: Path, name: str) -> Run:
+    run = Run(root, name)
+    if not run.record.exists():
+        raise Stop(f"there is no run {name!r}: {nearest(name, [record.parent.name for record in root.glob('runs/*/run.json')])}")
+    return run
 
 
 def compare(runs: list[Run], out: Path) -> str:

@@ -28,7 +28,7 @@ class Progress:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
         elif done == self.total or time.monotonic() - self.said >= self.every_seconds:
             self.said = time.monotonic()
-            print(self.line(done, numbers), end="\r" if "PIPELINE_NOTEBOOK" in os.environ and done < self.total else "\n", flush=True)
+            print(self.line(done, numbers), end="\r" if "PIPELINE_NOTEBOOK" in os.environ and done != self.total else "\n", flush=True)
 
     def line(self, done: int, numbers: dict[str, float]) -> str:
         elapsed = time.monotonic() - self.started

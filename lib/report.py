@@ -148,9 +148,11 @@ def step_times(run: Run) -> list[dict[str, Any]]:
 
 
 def circumstances(record: dict[str, Any]) -> dict[str, Any]:
-    """Versions and machine, flat."""
-    run_wide = {key: record[key] for key in ("precision", "seed", "threads", "processes", "micro_batch") if key in record}
-    return run_wide | flat(record.get("machine", {})) | flat(record.get("versions", {}))
+    """What the numbers were made with: device and settings of the training, machine, versions."""
+    machine = record["machine"]
+    found = {key: record[key] for key in ("device", "precision", "processes", "threads", "micro_batch", "seed")}
+    found |= {"cores": machine["cores"], "memory": gigabytes(machine["memory_bytes"]), "system": machine["system"], "python": machine["python"]}
+    return found | ({"cuda": machine["cuda"]} if machine["cuda"] else {}) | record["versions"]
 
 
 def commands(run: Run, record: dict[str, Any]) -> list[str]:
@@ -192,17 +194,6 @@ def gigabytes(size_bytes: int) -> str:
 def some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(names[:SHOWN_NAMES]) + more
-
-
-def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a b': 1}; lists become comma-separated text."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{path}{key} ")
-        else:
-            found[path + key] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return found
 
 
 def yaml_text(value: Any) -> str:

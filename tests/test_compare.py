@@ -112,3 +112,17 @@ def test_a_run_without_scores_names_the_step_to_run(tmp_path):
     with pytest.raises(Stop) as stop:
         compare.compare([run], tmp_path / "runs")
     assert "unfinished" in stop.value.cause and stop.value.command == "python step5_evaluate.py --run unfinished"
+
+
+def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, capsys):
+    for name, adapted in (("a", 0.18), ("b", 0.15)):
+        add_run(tmp_path, name, adapted)
+    assert compare.main(["--root", str(tmp_path), "--compare", "a", "runs/b", "a"]) == 0
+    assert [row["run"] for row in read(tmp_path / "runs" / "comparison.csv")] == ["b", "a"]
+    assert "rank  run" in capsys.readouterr().out
+
+
+def test_an_unknown_run_is_refused_with_the_nearest_name(tmp_path, capsys):
+    add_run(tmp_path, "strategy_b", 0.1)
+    assert compare.main(["--root", str(tmp_path), "--compare", "strategy_c"]) == 2
+    assert "there is no run 'strategy_c': did you mean 'strategy_b'?" in capsys.readouterr().err

@@ -23,7 +23,8 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
     write_json(run.record, {
         "recipe": "vggt_eth3d", "preset": "strategy_b", "demo": True, "scale": "full", "overrides": settings, "seed": 42, "threads": 2, "processes": 1,
         "micro_batch": 1, "precision": "fp32", "config": {"lora.rank": 16, "train.lr": 1e-4, "eval.resamples": 1000} | settings,
-        "differs_from_preset": settings, "versions": {"torch": "2.13.0"}, "machine": {"cores": 2, "devices": ["cpu"]},
+        "differs_from_preset": settings, "versions": {"torch": "2.13.0"}, "device": "cpu",
+        "machine": {"cores": 2, "memory_bytes": 24_000_000_000, "system": "Linux", "python": "3.11.7", "cuda": None},
     })  # fmt: skip
     write_json(run.scores, {
         "recipe": "vggt_eth3d", "preset": "strategy_b", "step": 60, "stage": "main", "main": {"metric": "abs_rel", "unit": "", "lower_is_better": True}, "comparison": "base",
@@ -131,7 +132,7 @@ def test_split_proof_skipped_data_guards_and_settings_are_there(tmp_path):
     assert "the base was loaded strictly" in text
     assert "Changed against the preset strategy_b : lora.rank 8" in text
     assert "60 optimiser steps · best at step 40 · 2 samples/s (median) · peak memory 1.50 GB" in text
-    assert "torch 2.13.0" in text
+    assert "cores 2 memory 24.00 GB system Linux python 3.11.7 torch 2.13.0" in text
 
 
 def test_text_from_files_cannot_become_markup(tmp_path):
