@@ -5,7 +5,10 @@ from lib.errors import Stop
 from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, TINY, Config
 
 
-@pytest.mark.parametrize("preset, strategy, camera_weight", [("strategy_a", "a", 2), ("strategy_b", "b", 2), ("strategy_c", "c", 3), ("head_full", "head_full", 2)])
+GUIDE = [("strategy_a", "a", 2), ("strategy_b", "b", 2), ("strategy_c", "c", 3), ("head_full", "head_full", 2)]
+
+
+@pytest.mark.parametrize("preset, strategy, camera_weight", GUIDE)
 def test_presets_carry_the_numbers_of_the_guide(preset, strategy, camera_weight):
     cfg = from_dotted(Config, PRESETS[preset])
     assert (cfg.lora.strategy, cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout) == (strategy, 16, 32, 0.1)

@@ -22,6 +22,7 @@ def test_every_image_gets_a_record_and_arrays_at_network_resolution(rendered, se
     assert [record.sample_id for record in records[:2]] == ["linden/DSC_0001", "linden/DSC_0002"]
     assert {record.group for record in records} == {"linden", "harbour"} and len(records) == 12
     assert records[0].source == "asset:scenes/linden/images/dslr_images_undistorted/DSC_0001.JPG" and len(records[0].sha256) == 64
+    assert len({record.look for record in records}) == 12 and {len(record.look) for record in records} == {64}
     image, depth = (numpy.load(tmp_path / "linden" / f"DSC_0001.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
     assert (image.shape, image.dtype, depth.shape, depth.dtype) == ((84, 126, 3), numpy.uint8, (84, 126), numpy.float32)
     assert summarise_data(settings(), records)["linden"] | {"valid_share": 0} == {"images": 6, "skipped": 0, "depth": "map", "valid_share": 0}
@@ -51,7 +52,10 @@ def truncate_depth(scene):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize("fault, reason", [(damage_image, "cannot be decoded"), (remove_image, "listed but absent"), (truncate_depth, "bytes, but 216 x 144 x 4")])
+FAULTS = [(damage_image, "cannot be decoded"), (remove_image, "listed but absent"), (truncate_depth, "bytes, but 216 x 144 x 4")]
+
+
+@pytest.mark.parametrize("fault, reason", FAULTS)
 def test_bad_file_is_named_skipped_and_counted(streets, settings, tmp_path, fault, reason):
     fault(streets / "linden")
     records = prepared(settings(), streets, tmp_path / "out")
@@ -102,13 +106,13 @@ def test_single_scene_splits_into_views_with_a_gap(rendered, settings, tmp_path)
     (tmp_path / "linden" / "scene.json").write_text(json.dumps(stored))
     wish = split(cfg, records, tmp_path)
     assert [record.sample_id for record in records if record.group in wish.val_groups] == ["linden/DSC_0005", "linden/DSC_0006"]
-    assert wish.dropped == {"linden/DSC_0004": "shares 70% of what it sees with the held-out view DSC_0005"} and "gap" in wish.by
+    assert wish.dropped == {"linden/DSC_0004": "shares 70% of what it sees with the held-out view linden/DSC_0005"} and "gap" in wish.by
 
 
 def test_single_scene_whose_views_all_overlap_is_refused(rendered, settings, tmp_path):
     cfg = settings(data__val_scenes=[], data__gap_covisibility=0.01)
     records = prepared(cfg, rendered, tmp_path)
-    with pytest.raises(Stop, match="no training views are left"):
+    with pytest.raises(Stop, match="dropped for the gap, 0 left to train"):
         split(cfg, records, tmp_path)
 
 

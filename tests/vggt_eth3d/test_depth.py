@@ -35,8 +35,11 @@ def view_of(folder, name="a.jpg", camera=PINHOLE):
     return Scene(folder.name, folder, (view,), numpy.zeros((0, 3))), view
 
 
-# spacing: of the file's pixels in network pixels, where it is widest; the fisheye's grow with the angle
-@pytest.mark.parametrize("camera, name, size, spacing", [(PINHOLE, "d.JPG", (240, 160), 0.27), (FISHEYE, "d.JPG", (240, 160), 0.5), (PINHOLE, "d.npy", (120, 80), 0.54)])
+# Camera, file, size of the map, and the spacing of its pixels in network pixels where it is widest (the fisheye's grows with the angle).
+MAPS = [(PINHOLE, "d.JPG", (240, 160), 0.27), (FISHEYE, "d.JPG", (240, 160), 0.5), (PINHOLE, "d.npy", (120, 80), 0.54)]
+
+
+@pytest.mark.parametrize("camera, name, size, spacing", MAPS)
 def test_slanted_plane_keeps_its_depth(tmp_path, camera, name, size, spacing):
     plane_map(tmp_path / name, camera, *size)
     pooled = from_map(DepthMap(tmp_path / name, camera), FRAME)
@@ -118,6 +121,9 @@ def test_only_mask_value_2_removes_depth(tmp_path):
     assert known[:10].all() and not known[10:20].any() and known[20:].all()
     Image.fromarray(mask[:80]).save(tmp_path / "d.png")
     with pytest.raises(Stop, match="d.png has the shape"):
+        read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png"))
+    (tmp_path / "d.png").write_bytes(b"broken")
+    with pytest.raises(Stop, match="d.png cannot be read"):
         read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png"))
 
 

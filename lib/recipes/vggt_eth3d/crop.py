@@ -54,14 +54,14 @@ def reach(camera: Any) -> tuple[float, float]:
 
 def read_image(path: Path, camera: Any) -> Any:
     """The decoded photograph (PIL, RGB). Stop says why it cannot be used."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not path.exists():
         raise Stop(f"{path} is listed but absent")
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise Stop(f"{path} cannot be decoded: {error}") from error
     if image.size != (camera.width, camera.height):
         raise Stop(f"{path} is {image.width} x {image.height} pixels, its camera {camera.width} x {camera.height}")

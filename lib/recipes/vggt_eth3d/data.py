@@ -3,17 +3,18 @@
 In `out` each view has `<scene>/<view>.image.npy` (h, w, 3) uint8 and `<view>.depth.npy` (h, w) float32 (0 = unknown), which are
 memory-mapped, and each scene a `scene.json` with cameras and covisibility. A view that is on disk is not made again.
 """
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib.errors import Stop
+from lib.hashes import sha256_of
 from lib.recipes import Record, Split
 from lib.recipes.vggt_eth3d import colmap, depth
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.crop import crop, read_image, resample
 from lib.run import atomic, read_json, write_json
+from lib.split import look
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
 MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
@@ -41,7 +42,8 @@ def prepare_scene(cfg: Config, scene: colmap.Scene, out: Path) -> Iterator[Recor
         yield record
     if len(usable) < 2:
         because = f" ({len(reasons)} skipped: {reasons[0]})" if reasons else ""
-        raise Stop(f"the scene {scene.folder} has {len(usable)} usable images, but a sample needs two{because}", "leave the scene out of data.scenes and data.val_scenes")
+        cause = f"the scene {scene.folder} has {len(usable)} usable images, but a sample needs two{because}"
+        raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes")
     write_scene(cfg, scene, usable, out)
 
 
@@ -69,9 +71,8 @@ def prepare_view(cfg: Config, scene: colmap.Scene, view: colmap.View, out: Path)
     except Stop as stop:
         record.status, record.reason = "skipped", stop.cause
         return record
-    known = numpy.load(out / f"{view.name}.depth.npy", mmap_mode="r")
-    with open(view.image, "rb") as file:
-        record.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    image, known = (numpy.load(out / f"{view.name}.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
+    record.sha256, record.look = sha256_of(view.image), look(image.mean(-1))
     record.columns = {"depth": "map" if depth_map else "points", "valid_share": round(float((known > 0).mean()), 4)}
     return record
 
@@ -135,23 +136,26 @@ def split(cfg: Config, records: list[Record], arrays: Path) -> Split:
     """By scene. A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named."""
     if cfg.data.val_scenes:
         return Split("scene", tuple(cfg.data.val_scenes))
-    held_out = f"{cfg.data.scenes[0]} {HELD_OUT}"
-    return Split("views of one scene, with a gap", (held_out,), gap(cfg, records, arrays / cfg.data.scenes[0] / "scene.json", held_out))
+    scene = cfg.data.scenes[0]
+    held_out = f"{scene} {HELD_OUT}"
+    return Split("views of one scene, with a gap", (held_out,), gap(cfg, records, read_json(arrays / scene / "scene.json"), held_out))
 
 
-def gap(cfg: Config, records: list[Record], scene: Path, held_out: str) -> dict[str, str]:
-    """Training views that share much with a held-out view: sample id -> reason."""
-    stored = read_json(scene)
-    names = list(stored["views"])
-    group = {record.sample_id.partition("/")[2]: record.group for record in records}
-    ids = {record.sample_id.partition("/")[2]: record.sample_id for record in records}
+def gap(cfg: Config, records: list[Record], stored: dict[str, Any], held_out: str) -> dict[str, str]:
+    """Training views that share much with a held-out view: sample id -> reason. `stored` is the scene.json."""
+    record_of = {record.sample_id.partition("/")[2]: record for record in records}
+    views = [record_of[name] for name in stored["views"]]
+    outside = [number for number, view in enumerate(views) if view.group == held_out]
+    training = [number for number in range(len(views)) if number not in outside]
     dropped = {}
-    for number, name in enumerate(names):
-        share, nearest = max((stored["covisibility"][number][other], names[other]) for other in range(len(names)) if group[names[other]] == held_out)
-        if group[name] != held_out and share > cfg.data.gap_covisibility:
-            dropped[ids[name]] = f"shares {share:.0%} of what it sees with the held-out view {nearest}"
-    if sum(value != held_out for value in group.values()) - len(dropped) < 2:
-        raise Stop(f"with the views dropped that share more than {cfg.data.gap_covisibility:.0%} with a held-out view, no training views are left", "raise data.gap_covisibility, or name a scene in data.val_scenes")
+    for number in training:
+        share, nearest = max(((stored["covisibility"][number][other], other) for other in outside), default=(0, 0))
+        if share > cfg.data.gap_covisibility:
+            dropped[views[number].sample_id] = f"shares {share:.0%} of what it sees with the held-out view {views[nearest].sample_id}"
+    left = len(training) - len(dropped)
+    if not outside or left < 2:
+        cause = f"the views of the only scene make no split: {len(outside)} held out, {len(dropped)} dropped for the gap, {left} left to train"
+        raise Stop(cause, "change data.gap_covisibility or data.train_val_split, or name a scene in data.val_scenes")
     return dropped
 
 

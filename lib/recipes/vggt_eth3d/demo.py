@@ -130,7 +130,10 @@ def write_model(folder: Path, camera: Any, names: list[str], poses: list[Any], p
         lines.append(f"{number + 1} " + " ".join(repr(float(value)) for value in (w, x, y, z, *pose[:, 3])) + f" 1 {name}")
         lines.append(" ".join([f"{px:.2f} {py:.2f} {point + 1}" for point, _, px, py in mine] + (["5.00 5.00 -1"] if mine else [])))
     (folder / "images.txt").write_text("\n".join(lines) + "\n")
-    rows = [f"{i + 1} {' '.join(f'{v:.6f}' for v in point)} {' '.join(map(str, colours[i]))} 0.3 {' '.join(elements[i])}".rstrip() for i, point in enumerate(points)]
+    rows = []
+    for i, point in enumerate(points):
+        place = " ".join(f"{value:.6f}" for value in point)
+        rows.append(f"{i + 1} {place} {' '.join(map(str, colours[i]))} 0.3 {' '.join(elements[i])}".rstrip())
     (folder / "points3D.txt").write_text("\n".join(["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)", *rows]) + "\n")
 
 

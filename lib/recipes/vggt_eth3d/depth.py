@@ -65,24 +65,13 @@ def distorted_cameras(folder: Path) -> dict[str, Any]:
 def read_depth(depth_map: DepthMap) -> Any:
     """(h, w) float32 metres, 0 where nothing was measured. Stop names a file that is truncated or of another size."""
     import numpy
-    from PIL import Image, UnidentifiedImageError
 
     path, camera = depth_map.path, depth_map.camera
-    try:
-        if path.suffix == ".npy":
-            depth = numpy.load(path).astype(numpy.float32)
-        elif path.suffix == ".png":
-            with Image.open(path) as file:
-                depth = numpy.asarray(file).astype(numpy.float32)
-        else:
-            depth = numpy.fromfile(path, dtype="<f4")
-    except FileNotFoundError as error:
-        raise Stop(f"{path} is absent, though its folder has the depth of other images") from error
-    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
-        raise Stop(f"{path} cannot be read, it may be truncated: {error}") from error
+    depth = decode(path)
     if path.suffix not in (".npy", ".png"):
-        if depth.size != camera.width * camera.height:
-            raise Stop(f"{path} holds {depth.size * 4} bytes, but {camera.width} x {camera.height} x 4 = {camera.width * camera.height * 4} are due")
+        due = camera.width * camera.height * 4
+        if depth.nbytes != due:
+            raise Stop(f"{path} holds {depth.nbytes} bytes, but {camera.width} x {camera.height} x 4 = {due} are due")
         depth = depth.reshape(camera.height, camera.width)
     if depth.ndim != 2 or abs(depth.shape[1] / depth.shape[0] * camera.height / camera.width - 1) > 0.01:
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
@@ -90,15 +79,31 @@ def read_depth(depth_map: DepthMap) -> Any:
     return numpy.where(usable, depth / depth_map.scale, 0).astype(numpy.float32)
 
 
-def masked(depth_map: DepthMap, shape: tuple[int, int]) -> Any:
-    """(h, w) bool: where the photograph shows what the scan does not have."""
+def decode(path: Path) -> Any:
+    """The numbers in a .npy, a .png, or any other file as raw little-endian float32 without a header (ETH3D names these .JPG)."""
     import numpy
     from PIL import Image
 
+    try:
+        if path.suffix == ".npy":
+            return numpy.load(path)
+        if path.suffix == ".png":
+            with Image.open(path) as file:
+                return numpy.asarray(file)
+        return numpy.fromfile(path, dtype="<f4")
+    except FileNotFoundError as error:
+        raise Stop(f"{path} is absent, though its folder has the depth of other images") from error
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        raise Stop(f"{path} cannot be read, it may be truncated: {error}") from error
+
+
+def masked(depth_map: DepthMap, shape: tuple[int, int]) -> Any:
+    """(h, w) bool: where the photograph shows what the scan does not have."""
+    import numpy
+
     if depth_map.mask is None:
         return numpy.zeros(shape, bool)
-    with Image.open(depth_map.mask) as file:
-        mask = numpy.asarray(file)
+    mask = decode(depth_map.mask)
     if mask.shape != shape:
         raise Stop(f"{depth_map.mask} has the shape {mask.shape}, the depth of its image {shape}")
     return mask == NOT_IN_SCAN

@@ -81,16 +81,19 @@ def anchors_by_length(cfg: Config, scenes: list[Scene]) -> list[list[tuple[Scene
     """For each number of frames the views that have enough covisible partners; lengths that no view can fill are left out."""
     low, high = cfg.data.covisibility
     fewest, most = cfg.data.frames
-    partners = [(scene, i, numpy.flatnonzero((row >= low) & (row <= high) & (row > 0))) for scene in scenes for i, row in enumerate(scene.covisibility)]
+    views = [(scene, i, row) for scene in scenes for i, row in enumerate(scene.covisibility)]
+    partners = [(scene, i, numpy.flatnonzero((row >= low) & (row <= high) & (row > 0))) for scene, i, row in views]
     lengths = [[(scene, i, others, length) for scene, i, others in partners if len(others) >= length - 1] for length in range(fewest, most + 1)]
     if not lengths[0]:
-        raise Stop(f"no training view has {fewest - 1} partners with a covisibility in {cfg.data.covisibility}", "widen data.covisibility, or lower data.frames")
+        cause = f"no training view has {fewest - 1} partners with a covisibility in {cfg.data.covisibility}"
+        raise Stop(cause, "widen data.covisibility, or lower data.frames")
     return [available for available in lengths if available]
 
 
 def held_out_sequences(cfg: Config, scene: Scene) -> list[tuple[Scene, numpy.ndarray]]:
     """Sequences of each length as far as the scene has views; those of one length share no view."""
-    return [(scene, numpy.array(chain)) for length in cfg.eval.lengths if length <= len(scene.views) for chain in chains(scene, length, cfg.eval.sequences_per_scene)]
+    lengths = [length for length in cfg.eval.lengths if length <= len(scene.views)]
+    return [(scene, numpy.array(chain)) for length in lengths for chain in chains(scene, length, cfg.eval.sequences_per_scene)]
 
 
 def chains(scene: Scene, length: int, most: int) -> list[list[int]]:
@@ -146,7 +149,8 @@ def collate(samples: list[Sample]) -> Batch:
     """Samples of one length, stacked into tensors; names and groups stay lists."""
     import torch
 
-    return {
-        name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) if not isinstance(value, (str, list)) else [sample[name] for sample in samples]
-        for name, value in samples[0].items()
-    }
+    batch = {}
+    for name, value in samples[0].items():
+        values = [sample[name] for sample in samples]
+        batch[name] = values if isinstance(value, (str, list)) else torch.stack([torch.as_tensor(array) for array in values])
+    return batch
