@@ -47,7 +47,7 @@ def run(job: Job) -> list[Path]:
 def open_session(job: Job) -> tuple[Any, dict[str, Path], Stage, Any]:
     """The device, the assets, the stage that is scored (the last one trained) and the held-out data."""
     torch.set_num_threads(job.record["threads"])
-    accelerator = open_accelerator(machine.choose_precision(job.config.train.precision, job.recipe.PRECISIONS), job.run.folder)
+    accelerator = open_accelerator(machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0], job.run.folder)
     where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
     return accelerator, where, job.recipe.stages(job.config, manifest)[-1], manifest

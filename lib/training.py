@@ -19,7 +19,7 @@ from lib.train import run_stage
 def run(job: Job) -> list[Path]:
     """Train every stage that is not finished; returns the outputs of the step."""
     torch.set_num_threads(job.record["threads"])
-    precision = machine.choose_precision(job.config.train.precision, job.recipe.PRECISIONS)
+    precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)

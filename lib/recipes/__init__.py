@@ -171,6 +171,7 @@ class Parts:
     full: tuple[str, ...] = ()  # regexes over "<module>.<tensor>": trained fully
     prefix: Prefix | None = None
     base: str = ""  # fingerprint of the loaded base weights (lib.weights.Loaded)
+    source: Path | None = None  # the file they came from: a merged export carries through what was not built
     buffers: tuple[str, ...] = ()  # regexes over buffers that training moves (running statistics) and a checkpoint must hold
 
 

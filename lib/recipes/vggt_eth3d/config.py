@@ -147,9 +147,9 @@ PRESETS = {
 
 # A network of 1.5 million parameters with every part of the large one, on procedural buildings.
 DEMO = {
-    "model.weights": "demo", "model.image_width_px": 126, "model.image_height_px": 84, "model.img_size": 126,
+    "model.weights": "demo", "model.image_width_px": 112, "model.image_height_px": 84, "model.img_size": 112,
     "model.embed_dim": 96, "model.depth": 4, "model.num_heads": 4, "model.patch_embed_depth": 2, "model.patch_embed_num_heads": 4,
-    "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 32, "model.dpt_out_channels": [32, 48, 64, 64],
+    "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 24, "model.dpt_out_channels": [24, 32, 48, 48],
     "model.dpt_intermediate_layers": [0, 1, 2, 3],
     "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard"],
     "data.val_scenes": ["harbour", "chapel", "garden"], "data.frames": [3, 3], "data.samples_per_epoch": 48,
