@@ -66,13 +66,13 @@ def facts(run: Run) -> dict[str, Any]:
     m = scores["metrics"][main["metric"]]
     times = [entry for stage in stage_folders(run) for entry in read_log(stage / "timing.jsonl")]
     return {
-        "rank": None, "run": run.name, "recipe": record["recipe"], "preset": record["preset"], "demo": record["demo"], "step": scores["step"],
-        "trainable": trainable(run), "metric": main["metric"], "unit": main["unit"], "lower_is_better": main["lower_is_better"],
+        "rank": None, "run": run.name, "recipe": record["recipe"], "preset": record["preset"], "demo": record["demo"],
+        "step": scores["step"], "trainable": trainable(run), "metric": main["metric"], "unit": main["unit"], "lower_is_better": main["lower_is_better"],
         **{key: m[key] for key in ("base", "adapted", "trivial", "difference", "low", "high", "verdict")},
         "n_samples": scores["n_samples"], "held_out": held_out(run), "seconds": round(sum(entry["seconds"] for entry in times), 1),
         "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
         "samples_per_second": middle([entry["samples_per_second"] for entry in times]),
-    } | {f"adapted_{name}": metric["adapted"] for name, metric in scores["metrics"].items() if name != main["metric"]}  # fmt: skip
+    } | {f"adapted_{name}": other["adapted"] for name, other in scores["metrics"].items() if name != main["metric"]}  # fmt: skip
 
 
 def trainable(run: Run) -> int:
@@ -146,8 +146,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def cells_of(row: dict[str, Any]) -> list[str]:
     memory = gigabytes(row["memory_bytes"]) if row["memory_bytes"] else "–"
     return [
-        str(row["rank"]), row["run"], f"{row['trainable']:,}", plots.with_unit(row["metric"], row["unit"]), number(row["base"]), number(row["adapted"]),
-        signed(row["difference"]), interval(row), row["verdict"] or "–", duration(row["seconds"]), memory,
+        str(row["rank"]), row["run"], f"{row['trainable']:,}", plots.with_unit(row["metric"], row["unit"]), number(row["base"]),
+        number(row["adapted"]), signed(row["difference"]), interval(row), row["verdict"] or "–", duration(row["seconds"]), memory,
     ]  # fmt: skip
 
 

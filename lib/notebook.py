@@ -38,7 +38,10 @@ def start_clock() -> None:
     os.environ.setdefault("PIPELINE_SESSION_START", str(time.time()))
 
 
-def step(number: int, recipe: str = "", preset: str = "", demo: bool = False, run: str = "", overrides: str = "", time_limit: str = "", root: str = "") -> None:
+def step(
+    number: int, recipe: str = "", preset: str = "", demo: bool = False, run: str = "",
+    overrides: str = "", time_limit: str = "", root: str = "",
+) -> None:  # fmt: skip
     """Run step `number` with the flags of the command line and show its tables and figures.
 
     `overrides` is text as on the command line ("lora.rank=8 train.epochs=2"); `root` holds runs/, data/ and cache/, and is
@@ -47,8 +50,8 @@ def step(number: int, recipe: str = "", preset: str = "", demo: bool = False, ru
     """
     place = Path(root).resolve() if root else REPOSITORY
     flags = {"--recipe": recipe, "--preset": preset, "--run": run, "--time-limit": time_limit}
-    words = [word for flag, value in flags.items() if value for word in (flag, str(value))] + (["--demo"] if demo else []) + shlex.split(overrides)
-    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[number]), *words], place)
+    words = [word for flag, value in flags.items() if value for word in (flag, str(value))] + (["--demo"] if demo else [])
+    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[number]), *words, *shlex.split(overrides)], place)
     if code not in (DONE, PAUSED):
         raise StepFailed(f"{SCRIPTS[number]} ended with exit code {code}: " + "\n".join(last_lines[-3:]))
     finished = Run(place, run or default_run(recipe, preset, demo))
@@ -67,7 +70,8 @@ def default_run(recipe: str, preset: str, demo: bool) -> str:
 def end_paused(command: str) -> None:
     """SystemExit(0) is the one ending after which papermill runs no later cell and still exits with 0."""
     print("\nPaused. Everything so far is saved, and the notebook stops here on purpose.")
-    print("To go on, restart it with the same parameters and run all cells; on Kaggle, first attach the output of this session as an input.")
+    print("To go on, restart it with the same parameters and run all cells;")
+    print("on Kaggle, first attach the output of this session as an input.")
     print(f"In a shell: {command}")
     print("(SystemExit: 0 below is how a notebook stops.)")
     warnings.filterwarnings("ignore", message="To exit: use")

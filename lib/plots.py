@@ -109,7 +109,8 @@ def paired(per_sample: Path, metric: str, unit: str) -> Path | None:
             axis.scatter(*zip(*points), s=22, color=colour, alpha=0.75, linewidths=0, label=group)
         ends = min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())
         axis.plot(ends, ends, color=GREY, linestyle="--", linewidth=1)
-        axis.set(xlim=ends, ylim=ends, xlabel=f"base: {with_unit(metric, unit)}", ylabel=f"adapted: {with_unit(metric, unit)}", aspect="equal")
+        axis.set(xlim=ends, ylim=ends, aspect="equal")
+        axis.set(xlabel=f"base: {with_unit(metric, unit)}", ylabel=f"adapted: {with_unit(metric, unit)}")
         if 1 < len(groups) <= len(PALETTE):
             axis.legend()
     return per_sample.with_name("paired.png")

@@ -6,7 +6,6 @@ templates/report.html: images as data URIs, no scripts, nothing from the network
 import base64
 import csv
 import math
-import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ def templates():
 
     folder = Path(__file__).parent / "templates"
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": signed, "interval": interval, "duration": duration, "some": some, "yaml": yaml_text}
+    environment.filters |= {"number": number, "signed": signed, "interval": interval, "duration": duration, "some": some}
     return environment
 
 
@@ -55,12 +54,14 @@ def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     record = read_json(run.record)
     main = scores["main"]
     paired = plots.paired(run.scores.with_name("per_sample.csv"), main["metric"], main["unit"])
+    figures = sorted((run.folder / "figures").glob("*.png"))
     return {
         "name": run.name, "record": record, "scores": scores, "verdict": verdict(scores, record), "banner": banner(record),
         "paired": paired and data_uri(paired),
-        "figures": [{"caption": path.stem.replace("_", " "), "uri": data_uri(path)} for path in sorted((run.folder / "figures").glob("*.png"))],
+        "figures": [{"caption": path.stem.replace("_", " "), "uri": data_uri(path)} for path in figures],
         "stages": [stage_facts(folder, main["metric"]) for folder in stage_folders(run)],
         "data": data_facts(run), "steps": step_times(run),
+        "changed": as_text(record["differs_from_preset"]), "settings": as_text(record["config"]),
         "circumstances": circumstances(record), "commands": commands(run, record),
     }  # fmt: skip
 
@@ -92,7 +93,8 @@ def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
         share = f", {100 * m['difference'] / m['base']:+.1f} %".replace("-", "−") if m["base"] else ""
         numbers += f" against {number(m['base'])}{unit} (difference {signed(m['difference'])}{share}; 95 % interval {interval(m)})."
     resamples = record["config"]["eval.resamples"]
-    basis = f"{scores['n_samples']} held-out samples in {scores['n_groups']} groups; the interval comes from {resamples:,} resamples of the {scores['resampled']}."
+    basis = f"{scores['n_samples']} held-out samples in {scores['n_groups']} groups; "
+    basis += f"the interval comes from {resamples:,} resamples of the {scores['resampled']}."
     return Verdict(word, claim, numbers, basis)
 
 
@@ -101,7 +103,8 @@ def banner(record: dict[str, Any]) -> dict[str, str] | None:
     if not record["demo"]:
         return None
     scale = " at tiny scale" if record["scale"] == "tiny" else ""
-    text = "A small network and stand-in data, unless the settings name other data. It shows that the pipeline works and says nothing about the published model."
+    text = "A small network and stand-in data, unless the settings name other data. "
+    text += "It shows that the pipeline works and says nothing about the published model."
     return {"title": f"Demo run{scale}.", "text": text}
 
 
@@ -123,7 +126,8 @@ def stage_facts(stage: Path, main_metric: str) -> dict[str, Any]:
     parts = [f"{log[-1]['step']:,} optimiser steps" if log else "no optimiser step yet"]
     parts += [f"best at step {best['step']}"] if best else []
     parts += [f"{skipped} skipped because a number was not finite"] if skipped else []
-    parts += [f"{rates[len(rates) // 2]:.3g} samples/s (median)", f"peak memory {gigabytes(max(r['memory_bytes'] for r in times))}"] if times else []
+    if times:
+        parts += [f"{rates[len(rates) // 2]:.3g} samples/s (median)", f"peak memory {gigabytes(max(time['memory_bytes'] for time in times))}"]
     drawn = plots.curves(stage, main_metric)
     return {"name": stage.name, "summary": " · ".join(parts), "curves": drawn and data_uri(drawn)}
 
@@ -143,15 +147,15 @@ def data_facts(run: Run) -> dict[str, Any]:
 
 def step_times(run: Run) -> list[dict[str, Any]]:
     """Steps 1 to 4: the stamp of step 5 is written after the report."""
-    stamps = {number: read_json(run.stamp(number)) for number in (1, 2, 3, 4)}
-    return [{"number": n, "name": STEPS[n], "state": stamp["state"], "seconds": stamp["seconds"]} for n, stamp in stamps.items() if stamp]
+    stamps = {n: read_json(run.stamp(n)) for n in (1, 2, 3, 4)}
+    return [{"number": n, "name": STEPS[n], **stamp} for n, stamp in stamps.items() if stamp]
 
 
 def circumstances(record: dict[str, Any]) -> dict[str, Any]:
     """What the numbers were made with: device and settings of the training, machine, versions."""
     machine = record["machine"]
     found = {key: record[key] for key in ("device", "precision", "processes", "threads", "micro_batch", "seed")}
-    found |= {"cores": machine["cores"], "memory": gigabytes(machine["memory_bytes"]), "system": machine["system"], "python": machine["python"]}
+    found |= {"cores": machine["cores"], "memory": gigabytes(machine["memory_bytes"])} | {key: machine[key] for key in ("system", "python")}
     return found | ({"cuda": machine["cuda"]} if machine["cuda"] else {}) | record["versions"]
 
 
@@ -196,12 +200,15 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
+def as_text(settings: dict[str, Any]) -> dict[str, str]:
+    return {key: yaml_text(value) for key, value in settings.items()}
+
+
 def yaml_text(value: Any) -> str:
-    """A value as the command line reads it: [a, b] becomes [a,b]."""
+    """A value as the command line reads it."""
     import yaml
 
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
-    return re.sub(r", ", ",", text) if isinstance(value, list) else text
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def data_uri(png: Path) -> str:

@@ -143,7 +143,8 @@ def test_text_from_files_cannot_become_markup(tmp_path):
 
 
 def test_the_commands_give_the_same_settings_again(tmp_path):
-    overrides = {"data.scenes": ["castle-P30", "a b"], "lora.rank": 8, "train.lr": 1e-5, "data.root": "../x y", "lora.peft.use_dora": True, "data.depth": None, "data.name": "1"}
+    overrides = {"data.scenes": ["castle-P30", "a, b"], "lora.rank": 8, "train.lr": 1e-5, "data.root": "../x y"}
+    overrides |= {"lora.peft.use_dora": True, "data.depth": None, "data.name": "1"}
     run = make_run(tmp_path, **overrides)
     lines = report.commands(run, json.loads(run.record.read_text()))
     words = shlex.split(lines[0])
