@@ -24,19 +24,24 @@ def objective(predicted: dict[str, Any], batch: dict[str, Any], loss: LossConfig
     batch: depths (b, s, h, w) with 0 where unknown, valid (b, s, h, w), extrinsics camera from world (b, s, 3, 4),
     intrinsics (b, s, 3, 3) in px; in any unit of length, because the scene is normalised here.
     """
-    truth = scene(batch)
+    with torch.autocast(batch["depths"].device.type, enabled=False):  # a matrix product in bf16 would move the ground truth
+        return weighted_sum(predicted, scene(batch), batch["intrinsics"], batch["valid"], loss)
+
+
+def weighted_sum(predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, loss: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     parts: dict[str, Tensor] = {}
-    total = torch.zeros((), device=truth.depths.device)
+    total = torch.zeros((), device=valid.device)
     if "pose_enc_list" in predicted and loss.camera_weight:
-        codes = geometry.encode_cameras(truth.cam_from_world, batch["intrinsics"], *truth.depths.shape[-2:])
-        counted = batch["valid"][:, 0].sum((1, 2)) > loss.min_valid_px
-        parts |= camera_loss(predicted["pose_enc_list"], codes, counted, loss)
+        codes = geometry.encode_cameras(truth.cam_from_world, intrinsics, *valid.shape[-2:])
+        parts |= camera_loss(predicted["pose_enc_list"], codes, valid[:, 0].sum((1, 2)) > loss.min_valid_px, loss)
         total = total + loss.camera_weight * parts["camera"]
-    dense = (("depth", "depth", truth.depths[..., None], loss.depth_weight, loss.depth_gradient),
-             ("point", "world_points", truth.world_points, loss.point_weight, loss.point_gradient))  # fmt: skip
+    dense = (
+        ("depth", "depth", truth.depths[..., None], loss.depth_weight, loss.depth_gradient),
+        ("point", "world_points", truth.world_points, loss.point_weight, loss.point_gradient),
+    )
     for name, key, target, weight, gradient in dense:
         if key in predicted and weight:
-            found = dense_loss(predicted[key], predicted[f"{key}_conf"], target, batch["valid"], loss, gradient)
+            found = dense_loss(predicted[key], predicted[f"{key}_conf"], target, valid, loss, gradient)
             parts |= {f"{part}_{name}": value for part, value in found.items()}
             total = total + weight * sum(found.values())
     return total, {"objective": total} | parts
