@@ -21,7 +21,7 @@ def camera(model):
 
 @pytest.mark.parametrize("model", CAMERAS)
 def test_each_pixel_shows_what_its_ray_meets(model):
-    """Red is 0.97 x, green 0.97 y (pixel i covers i..i+1; 0.97, so that rounding averages out). The crop must show the place where COLMAP projects its rays."""
+    """Red is 0.97 x and green 0.97 y (0.97, so that rounding averages out): the crop must show the place where COLMAP projects its rays."""
     across, down = numpy.meshgrid(numpy.arange(240) + 0.5, numpy.arange(160) + 0.5)
     photograph = Image.fromarray(numpy.rint(0.97 * numpy.stack([across, down, 0 * down], -1)).astype(numpy.uint8))
     frame = crop(camera(model), 56, 42)

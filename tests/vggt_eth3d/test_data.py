@@ -25,7 +25,8 @@ def test_every_image_gets_a_record_and_arrays_at_network_resolution(rendered, se
     assert len({record.look for record in records}) == 12 and {len(record.look) for record in records} == {64}
     image, depth = (numpy.load(tmp_path / "linden" / f"DSC_0001.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
     assert (image.shape, image.dtype, depth.shape, depth.dtype) == ((84, 126, 3), numpy.uint8, (84, 126), numpy.float32)
-    assert summarise_data(settings(), records)["linden"] | {"valid_share": 0} == {"images": 6, "skipped": 0, "depth": "map", "valid_share": 0}
+    summary = summarise_data(settings(), records)["linden"]
+    assert summary.pop("valid_share") > 0.8 and summary == {"images": 6, "skipped": 0, "depth": "map"}
 
 
 def test_interrupted_preparation_continues_without_doing_a_view_twice(rendered, settings, tmp_path):
@@ -134,10 +135,11 @@ def test_covisibility_comes_from_depth_where_there_are_no_points(streets, settin
     prepared(settings(), streets, tmp_path / "points")
     for model in ("dslr_calibration_undistorted", "dslr_calibration_jpg"):
         (streets / "linden" / model / "points3D.txt").write_text("")
-        lines = (streets / "linden" / model / "images.txt").read_text().split("\n")
-        (streets / "linden" / model / "images.txt").write_text("\n".join(line if ".JPG" in line or line.startswith("#") else "" for line in lines) + "\n")
+        images = streets / "linden" / model / "images.txt"
+        images.write_text("".join(line + "\n\n" for line in images.read_text().split("\n") if ".JPG" in line))
     prepared(settings(), streets, tmp_path / "depth")
-    points, depth = (numpy.array(json.loads((tmp_path / kind / "linden" / "scene.json").read_text())["covisibility"]) for kind in ("points", "depth"))
+    stored = [json.loads((tmp_path / kind / "linden" / "scene.json").read_text()) for kind in ("points", "depth")]
+    points, depth = (numpy.array(scene["covisibility"]) for scene in stored)
     numpy.testing.assert_array_equal(depth, depth.T)
     assert (depth.diagonal() == 1).all() and 0 < depth.min() < 0.5
     assert points.sum(0).argmin() == depth.sum(0).argmin()  # both find the same loner

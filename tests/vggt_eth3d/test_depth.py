@@ -11,7 +11,8 @@ from lib.recipes.vggt_eth3d.crop import crop, rays
 from lib.recipes.vggt_eth3d.depth import DepthMap, find_depth_map, from_map, from_points, read_depth
 
 PINHOLE = pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 120, 80])
-FISHEYE = pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=240, height=160, params=[140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3])
+LENS = [140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3]
+FISHEYE = pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=240, height=160, params=LENS)
 FRAME = crop(PINHOLE, 56, 42)
 POSE = numpy.eye(3, 4)
 
@@ -88,7 +89,8 @@ def test_truncated_depth_is_refused(tmp_path):
     plane_map(tmp_path / "a.JPG", PINHOLE, 240, 160)
     plane_map(tmp_path / "b.npy", PINHOLE, 240, 160)
     Image.fromarray(numpy.random.default_rng(0).integers(1, 60000, (160, 240), dtype=numpy.uint16)).save(tmp_path / "c.png")
-    for name, message in (("a.JPG", "153596 bytes, but 240 x 160 x 4 = 153600"), ("b.npy", "may be truncated"), ("c.png", "may be truncated")):
+    messages = {"a.JPG": "153596 bytes, but 240 x 160 x 4 = 153600", "b.npy": "may be truncated", "c.png": "may be truncated"}
+    for name, message in messages.items():
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[:-4] if name == "a.JPG" else data[: len(data) // 2])
         with pytest.raises(Stop, match=f"{name}.*{message}"):
@@ -130,6 +132,14 @@ def test_only_mask_value_2_removes_depth(tmp_path):
 def test_view_without_a_depth_file_has_no_map(tmp_path):
     scene, view = view_of(tmp_path / "yard")
     assert find_depth_map(scene, view, 0) is None
+
+
+def test_photographs_of_the_same_name_in_two_folders_have_their_own_depth(tmp_path):
+    for metres, folder in ((2, "left"), (3, "right")):
+        (tmp_path / "yard" / "depth" / folder).mkdir(parents=True)
+        numpy.save(tmp_path / "yard" / "depth" / folder / "a.npy", numpy.full((160, 240), metres, numpy.float32))
+        scene, view = view_of(tmp_path / "yard", f"{folder}/a.jpg")
+        assert read_depth(find_depth_map(scene, view, 0)).max() == metres
 
 
 def test_scan_depth_belongs_to_the_distorted_camera(streets):

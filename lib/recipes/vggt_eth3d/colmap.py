@@ -101,14 +101,16 @@ def read_points(reconstruction: Any, model: Path) -> tuple[Any, dict[int, int]]:
 def read_view(folder: Path, image: Any, row_of: dict[int, int]) -> View:
     import numpy
 
-    if image.camera.model_name not in CAMERA_MODELS:
-        raise Stop(f"the camera of {image.name} in {folder} is {image.camera.model_name}: {nearest(image.camera.model_name, CAMERA_MODELS)}")
+    model = image.camera.model_name
+    if model not in CAMERA_MODELS:
+        raise Stop(f"the camera of {image.name} in {folder} is of the unsupported model {model}: {nearest(model, CAMERA_MODELS)}")
     pose = image.cam_from_world().matrix()
     if not numpy.isfinite(pose).all():
         raise Stop(f"the pose of {image.name} in {folder} is not finite")
     seen = numpy.array(sorted({row_of[p.point3D_id] for p in image.points2D if p.has_point3D()}), dtype=numpy.int64)
     name = Path(image.name.removeprefix("dslr_images_undistorted/")).with_suffix("").as_posix().replace("/", "-")
-    return View(name, folder / "images" / image.name, copy.copy(image.camera), pose, seen)  # the reconstruction owns its camera and is freed
+    camera = copy.copy(image.camera)  # the original belongs to the reconstruction and is freed with it
+    return View(name, folder / "images" / image.name, camera, pose, seen)
 
 
 def shared_points(scene: Scene) -> Any:

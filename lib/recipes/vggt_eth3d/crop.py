@@ -31,9 +31,10 @@ def crop(camera: Any, width: int, height: int) -> Crop:
 
     reach_x, reach_y = reach(camera)
     half_x, half_y = (width + 1) / 2, (height + 1) / 2  # from the principal point to the far edge of the last pixel
-    scale = max(half_x / (camera.focal_length_x * reach_x), half_y / (camera.focal_length_y * reach_y)) * (1 + 1e-9)  # never out by rounding
+    scale = max(half_x / (camera.focal_length_x * reach_x), half_y / (camera.focal_length_y * reach_y))
+    scale *= 1 + 1e-9  # rounding must not lead outside
     if scale > 2 * max(width / camera.width, height / camera.height):
-        raise Stop(f"the principal point of camera {camera.camera_id} lies so far from the centre that a crop around it would lose most of the image")
+        raise Stop(f"the principal point of camera {camera.camera_id} lies so near the edge that a crop around it loses most of the image")
     focal_x, focal_y = camera.focal_length_x * scale, camera.focal_length_y * scale
     return Crop(width, height, scale, numpy.array([[focal_x, 0, width / 2], [0, focal_y, height / 2], [0, 0, 1]]))
 

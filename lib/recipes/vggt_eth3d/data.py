@@ -57,13 +57,15 @@ def prepare_view(cfg: Config, scene: colmap.Scene, view: colmap.View, out: Path)
     """Writes the two arrays of a view, or says in the record why it cannot be used."""
     import numpy
 
-    record = Record(f"{scene.name}/{view.name}", scene.name, f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}", "")
+    source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
+    record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
     depth_map = depth.find_depth_map(scene, view, cfg.data.depth_scale)
     try:
         frame = crop(view.camera, cfg.model.image_width_px, cfg.model.image_height_px)
         if not (out / f"{view.name}.depth.npy").exists():  # it is written after the image
             pixels = resample(read_image(view.image, view.camera), view.camera, frame)
-            known = depth.from_map(depth_map, frame) if depth_map else depth.from_points(scene.points[view.seen], view.cam_from_world, frame)
+            points = scene.points[view.seen]
+            known = depth.from_map(depth_map, frame) if depth_map else depth.from_points(points, view.cam_from_world, frame)
             if (count := int((known > 0).sum())) < MIN_VALID_PX:
                 raise Stop(f"{view.image} has {count} pixels of known depth, fewer than {MIN_VALID_PX}")
             save(out / f"{view.name}.image.npy", pixels)
@@ -87,16 +89,15 @@ def save(path: Path, array: Any) -> None:
 def write_scene(cfg: Config, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
     """Cameras and covisibility of the usable views, written last."""
     width, height = cfg.model.image_width_px, cfg.model.image_height_px
-    views = {
-        view.name: {"cam_from_world": view.cam_from_world.tolist(), "intrinsics": crop(view.camera, width, height).intrinsics.tolist()} for view in usable
-    }
+    intrinsics = [crop(view.camera, width, height).intrinsics.tolist() for view in usable]
+    views = {view.name: {"cam_from_world": view.cam_from_world.tolist(), "intrinsics": k} for view, k in zip(usable, intrinsics)}
     rows = [number for number, view in enumerate(scene.views) if view.name in views]
     shares = colmap.shared_points(scene)[rows][:, rows] if len(scene.points) else shared_depth(out, views)
     write_json(out / "scene.json", {"views": views, "covisibility": shares.astype(float).round(4).tolist()})
 
 
 def shared_depth(out: Path, views: dict[str, dict]) -> Any:
-    """(views, views): the share of one view's surface that the other sees too, where a scene has no points. The smaller of both directions."""
+    """(views, views), for scenes without points: the share of one view's surface that the other sees too, the smaller of both ways."""
     import numpy
 
     depths = [numpy.load(out / f"{name}.depth.npy", mmap_mode="r") for name in views]
@@ -154,8 +155,8 @@ def gap(cfg: Config, records: list[Record], stored: dict[str, Any], held_out: st
             dropped[views[number].sample_id] = f"shares {share:.0%} of what it sees with the held-out view {views[nearest].sample_id}"
     left = len(training) - len(dropped)
     if not outside or left < 2:
-        cause = f"the views of the only scene make no split: {len(outside)} held out, {len(dropped)} dropped for the gap, {left} left to train"
-        raise Stop(cause, "change data.gap_covisibility or data.train_val_split, or name a scene in data.val_scenes")
+        counts = f"{len(outside)} held out, {len(dropped)} dropped for the gap, {left} left to train"
+        raise Stop(f"the views of the only scene make no split: {counts}", "change data.gap_covisibility or name a scene in data.val_scenes")
     return dropped
 
 

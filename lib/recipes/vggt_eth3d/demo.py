@@ -41,9 +41,10 @@ def write_scene(folder: Path, seed: int, views: int) -> None:
         exposure = generator.uniform(0.85, 1.15)
         write_photograph(folder / "images/dslr_images_undistorted" / name, geometry.photograph(fine, pose, hit) * exposure)
         write_scan(folder, name, geometry, distorted, pose, generator)
-    points, colours, tracks = sparse_points(geometry, fine, poses, hits, generator)
-    write_model(folder / "dslr_calibration_undistorted", pinhole(focal), [f"dslr_images_undistorted/{name}" for name in names], poses, points, colours, tracks)
-    write_model(folder / "dslr_calibration_jpg", distorted, [f"dslr_images/{name}" for name in names], poses, points, colours, [])
+    points, colours, tracks = sparse_points(fine, poses, hits, generator)
+    for kind, camera, seen in (("undistorted", pinhole(focal), tracks), ("jpg", distorted, [])):
+        images = [f"dslr_images{'_undistorted' if seen else ''}/{name}" for name in names]
+        write_model(folder / f"dslr_calibration_{kind}", camera, images, poses, points, colours, seen)
 
 
 def pinhole(focal: float, times: int = 1) -> Any:
@@ -76,7 +77,8 @@ def write_scan(folder: Path, name: str, geometry: render.Geometry, camera: Any, 
     from PIL import Image
 
     hits = geometry.hits(camera, pose)
-    unscanned = numpy.array([not box.scanned for box in geometry.world.boxes] + [False, False])[hits.number]  # SKY and GROUND are the last two
+    of_surface = [not box.scanned for box in geometry.world.boxes] + [False, False]  # SKY and GROUND are -2 and -1, the last two
+    unscanned = numpy.array(of_surface)[hits.number]
     nothing = unscanned | (hits.depth > render.FAR_M) | (generator.random(hits.depth.shape) < NO_RETURN)
     numpy.where(nothing, numpy.inf, hits.depth).astype("<f4").tofile(folder / "ground_truth_depth/dslr_images" / name)
     if unscanned.any():
@@ -84,7 +86,7 @@ def write_scan(folder: Path, name: str, geometry: render.Geometry, camera: Any, 
         Image.fromarray(mask).save(folder / "masks_for_images/dslr_images" / name.replace(".JPG", ".png"))
 
 
-def sparse_points(geometry: render.Geometry, camera: Any, poses: list[Any], hits: list[render.Hits], generator: Any) -> tuple[Any, Any, list[tuple]]:
+def sparse_points(camera: Any, poses: list[Any], hits: list[render.Hits], generator: Any) -> tuple[Any, Any, list[tuple]]:
     """Surface points (n, 3), their colours, and tracks (point, view, x, y): who sees which point where, in pixels of the photograph."""
     x, y = render.pixel_rays(camera)
     found = []
@@ -95,7 +97,9 @@ def sparse_points(geometry: render.Geometry, camera: Any, poses: list[Any], hits
         if depth < render.FAR_M / 2:
             found.append((numpy.array([x[row, column], y[row, column], 1]) * depth - poses[view][:, 3]) @ poses[view][:, :3])
     points = numpy.array(found)
-    seen = [(point, view, *pixel) for view, pose in enumerate(poses) for point, pixel in observations(points, camera, pose, hits[view], generator)]
+    seen = []
+    for view, pose in enumerate(poses):
+        seen += [(point, view, *pixel) for point, pixel in observations(points, camera, pose, hits[view], generator)]
     counts = numpy.bincount([track[0] for track in seen], minlength=len(points))
     new_number = numpy.cumsum(counts >= 2) - 1
     tracks = [(int(new_number[point]), view, px, py) for point, view, px, py in seen if counts[point] >= 2]
@@ -115,26 +119,36 @@ def observations(points: Any, camera: Any, pose: Any, hits: render.Hits, generat
 
 
 def write_model(folder: Path, camera: Any, names: list[str], poses: list[Any], points: Any, colours: Any, tracks: list[tuple]) -> None:
-    """A COLMAP text model. Every image also has a keypoint without a point, and one without tracks has an empty second line."""
-    from scipy.spatial.transform import Rotation
-
+    """A COLMAP text model. Without tracks every image has an empty line of keypoints, as some of ETH3D's have."""
     folder.mkdir(parents=True)
-    numbers = " ".join(repr(float(value)) for value in camera.params)
-    (folder / "cameras.txt").write_text(f"# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n1 {camera.model_name} {camera.width} {camera.height} {numbers}\n")
-    lines, elements = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"], [[] for _ in points]
+    elements: list[list[str]] = [[] for _ in points]  # of each point: which keypoint of which image
+    images = []
     for number, (name, pose) in enumerate(zip(names, poses)):
-        x, y, z, w = Rotation.from_matrix(pose[:, :3]).as_quat()
         mine = [track for track in tracks if track[1] == number]
         for index, track in enumerate(mine):
             elements[track[0]].append(f"{number + 1} {index}")
-        lines.append(f"{number + 1} " + " ".join(repr(float(value)) for value in (w, x, y, z, *pose[:, 3])) + f" 1 {name}")
-        lines.append(" ".join([f"{px:.2f} {py:.2f} {point + 1}" for point, _, px, py in mine] + (["5.00 5.00 -1"] if mine else [])))
-    (folder / "images.txt").write_text("\n".join(lines) + "\n")
+        keypoints = [f"{x:.2f} {y:.2f} {point + 1}" for point, _, x, y in mine] + (["5.00 5.00 -1"] if mine else [])  # -1: no point
+        images += [f"{number + 1} {pose_text(pose)} 1 {name}", " ".join(keypoints)]
     rows = []
     for i, point in enumerate(points):
         place = " ".join(f"{value:.6f}" for value in point)
         rows.append(f"{i + 1} {place} {' '.join(map(str, colours[i]))} 0.3 {' '.join(elements[i])}".rstrip())
-    (folder / "points3D.txt").write_text("\n".join(["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)", *rows]) + "\n")
+    size, numbers = f"{camera.width} {camera.height}", " ".join(repr(float(value)) for value in camera.params)
+    write_lines(folder / "cameras.txt", "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]", [f"1 {camera.model_name} {size} {numbers}"])
+    write_lines(folder / "images.txt", "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME and POINTS2D[] as (X, Y, POINT3D_ID)", images)
+    write_lines(folder / "points3D.txt", "POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)", rows)
+
+
+def pose_text(pose: Any) -> str:
+    """COLMAP's quaternion has its scalar first, scipy's last."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(pose[:, :3]).as_quat()
+    return " ".join(repr(float(value)) for value in (w, x, y, z, *pose[:, 3]))
+
+
+def write_lines(path: Path, header: str, lines: list[str]) -> None:
+    path.write_text("\n".join([f"# {header}", *lines]) + "\n")
 
 
 def box_sample(seed: int, views: int, width_px: int, height_px: int) -> dict[str, Any]:
@@ -145,7 +159,8 @@ def box_sample(seed: int, views: int, width_px: int, height_px: int) -> dict[str
     geometry = render.Geometry(worlds.box_world(seed))
     focal = generator.uniform(0.75, 1.05) * width_px
     # The centre of pixel (i, j) is (i + 0.5, j + 0.5) for COLMAP and (i, j) for the network, whose principal point is at half the size.
-    camera = pycolmap.Camera(model="PINHOLE", width=width_px, height=height_px, params=[focal, focal, width_px / 2 + 0.5, height_px / 2 + 0.5])
+    params = [focal, focal, width_px / 2 + 0.5, height_px / 2 + 0.5]
+    camera = pycolmap.Camera(model="PINHOLE", width=width_px, height=height_px, params=params)
     poses = worlds.box_views(seed, views)
     hits = [geometry.hits(camera, pose) for pose in poses]
     depths = numpy.stack([numpy.where(hit.depth < render.FAR_M, hit.depth, 0) for hit in hits]).astype(numpy.float32)

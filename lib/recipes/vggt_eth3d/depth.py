@@ -28,12 +28,13 @@ class DepthMap:
 
 
 def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
-    """The depth file of a view: ETH3D's, which belongs to the distorted photograph, or one of the plain layout; None where there is none."""
+    """The depth file of a view, or None: ETH3D's, which belongs to the distorted photograph, or the plain layout's in depth/."""
     truth = scene.folder / "ground_truth_depth" / "dslr_images" / view.image.name
     if truth.parent.is_dir():
         mask = scene.folder / "masks_for_images" / "dslr_images" / f"{truth.stem}.png"
         return DepthMap(truth, distorted_camera(scene.folder, view.image.name), 1.0, mask if mask.exists() else None)
-    found = [path for path in (scene.folder / "depth" / f"{view.image.stem}{kind}" for kind in (".npy", ".png", ".bin", ".raw")) if path.exists()]
+    beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
+    found = [path for path in map(beside.with_suffix, (".npy", ".png", ".bin", ".raw")) if path.exists()]
     if not found:
         return None
     scale = (depth_scale or stated_scale(scene)) if found[0].suffix == ".png" else 1.0

@@ -83,7 +83,7 @@ def anchors_by_length(cfg: Config, scenes: list[Scene]) -> list[list[tuple[Scene
     fewest, most = cfg.data.frames
     views = [(scene, i, row) for scene in scenes for i, row in enumerate(scene.covisibility)]
     partners = [(scene, i, numpy.flatnonzero((row >= low) & (row <= high) & (row > 0))) for scene, i, row in views]
-    lengths = [[(scene, i, others, length) for scene, i, others in partners if len(others) >= length - 1] for length in range(fewest, most + 1)]
+    lengths = [[(*view, length) for view in partners if len(view[2]) >= length - 1] for length in range(fewest, most + 1)]
     if not lengths[0]:
         cause = f"no training view has {fewest - 1} partners with a covisibility in {cfg.data.covisibility}"
         raise Stop(cause, "widen data.covisibility, or lower data.frames")

@@ -16,7 +16,7 @@ SHADOW_MAP_PX, SHADOW_REACH_M = 700, 32.0
 
 @dataclass(frozen=True)
 class Box:
-    """`half` are half side lengths, `world_from_box` a rotation (3, 3). Unscanned things (parked cars) are in photographs but not in depth."""
+    """`half` are half side lengths, `world_from_box` a rotation (3, 3). Unscanned things (cars) are in photographs but not in depth."""
 
     centre: tuple[float, float, float]
     half: tuple[float, float, float]
@@ -81,7 +81,8 @@ class Geometry:
             first, second = (-self.half[i, axis] - start[..., axis]) / along, (self.half[i, axis] - start[..., axis]) / along
             enter, leave = numpy.maximum(enter, numpy.minimum(first, second)), numpy.minimum(leave, numpy.maximum(first, second))
         nearer = (enter < leave) & (enter > 0)
-        depth[nearer], number[nearer] = enter[nearer], i
+        numpy.copyto(depth, enter, where=nearer)
+        numpy.copyto(number, i, where=nearer)
 
     def shadow_map(self) -> Any:
         """(px, px): how far the first surface lies from a plane across the sunlight."""
@@ -140,7 +141,8 @@ class Geometry:
         normal = turn[numpy.arange(len(points)), :, axis] * numpy.sign(fraction[numpy.arange(len(points)), axis])[:, None]
         normal[number == GROUND] = (0, 0, 1)
         axis[number == GROUND] = 2
-        place = numpy.where((number == GROUND)[:, None], points, numpy.einsum("nij,ni->nj", turn, points))  # metres, so that patterns run on over boxes
+        place = numpy.einsum("nij,ni->nj", turn, points)  # metres from the world's origin, so that patterns run on from box to box
+        place[number == GROUND] = points[number == GROUND]
         across = numpy.array([[1, 2], [0, 2], [0, 1]])[axis]
         colour = self.paint(number, numpy.take_along_axis(place, across, 1), numpy.take_along_axis(fraction, across, 1))
         facing = numpy.clip(normal @ self.world.sun, 0, None) * self.lit(points + 0.03 * normal)
@@ -149,8 +151,9 @@ class Geometry:
     def paint(self, number: Any, place: Any, fraction: Any) -> Any:
         """(n, 3): each texture is evaluated once, on all pixels that wear it."""
         names = list(TEXTURES)
-        wears = numpy.array([names.index(box.texture) for box in self.world.boxes] + [names.index(self.world.ground[0])])[number]  # GROUND is -1, the last
-        base = numpy.array([box.colour for box in self.world.boxes] + [self.world.ground[1]])[number]
+        surfaces = [(box.texture, box.colour) for box in self.world.boxes] + [self.world.ground]  # GROUND is -1, the last
+        wears = numpy.array([names.index(texture) for texture, _ in surfaces])[number]
+        base = numpy.array([colour for _, colour in surfaces])[number]
         colour = numpy.empty_like(base)
         for kind in numpy.unique(wears):
             mine = numpy.flatnonzero(wears == kind)

@@ -1,6 +1,7 @@
 """Procedural textures of the stand-in scenes: colours as functions of the place on a surface.
 
-texture(base, place, fraction, seed) -> (n, 3); base (n, 3) colour, place (n, 2) metres, fraction (n, 2) in -1..1 across the box's side, seed (n,).
+texture(base, place, fraction, seed) -> (n, 3). base: (n, 3) colour; place: (n, 2) metres; fraction: (n, 2) in -1..1 across the
+side of the box; seed: (n,), the same all over a box.
 """
 import numpy
 

@@ -2,6 +2,7 @@
 
 Everything follows from a seed. A facade stands in the plane y = 0 of its own frame and looks towards -y.
 """
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -16,6 +17,20 @@ SKIES = (  # horizon, overhead, sunlight: noon, evening, overcast
 )
 WALLS = ((0.83, 0.78, 0.66), (0.62, 0.34, 0.27), (0.78, 0.7, 0.6), (0.72, 0.62, 0.52), (0.86, 0.84, 0.8), (0.8, 0.62, 0.48))
 GLASS = (0.2, 0.27, 0.34)
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the floors of a facade have in common; lengths in metres, `window` is width and height."""
+
+    width: float
+    bays: int
+    window: tuple[float, float]
+    recess: float
+    texture: str
+    wall: Any  # colours
+    trim: Any
 
 
 class Block:
@@ -27,76 +42,80 @@ class Block:
         self.corner = numpy.array([*corner, 0.0])
         self.boxes: list[Box] = []
 
-    def add(self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], texture: str, colour: Any, scanned: bool = True) -> None:
+    def add(self, x: Range, y: Range, z: Range, texture: str, colour: Any, scanned: bool = True) -> None:
         """A box between two values of each coordinate, in the building's frame."""
         low, high = numpy.array([x[0], y[0], z[0]]), numpy.array([x[1], y[1], z[1]])
         centre = self.turn @ ((low + high) / 2) + self.corner
         self.boxes.append(Box(tuple(centre), tuple((high - low) / 2), texture, tuple(colour), self.turn, scanned))
 
 
-def facade(block: Block, generator: Any, width_m: float) -> float:
-    """A building with rows of recessed windows, sills, ledges, a door, a cornice and an attic. Returns its height in metres."""
-    floors, recess = int(generator.integers(2, 5)), generator.uniform(0.25, 0.45)
-    storey, ground_floor = generator.uniform(2.9, 3.4), generator.uniform(3.4, 4.2)
-    bays = max(2, round(width_m / generator.uniform(2.2, 3.2)))
+def facade(block: Block, generator: Any, width: float) -> None:
+    """A building with rows of recessed windows, sills, ledges, a door, a cornice and an attic."""
+    floors, storey, ground_floor = int(generator.integers(2, 5)), generator.uniform(2.9, 3.4), generator.uniform(3.4, 4.2)
+    style = facade_style(generator, width)
     height = ground_floor + storey * (floors - 1) + 0.8
-    wall, texture = numpy.array(WALLS[generator.integers(len(WALLS))]) * generator.uniform(0.9, 1.05), str(generator.choice(BUILDING))
-    trim = numpy.clip(wall * 1.25, 0, 0.95) if generator.random() < 0.6 else wall * 0.65
-    window = (generator.uniform(0.42, 0.58) * width_m / bays, generator.uniform(1.5, 1.9))
-    block.add((0, width_m), (recess, 9), (0, height), texture, wall)
-    door = int(generator.integers(bays))
+    block.add((0, width), (style.recess, 9), (0, height), style.texture, style.wall)
+    door = int(generator.integers(style.bays))
     for floor in range(floors):
         base = 0 if floor == 0 else ground_floor + storey * (floor - 1)
         sill = base + (1.1 if floor == 0 else 0.9)
-        top = base + (ground_floor if floor == 0 else storey) if floor < floors - 1 else height
-        block.add((0, width_m), (0, recess), (sill + window[1], top), texture, wall)
-        window_row(block, generator, width_m, bays, window, recess, (base, sill), door if floor == 0 else -1, texture, wall, trim)
+        top = height if floor == floors - 1 else ground_floor + storey * floor
+        block.add((0, width), (0, style.recess), (sill + style.window[1], top), style.texture, style.wall)
+        window_row(block, generator, style, base, sill, door if floor == 0 else -1)
         if floor < floors - 1 and (floor == 0 or generator.random() < 0.4):
-            block.add((-0.1, width_m + 0.1), (-0.18, 0), (top - 0.15, top + 0.12), "trim", trim)
-    block.add((-0.3, width_m + 0.3), (-0.45, 0.2), (height - 0.1, height + 0.35), "trim", trim)
-    attic(block, generator, width_m, height + 0.35, bays)
-    return height
+            block.add((-0.1, width + 0.1), (-0.18, 0), (top - 0.15, top + 0.12), "trim", style.trim)
+    block.add((-0.3, width + 0.3), (-0.45, 0.2), (height - 0.1, height + 0.35), "trim", style.trim)
+    attic(block, generator, width, height + 0.35, style.bays)
 
 
-def window_row(
-    block: Block, generator: Any, width_m: float, bays: int, window: tuple[float, float], recess: float, heights: tuple[float, float], door: int,
-    texture: str, wall: Any, trim: Any,
-) -> None:  # fmt: skip
-    """One floor's windows: piers between them, glass at the back of the recess, sills in front; `door` is the bay that has one."""
-    base, sill = heights
-    pitch, balcony = width_m / bays, generator.random() < 0.3 and door < 0
-    edge = 0.0
-    for bay in range(bays):
-        left = (bay + 0.5) * pitch - window[0] / 2
-        right, top = left + window[0], sill + window[1]
-        block.add((edge, left), (0, recess), (base, top), texture, wall)
+def facade_style(generator: Any, width: float) -> Style:
+    bays = max(2, round(width / generator.uniform(2.2, 3.2)))
+    window = (generator.uniform(0.42, 0.58) * width / bays, generator.uniform(1.5, 1.9))
+    wall = numpy.array(WALLS[generator.integers(len(WALLS))]) * generator.uniform(0.9, 1.05)
+    trim = numpy.clip(wall * 1.25, 0, 0.95) if generator.random() < 0.6 else wall * 0.65
+    return Style(width, bays, window, generator.uniform(0.25, 0.45), str(generator.choice(BUILDING)), wall, trim)
+
+
+def window_row(block: Block, generator: Any, style: Style, base: float, sill: float, door: int) -> None:
+    """One floor's windows: piers between them, glass at the back of the recess, sills in front; bay `door` has a door."""
+    balcony = door < 0 and generator.random() < 0.3
+    top, edge = sill + style.window[1], 0.0
+    for bay in range(style.bays):
+        left = (bay + 0.5) * style.width / style.bays - style.window[0] / 2
+        right = left + style.window[0]
+        block.add((edge, left), (0, style.recess), (base, top), style.texture, style.wall)
         edge = right
         if bay == door:
-            block.add((left, right), (recess - 0.04, recess), (base, top), "wood", (0.36, 0.24, 0.16))
-            block.add((left - 0.3, right + 0.3), (-0.9, 0), (0, 0.16), "stone", (0.6, 0.58, 0.55))
-            block.add((left - 0.25, right + 0.25), (-0.25, 0), (top, top + 0.3), "trim", trim)
+            entrance(block, style, left, right, base, top)
             continue
-        block.add((left, right), (0, recess), (base, sill), texture, wall)
-        block.add((left, right), (recess - 0.04, recess), (sill, top), "glass", GLASS)
-        block.add((left - 0.15, right + 0.15), (-0.2, 0.05), (sill - 0.14, sill), "trim", trim)
+        block.add((left, right), (0, style.recess), (base, sill), style.texture, style.wall)
+        block.add((left, right), (style.recess - 0.04, style.recess), (sill, top), "glass", GLASS)
+        block.add((left - 0.15, right + 0.15), (-0.2, 0.05), (sill - 0.14, sill), "trim", style.trim)
         if balcony and bay % 2:
-            block.add((left - 0.4, right + 0.4), (-1.0, 0), (sill - 0.9, sill - 0.75), "trim", trim)
+            block.add((left - 0.4, right + 0.4), (-1.0, 0), (sill - 0.9, sill - 0.75), "trim", style.trim)
             block.add((left - 0.4, right + 0.4), (-1.0, -0.92), (sill - 0.75, sill + 0.1), "metal", (0.2, 0.22, 0.24))
-    block.add((edge, width_m), (0, recess), (base, sill + window[1]), texture, wall)
+    block.add((edge, style.width), (0, style.recess), (base, top), style.texture, style.wall)
 
 
-def attic(block: Block, generator: Any, width_m: float, base: float, bays: int) -> None:
+def entrance(block: Block, style: Style, left: float, right: float, base: float, top: float) -> None:
+    """A door in the recess, a step before it and a ledge above it."""
+    block.add((left, right), (style.recess - 0.04, style.recess), (base, top), "wood", (0.36, 0.24, 0.16))
+    block.add((left - 0.3, right + 0.3), (-0.9, 0), (0, 0.16), "stone", (0.6, 0.58, 0.55))
+    block.add((left - 0.25, right + 0.25), (-0.25, 0), (top, top + 0.3), "trim", style.trim)
+
+
+def attic(block: Block, generator: Any, width: float, base: float, bays: int) -> None:
     """A set-back roof storey, sometimes with dormers and a chimney."""
     colour = numpy.array([[0.45, 0.27, 0.22], [0.33, 0.34, 0.38], [0.5, 0.36, 0.28]][generator.integers(3)])
     rise = generator.uniform(1.2, 2.4)
     for step in range(4):  # a slope in steps, as boxes must have it
         inset = 0.3 + 0.45 * step
-        block.add((inset, width_m - inset), (inset, 9), (base + rise * step / 4, base + rise * (step + 1) / 4), "roof", colour)
+        block.add((inset, width - inset), (inset, 9), (base + rise * step / 4, base + rise * (step + 1) / 4), "roof", colour)
     for bay in range(0, bays, 2) if generator.random() < 0.6 else ():
-        middle = (bay + 0.5) * width_m / bays
+        middle = (bay + 0.5) * width / bays
         block.add((middle - 0.7, middle + 0.7), (0.25, 3), (base, base + 1.3), "trim", colour * 1.3)
         block.add((middle - 0.5, middle + 0.5), (0.2, 0.25), (base + 0.2, base + 1.15), "glass", GLASS)
-    chimney = generator.uniform(1, width_m - 2)
+    chimney = generator.uniform(1, width - 2)
     block.add((chimney, chimney + 0.8), (3, 3.8), (base, base + rise + 1.3), "brick", (0.55, 0.33, 0.27))
 
 
@@ -147,7 +166,8 @@ def tree(things: Block, generator: Any, x: float, y: float) -> None:
     for _ in range(9):
         centre = numpy.array([x, y, 3.3]) + generator.normal(0, (0.55, 0.55, 0.5))
         half = tuple(generator.uniform(0.3, 0.6, 3))
-        things.boxes.append(Box(tuple(centre), half, "leaves", tuple(numpy.array([0.25, 0.4, 0.15]) * generator.uniform(0.8, 1.25)), rotation(generator)))
+        green = tuple(numpy.array([0.25, 0.4, 0.15]) * generator.uniform(0.8, 1.25))
+        things.boxes.append(Box(tuple(centre), half, "leaves", green, rotation(generator)))
 
 
 def box_world(seed: int) -> World:
