@@ -225,7 +225,7 @@ def keypoint_pck(case: Case) -> dict:
 def forward_step(case: Case) -> dict:
     mano = mano_model(load_file(case.folder / case.config["mano_file"]))
     config = backbone_config(case.config["backbone"], focal_px=case.config["focal_length"], **head_sizes(case.config["mano_head"]))
-    model = HaMeR(config, mano).eval()
+    model = HaMeR(config, Mano(mano)).eval()
     model.load_state_dict({name: value.float() for name, value in case.weights.items()})
     prediction = model(normalised(case.inputs["img_uint8"]))
     named = {f"pred_mano_params.{name}": prediction[name] for name in ("global_orient", "hand_pose", "betas")}

@@ -5,7 +5,7 @@ from lib.config import CacheConfig, EvalConfig, LoraConfig, SessionConfig, Train
 from lib.errors import Stop
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of values between 0 and 1
-INITS = ("hamer", "vitpose", "demo", "random")
+INITS = ("hamer", "vitpose", "demo")
 FORMATS = ("made", "freihand", "hamer_npz", "hamer_tar", "folder")
 BACKBONE_TARGETS = ("attn", "mlp", "patch")
 HEAD_TARGETS = ("attn", "mlp", "readouts")
@@ -15,7 +15,7 @@ HEAD_TARGETS = ("attn", "mlp", "readouts")
 class ModelConfig:
     """Sizes of the published network; every one can be smaller."""
 
-    init: str = "hamer"  # hamer (a whole checkpoint) | vitpose (its backbone alone) | demo (shipped) | random
+    init: str = "hamer"  # hamer (a whole checkpoint) | vitpose (its backbone alone) | demo (shipped)
     checkpoint: str = ""  # path of that checkpoint; "" = where step 2 asked you to put it
     mano: str = "licensed"  # or stand_in: a made-up hand in the same format
     crop_px: int = 256  # square crop; the backbone sees the middle three quarters of its columns
@@ -161,4 +161,18 @@ PRESETS = {
     "rank8": {"lora.rank": 8, "lora.alpha": 16.0, "lora.dropout": 0.1, "train.lr": 5e-5},
     "rank4": {"lora.rank": 4, "lora.alpha": 4.0, "lora.dropout": 0.0, "train.lr": 1e-4},
     "rank16": {"lora.rank": 16, "lora.alpha": 32.0, "lora.dropout": 0.1, "train.lr": 5e-5},
+}
+
+# A small network with the true key names, and pictures of the made-up hand. Only model.*, data.* and four train settings may change.
+DEMO = {
+    "model.init": "demo", "model.mano": "stand_in", "model.crop_px": 128, "model.width": 144, "model.depth": 5, "model.heads": 4,
+    "model.decoder_width": 128, "model.decoder_depth": 2, "model.decoder_heads": 4, "model.decoder_head_width": 32, "model.decoder_mlp": 256,
+    "data.format": "made", "data.val_share": 0.3, "data.keep_side_px": 256,
+    "train.epochs": 12, "train.lr": 1e-3, "train.global_batch": 16, "train.micro_batch": 16,
+}  # fmt: skip
+TINY = {"data.made_subjects": 5, "data.made_hands": 8, "train.epochs": 2}
+EXPECTED = {
+    "rank8": "the guide's experiment: about 0.9 % trainable",
+    "rank4": "least memory, small data: about 0.4 % trainable",
+    "rank16": "more data: about 1.7 % trainable",
 }

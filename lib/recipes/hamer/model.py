@@ -10,22 +10,31 @@ from torch.utils.checkpoint import checkpoint
 from lib.recipes.hamer.config import ModelConfig
 from lib.recipes.hamer.geometry import crop_translation, project
 from lib.recipes.hamer.head import ManoHead
-from lib.recipes.hamer.mano import Mano, ManoModel
+from lib.recipes.hamer.mano import Mano
 
 
 class HaMeR(nn.Module):
     """Square crop of a right hand -> mesh, joints and camera. `mano` has only buffers that a state dict leaves out (licence)."""
 
-    def __init__(self, config: ModelConfig, mano: ManoModel):
+    def __init__(self, config: ModelConfig, mano: Mano):
         super().__init__()
-        self.config = config
+        self.config, self.checkpointing = config, False
         self.backbone = ViT(config)
         self.mano_head = ManoHead(config)
-        self.mano = Mano(mano)
+        self.mano = mano
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         """crops (b, 3, crop_px, crop_px), normalised -> see `decode`."""
-        return self.decode(self.backbone(self.columns(crops)))
+        return self.finish(self.front(crops, 0), 0)
+
+    def front(self, crops: Tensor, blocks: int) -> Tensor:
+        """The patch embedding and the first `blocks` blocks: tokens (b, n, width)."""
+        return self.backbone.run(self.backbone.embed(self.columns(crops)), 0, blocks)
+
+    def finish(self, tokens: Tensor, blocks: int) -> dict[str, Tensor]:
+        """From `front` to the hand."""
+        tokens = self.backbone.run(tokens, blocks, len(self.backbone.blocks), self.checkpointing)
+        return self.decode(self.backbone.last_norm(tokens))
 
     def columns(self, crops: Tensor) -> Tensor:
         """The middle three quarters of the columns, which are all that the backbone sees."""
@@ -61,7 +70,6 @@ class ViT(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.checkpointing = False
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.patches + 1, config.width))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
@@ -76,9 +84,9 @@ class ViT(nn.Module):
         """Entry 0 of the position table belongs to a class token that does not exist; it is added to every token all the same."""
         return self.patch_embed(images) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
 
-    def run(self, tokens: Tensor, first: int, last: int) -> Tensor:
+    def run(self, tokens: Tensor, first: int, last: int, checkpointing: bool = False) -> Tensor:
         for block in self.blocks[first:last]:
-            if self.checkpointing and torch.is_grad_enabled():
+            if checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)

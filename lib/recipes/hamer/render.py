@@ -19,18 +19,23 @@ class Coverage:
 
 
 def cover(points: numpy.ndarray, depth: numpy.ndarray, faces: numpy.ndarray, width: int, height: int) -> Coverage:
-    """points (v, 2) px, depth (v,) m, faces (f, 3) -> Coverage. Depth is interpolated linearly in the picture: right for flat hands."""
-    corners = points[faces]  # (f, 3, 2)
+    """points (v, 2) px, depth (v,) m, faces (f, 3) -> Coverage. Only faces that turn their outside to the camera are drawn.
+
+    Depth is interpolated linearly in the picture: right for a hand, which is flat compared with its distance.
+    """
+    plane = planes(points[faces])
+    faces_seen = numpy.flatnonzero(numpy.isfinite(plane).all((1, 2)))
+    corners = points[faces[faces_seen]]  # (f, 3, 2)
     low = numpy.floor(corners.min(1)).astype(int).clip(0)
-    high = numpy.minimum(numpy.ceil(corners.max(1)).astype(int), [width - 1, height - 1])
-    size = (high - low + 1).clip(0)
+    size = (numpy.minimum(numpy.ceil(corners.max(1)).astype(int), [width - 1, height - 1]) - low + 1).clip(0)
     count = size.prod(1)
-    face = numpy.repeat(numpy.arange(len(faces)), count)
-    place = numpy.arange(count.sum()) - numpy.repeat(numpy.cumsum(count) - count, count)
-    x, y = low[face, 0] + place % size[face, 0], low[face, 1] + place // size[face, 0]
-    mix = barycentric(numpy.stack([x, y], 1), corners[face])
-    inside = (mix >= 0).all(1)
-    face, x, y, mix = face[inside], x[inside], y[inside], mix[inside]
+    which = numpy.repeat(numpy.arange(len(count)), count)
+    place = numpy.arange(len(which)) - numpy.repeat(numpy.cumsum(count) - count, count)
+    x, y = low[which, 0] + place % size[which, 0], low[which, 1] + place // size[which, 0]
+    face = faces_seen[which]
+    mix = [p[0][face] * x + p[1][face] * y + p[2][face] for p in plane.transpose(1, 2, 0)]
+    inside = (mix[0] >= 0) & (mix[1] >= 0) & (mix[2] >= 0)
+    face, x, y, mix = face[inside], x[inside], y[inside], numpy.stack([m[inside] for m in mix], 1)
     z = (depth[faces[face]] * mix).sum(1)
     order = numpy.argsort(-z, kind="stable")  # far to near: the last one written is what is seen
     out = Coverage(numpy.full((height, width), -1), numpy.zeros((height, width, 3)), numpy.full((height, width), numpy.inf))
@@ -39,13 +44,13 @@ def cover(points: numpy.ndarray, depth: numpy.ndarray, faces: numpy.ndarray, wid
     return out
 
 
-def barycentric(points: numpy.ndarray, corners: numpy.ndarray) -> numpy.ndarray:
-    """points (n, 2) in triangles (n, 3, 2) -> weights of the corners (n, 3), negative outside; NaN-free for degenerate triangles."""
+def planes(corners: numpy.ndarray) -> numpy.ndarray:
+    """corners (f, 3, 2) -> (f, 3, 3): weight of corner k at pixel (x, y) is [k] . (x, y, 1). Infinite for faces seen from behind."""
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     area = cross(b - a, c - a)
-    area = numpy.where(numpy.abs(area) < 1e-12, numpy.inf, area)
-    second, third = cross(points - a, c - a) / area, cross(b - a, points - a) / area
-    return numpy.where(numpy.isinf(area)[:, None], -1.0, numpy.stack([1 - second - third, second, third], 1))
+    area = numpy.where(area < -1e-9, area, numpy.nan)  # y points down, so an outside face runs clockwise
+    rows = [numpy.stack([p[:, 1] - q[:, 1], q[:, 0] - p[:, 0], cross(p, q)], 1) for p, q in ((b, c), (c, a), (a, b))]
+    return numpy.stack(rows, 1) / area[:, None, None]
 
 
 def cross(a: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:

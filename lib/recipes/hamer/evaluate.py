@@ -1,0 +1,102 @@
+"""Scores of held-out hands with FreiHAND's definitions (proper alignment; the reflection-permitting number beside it)."""
+from typing import Any
+
+import numpy
+
+from lib.recipes import Batch, Metric, Parts, Row
+from lib.recipes.hamer import metrics
+from lib.recipes.hamer.config import Config
+
+# Thresholds at which rows keep the share of right keypoints, for the curves of the report.
+CURVE_MM = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
+CURVE_BOX = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+METRICS = {
+    "pa_mpjpe_mm": Metric("mm"), "pa_mpjpe_reflected_mm": Metric("mm"), "mpjpe_mm": Metric("mm"), "auc_joints": Metric("", False),
+    "pa_mpvpe_mm": Metric("mm"), "f5": Metric("", False), "f15": Metric("", False), "auc_vertices": Metric("", False),
+    "pck_05": Metric("", False), "pck_10": Metric("", False), "pck_15": Metric("", False),
+}  # fmt: skip
+
+
+def score_batch(config: Config, parts: Parts | None, batch: Batch) -> list[Row]:
+    """One row per hand. Without a network the answer is the mean hand of the training crops, which has keypoints only."""
+    if parts is None:
+        found = {"pred_keypoints_3d": batch["mean_3d"], "pred_keypoints_2d": batch["mean_2d"]}
+    else:
+        from lib.recipes.hamer.assemble import forward
+
+        found = forward(config, parts, batch)
+    predicted = {name: value.float().cpu().numpy() for name, value in found.items()}
+    truth = {name: batch[name].cpu().numpy() for name in ("keypoints_2d", "keypoints_3d", "image", "vertices")}
+    if parts is not None and truth["vertices"].all():
+        truth["mesh"] = true_vertices(parts, batch)
+    return [row(config, parts, batch, i, predicted, truth) for i in range(len(batch["sample_id"]))]
+
+
+def true_vertices(parts: Parts, batch: Batch) -> numpy.ndarray:
+    from lib.recipes.hamer.losses import matrices
+
+    return parts.modules["hamer"].mano(*matrices(batch["pose"]), batch["betas"])[0].cpu().numpy()
+
+
+def row(config: Config, parts: Parts | None, batch: Batch, i: int, predicted: dict, truth: dict) -> Row:
+    numbers = joint_numbers(predicted["pred_keypoints_3d"][i], truth["keypoints_3d"][i, :, :3])
+    numbers |= flat_numbers(predicted["pred_keypoints_2d"][i], truth["keypoints_2d"][i], 1 / config.data.box_factor)
+    arrays = {"image": truth["image"][i], "true_2d": truth["keypoints_2d"][i], "predicted_2d": predicted["pred_keypoints_2d"][i]}
+    if parts is not None:
+        mano = parts.modules["hamer"].mano
+        arrays |= {"vertices": predicted["pred_vertices"][i], "translation": predicted["pred_cam_t"][i], "faces": mano.faces_tensor.cpu().numpy()}
+        arrays["stand_in"] = mano.stand_in
+    if "mesh" in truth:
+        numbers |= mesh_numbers(predicted["pred_vertices"][i], truth["mesh"][i])
+    return Row(batch["sample_id"][i], batch["group"][i], numbers, arrays)
+
+
+def joint_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, float]:
+    """(21, 3) m each."""
+    predicted, truth = predicted[None], truth[None]
+    errors = metrics.distances(metrics.align(predicted, truth), truth)
+    reflected = metrics.distances(metrics.align(predicted, truth, reflections=True), truth)
+    rooted = metrics.distances(predicted - predicted[:, :1], truth - truth[:, :1])
+    numbers = {"pa_mpjpe_mm": 1000 * errors.mean(), "pa_mpjpe_reflected_mm": 1000 * reflected.mean(), "mpjpe_mm": 1000 * rooted.mean()}
+    numbers |= {"auc_joints": metrics.pck_curve(errors)[2]} | {f"within_{limit:02d}_mm": (1000 * errors <= limit).mean() for limit in CURVE_MM}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def mesh_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, float]:
+    """(778, 3) m each, aligned on the vertices themselves."""
+    aligned = metrics.align(predicted[None], truth[None])
+    errors = metrics.distances(aligned, truth[None])
+    scores = metrics.f_score(aligned[0], truth, tuple(metrics.F_THRESHOLDS_M.values()))
+    found = dict(zip(metrics.F_THRESHOLDS_M, map(float, scores), strict=True))
+    return found | {"pa_mpvpe_mm": float(1000 * errors.mean()), "auc_vertices": metrics.pck_curve(errors)[2]}
+
+
+def flat_numbers(predicted: numpy.ndarray, truth: numpy.ndarray, tight_side: float) -> dict[str, float]:
+    """2D PCK of one hand, in fractions of the crop; hands without confident 2D keypoints have none."""
+    found = {}
+    for threshold in CURVE_BOX:
+        right = metrics.within(predicted[None], truth[None], numpy.array([tight_side]), threshold)
+        found[f"pck_{100 * threshold:02.0f}"] = float(metrics.pck(right)) if not numpy.isnan(right).all() else float("nan")
+    return found
+
+
+def summarise(rows: list[Row]) -> dict[str, float]:
+    """Means over hands. Every hand has 21 keypoints in 3D, so the mean of their AUCs is FreiHAND's AUC."""
+    names = [name for name in METRICS if name in rows[0].numbers]
+    table = numpy.array([[row.numbers[name] for name in names] for row in rows])
+    known = ~numpy.isnan(table)
+    means = numpy.where(known, table, 0).sum(0) / numpy.maximum(known.sum(0), 1)
+    return {name: float(value) for name, value in zip(names, means, strict=True)}
+
+
+def describe(config: Config, scores: dict[str, Any]) -> str:
+    lines = [f"{scores['n_samples']} held-out hands of {scores['n_groups']} groups", f"  {'':<24}{'base':>10}{'adapted':>10}{'mean hand':>11}"]
+    for name, entry in scores["metrics"].items():
+        trivial = "" if entry["trivial"] is None else f"{entry['trivial']:.3f}"
+        lines.append(f"  {name:<24}{entry['base']:>10.3f}{entry['adapted']:>10.3f}{trivial:>11}")
+    main = scores["metrics"][scores["main"]["metric"]]
+    change = 100 * main["difference"] / main["base"]
+    lines.append(f"PA-MPJPE {change:+.1f} %, 95 % interval [{main['low']:.2f}, {main['high']:.2f}] mm, {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}")
+    if config.model.mano == "stand_in":
+        lines.append("Made with the stand-in hand, not MANO: these numbers cannot be compared with published ones.")
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""Foreign pickles (MANO_RIGHT.pkl, the .data.pyd members of HaMeR's tars) through a closed list of names.
+
+A pickle may name any function and have it called. Here only what builds numpy arrays exists, plus chumpy's and scipy's
+classes as empty shells that keep their state; any other name ends the reading before anything of the file was called.
+"""
+import pickle
+from typing import Any, BinaryIO
+
+import numpy
+
+from lib.errors import Stop
+
+
+class Shell:
+    """Stands for a class that is not installed and not wanted: keeps the state, does nothing."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Ch(Shell):
+    """chumpy.ch.Ch: its value is state["x"]."""
+
+
+class Select(Shell):
+    """chumpy.reordering.Select: entries `idxs` of the flattened state["a"], in `preferred_shape`."""
+
+
+class Csc(Shell):
+    """scipy.sparse.csc_matrix: data, indices, indptr and the shape."""
+
+
+def latin1(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1", "iso-8859-1"):
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def rebuild(kind: type, shape: tuple, code: bytes) -> numpy.ndarray:
+    """numpy's _reconstruct, for plain arrays alone."""
+    if kind is not numpy.ndarray:
+        raise pickle.UnpicklingError(f"array class {kind!r}")
+    return numpy.ndarray.__new__(numpy.ndarray, shape, code)
+
+
+def scalar(dtype: numpy.dtype, content: Any = None) -> Any:
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("a scalar of Python objects")
+    return numpy.frombuffer(content, dtype)[0]
+
+
+def from_buffer(content: Any, dtype: numpy.dtype, shape: tuple, order: str) -> numpy.ndarray:
+    return numpy.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+ARRAYS = {
+    f"numpy.{core}.{name}": value
+    for core in ("core", "_core")
+    for name, value in {"multiarray._reconstruct": rebuild, "multiarray.scalar": scalar, "numeric._frombuffer": from_buffer}.items()
+} | {"numpy.ndarray": numpy.ndarray, "numpy.dtype": numpy.dtype, "_codecs.encode": latin1}
+CHUMPY = {
+    "chumpy.ch.Ch": Ch, "chumpy.reordering.Select": Select, "scipy.sparse.csc.csc_matrix": Csc, "scipy.sparse._csc.csc_matrix": Csc,
+    "__builtin__.set": set, "builtins.set": set,
+}  # fmt: skip
+
+
+class Closed(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, names: dict[str, Any]):
+        super().__init__(file, encoding="latin1")
+        self.names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in self.names:
+            raise ForeignName(f"{module}.{name}")
+        return self.names[f"{module}.{name}"]
+
+
+class ForeignName(pickle.UnpicklingError):
+    pass
+
+
+def read(file: BinaryIO, label: str, names: dict[str, Any] = ARRAYS) -> Any:
+    """The content of a pickle that names nothing outside `names`; `label` is the file in messages. Stop: foreign or damaged."""
+    try:
+        return Closed(file, names).load()
+    except ForeignName as error:
+        raise Stop(f"{label} is refused: it names {error}, which could run code", "get the file from its publisher again") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+        raise Stop(f"{label} is no complete pickle ({error})", "get the file from its publisher again") from error
+
+
+def value(content: Any) -> numpy.ndarray:
+    """The array behind chumpy's and scipy's shells."""
+    if isinstance(content, Select):
+        chosen = value(content.state["a"]).ravel()[numpy.asarray(content.state["idxs"])]
+        return chosen.reshape(content.state["preferred_shape"])
+    if isinstance(content, Ch):
+        return numpy.asarray(content.state["x"])
+    if isinstance(content, Csc):
+        return dense(content.state)
+    return numpy.asarray(content)
+
+
+def dense(state: dict[str, Any]) -> numpy.ndarray:
+    """A compressed-column matrix as a full one."""
+    matrix = numpy.zeros(state["_shape"] if "_shape" in state else state["shape"])
+    columns = numpy.repeat(numpy.arange(matrix.shape[1]), numpy.diff(state["indptr"]))
+    numpy.add.at(matrix, (numpy.asarray(state["indices"]), columns), state["data"])
+    return matrix

@@ -1,0 +1,119 @@
+"""The adapted model on a person's own photographs: pictures, meshes and numbers for every hand.
+
+INPUTS is a folder of images. `hands.json` or `hands.csv` in it lists boxes and handedness (formats.folder); without one every image
+is one box around a right hand. FreiHAND's pred.json holds the hands in the order of the list.
+"""
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+
+from lib.errors import Stop
+from lib.recipes import Parts
+from lib.recipes.hamer import crop, draw, formats, render
+from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.geometry import full_translation
+from lib.run import atomic, write_json
+
+FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
+MIRROR = numpy.array([-1.0, 1, 1])
+
+
+def predict(config: Config, parts: Parts, inputs: Path, out: Path) -> None:
+    """Per hand NAME_i.png (crop, overlay, side view), NAME_i_keypoints.png, NAME_i.obj, NAME_i.json; per image NAME_all.jpg; pred.json."""
+    network, joints, vertices = parts.modules["hamer"], [], []
+    for file, entries in listed(inputs).items():
+        with Image.open(inputs / file) as image:
+            picture = numpy.asarray(image.convert("RGB"))
+        composite = picture
+        for number, entry in enumerate(entries):
+            found = hand(config, network, picture, entry)
+            name = str(Path(file).with_suffix("")).replace("/", "_") + f"_{number}"
+            write_hand(config, picture, found, network.mano.stand_in, out, name)
+            composite = draw.overlay(composite, found["vertices"] + found["translation"], found["faces"], found["focal_px"], found["principal"])
+            joints.append(found["joints"].tolist())
+            vertices.append(found["vertices"].tolist())
+        save(composite, out / f"{Path(file).with_suffix('').as_posix().replace('/', '_')}_all.jpg")
+    if network.mano.stand_in:
+        print("pred.json is not written: with the stand-in hand it could not be compared with FreiHAND")
+    else:
+        write_json(out / "pred.json", [joints, vertices])
+    print(f"{len(joints)} hands")
+
+
+def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
+    """Image -> its hands, in the order of the list."""
+    if not inputs.is_dir():
+        raise Stop(f"{inputs} is no folder of images", "give a folder to --predict")
+    found: dict[str, list[dict[str, Any]]] = {}
+    if any((inputs / name).exists() for name in formats.LABEL_FILES):
+        for entry in formats.entries(inputs):
+            found.setdefault(entry["file"], []).append(entry)
+        return found
+    images = sorted(path.name for path in inputs.iterdir() if path.suffix.lower() in formats.IMAGES)
+    if not images:
+        raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
+    return {name: [{"file": name, "hand": "right", "box": None}] for name in images}
+
+
+def hand(config: Config, network: Any, picture: numpy.ndarray, entry: dict[str, Any]) -> dict[str, Any]:
+    """One hand in the camera frame of the whole image; a left one was mirrored for the network and is mirrored back."""
+    height, width = picture.shape[:2]
+    given, right = entry.get("box"), formats.side_of(entry) == "right"
+    box = numpy.array(given if given is not None else [0, 0, width - 1, height - 1], float)
+    refuse_bad_box(box, entry["file"], width, height)
+    factor = config.data.box_factor if given is not None else 1.0
+    image, centre, side_px = crop.detection(picture, box, right, factor, config.model.crop_px)
+    device = network.backbone.pos_embed.device
+    answer = {name: value.float().cpu() for name, value in network(torch.from_numpy(image)[None].to(device)).items()}
+    focal_px = FULL_FOCAL * max(width, height)
+    camera, place = answer["pred_cam"].clone(), torch.from_numpy(centre).float()[None]
+    camera[:, 1] *= 1 if right else -1
+    translation = full_translation(camera, place, torch.tensor([side_px]).float(), torch.tensor([[width, height]]).float(), focal_px)
+    faces = render.closed(network.mano.faces_tensor.cpu().numpy())
+    back = numpy.ones(3) if right else MIRROR
+    return {
+        "right": right, "image": image, "answer": {name: value[0].numpy() for name, value in answer.items()}, "centre": centre, "side_px": side_px,
+        "vertices": answer["pred_vertices"][0].numpy() * back, "joints": answer["pred_keypoints_3d"][0].numpy() * back,
+        "translation": translation[0].numpy(), "focal_px": focal_px, "principal": numpy.array([width, height]) / 2,
+        "faces": faces if right else faces[:, ::-1], "closed": faces,
+    }  # fmt: skip
+
+
+def refuse_bad_box(box: numpy.ndarray, file: str, width: int, height: int) -> None:
+    if (box[2:] <= box[:2]).any():
+        raise Stop(f"{file}: the box {box.tolist()} has no area", "boxes are x0, y0, x1, y1 in pixels")
+    if (box[2:] <= 0).any() or (box[:2] >= [width, height]).any():
+        raise Stop(f"{file}: the box {box.tolist()} lies outside the image of {width} x {height} px", "boxes are x0, y0, x1, y1 in pixels")
+
+
+def write_hand(config: Config, picture: numpy.ndarray, found: dict[str, Any], stand_in: bool, out: Path, name: str) -> None:
+    answer = found["answer"]
+    panel = draw.panel(found["image"], answer["pred_vertices"], answer["pred_cam_t"], found["closed"], config.model.focal_px)
+    points = found["joints"] + found["translation"]
+    points = points[:, :2] / points[:, 2:] * found["focal_px"] + found["principal"]
+    save(numpy.hstack(panel), out / f"{name}.png")
+    save(draw.skeleton(picture, points), out / f"{name}_keypoints.png")
+    write_obj(out / f"{name}.obj", (found["vertices"] + found["translation"]) * [1, -1, -1], found["faces"], stand_in)
+    write_json(out / f"{name}.json", {
+        "hand_model": "stand-in hand, not MANO" if stand_in else "MANO", "right": found["right"], "box_centre_px": found["centre"].tolist(),
+        "box_side_px": float(found["side_px"]), "focal_px": float(found["focal_px"]), "translation_m": found["translation"].tolist(),
+        "keypoints_2d_px": points.tolist(), "keypoints_3d_m": found["joints"].tolist(), "betas": answer["betas"].tolist(),
+        "global_orient": answer["global_orient"].tolist(), "hand_pose": answer["hand_pose"].tolist(),
+        "note": "global_orient and hand_pose are those of the right hand in the mirror" if not found["right"] else "",
+    })  # fmt: skip
+
+
+def write_obj(path: Path, vertices: numpy.ndarray, faces: numpy.ndarray, stand_in: bool) -> None:
+    """Axes of computer graphics (y up, z towards the viewer), metres, wrist closed."""
+    lines = ["# stand-in hand, not MANO" if stand_in else "# derived from MANO: non-commercial"]
+    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices] + [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
+    with atomic(path) as temporary:
+        Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def save(picture: numpy.ndarray, path: Path) -> None:
+    with atomic(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="JPEG" if path.suffix == ".jpg" else "PNG")
