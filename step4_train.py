@@ -30,7 +30,7 @@ def work(job: cli.Job) -> list[Path] | int:
     refuse_other_run(job)
     wanted = job.args.processes or device_count()
     if wanted > 1 and not processes.is_child():
-        return processes.launch(job.run, 4, wanted, job.record["threads"], [*shlex.split(job.args.launch_args), *sys.argv])
+        return processes.launch(job.run, wanted, job.record["threads"], shlex.split(job.args.launch_args), job.clock)
     from lib import training
 
     return training.run(job)

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,11 @@ from typing import Any
 
 from lib import config as configuration
 from lib import recipes, steps
-from lib.errors import DONE, FAILED, PAUSED, Paused, Stop
+from lib.errors import DONE, FAILED, PAUSED, Paused, Stop, nearest
 from lib.plan import show_list, show_plan
+from lib.processes import leave, rank_0_left, run_child
 from lib.run import SCRIPTS, STEPS, Run, read_json, sweep, write_json
-from lib.session import Clock, catch_signals, guard_against_dead_parent, open_clock
+from lib.session import Clock, catch_signals, guard_against_dead_parent, open_clock, take_lock
 
 DEMO_RESERVE_SECONDS = 2.0
 
@@ -51,6 +51,10 @@ class Job:
 
 def main(step: int, work: Callable[[Job], list[Path] | int], add_flags: Callable[[argparse.ArgumentParser], None] | None = None, again: tuple[str, ...] = ()) -> int:
     """Runs a step and returns its exit code. With one of the flags `again` a complete step has work too."""
+    return leave(attempt(step, work, add_flags, again))
+
+
+def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[str, ...]) -> int:
     try:
         args = parse(step, add_flags)
         args.always_work = any(getattr(args, flag) for flag in again)
@@ -60,7 +64,6 @@ def main(step: int, work: Callable[[Job], list[Path] | int], add_flags: Callable
         if args.plan:
             return show_plan(run, recipe, config, record, args)
         with locked(run):
-            sweep(run.folder)
             return perform(step, work, args, run, recipe, config, record)
     except Stop as stop:
         return say(stop)
@@ -71,7 +74,7 @@ def main(step: int, work: Callable[[Job], list[Path] | int], add_flags: Callable
 
 
 def say(stop: Stop) -> int:
-    if is_first_rank():
+    if is_first_rank() or not rank_0_left():
         print(f"error: {stop.cause}", file=sys.stderr)
         if stop.command:
             print(f"   go on with: {stop.command}", file=sys.stderr)
@@ -117,6 +120,9 @@ def settings(step: int, args: argparse.Namespace) -> tuple[Run, ModuleType, Any,
     name = args.run or default_name(args)
     run = Run(args.root.resolve(), name)
     stored = read_json(run.record) or earlier_session(run, args)
+    if stored is None and step > 1 and args.run and not args.recipe:
+        there = sorted(path.parent.name for path in (run.root / "runs").glob("*/run.json"))
+        raise Stop(f"there is no run {args.run!r} below {run.root}: {nearest(args.run, there)}", f"python {SCRIPTS[1]} --run {args.run} --recipe NAME   (makes it)")
     if stored is None or step == 1:
         return compose(run, args, scale, stored or {})
     refuse_other(stored, run, "recipe", args.recipe)
@@ -212,7 +218,6 @@ def carry_out(job: Job, work: Callable) -> int:
     if isinstance(outputs, int):  # children did the work and wrote the stamp
         return outputs
     if is_first_rank():
-        made_from = steps.fingerprint(job.run, job.step, job.recipe, job.config)
         names = [str(path.relative_to(job.run.folder) if path.is_relative_to(job.run.folder) else path.relative_to(job.run.root)) for path in outputs]
         steps.write_stamp(job.run, job.step, "complete", made_from, job.progress, names, time.time() - started)
         following = f"; next: {job.run.command(job.step + 1)}" if job.step < 5 else ""
@@ -226,7 +231,7 @@ def earlier_steps(job: Job) -> int:
         state = steps.state(job.run, step, job.recipe, job.config)
         if state.word != "complete":
             print(f"step {step} ({STEPS[step]}) is {state}: running it first", flush=True)
-            code = subprocess.call([sys.executable, str(steps.REPOSITORY / SCRIPTS[step]), "--run", job.run.name, *passed_on(job.args)])
+            code = run_child([sys.executable, str(steps.REPOSITORY / SCRIPTS[step]), "--run", job.run.name, *passed_on(job.args)], job.clock)
             if code != DONE:
                 return code
     if job.step == 5:
@@ -255,17 +260,18 @@ def is_first_rank() -> bool:
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
     """Two steps must not work on one run at once; the lock ends with the process, so nothing is left to clean up."""
-    if os.environ.get("PIPELINE_LOCKED") == run.name:  # a child of the step that holds the lock
+    lock = run.folder / ".lock"
+    if os.environ.get("PIPELINE_LOCK") == str(lock) or not is_first_rank():  # the step that started this process, or rank 0, holds it
         yield
         return
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stop(f"another step is working on the run {run.name}", "wait for it, or choose another --run NAME") from None
-        os.environ["PIPELINE_LOCKED"] = run.name
-        try:
-            yield
-        finally:
-            del os.environ["PIPELINE_LOCKED"]
+    held = take_lock(lock, fcntl.LOCK_EX)
+    if held is None:
+        raise Stop(f"another step is working on the run {run.name}", "wait for it, or choose another --run NAME")
+    os.environ["PIPELINE_LOCK"] = str(lock)
+    try:
+        sweep(run.folder)
+        yield
+    finally:
+        del os.environ["PIPELINE_LOCK"]
+        os.close(held)

@@ -1,14 +1,19 @@
-"""Children of a step: one process per device, started through torch's own launcher.
+"""Children of a step: an earlier step that must be repaired, or one process per device through torch's own launcher.
 
-The outcome is read from the step's stamp, never from the launcher's exit code, which turns 75 into 1.
+The outcome of the ranks is what rank 0 wrote down, never the launcher's exit code, which turns 75 into 1.
 """
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from lib.errors import DONE, FAILED, PAUSED, Stop
-from lib.run import Run, read_json
+from lib.run import Run, write_text
+from lib.session import Clock
+
+SHUTDOWN_SECONDS = "600"  # how long torch's launcher lets its ranks save after a signal, before it kills them
 
 
 def is_child() -> bool:
@@ -16,26 +21,54 @@ def is_child() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(run: Run, step: int, processes: int, threads: int, argv: list[str]) -> int:
-    """Runs the same command line in `processes` processes of this machine and returns the step's exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(free_port()), *argv]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PIPELINE_PARENT": ""}
-    before = read_json(run.stamp(step))
-    child = subprocess.Popen(command, env=environment)
-    code = wait(child)
-    stamp = read_json(run.stamp(step))
-    if stamp is None or (stamp == before and code != 0):
-        return FAILED if code else DONE
-    return {"complete": DONE, "paused": PAUSED}[stamp["state"]]
+def launch(run: Run, processes: int, threads: int, launch_args: list[str], clock: Clock) -> int:
+    """Runs this command line in `processes` processes of this machine and returns the step's exit code."""
+    outcome = run.folder / ".outcome.tmp"
+    outcome.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    command += [*launch_args, "--", *sys.argv]  # without the dashes the launcher takes --run for a flag of its own
+    run_child(command, clock, OMP_NUM_THREADS=str(threads), PIPELINE_OUTCOME=str(outcome), TORCH_ELASTIC_SHUTDOWN_TIMEOUT=SHUTDOWN_SECONDS)
+    code = int(outcome.read_text()) if outcome.exists() else FAILED
+    outcome.unlink(missing_ok=True)
+    return code
 
 
-def wait(child: subprocess.Popen) -> int:
-    """SIGINT and SIGTERM reach the children through the launcher; keep waiting until they have saved."""
+def run_child(command: list[str], clock: Clock, **environment: str) -> int:
+    """Runs a command to its end and returns its exit code. It shares this session's clock, and a request to stop is passed
+    on, once: the child has a process group of its own, or Ctrl-C would reach it twice, which means "stop at once"."""
+    shared = {"PIPELINE_PARENT": str(os.getpid()), "PIPELINE_SESSION_START": str(clock.started)}
+    child = subprocess.Popen(command, env=os.environ | shared | environment, process_group=0)
+    asked = False
     while True:
         try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+            return child.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            if clock.stop_asked and not asked:
+                child.terminate()
+                asked = True
+
+
+def leave(code: int) -> int:
+    """The exit code of this process. Rank 0 notes the step's outcome for `launch`, and torch's launcher is told 0: for
+    anything else it prints a traceback. A rank that fails where rank 0 did not keeps its code, which ends all of them."""
+    outcome = os.environ.get("PIPELINE_OUTCOME")
+    if not outcome or not is_child():
+        return code
+    if os.environ["RANK"] == "0":
+        write_text(Path(outcome), str(code))
+        return DONE
+    return DONE if code in (DONE, PAUSED) or rank_0_left() else code
+
+
+def rank_0_left() -> bool:
+    """Most errors stop every rank alike, within a moment; then rank 0 has said it for all."""
+    outcome = os.environ.get("PIPELINE_OUTCOME", "")
+    patience = time.monotonic() + 2
+    while outcome and time.monotonic() < patience:
+        if Path(outcome).exists():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def free_port() -> int:
@@ -53,9 +86,9 @@ def accelerator(precision: str, folder):
     from accelerate import Accelerator, DistributedType
 
     cpu = not torch.cuda.is_available()
-    chosen = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), log_with="tensorboard", project_dir=folder)
-    if cpu and (os.environ.get("ACCELERATE_USE_FSDP") or os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+    if cpu and "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
         raise Stop("FSDP and DeepSpeed need GPUs; this machine has none", "leave out the accelerate configuration file")
+    chosen = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), log_with="tensorboard", project_dir=folder)
     wanted = DistributedType.NO if not is_child() else (DistributedType.MULTI_CPU if cpu else DistributedType.MULTI_GPU)
     if chosen.distributed_type not in (wanted, DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise Stop(f"Accelerate set up {chosen.distributed_type}, wanted {wanted}", code=FAILED)

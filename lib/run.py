@@ -102,8 +102,8 @@ def flush(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left under a temporary name."""
-    for leftover in folder.glob(".*.tmp"):
+    """Remove what a killed process left under a temporary name, at any depth; only who holds the run's lock may."""
+    for leftover in sorted(folder.rglob(".*.tmp")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 

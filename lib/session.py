@@ -4,12 +4,13 @@ A step asks `clock.has_time()` after every unit of work (an optimiser step, a re
 exit 75, and the same command goes on in the next session. The clock starts at PIPELINE_SESSION_START, which the
 notebook's first cell sets, so that all five steps share one limit; without it the clock starts with the process.
 """
+import fcntl
 import os
 import re
 import signal
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lib.errors import Stop
@@ -91,24 +92,48 @@ def catch_signals(clock: Clock) -> None:
         if clock.stop_asked:
             os._exit(128 + number)
         clock.stop_asked = signal.Signals(number).name
-        print(f"\n{clock.stop_asked}: stopping at the next safe point; once more stops at once", file=sys.stderr, flush=True)
+        # os.write, because print in a handler fails when the signal came in the middle of another print
+        os.write(2, f"\n{clock.stop_asked}: stopping at the next safe point; once more stops at once\n".encode())
 
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
 
 
+def parent_died() -> Callable[[], bool] | None:
+    """How this process learns that nobody waits for it any more; None when it may outlive its parent (a shell, nohup).
+
+    A notebook and a step give their own process id in PIPELINE_PARENT. Between a step and its ranks stands torch's
+    launcher, which does not notice that the step is gone; the ranks see it by the run's lock, which ends with the step.
+    """
+    if "RANK" in os.environ:
+        lock = os.environ.get("PIPELINE_LOCK")
+        return (lambda: take_lock(Path(lock), fcntl.LOCK_SH) is not None) if lock else None
+    parent = int(os.environ.get("PIPELINE_PARENT") or 0)
+    return (lambda: os.getppid() != parent) if parent else None
+
+
+def take_lock(path: Path, kind: int) -> int | None:
+    """Locks a file until this process ends or closes the returned descriptor; None while another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def guard_against_dead_parent(clock: Clock) -> None:
     """A step that a notebook started ends when the notebook's kernel dies, or it would keep the GPU for nobody.
 
-    PIPELINE_PARENT holds the parent's process id; without it (a shell, nohup) a step outlives its parent. First the step
-    is asked to save; if it has not ended 3 s later it is ended, and the last checkpoint stands.
+    First the step is asked to save; if it has not ended 3 s later it is ended, and the last checkpoint stands.
     """
-    parent = int(os.environ.get("PIPELINE_PARENT", 0))
-    if not parent:
+    died = parent_died()
+    if died is None:
         return
 
     def watch():
-        while os.getppid() == parent:
+        while not died():
             time.sleep(0.5)
         clock.stop_asked = clock.stop_asked or "the parent process died"
         time.sleep(3)
