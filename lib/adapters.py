@@ -105,7 +105,15 @@ def save(wrapped: dict[str, Any], folder: Path, base: str) -> None:
         place = folder if len(wrapped) == 1 else folder / name
         model.save_pretrained(place)
         (place / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        order_targets(place / "adapter_config.json")
         write_json(place / BINDING, {"base": base, "module": name})
+
+
+def order_targets(path: Path) -> None:
+    """PEFT keeps the names of the layers in a set, whose order is another one in every process."""
+    config = read_json(path)
+    config["target_modules"] = sorted(config["target_modules"])
+    write_json(path, config)
 
 
 def load(wrapped: dict[str, Any], folder: Path, base: str) -> None:
@@ -140,6 +148,9 @@ def load_tensors(model: Any, place: Path) -> None:
     if stored.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
         raise Stop(f"the adapter has {len(missing)} missing and {len(extra)} unknown tensors, e.g. {(missing + extra)[0]}")
+    other = [key for key, tensor in wanted.items() if stored[key].shape != tensor.shape]
+    if other:
+        raise Stop(f"{len(other)} tensors of the adapter have another shape, e.g. {other[0]}: {tuple(stored[other[0]].shape)} instead of {tuple(wanted[other[0]].shape)}")
     with torch.no_grad():
         for key, tensor in wanted.items():
             tensor.copy_(stored[key])

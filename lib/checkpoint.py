@@ -10,6 +10,7 @@
 A folder is written under a temporary name, flushed, renamed, read back, and only then is an older one removed. A newest
 one that does not verify is passed over with a message.
 """
+import errno
 import hashlib
 import re
 import shutil
@@ -31,22 +32,28 @@ def folder_name(step: int) -> str:
 
 
 def write(stage: Path, step: int, state: dict[str, Any], parts: Parts, wrapped: dict, optim: dict[str, torch.Tensor]) -> Path:
-    """Save, flush, rename, verify. Raises OSError(ENOSPC) with the bytes needed before a byte is written."""
+    """Save, flush, rename, verify. Raises OSError(ENOSPC) with the bytes needed, as a rule before a byte is written."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = stage / folder_name(step)
     full = full_tensors(parts)
-    refuse_full_disk(stage, [*full.values(), *optim.values()], wrapped)
+    needed = refuse_full_disk(stage, [*full.values(), *optim.values()], wrapped)
     if target.exists():  # written before, found broken, computed again
         shutil.rmtree(target)
-    with atomic_folder(target) as folder:
-        adapters.save(wrapped, folder / "adapter", parts.base)
-        if full:
-            save_file(contiguous(full), folder / "weights.safetensors")
-        save_file(contiguous(optim), folder / "optim.safetensors")
-        write_json(folder / "state.json", state)
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        write_json(folder / HASHES, {str(p.relative_to(folder)): file_hash(p) for p in files})
+    try:
+        with atomic_folder(target) as folder:
+            adapters.save(wrapped, folder / "adapter", parts.base)
+            if full:
+                save_file(contiguous(full), folder / "weights.safetensors")
+            save_file(contiguous(optim), folder / "optim.safetensors")
+            write_json(folder / "state.json", state)
+            files = sorted(p for p in folder.rglob("*") if p.is_file())
+            write_json(folder / HASHES, {str(p.relative_to(folder)): file_hash(p) for p in files})
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+            raise no_space(needed) from error
+        raise
     problem = fault(target)
     if problem:
         raise Stop(f"the checkpoint {target.name} could not be read back: {problem}", "check the disk", FAILED)
@@ -68,14 +75,20 @@ def full_tensors(parts: Parts) -> dict[str, torch.Tensor]:
     return dict(sorted(found.items()))
 
 
-def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict) -> None:
+def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict) -> int:
+    """The bytes that a checkpoint needs, where they are free."""
     needed = sum(t.numel() * t.element_size() for t in tensors) + 200_000
     needed += sum(p.numel() * p.element_size() for model in wrapped.values() for p in model.parameters() if p.requires_grad)
     stage.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(stage).free < needed:
-        error = OSError(28, "no space for the checkpoint")
-        error.needed_bytes = needed
-        raise error
+        raise no_space(needed)
+    return needed
+
+
+def no_space(needed_bytes: int) -> OSError:
+    error = OSError(errno.ENOSPC, "no space for the checkpoint")
+    error.needed_bytes = needed_bytes
+    return error
 
 
 def file_hash(path: Path) -> str:
@@ -132,11 +145,14 @@ def load(folder: Path, parts: Parts, wrapped: dict, base: str) -> tuple[dict[str
     problem = fault(folder)
     if problem:
         raise Stop(f"the checkpoint {folder.name} is broken: {problem}", "choose another with --checkpoint", FAILED)
+    state = read_json(folder / "state.json")
+    if state["base"] != base:
+        raise Stop(f"the checkpoint {folder.name} was trained on another base ({state['base'][:12]}, loaded is {base[:12]})", "bring the base that it was trained on (python step2_download.py)")
     adapters.load(wrapped, folder / "adapter", base)
     wanted = full_tensors(parts)
     stored = load_file(folder / "weights.safetensors") if wanted else {}
     copy_exactly(wanted, stored, folder.name)
-    return read_json(folder / "state.json"), load_file(folder / "optim.safetensors")
+    return state, load_file(folder / "optim.safetensors")
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ class Training:
     best: dict[str, Any] | None = None
     evaluations_since_best: int = 0
     bad_steps: int = 0  # in a row
+    audited: set[str] = field(default_factory=set)  # objectives whose first backward pass was checked (lib.audit)
     skipped: int = 0
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = -1
@@ -81,9 +82,10 @@ def save(training: Training) -> None:
     if is_first_rank():
         with averaged(training) as raw:
             checkpoint.write(training.folder, training.step, state_of(training), training.parts, training.wrapped, optimiser_tensors(training, raw))
-        if training.best:
-            write_json(training.folder / "best.json", training.best)
-        checkpoint.rotate(training.folder, training.config.keep_checkpoints, training.best["step"] if training.best else None)
+        kept = training.best if training.config.keep_best else None
+        if kept:
+            write_json(training.folder / "best.json", kept)
+        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept["step"] if kept else None)
     training.accelerator.wait_for_everyone()
     training.saved_at, training.saved_step = time.monotonic(), training.step
     training.job.clock.note_finishing(time.monotonic() - started)
@@ -110,6 +112,13 @@ def optimiser_tensors(training: Training, raw: dict[str, torch.Tensor]) -> dict[
     return found
 
 
+def begin(training: Training) -> None:
+    """A stage that was killed before its first checkpoint left log records of steps that are now taken again."""
+    if is_first_rank():
+        cut_log(training.folder / "log.jsonl", -1)
+        cut_log(training.folder / "timing.jsonl", -1)
+
+
 def restore(training: Training, folder: Path) -> None:
     """Continue exactly where a checkpoint stands: weights, moments, counters, logs."""
     state, stored = checkpoint.load(folder, training.parts, training.wrapped, training.parts.base)
@@ -118,6 +127,7 @@ def restore(training: Training, folder: Path) -> None:
     training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
     training.saved_step = training.step
+    training.audited = {objective.name for objective in training.objectives if objective.from_step < training.step}
     if state["micro_batch"] != training.micro_batch:
         print(f"micro_batch {state['micro_batch']} of the checkpoint is kept (dropout noise depends on it)")
         training.micro_batch = state["micro_batch"]
@@ -127,7 +137,7 @@ def restore(training: Training, folder: Path) -> None:
         cut_log(training.folder / "log.jsonl", training.step)
         cut_log(training.folder / "timing.jsonl", training.step)
         checkpoint.drop_newer(training.folder, training.step)
-        if training.best:
+        if training.best and training.config.keep_best:
             write_json(training.folder / "best.json", training.best)
         print(f"going on from {folder.name}", flush=True)
     training.accelerator.wait_for_everyone()

@@ -19,6 +19,8 @@ from lib.train import run_stage
 def run(job: Job) -> list[Path]:
     """Train every stage that is not finished; returns the outputs of the step."""
     torch.set_num_threads(job.record["threads"])
+    if job.args.force:
+        job.record.pop("micro_batch", None)  # what an out-of-memory left; a new training begins with the settings
     precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
@@ -34,7 +36,7 @@ def run(job: Job) -> list[Path]:
     for stage in chosen(job, stages):
         if finished_steps(job.run.stage(stage.name)) < stage.steps:
             train_stage(job, stage, manifest, where, accelerator)
-    missing = [stage.name for stage in stages if finished_steps(job.run.stage(stage.name)) == 0]
+    missing = [stage.name for stage in stages if finished_steps(job.run.stage(stage.name)) < stage.steps]
     if missing:
         job.advance(len(stages) - len(missing), len(stages), "stages")
         raise Paused(f"the stages {', '.join(missing)} were not asked for")
@@ -87,13 +89,14 @@ def finished_steps(folder: Path) -> int:
     done = read_json(folder / "done.json")
     if done:
         return done["steps"]
-    newest = checkpoint.newest(folder) if folder.exists() else None
+    newest = checkpoint.newest(folder, notify=lambda text: None) if folder.exists() else None
     return read_json(newest / "state.json")["step"] if newest else 0
 
 
 def train_stage(job: Job, stage: Stage, manifest: Manifest, where: dict[str, Path], accelerator: Any) -> None:
     folder = job.run.stage(stage.name)
-    resume = checkpoint.newest(folder) if folder.exists() else None
+    resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
+    refuse_other_places(accelerator, resume)
     parts, wrapped = assemble(job, stage, where, accelerator, manifest, check=resume is None)
     tensors = adapters.trainable(parts)
     train, select = (job.recipe.sampler(job.config, stage, manifest, side) for side in ("train", "select"))
@@ -103,13 +106,22 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, where: dict[str, Pat
     training = Training(job, stage, folder, accelerator, parts, wrapped, job.recipe.objectives(job.config, stage), train, select, prefix, tensors)
     open_tracker(training)
     if resume is None:
-        hand_over(job, stage, training)
+        hand_over(job, stage, manifest, training)
     run_stage(training, resume)
     for tracker in accelerator.trackers:
         tracker.finish()
     if is_first_rank():
         write_json(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
     accelerator.wait_for_everyone()
+
+
+def refuse_other_places(accelerator: Any, resume: Path | None) -> None:
+    """Processes on several machines must see the same checkpoints, or each would train from another one."""
+    from accelerate.utils import gather_object
+
+    seen = set(gather_object([resume.name if resume else "none"]))
+    if len(seen) > 1:
+        raise Stop(f"the processes see different checkpoints ({', '.join(sorted(seen))})", "put --root on a disk that all machines share")
 
 
 def assemble(job: Job, stage: Stage, where: dict[str, Path], accelerator: Any, manifest: Manifest, check: bool) -> tuple[Parts, dict[str, Any]]:
@@ -158,13 +170,29 @@ def open_tracker(training: Training) -> None:
     training.accelerator.init_trackers("tensorboard")
 
 
-def hand_over(job: Job, stage: Stage, training: Training) -> None:
+def hand_over(job: Job, stage: Stage, manifest: Manifest, training: Training) -> None:
     """A stage that starts from another takes its trained tensors and the moments of the optimisers they share."""
-    source = Path(job.args.checkpoint) if job.args.checkpoint else None
-    if source is None and stage.init_from != "base":
+    source = None
+    if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
+        source = Path(job.args.checkpoint)
+        refuse_other_settings(job, source)
+    elif stage.init_from != "base":
         source = checkpoint.choose(job.run.stage(stage.init_from), "best")
     if source is None:
         return
-    _, stored = checkpoint.load(source, training.parts, training.wrapped, training.parts.base)
-    training.handed_over = stored
+    _, training.handed_over = checkpoint.load(source, training.parts, training.wrapped, training.parts.base)
     print(f"stage {stage.name} starts from {source.name}" + (f" of stage {stage.init_from}" if stage.init_from != "base" else ""))
+
+
+def refuse_other_settings(job: Job, source: Path) -> None:
+    """--checkpoint: a new run may have other data and another schedule, but the same network and adapters."""
+    problem = checkpoint.fault(source)
+    if problem:
+        raise Stop(f"{source} is no usable checkpoint: {problem}", job.run.command(4, "--checkpoint runs/NAME/train/STAGE/step-000100"))
+    state = read_json(source / "state.json")
+    then = {"recipe": state["recipe"]} | {key: value for key, value in state["config"].items() if key.startswith(("model.", "lora."))}
+    now = {"recipe": job.record["recipe"]} | {key: value for key, value in job.record["config"].items() if key.startswith(("model.", "lora."))}
+    changed = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    if changed:
+        shown = ", ".join(f"{key}: checkpoint {then.get(key)!r}, run {now.get(key)!r}" for key in changed)
+        raise Stop(f"the checkpoint {source} was trained with other settings ({shown})", "make the run with the same settings, or choose another checkpoint")
