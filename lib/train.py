@@ -6,6 +6,7 @@ deadline. A recipe gives it `Parts`, `Objective`s, a `Sampler` and `score_batch`
 
 Everything that can be a function of the step is one, so that a run that was killed ten times equals one that was not.
 """
+import contextlib
 import math
 import re
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lib import adapters, audit, gradients, order, score
+from lib import adapters, anomaly, audit, gradients, order, score
 from lib.cli import is_first_rank
 from lib.errors import FAILED, Paused, Stop
 from lib.gradients import GradientSum
@@ -22,7 +23,7 @@ from lib.processes import any_asks
 from lib.progress import Progress
 from lib.recipes import Objective
 from lib.run import append_line, write_json
-from lib.state import Training, averaged, restore, restore_optimisers, save
+from lib.state import Training, averaged, begin, restore, restore_optimisers, save
 
 
 def run_stage(training: Training, resume: Path | None) -> None:
@@ -31,14 +32,21 @@ def run_stage(training: Training, resume: Path | None) -> None:
     restore_optimisers(training, training.handed_over)
     if resume:
         restore(training, resume)
-    elif training.config.evaluate_epochs:
-        evaluate(training)
+    else:
+        begin(training)
+        if training.config.evaluate_epochs:
+            evaluate(training)
+    with anomaly.named(training.parts) if training.job.args.detect_anomaly else contextlib.nullcontext():
+        take_steps(training)
+    save(training)
+
+
+def take_steps(training: Training) -> None:
+    """Optimiser steps to the end of the stage; evaluation, checkpoint and pause fall between them."""
     progress = Progress(f"train {training.stage.name}", training.step, training.stage.steps, "steps", training.job.clock, training.config.log_seconds)
-    first = True
     while training.step < training.stage.steps and not out_of_patience(training):
         started = time.monotonic()
-        record = optimiser_step(training, first)
-        first = False
+        record = optimiser_step(training)
         training.step += 1
         write_log(training, record, time.monotonic() - started)
         if is_first_rank():
@@ -47,7 +55,6 @@ def run_stage(training: Training, resume: Path | None) -> None:
             evaluate(training)
         save_or_pause(training, time.monotonic() - started)
     progress.close()
-    save(training)
 
 
 def set_up(training: Training) -> None:
@@ -71,22 +78,21 @@ def set_up(training: Training) -> None:
 # ---------------------------------------------------------------------------------------------- one optimiser step
 
 
-def optimiser_step(training: Training, first: bool) -> dict[str, float]:
+def optimiser_step(training: Training) -> dict[str, float]:
     """All objectives that are due, each with its own forward, gradient sum and update. Returns the log record."""
     record: dict[str, float] = {"step": training.step + 1, "epoch": training.step * training.config.global_batch / training.train.length}
     adapters.set_mode(training.parts, training=True)
+    due = [(i, objective) for i, objective in enumerate(training.objectives) if training.step >= objective.from_step and training.step % objective.every_steps == 0]
+    first = any(objective.name not in training.audited for _, objective in due)
     frozen = audit.frozen_checksums(training.parts) if first else {}
-    for number, objective in enumerate(training.objectives):
-        if training.step < objective.from_step or training.step % objective.every_steps:
-            continue
+    for number, objective in due:
         numbers, samples = accumulate_until_it_fits(training, number, objective)
-        if first:
-            audit.after_backward(objective, training.sums[objective.name], training.parts)
         record |= numbers | update(training, objective, numbers, samples)
     if first:
         audit.refuse_moved(frozen, audit.frozen_checksums(training.parts))
-    if training.accelerator.scaler is not None and "skipped" not in record:
+    if training.accelerator.scaler is not None and any(name.startswith("grad_norm_") for name in record):
         training.accelerator.scaler.update()  # once per step, whatever the number of optimisers
+    count_bad_steps(training, "skipped" in record)
     for name, average in training.average.items():
         average.lerp_(training.tensors[name].detach(), 1 - gradients.average_decay(training.config.ema, training.step))
     return record
@@ -153,10 +159,12 @@ def reduced(training: Training, totals: dict[str, torch.Tensor]) -> dict[str, fl
 def update(training: Training, objective: Objective, numbers: dict[str, float], samples: list[str]) -> dict[str, float]:
     """Clip and step every group of an objective, or skip the batch when a number is not finite."""
     sums, scaler = training.sums[objective.name], training.accelerator.scaler
-    overflow = not sums.finite()
-    if (overflow and scaler is None) or not all(map(math.isfinite, numbers.values())):
+    overflow = not sums.finite()  # with a scaler the usual sign that its scale is still too large; the scaler skips the step
+    if objective.name not in training.audited and not (overflow and scaler is not None):
+        audit.after_backward(objective, sums, training.parts)
+        training.audited.add(objective.name)
+    if not all(map(math.isfinite, numbers.values())) or overflow and (scaler is None or scaler.get_scale() < 1):
         return skip(training, objective, samples)
-    training.bad_steps = 0
     sums.give_back()
     record = {}
     for group in objective.groups:
@@ -175,15 +183,21 @@ def update(training: Training, objective: Objective, numbers: dict[str, float], 
 
 
 def skip(training: Training, objective: Objective, samples: list[str]) -> dict[str, float]:
-    training.bad_steps += 1
-    training.skipped += 1
     print(f"step {training.step + 1}: {objective.name} is not finite, batch skipped: {', '.join(samples)}", flush=True)
+    if training.job.args.detect_anomaly:
+        raise Stop(f"step {training.step + 1}: every module's output is finite, what {objective.name} makes of them is not", "look at that loss and at the samples named above", FAILED)
+    return {"skipped": 1.0}
+
+
+def count_bad_steps(training: Training, bad: bool) -> None:
+    """A step is bad when one of its objectives was skipped; so many in a row are no accident."""
+    training.bad_steps = training.bad_steps + 1 if bad else 0
+    training.skipped += bad
     if training.bad_steps >= training.config.stop_after_bad_steps:
         raise Stop(
             f"{training.bad_steps} steps in a row were not finite; the last good checkpoint stands",
             training.job.run.command(4, "--detect-anomaly") + "   (goes back to it and names the module)", FAILED,
         )  # fmt: skip
-    return {"skipped": 1.0}
 
 
 def use_less_memory(training: Training) -> None:

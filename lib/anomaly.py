@@ -1,0 +1,44 @@
+"""--detect-anomaly: train on from the last good checkpoint until a number is not finite, and name what made it.
+
+Forward: the first module whose output is not finite. Backward: the operation, by torch's anomaly mode, which also prints
+the line that called it. Both cost about twice the time, so they are on only when asked for.
+"""
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lib.adapters import plain_name
+from lib.errors import FAILED, Stop
+from lib.recipes import Parts
+
+ADVICE = "look at that module's input: a smaller train.lr, train.precision=fp32, or the samples named above"
+
+
+@contextlib.contextmanager
+def named(parts: Parts) -> Iterator[None]:
+    """Within the block a number that is not finite ends the run with the name of the module or operation that made it."""
+    layers = [(f"{name}.{path}".rstrip("."), layer) for name, module in parts.modules.items() for path, layer in module.named_modules()]
+    hooks = [layer.register_forward_hook(refuse_bad_output(plain_name(name))) for name, layer in layers]
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            yield
+    except RuntimeError as error:
+        made = re.search(r"Function '(\w+)' returned nan values", str(error))
+        if not made:
+            raise
+        raise Stop(f"the backward pass of {made[1]} made a number that is not finite; torch names the line above", ADVICE, FAILED) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def refuse_bad_output(name: str):
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        for tensor in (output if isinstance(output, (tuple, list)) else [output]):
+            if torch.is_tensor(tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise Stop(f"{name} ({type(module).__name__}) is the first module whose output is not finite", ADVICE, FAILED)
+
+    return hook
