@@ -1,4 +1,5 @@
 """Score the untouched base, a trivial predictor and the adapted model; predict; export. The work of step 5."""
+import hashlib
 import json
 import shutil
 import time
@@ -7,12 +8,12 @@ from typing import Any
 
 import torch
 
-from lib import adapters, assets, checkpoint, machine, report, score
+from lib import adapters, assets, checkpoint, machine, report, score, steps
 from lib.cli import Job
 from lib.errors import Stop
 from lib.processes import accelerator as open_accelerator
 from lib.recipes import Parts, Row, Stage
-from lib.run import Run, append_line, read_json, read_log, write_json
+from lib.run import Run, append_line, cut_log, read_json, read_log, write_json
 from lib.training import open_prefix, read_prepared
 
 COLUMNS = ("base", "adapted", "trivial")
@@ -71,7 +72,8 @@ def scored(job: Job, column: str, parts: Parts | None, prefix: Any, sampler: Any
 
     The first `eval.figures` samples are scored in every call, because their pictures are not kept on disk.
     """
-    path = job.run.folder / "eval" / "partial" / f"{column}-{source.name}.jsonl"
+    path = partial_folder(job, source) / f"{column}.jsonl"
+    cut_log(path, sampler.length)
     kept = {record["index"]: Row(record["sample_id"], record["group"], record["numbers"]) for record in read_log(path)}
     started, begun, before = time.monotonic(), job.progress["done"], len(kept)
     for index in range(sampler.length):
@@ -88,6 +90,12 @@ def scored(job: Job, column: str, parts: Parts | None, prefix: Any, sampler: Any
             job.pause_if_out_of_time((time.monotonic() - started) / max(1, len(kept) - before))
     print(f"  {column}: {len(kept)} samples in {time.monotonic() - started:.1f} s", flush=True)
     return [kept[index] for index in range(sampler.length)]
+
+
+def partial_folder(job: Job, source: Path) -> Path:
+    """Rows of an interrupted evaluation count only for the same data, settings, code and checkpoint."""
+    made_from = json.dumps([steps.fingerprint(job.run, 5, job.recipe, job.config), source.name], sort_keys=True, default=str)
+    return job.run.folder / "eval" / "partial" / hashlib.sha256(made_from.encode()).hexdigest()[:16]
 
 
 def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def rows(recipe, config, parts: Parts | None, sampler, indices: list[int], accel
             with torch.no_grad(), accelerator.autocast():
                 samples = [prefix.fill(sample) for sample in samples]
         batch = to_device(recipe.collate(samples), accelerator.device)
-        torch.manual_seed(start)  # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
+        torch.manual_seed(indices[start])  # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
         with torch.no_grad(), accelerator.autocast():
             found += recipe.score_batch(config, parts, batch)
     return found

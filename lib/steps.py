@@ -18,7 +18,7 @@ from lib.run import STEPS, Run, read_json, write_json
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What each step reads of the settings and of lib's own code; a recipe adds its READS and CODE.
-SETTINGS = {1: ("train.precision",), 2: (), 3: (), 4: ("model.", "data.", "loss.", "lora.", "train."), 5: ("eval.",)}
+SETTINGS = {1: ("train.precision",), 2: (), 3: (), 4: ("model.", "data.", "loss.", "lora.", "train.", "eval.select_samples"), 5: ("eval.",)}
 MODULES = {
     1: (), 2: (), 3: ("split",), 4: ("train", "state", "order", "adapters", "gradients", "prefix"), 5: ("score",),
 }  # fmt: skip
