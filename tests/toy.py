@@ -1,9 +1,11 @@
 """A recipe of a few numbers with every name of the contract, so that the loop's promises are tested in milliseconds.
 
-A base y = W2 tanh(W1 x) is adapted by LoRA to data of another W1. `python tests/toy.py 4 --run NAME …` runs a step with it.
+The base is y = W2 tanh(W1 x); the data follow the same formula with another W1, one outer product away, which adapters of
+rank 2 can learn. `python tests/toy.py 4 --run NAME …` runs a step with it in a process of its own.
 """
-import runpy
+import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,6 @@ WIDTH, SAMPLES, PER_GROUP = 8, 40, 4
 @dataclass
 class ModelConfig:
     width: int = WIDTH
-    fault: str = ""  # what a test injects: nan-7 (a bad number in step 7), memory-5 (out of memory in step 5), slow
 
 
 @dataclass
@@ -29,17 +30,27 @@ class DataConfig:
 
 
 @dataclass
+class TrainConfig(config.TrainConfig):
+    """`fault` is what a test injects, at the optimiser step after the dash: nan-7 (the loss), inf-7 (a module's output),
+    memory-5 (until a micro-batch holds one sample), full-5 (whatever it holds), slow (20 ms a step)."""
+
+    fault: str = ""
+    stages: int = 1
+    second_loss: bool = False
+
+
+@dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: config.LoraConfig = field(default_factory=config.LoraConfig)
-    train: config.TrainConfig = field(default_factory=config.TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     eval: config.EvalConfig = field(default_factory=config.EvalConfig)
     cache: config.CacheConfig = field(default_factory=config.CacheConfig)
     session: config.SessionConfig = field(default_factory=config.SessionConfig)
 
 
-PRESETS = {"small": {"lora.rank": 2, "lora.alpha": 4.0, "train.epochs": 4, "train.lr": 1e-2, "train.global_batch": 4, "train.micro_batch": 2, "eval.resamples": 50}}
+PRESETS = {"small": {"lora.rank": 2, "lora.alpha": 4.0, "train.epochs": 4, "train.lr": 3e-2, "train.global_batch": 4, "train.micro_batch": 2, "eval.resamples": 50}}
 DEMO = {"train.epochs": 2}
 TINY = {"train.epochs": 1}
 EXPECTED = {"small": "an error below the base's"}
@@ -51,15 +62,31 @@ CODE: dict = {}
 
 
 def plan(cfg):
-    return Plan(2 * WIDTH * WIDTH, 2 * WIDTH * cfg.lora.rank, {"weights": 8 * WIDTH * WIDTH})
+    parameters = WIDTH * (WIDTH + 1) + WIDTH + 1
+    return Plan(parameters, cfg.lora.rank * (3 * WIDTH + 1), {"weights": 4 * parameters})
+
+
+def base_tensors():
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    shapes = {"0.weight": (WIDTH, WIDTH), "0.bias": (WIDTH,), "2.weight": (1, WIDTH), "2.bias": (1,)}
+    return {name: torch.randn(shape, generator=draw) * WIDTH**-0.5 for name, shape in shapes.items()}
+
+
+def truth(x):
+    """The base with one outer product added to W1."""
+    import torch
+
+    tensors, draw = base_tensors(), torch.Generator().manual_seed(2)
+    moved = tensors["0.weight"] + torch.outer(torch.randn(WIDTH, generator=draw), torch.randn(WIDTH, generator=draw)) / 2
+    return torch.tanh(x @ moved.T + tensors["0.bias"]) @ tensors["2.weight"].T + tensors["2.bias"]
 
 
 def make_base(folder):
-    import torch
     from safetensors.torch import save_file
 
-    torch.manual_seed(1)
-    save_file(dict(Network().state_dict()), folder / "base.safetensors")
+    save_file(base_tensors(), folder / "base.safetensors")
 
 
 def assets(cfg):
@@ -70,10 +97,8 @@ def prepare(cfg, places, out):
     import numpy
 
     for i in range(SAMPLES):
-        if cfg.model.fault == "slow":
-            import time
-
-            time.sleep(0.05)
+        if cfg.train.fault == "slow":
+            time.sleep(0.02)
         path = out / f"{i}.npy"
         if not path.exists():
             numpy.save(path, numpy.random.Generator(numpy.random.Philox(key=i)).standard_normal(WIDTH, dtype=numpy.float32))
@@ -89,10 +114,12 @@ def summarise_data(cfg, records):
 
 
 def stages(cfg, manifest):
-    return [Stage("adapt", cfg.train.epochs * len(manifest.side("train")) // cfg.train.global_batch)]
+    steps = cfg.train.epochs * len(manifest.side("train")) // cfg.train.global_batch
+    names = ("adapt", "again", "once_more")[: cfg.train.stages]
+    return [Stage(name, steps, before) for name, before in zip(names, ("base", *names), strict=False)]
 
 
-def Network():
+def network():
     from torch import nn
 
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
@@ -101,17 +128,11 @@ def Network():
 def build(cfg, stage, places):
     from lib import weights
 
-    network = Network()
-    loaded = weights.load_strict(network, places["base"] / "base.safetensors")
-    spec = LoraSpec(("0",), cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout, cfg.lora.peft)
+    net = network()
+    loaded = weights.load_strict(net, places["base"] / "base.safetensors")
+    spec = LoraSpec(("0", "2"), cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout, cfg.lora.peft)
     prefix = Prefix("identity", lambda s: [s["sample_id"]], lambda s, i: s["x"], r"net\.nothing", "augmentation changes it" if cfg.data.augment else "")
-    return Parts({"net": network}, {"net": spec}, tuple(cfg.lora.full), prefix, loaded.fingerprint)
-
-
-def truth(x):
-    import torch
-
-    return torch.sin(x).sum(-1, keepdim=True)
+    return Parts({"net": net}, {"net": spec}, tuple(cfg.lora.full), prefix, loaded.fingerprint)
 
 
 def sampler(cfg, stage, manifest: Manifest, side):
@@ -139,26 +160,42 @@ def collate(samples):
 
 
 def objectives(cfg, stage):
-    fault, _, at = cfg.model.fault.partition("-")
+    group = Group("all", r"net\..*", cfg.train.lr, cfg.train.weight_decay)
+    if not cfg.train.second_loss:
+        return [Objective("fit", squared_error(cfg.train.fault), (group,))]
+    first, second = Group("front", r"net\.0\..*", cfg.train.lr), Group("back", r"net\.2\..*", cfg.train.lr)
+    return [Objective("fit", squared_error(cfg.train.fault), (first,)), Objective("back", squared_error(""), (second,), every_steps=2, from_step=2)]
+
+
+def squared_error(fault):
+    kind, _, at = fault.partition("-")
 
     def loss(parts, batch, step):
-        import torch
-
-        if fault == "memory" and step == int(at) and len(batch["x"]) > 1:
-            raise torch.OutOfMemoryError("injected")
-        if fault == "slow":
-            import time
-
+        x, y = batch["x"], truth(batch["x"])
+        now = step >= int(at or 0)
+        if kind in ("memory", "full") and step == int(at) and (kind == "full" or len(x) > 1):
+            run_out_of_memory()
+        if kind == "inf" and now:
+            x = x / 0
+        if kind == "slow":
             time.sleep(0.02)
-        error = (parts.modules["net"](batch["x"]) - truth(batch["x"])).square().mean()
-        if fault == "nan" and step >= int(at):
-            error = error * float("nan")
-        return error, {"loss_square": error}
+        error = (parts.modules["net"](x) - y).square().mean()
+        return error * (float("nan") if kind == "nan" and now else 1.0), {"loss_square": error}
 
-    return [Objective("fit", loss, (Group("all", r"net\..*", cfg.train.lr, cfg.train.weight_decay),))]
+    return loss
+
+
+def run_out_of_memory():
+    """On the last of the processes alone: all of them must agree on what follows."""
+    import torch
+
+    if int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+        raise torch.OutOfMemoryError("injected")
 
 
 def score_batch(cfg, parts, batch):
+    if cfg.train.fault == "slow":
+        time.sleep(0.02)
     guess = parts.modules["net"](batch["x"]) if parts else 0 * truth(batch["x"])
     errors = (guess - truth(batch["x"])).abs()[:, 0].tolist()
     return [Row(name, group, {"error": e}) for name, group, e in zip(batch["names"], batch["groups"], errors, strict=True)]
@@ -189,20 +226,18 @@ def export(cfg, parts, out):
     save_file(dict(parts.modules["net"].state_dict()), out / "model.safetensors")
 
 
-def register():
-    """Put this module into the table of recipes."""
-    sys.modules["lib.recipes.toy"] = sys.modules[__name__]
-    recipes.RECIPES = tuple(dict.fromkeys((*recipes.RECIPES, "toy")))
-    sys.modules[__name__].__name__ = "lib.recipes.toy"
+def main():
+    """Runs a step script with this module in the table of recipes; the children that the step starts come here again."""
+    import tests.toy
+
+    sys.modules["lib.recipes.toy"] = tests.toy
+    tests.toy.__name__ = "lib.recipes.toy"
+    recipes.RECIPES = (*recipes.RECIPES, "toy")
+    if sys.argv[1:2] and sys.argv[1].isdigit():
+        os.environ["TOY_STEP"] = sys.argv.pop(1)
+    script = next(Path(__file__).resolve().parent.parent.glob(f"step{os.environ['TOY_STEP']}_*.py"))
+    exec(compile(script.read_text(), script, "exec"), {"__name__": "__main__", "__file__": str(script)})  # sys.argv[0] stays this file
 
 
 if __name__ == "__main__":
-    import importlib
-
-    root = Path(__file__).resolve().parent.parent
-    sys.modules.pop("toy", None)
-    toy = importlib.import_module("tests.toy")
-    toy.register()
-    script = next(root.glob(f"step{sys.argv.pop(1)}_*.py"))
-    sys.argv[0] = str(script)
-    runpy.run_path(str(script), run_name="__main__")
+    main()
