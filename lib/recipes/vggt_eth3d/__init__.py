@@ -13,7 +13,7 @@ __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 PRECISIONS = ("bf16", "fp16", "fp32")
 MAIN_METRIC = "mae"
 READS = {2: ("data.", "model.weights"), 3: ("data.root", "data.scenes", "data.val_scenes", "data.train_val_split", "data.gap_covisibility", "data.depth_scale", "data.stand_in", "model.image_width_px", "model.image_height_px")}
-CODE = {2: ("demo",), 3: ("data",), 4: ("model", "losses", "frames", "assemble"), 5: ("metrics", "evaluate")}
+CODE = {2: ("demo",), 3: ("data",), 4: ("model", "losses", "frames", "assemble"), 5: ("metrics", "evaluate", "drawing")}
 
 SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
 DEPTH = {"mae": ("m", True), "rmse": ("m", True), "abs_rel": ("", True), "sq_rel": ("m", True), "delta_1": ("", False), "delta_2": ("", False), "delta_3": ("", False)}
@@ -97,13 +97,13 @@ def describe(cfg: Config, scores: dict[str, Any], base: list[Row], adapted: list
 
 
 def figures(cfg: Config, base: list[Row], adapted: list[Row], out: Path) -> None:
-    from lib.recipes.vggt_eth3d import figures as drawing
+    from lib.recipes.vggt_eth3d import drawing
 
     drawing.draw(base, adapted, out)
 
 
 def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
-    from lib.recipes.vggt_eth3d import predict as photographs
+    from lib.recipes.vggt_eth3d import photographs
 
     photographs.predict(cfg, parts, Path(inputs), out)
 

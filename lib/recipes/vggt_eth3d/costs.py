@@ -200,7 +200,7 @@ def block_bytes(config: Config, tokens: int, number: int) -> int:
 
 
 def dense_frame_bytes(config: Config, patches: int) -> int:
-    """What the depth head keeps for one frame, all in fp32: the input of each convolution, and again for its adapter."""
+    """What the depth head keeps for one frame, all in fp32: the input of each convolution, and what an adapter's dropout makes of it."""
     size = config.model
     channels, features, hidden = size.dpt_out_channels, size.dpt_features, size.dpt_output_hidden
     pixels = size.image_height_px * size.image_width_px
@@ -209,5 +209,5 @@ def dense_frame_bytes(config: Config, patches: int) -> int:
         inputs += cells * patches * (convolutions * features + count)
     inputs += 4 * patches * 2 * size.embed_dim
     once = 4 * patches * (4 * 2 * size.embed_dim + sum(channels)) + 4 * pixels * 4
-    adapter = 4 + bool(config.lora.dropout) if adapted(tensors(size), lora_targets(config)) else 0
-    return int(inputs * (4 + adapter) + once)
+    dropped = 4 + 1 if config.lora.dropout and lora_targets(config) else 0  # the values and a byte of mask
+    return int(inputs * (4 + dropped) + once)
