@@ -1,0 +1,132 @@
+"""The closed forms against the network on the meta device, PEFT's own injection, and what autograd really keeps."""
+import hashlib
+import json
+import re
+from math import prod
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from lib import adapters, config
+from lib.recipes import LoraSpec, Parts
+from lib.recipes.vggt_eth3d import costs
+from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, Config
+from lib.recipes.vggt_eth3d.layers import Block
+from lib.recipes.vggt_eth3d.model import VGGT
+from lib.recipes.vggt_eth3d.size import ModelSize
+
+PUBLISHED_KEYS = Path(__file__).parents[3] / "shared" / "facts" / "vggt_keys.json"  # beside the checkout, where there is one
+# sha256 over "name [shape]" lines, sorted, of the published checkpoint without its track head (1 403 of 1 797 tensors).
+PUBLISHED = "ab2b029471a2b701fe423dd21aa66d3b7f67d4415c25c494c6d4d32368d9f6e0"
+
+
+def settings(preset: str = "strategy_b", **changed) -> Config:
+    return config.from_dotted(Config, PRESETS[preset] | {key.replace("__", "."): value for key, value in changed.items()})
+
+
+def demo(preset: str, **changed) -> Config:
+    return settings(preset, **DEMO, **changed)
+
+
+def on_meta(size: ModelSize) -> VGGT:
+    with torch.device("meta"):
+        return VGGT(size)
+
+
+def lines(shapes: dict) -> str:
+    return "\n".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+
+
+@pytest.mark.parametrize("size", [ModelSize(), ModelSize(point_head=True), demo("strategy_b").model, ModelSize(camera_head=False, qk_norm=False, mlp_ratio=2.0)])
+def test_names_and_shapes_are_those_of_the_network(size):
+    assert costs.tensors(size) == {name: tuple(tensor.shape) for name, tensor in on_meta(size).state_dict().items()}
+
+
+def test_full_size_has_the_published_keys_and_counts():
+    with_points, trained = costs.tensors(ModelSize(point_head=True)), costs.tensors(ModelSize())
+    assert (len(with_points), sum(map(prod, with_points.values()))) == (1403, 1_190_596_120)
+    assert (len(trained), sum(map(prod, trained.values()))) == (1341, 1_157_941_492)
+    assert hashlib.sha256(lines(with_points).encode()).hexdigest() == PUBLISHED
+    if PUBLISHED_KEYS.exists():
+        published = json.loads(PUBLISHED_KEYS.read_text())["keys"]
+        assert lines(with_points) == lines({name: shape for name, shape in published.items() if not name.startswith("track_head.")})
+
+
+@pytest.mark.parametrize("preset, numbers", [("strategy_a", 78_914), ("strategy_b", 472_130), ("strategy_c", 996_418)])
+def test_trainable_numbers_are_those_of_the_table(preset, numbers):
+    for rank in (8, 16, 64):
+        assert costs.trainable(settings(preset, lora__rank=rank)) == numbers * rank
+    assert costs.trainable(settings("head_full")) == 32_654_562
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("full_size", [True, False])
+def test_trainable_numbers_are_what_peft_injects(preset, full_size):
+    cfg = settings(preset) if full_size else demo(preset, lora__full=[r"vggt\.depth_head\.norm\..*"])
+    network = on_meta(cfg.model).requires_grad_(False)
+    if targets := costs.lora_targets(cfg):
+        names = adapters.matched(network, LoraSpec(targets, cfg.lora.rank, cfg.lora.alpha), "vggt")
+        peft.get_peft_model(network, peft.LoraConfig(r=cfg.lora.rank, target_modules=names))
+    adapters.open_fully(Parts({costs.MODULE: network}, full=costs.full_tensors(cfg)))
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == costs.trainable(cfg)
+
+
+def test_strategies_follow_the_depth():
+    assert [costs.frozen_blocks(settings(preset)) for preset in ("strategy_a", "strategy_b", "strategy_c", "head_full")] == [24, 12, 0, 24]
+    assert costs.frozen_blocks(demo("strategy_b")) == 2
+
+
+@pytest.mark.parametrize("changed, blocks", [
+    ({"lora__targets": [r"aggregator\.global_blocks\.7\.attn\.qkv"]}, 7), ({"lora__full": [r"vggt\.aggregator\.camera_token"]}, 0),
+    ({"lora__targets": [r"aggregator\.patch_embed\..*\.qkv"]}, None),
+])  # fmt: skip
+def test_the_frozen_front_ends_before_the_first_trained_tensor(changed, blocks):
+    assert costs.frozen_blocks(settings("strategy_b", **changed)) == blocks
+
+
+@pytest.mark.parametrize("blocks, inside", [(0, 344), (12, 344 + 2 + 2 * 12 * 18)])
+def test_the_frozen_front_is_what_the_prefix_runs_through(blocks, inside):
+    names = [name for name in costs.tensors(ModelSize()) if re.fullmatch(costs.frozen_front(blocks), f"vggt.{name}")]
+    assert len(names) == inside
+    assert not any(re.search(r"_blocks\.(1[2-9]|2\d)\.", name) for name in names if "patch_embed" not in name)
+
+
+def kept_bytes(module: torch.nn.Module, function, *inputs) -> int:
+    """What autograd keeps for the backward pass of `function`, without the parameters of its module."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the memory, or another tensor could take its place
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function(*inputs)
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in parameters)
+
+
+def test_the_memory_of_a_block_is_what_autograd_keeps():
+    cfg = settings(model__embed_dim=128, model__num_heads=4, train__precision="fp32", lora__dropout=0.0)
+    block = Block(128, 4, 4.0, 0.01, qk_norm=True).requires_grad_(False)
+    peft.get_peft_model(block, peft.LoraConfig(r=1, target_modules=rf"{costs.LINEARS}"))
+    tokens = torch.zeros(2, 100, 128, requires_grad=True)
+    assert costs.block_bytes(cfg, 200, 4) == pytest.approx(kept_bytes(block, block, tokens), rel=0.1)
+
+
+def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
+    cfg = settings("strategy_a", model__image_width_px=140, model__image_height_px=98, model__dpt_features=64, model__dpt_out_channels=[64, 64, 128, 128],
+                   model__embed_dim=64, model__num_heads=4, lora__dropout=0.0, lora__rank=1)  # fmt: skip
+    network = VGGT(cfg.model).requires_grad_(False)
+    names = adapters.matched(network, LoraSpec(costs.lora_targets(cfg), 1, 1.0), "vggt")
+    peft.get_peft_model(network, peft.LoraConfig(r=1, target_modules=names))
+    layers = [torch.zeros(1, 1, 70, 128, requires_grad=True) for _ in range(4)]
+    kept = kept_bytes(network, network.depth_head, layers, 98, 140)
+    assert costs.dense_frame_bytes(cfg, 70) == pytest.approx(kept, rel=0.1)
+
+
+def test_checkpointing_and_strategy_lower_the_estimate():
+    total = {preset: sum(costs.memory_bytes(settings(preset)).values()) for preset in PRESETS}
+    assert total["strategy_a"] < total["strategy_b"] < total["strategy_c"]
+    assert sum(costs.memory_bytes(settings("strategy_c", train__checkpointing=True)).values()) < total["strategy_c"] / 3
