@@ -1,0 +1,113 @@
+"""Time, memory and gain at full demo scale, by hand:
+
+    python -m tests.long [recipe …]
+
+Runs every preset of CLAIMS through papermill or the steps, in a scratch folder, and writes tests/long_results.json, which
+the README quotes. Ten minutes to half an hour per recipe on 2 cores; nothing else should run meanwhile.
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "tests" / "long_results.json"
+# recipe -> presets; the first one runs through papermill, all five steps, and is what the time limit is about
+CLAIMS = {"vggt_eth3d": ("strategy_b", "strategy_a", "strategy_c", "head_full")}
+POLL_SECONDS = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipes", nargs="*", default=list(CLAIMS), metavar="recipe")
+    parser.add_argument("--keep", type=Path, help="keep the runs below this folder")
+    args = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for recipe in args.recipes:
+        root = args.keep or Path(tempfile.mkdtemp(prefix="long-"))
+        results[recipe] = {"date": datetime.date.today().isoformat(), "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}", "presets": {}}
+        for number, preset in enumerate(CLAIMS[recipe]):
+            results[recipe]["presets"][preset] = measured(recipe, preset, root, through_papermill=number == 0)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(preset, json.dumps(results[recipe]["presets"][preset]))
+
+
+def measured(recipe: str, preset: str, root: Path, through_papermill: bool) -> dict:
+    """One demo run from nothing: seconds, peak memory of the whole process tree, and what the scores say."""
+    run, started, peak = f"{recipe}-{preset}-demo", time.monotonic(), 0
+    commands = [papermill(recipe, preset, root)] if through_papermill else [step(n, recipe, preset, root) for n in range(1, 6)]
+    for command in commands:
+        peak = max(peak, run_and_watch(command))
+    seconds = time.monotonic() - started
+    scores = json.loads((root / "runs" / run / "eval" / "scores.json").read_text())
+    main_metric = scores["metrics"][scores["main"]["metric"]]
+    return {
+        "seconds": round(seconds, 1), "through_papermill": through_papermill, "peak_memory_bytes": peak, "metric": scores["main"]["metric"], "unit": scores["main"]["unit"],
+        "step": scores["step"], "n_samples": scores["n_samples"], "n_groups": scores["n_groups"], "resampled": scores["resampled"], **main_metric,
+    }  # fmt: skip
+
+
+def table(recipe: str, result: dict) -> list[str]:
+    """The README's table of a recipe, line by line."""
+    first = next(iter(result["presets"].values()))
+    lines = [
+        f"| preset | {first['metric'].upper()} untouched base | adapted | change | 95 % interval of the difference | verdict | seconds | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for preset, row in result["presets"].items():
+        change = 100 * row["difference"] / row["base"]
+        lines.append(
+            f"| `{preset}` | {row['base']:.3f} {row['unit']} | {row['adapted']:.3f} {row['unit']} | {change:+.1f} % | [{row['low']:.3f}, {row['high']:.3f}] | {row['verdict']} | "
+            f"{row['seconds']:.0f} | {row['peak_memory_bytes'] / 1e9:.1f} GB |"
+        )
+    groups = f"{first['n_samples']} held-out samples of {first['n_groups']} groups, {first['resampled']} resampled"
+    return [*lines, "", f"Measured by `python -m tests.long` on {result['date']}, {result['machine']}: {groups}; the first row through papermill, all five steps."]
+
+
+def papermill(recipe: str, preset: str, root: Path) -> list[str]:
+    notebook = ROOT / "notebooks" / "pipeline.ipynb"
+    words = {"recipe": recipe, "preset": preset, "root": str(root)}
+    given = [word for name, value in words.items() for word in ("-r", name, value)]
+    return [sys.executable, "-m", "papermill", str(notebook), str(root / f"{preset}.ipynb"), "--cwd", str(ROOT), "-p", "demo", "True", *given]
+
+
+def step(number: int, recipe: str, preset: str, root: Path) -> list[str]:
+    script = next(ROOT.glob(f"step{number}_*.py"))
+    return [sys.executable, str(script), "--recipe", recipe, "--preset", preset, "--demo", "--root", str(root)]
+
+
+def run_and_watch(command: list[str]) -> int:
+    """Runs a command to its end; returns the largest sum of resident memory over its process tree, in bytes."""
+    child, peak = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PIPELINE_SCALE": ""}), 0
+    while child.poll() is None:
+        peak = max(peak, tree_memory(child.pid))
+        time.sleep(POLL_SECONDS)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
+    return peak
+
+
+def tree_memory(root: int) -> int:
+    """Proportional set size of a process and all below it (shared pages are counted once)."""
+    parents, sizes = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            sizes[int(folder.name)] = 1024 * sum(int(line.split()[1]) for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+        except (FileNotFoundError, ProcessLookupError, PermissionError, OSError):
+            continue  # it ended meanwhile
+    below = {root}
+    for pid in sorted(parents):
+        if parents[pid] in below:
+            below.add(pid)
+    return sum(sizes.get(pid, 0) for pid in below)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Every command of the README runs, verbatim, in a fresh clone under PIPELINE_SCALE=tiny; every number comes from a file."""
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import long
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+DEMO, TESTS, OWN_DATA = (block.strip() for block in BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The files that git knows, as they are in this working tree."""
+    folder = tmp_path_factory.mktemp("clone") / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)], check=True)
+    changed = subprocess.run(["git", "diff", "--name-only", "--diff-filter=d", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in changed:
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PIPELINE_")} | {"PIPELINE_SCALE": "tiny"}
+    done = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_first_command_runs_the_default_recipe_from_a_bare_clone(clone):
+    run(DEMO, clone)
+    scores = json.loads((clone / "runs/vggt_eth3d-strategy_b-demo/eval/scores.json").read_text())
+    assert scores["n_samples"] > 0
+    executed = json.loads((clone / "notebooks/executed.ipynb").read_text())
+    text = "".join(str(output) for cell in executed["cells"] for output in cell.get("outputs", []))
+    assert "step 5 (evaluate): done" in text
+
+
+def test_second_command_is_what_ci_runs(clone):
+    assert (clone / ".ci" / "run").read_text().rstrip().endswith(TESTS)
+
+
+def test_commands_for_own_data_run(clone):
+    run(OWN_DATA, clone)
+    assert (clone / "runs/mine/export/merged/model.safetensors").exists()
+
+
+def test_every_python_file_of_lib_is_in_the_file_tree():
+    named = set(re.findall(r"(\w+\.py)", README.partition("## Where things are")[2].partition("## When")[0]))
+    assert {path.name for path in (ROOT / "lib").glob("*.py")} - {"__init__.py"} <= named
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in long.CLAIMS])
+def test_result_table_is_what_the_long_run_measured(recipe):
+    results = json.loads(long.RESULTS.read_text())
+    for line in long.table(recipe, results[recipe]):
+        assert line in README
+
+
+def test_messages_of_the_table_exist_in_the_code():
+    """Troubleshooting goes by message, so each fragment between the … must be in the code."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "lib").glob("*.py")) + (ROOT / "step4_train.py").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \|", README.partition("## When something goes wrong")[2], re.MULTILINE)
+    assert len(rows) >= 10
+    for row in rows:
+        for fragment in (part.strip() for part in row.split("…")):
+            assert fragment in code, fragment
