@@ -24,7 +24,7 @@ from lib.errors import DONE, PAUSED
 from lib.run import SCRIPTS, Run, read_json
 from lib.steps import REPOSITORY
 
-MAX_LINES = 300  # lasting lines of one step that a notebook keeps; later ones replace one another, and the last few are kept
+MAX_LINES = 1000  # lasting lines of one step that a notebook keeps (the audit of a large preset has 300); later ones replace one another
 LAST_LINES = 20
 PROGRESS_SECONDS = 0.5  # between two updates of the progress line
 
