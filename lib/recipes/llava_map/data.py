@@ -113,12 +113,12 @@ def overlay(cfg: Config, frame: Frame, out: Path) -> None:
     path = out / "overlays" / f"{frame.scene}-{frame.token}.png"
     if path.exists():
         return
-    from lib.recipes.llava_map import figures
+    from lib.recipes.llava_map import drawing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = read_arrays(out / frame.scene / f"{frame.token}.npz")
     truth = list(zip(arrays["labels"], lines_of(arrays), strict=True))
-    figures.scene_figure(path, f"{frame.scene}  {frame.location}  ground truth", read_pictures(out / frame.scene / frame.token), arrays, cfg.data.half_extent_m, truth=truth)
+    drawing.scene_figure(path, f"{frame.scene}  {frame.location}  ground truth", read_pictures(out / frame.scene / frame.token), arrays, cfg.data.half_extent_m, truth=truth)
 
 
 def lines_of(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -134,7 +134,7 @@ def read_pictures(folder: Path) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- split
 
 
-def split(cfg: Config, records: list[Record], out: Path) -> Split:
+def split(cfg: Config, records: list[Record]) -> Split:
     """Held-out scenes: the official list, or the eastern end of each location with a gap to what is trained on."""
     if cfg.data.split == "geographic":
         return geographic(cfg, [record for record in records if record.status == "ok"])

@@ -31,7 +31,7 @@ class MapQueries(nn.Module):
 class SceneInteraction(nn.Module):
     """Lets map tokens look at the scene tokens past the language model. It can learn the task alone: off unless asked for."""
 
-    def __init__(self, hidden: int, dim: int = 256, layers: int = 6, heads: int = 8):
+    def __init__(self, hidden: int, dim: int, layers: int, heads: int = 8):
         super().__init__()
         self.from_map = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))
         self.from_scene = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))

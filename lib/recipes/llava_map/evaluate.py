@@ -6,7 +6,7 @@ import numpy as np
 from lib.recipes import Parts, Row
 from lib.recipes.llava_map import metrics
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.figures import SHOWN_SCORE
+from lib.recipes.llava_map.drawing import SHOWN_SCORE
 from lib.recipes.llava_map.metrics import THRESHOLDS_M, Detections
 from lib.recipes.llava_map.roadmap import CLASSES
 
@@ -95,7 +95,8 @@ def summarise(rows: list[Row]) -> dict[str, float]:
     return metrics.table(detections(rows)) | {"mAP_guide": metrics.table(detections(rows, GUIDE))["mAP"]}
 
 
-def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
+def describe(scores: dict[str, Any]) -> str:
+    """AP by class and threshold, and the main number with its interval."""
     found = scores["metrics"]
     lines = [f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes", f"{'':<14}{'AP 0.5 m':>10}{'1.0 m':>8}{'1.5 m':>8}{'mean':>8}"]
     for name in CLASSES:

@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor, nn
 
+from lib.errors import FAILED, Stop
 from lib.recipes.llava_map.config import ENCODERS, QFORMERS, Config, LlamaSize
 from lib.recipes.llava_map.decoder import MapDecoder, MapQueries, SceneInteraction
 from lib.recipes.llava_map.encoder import ImageEncoder
@@ -18,13 +19,17 @@ def new_parts(cfg: Config, hidden: int) -> dict[str, nn.Module]:
         "decoder": MapDecoder(model.instances, model.points, hidden, model.decoder_width, model.decoder_layers, model.decoder_heads),
     }
     if model.scene_interaction:
-        parts["interaction"] = SceneInteraction(hidden)
+        parts["interaction"] = SceneInteraction(hidden, model.decoder_width, model.decoder_layers)
     return parts
+
+
+def new_qformer(cfg: Config) -> QFormer:
+    return QFormer(QFORMERS[cfg.model.qformer])
 
 
 def published_parts(cfg: Config, llm: LlamaSize | None) -> dict[str, nn.Module]:
     """What is loaded from published files: image encoder, Q-Former, language model."""
-    parts = {"image": ImageEncoder(ENCODERS[cfg.model.encoder]), "qformer": QFormer(QFORMERS[cfg.model.qformer])}
+    parts = {"image": ImageEncoder(ENCODERS[cfg.model.encoder]), "qformer": new_qformer(cfg)}
     if llm is not None:
         parts["llm"] = bare_llama(llm)
     return parts
@@ -58,8 +63,8 @@ def normalised(pictures: Tensor) -> Tensor:
 def detect(modules: dict[str, nn.Module], cfg: Config, batch: dict) -> tuple[Tensor, Tensor]:
     """Class logits (layers, batch, instances, classes) and points in [0, 1] (layers, batch, instances, points, 2).
 
-    batch: `pictures` or their cached tokens `prefix`, `intrinsics` (batch, 6, 3, 3), `bev_from_cam` (batch, 6, 4, 4), `prompt`
-    (tokens,). Cameras are not optional: without them the image tokens would have no place in the world.
+    batch: `pictures` or their cached tokens `prefix`, `intrinsics` (batch, 6, 3, 3), `bev_from_cam` (batch, 6, 4, 4). Cameras are
+    not optional: without them the image tokens would have no place in the world.
     """
     image, bridge = modules["image"], modules["bridge"]
     tokens = batch["prefix"] if "prefix" in batch else image_tokens(image, batch["pictures"])
@@ -69,22 +74,55 @@ def detect(modules: dict[str, nn.Module], cfg: Config, batch: dict) -> tuple[Ten
     asked = modules["queries"]().expand(len(scene), -1, -1)
     features = asked
     if "llm" in modules:
-        features = through_llm(modules["llm"], scene, batch["prompt"], asked, Layout(0, cfg.model.instances, cfg.model.points))
+        features = through_llm(modules["llm"], scene, modules["prompt"].ids, asked, cfg.model.instances)
     if "interaction" in modules:
         features = modules["interaction"](features, scene)
     return modules["decoder"](features)
 
 
-def through_llm(llm: nn.Module, scene: Tensor, prompt: Tensor, asked: Tensor, queries: Layout) -> Tensor:
+def through_llm(llm: nn.Module, scene: Tensor, prompt: Tensor, asked: Tensor, instances: int) -> Tensor:
     """The language model's last states at the map queries. Its weights may be frozen, but gradients pass through it."""
+    recompute(llm)
     words = llm.get_input_embeddings()(prompt).expand(len(scene), -1, -1)
     first, rest = words[:, :1], words[:, 1:]  # the beginning-of-sequence token stands before the scene
     sequence = torch.cat([first.to(scene.dtype), scene, rest.to(scene.dtype), asked], dim=1)
-    layout = Layout(sequence.shape[1] - asked.shape[1], queries.instances, queries.points)
-    states = llm(
-        inputs_embeds=sequence.to(words.dtype),
-        attention_mask=layout.allowed().to(sequence.device)[None, None].expand(len(sequence), -1, -1, -1),
-        position_ids=layout.position_ids().to(sequence.device)[None].expand(len(sequence), -1),
-        use_cache=False,
-    )
-    return states.last_hidden_state[:, layout.prefix :]
+    layout = Layout(sequence.shape[1] - asked.shape[1], instances, asked.shape[1] // instances - 1)
+    return masked_states(llm, sequence.to(words.dtype), layout)[:, layout.prefix :]
+
+
+def recompute(llm: nn.Module) -> None:
+    """Switches on gradient checkpointing where the module asks for it.
+
+    transformers recomputes in training mode only, which a frozen model never is in; a Llama has no dropout that this would wake.
+    """
+    if getattr(llm, "checkpointing", False) and torch.is_grad_enabled():
+        if not llm.is_gradient_checkpointing:
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
+        llm.train()
+
+
+def masked_states(llm: nn.Module, sequence: Tensor, layout: Layout) -> Tensor:
+    """Last hidden states (batch, length, hidden), each token seeing what the layout allows."""
+    batch = len(sequence)
+    mask = layout.allowed().to(sequence.device)[None, None].expand(batch, -1, -1, -1)
+    places = layout.position_ids().to(sequence.device)[None].expand(batch, -1)
+    return llm(inputs_embeds=sequence, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
+
+
+@torch.no_grad()
+def refuse_leaking_mask(llm: nn.Module, hidden: int) -> None:
+    """Changes one token after another: in one layer exactly the rows may move that are allowed to see it.
+
+    Whether a mask is obeyed depends on the version of transformers and on the kind of attention (0/1 floats and eager attention
+    let everything through without a word), so it is tried and not believed.
+    """
+    layout = Layout(prefix=3, instances=2, points=2)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, layout.length, hidden, generator=generator).to(llm.get_input_embeddings().weight)
+    changed = torch.where(torch.eye(layout.length, dtype=torch.bool, device=rows.device)[..., None], rows[1], rows[0])
+    layers, llm.layers = llm.layers, llm.layers[:1]  # through a second layer news travels on
+    states = masked_states(llm, torch.cat([rows[:1], changed]), layout)
+    llm.layers = layers
+    moved = (states[1:] != states[:1]).any(-1).T  # (row, changed token)
+    if not torch.equal(moved.cpu(), layout.allowed()):
+        raise Stop("the language model does not obey the attention mask: a token saw what it must not", "install the versions of constraints.txt", FAILED)
