@@ -151,8 +151,8 @@ DEMO = {
     "model.embed_dim": 96, "model.depth": 4, "model.num_heads": 4, "model.patch_embed_depth": 2, "model.patch_embed_num_heads": 4,
     "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 24, "model.dpt_out_channels": [24, 32, 48, 48],
     "model.dpt_intermediate_layers": [0, 1, 2, 3],
-    "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard"],
-    "data.val_scenes": ["harbour", "chapel", "garden"], "data.frames": [3, 3], "data.samples_per_epoch": 48,
+    "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard", "foundry"], "data.stand_in_views": 10,
+    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"], "data.frames": [3, 3], "data.samples_per_epoch": 48,
     "train.epochs": 8, "train.lr": 1e-3, "train.micro_batch": 2, "train.global_batch": 2,
 }  # fmt: skip
 
