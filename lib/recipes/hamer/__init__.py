@@ -16,7 +16,7 @@ READS = {
     2: ("data.format", "data.root", "data.made_", "model.init", "model.checkpoint", "model.mano"),
     3: ("data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.box_factor", "data.keep_side_px", "model.mano", "train.seed"),
 }  # fmt: skip
-CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "figures")}
+CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "panels")}
 
 
 def __getattr__(name: str) -> Any:
@@ -105,15 +105,15 @@ def describe(cfg: Config, scores: dict[str, Any], base: list[Row], adapted: list
 
 
 def figures(cfg: Config, base: list[Row], adapted: list[Row], out: Path) -> None:
-    from lib.recipes.hamer import figures as drawing
+    from lib.recipes.hamer import panels
 
-    drawing.write(cfg, base, adapted, out)
+    panels.write(cfg, base, adapted, out)
 
 
 def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
-    from lib.recipes.hamer import predict as photographs
+    from lib.recipes.hamer import inference
 
-    photographs.predict(cfg, parts, Path(inputs), out)
+    inference.predict(cfg, parts, Path(inputs), out)
 
 
 def export(cfg: Config, parts: Parts, out: Path) -> None:
