@@ -1,16 +1,30 @@
 """`step(number, *words)` runs a step script in this process with the toy recipe and returns its exit code."""
+import functools
+import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from lib import cli, recipes
+from lib import cli, machine, recipes
 from tests import toy
 
 ROOT = Path(__file__).resolve().parent.parent
+REALLY_LOOK = machine.look
+
+
+@functools.cache
+def looked(*names: str) -> str:
+    return json.dumps(REALLY_LOOK({name: ROOT for name in names}))
+
+
+def look_once(places):
+    """Step 1 starts children that import torch; this machine is the same one in every test."""
+    return json.loads(looked(*places))
 
 
 @pytest.fixture
@@ -18,6 +32,7 @@ def step(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "RECIPES", (*recipes.RECIPES, "toy"))
     monkeypatch.setitem(sys.modules, "lib.recipes.toy", toy)
     monkeypatch.setattr(toy, "__name__", "lib.recipes.toy")
+    monkeypatch.setattr(machine, "look", look_once)
     monkeypatch.setattr(cli, "run_child", lambda command, clock: earlier(command))
     for name in [name for name in os.environ if name.startswith(("PIPELINE_", "KAGGLE_", "SESSION_HOURS"))]:
         monkeypatch.delenv(name)
@@ -51,12 +66,22 @@ def folder(tmp_path) -> Path:
     return tmp_path / "runs" / "r"
 
 
-@pytest.fixture
-def prepared(step):
-    """A run whose steps 1 to 3 are done; further words are settings of step 1."""
+@pytest.fixture(scope="session")
+def made_runs(tmp_path_factory) -> dict[tuple, Path]:
+    """(words, last step) -> a root that holds such a run; a run may be copied, so each is made once."""
+    return {}
 
-    def make(*words: str) -> None:
-        for number in (1, 2, 3):
+
+@pytest.fixture
+def prepared(step, tmp_path, tmp_path_factory, made_runs):
+    """prepared(*words, last=3) puts a run here whose steps 1 to `last` are done; the words are settings of step 1."""
+
+    def make(*words: str, last: int = 3) -> None:
+        if (words, last) in made_runs:
+            shutil.copytree(made_runs[words, last], tmp_path, dirs_exist_ok=True)
+            return
+        for number in range(1, last + 1):
             assert step(number, *(words if number == 1 else ())) == 0
+        made_runs[words, last] = shutil.copytree(tmp_path, tmp_path_factory.mktemp("made") / "root")
 
     return make
