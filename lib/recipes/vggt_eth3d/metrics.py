@@ -74,4 +74,6 @@ def spread(numbers: Iterable[float]) -> dict[str, float]:
     """Mean, population standard deviation and median of the finite numbers; NaN where there is none."""
     values = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
     values = values[values.isfinite()]
-    return {"mean": values.mean().item(), "std": values.std(correction=0).item(), "median": values.quantile(0.5).item() if len(values) else torch.nan}
+    if not len(values):
+        return dict.fromkeys(("mean", "std", "median"), torch.nan)
+    return {"mean": values.mean().item(), "std": values.std(correction=0).item(), "median": values.quantile(0.5).item()}
