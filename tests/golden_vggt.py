@@ -17,9 +17,10 @@ MIN_VALID_PX = {"seed": 10, "upstream": 100}  # all that the two implementations
 
 
 def model(case: Case) -> dict[str, Tensor]:
-    """Without a track head, every weight of the case has its place."""
+    """The heads that the case has weights for; every weight must have its place."""
     known = {field.name for field in fields(ModelSize)}
-    network = VGGT(ModelSize(**{key: value for key, value in case.config.items() if key in known}, point_head=True)).eval()
+    heads = {name: any(key.startswith(f"{name}.") for key in case.weights) for name in ("camera_head", "depth_head", "point_head")}
+    network = VGGT(ModelSize(**{key: value for key, value in case.config.items() if key in known}, **heads)).eval()
     network.load_state_dict(case.weights)
     images = case.inputs["images"]
     with torch.no_grad():
@@ -27,7 +28,7 @@ def model(case: Case) -> dict[str, Tensor]:
         layers = network.layers(images, patches, 0)
         predicted = network.predict(layers, *images.shape[-2:])
     found = {"patch_tokens": patches.flatten(0, 1)} | {f"agg.layer_{index}": layer for index, layer in layers.items()}
-    return found | predicted | {f"pose_enc.{i}": code for i, code in enumerate(predicted["pose_enc_list"])}
+    return found | predicted | {f"pose_enc.{i}": code for i, code in enumerate(predicted.get("pose_enc_list", []))}
 
 
 def pose_encoding(case: Case) -> dict[str, Tensor]:
