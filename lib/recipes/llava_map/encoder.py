@@ -99,7 +99,7 @@ def ray_points(intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], 
     v = (torch.arange(rows, device=intrinsics.device) + 0.5) * height_px / rows
     u = (torch.arange(columns, device=intrinsics.device) + 0.5) * width_px / columns
     pixels = torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns), torch.ones_like(u).expand(rows, columns)], -1).flatten(0, 1)
-    rays = torch.einsum("nij,nkj,tk->nti", bev_from_cam[:, :3, :3], torch.linalg.inv(intrinsics), pixels)
+    rays = torch.einsum("nij,njk,tk->nti", bev_from_cam[:, :3, :3], torch.linalg.inv(intrinsics), pixels)
     steps = torch.arange(depths, device=intrinsics.device) / (depths - 1)
     depths_m = NEAREST_M + (FARTHEST_M - NEAREST_M) * steps.square()
     points_m = rays[:, :, None] * depths_m[:, None] + bev_from_cam[:, None, None, :3, 3]

@@ -1,0 +1,169 @@
+"""The network's parts: published names and sizes, the mask, gradients through a frozen language model."""
+import pytest
+import torch
+
+from lib.errors import Stop
+from lib.recipes.llava_map import config, costs, decoder, encoder, layout, model
+from lib.recipes.llava_map.config import Config
+
+
+def small(**changes) -> Config:
+    settings = {"encoder": "demo", "qformer": "demo", "llm": "demo", "tokens_per_view": 4, "instances": 3, "points": 4, "decoder_width": 32, "decoder_layers": 2}
+    return Config(model=config.ModelConfig(**settings | changes), data=config.DataConfig(width_px=64, height_px=32))
+
+
+def modules_of(cfg: Config) -> dict:
+    torch.manual_seed(0)
+    size = costs.llama_size(cfg)
+    parts = model.published_parts(cfg, size) | model.new_parts(cfg, costs.hidden_width(cfg, size))
+    prompt = torch.nn.Module()
+    prompt.ids = torch.tensor([1, 5, 6])
+    return {name: part.eval() for name, part in (parts | {"prompt": prompt}).items()}
+
+
+def batch_of(frames: int = 2) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    intrinsics = torch.tensor([[50.0, 0, 32], [0, 50, 16], [0, 0, 1]]).expand(frames, 6, 3, 3)
+    return {
+        "pictures": torch.randint(0, 256, (frames, 6, 3, 32, 64), generator=generator, dtype=torch.uint8),
+        "intrinsics": intrinsics,
+        "bev_from_cam": torch.eye(4).expand(frames, 6, 4, 4),
+    }
+
+
+def counted(part: torch.nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+@pytest.fixture(scope="module")
+def full_size() -> dict:
+    """Everything at full size on the meta device: no memory, no weights."""
+    cfg = Config()
+    cfg.model.scene_interaction = True
+    with torch.device("meta"):
+        return model.published_parts(cfg, config.LLMS[cfg.model.llm]) | model.new_parts(cfg, 4096)
+
+
+def test_full_size_counts_are_those_of_the_facts(full_size):
+    """Facts 1.12; the language model there includes its head of 131 072 000, which is not built."""
+    counts = {name: counted(part) for name, part in full_size.items()}
+    assert counts["image"] == 23_508_032
+    assert counts["qformer"] == 105_137_664 + 32 * 768
+    assert counts["llm"] == 6_738_415_616 - 131_072_000
+    assert counts["queries"] == 4_587_520
+    assert counts["interaction"] == 9_487_873
+    assert counted(full_size["bridge"].rays) == 2_770_368  # 2.77 M
+
+
+def test_qformer_has_the_255_published_names(full_size):
+    """Named by hand from BLIP-2's layout: 16 tensors a layer, 10 more on even layers, outer norm, query tokens."""
+    inner = [f"attention.attention.{n}" for n in ("query", "key", "value")] + ["attention.output.dense", "attention.output.LayerNorm"]
+    feed = ["intermediate_query.dense", "output_query.dense", "output_query.LayerNorm"]
+    names = {"query_tokens", "qformer.layernorm.weight", "qformer.layernorm.bias"}
+    for i in range(12):
+        layers = inner + feed + ([n.replace("attention.", "crossattention.", 1) for n in inner] if i % 2 == 0 else [])
+        names |= {f"qformer.encoder.layer.{i}.{n}.{kind}" for n in layers for kind in ("weight", "bias")}
+    assert len(names) == 255 and set(full_size["qformer"].state_dict()) == names
+
+
+@pytest.mark.parametrize("name", sorted(config.ENCODERS))
+@pytest.mark.parametrize("llm", ["none", *config.LLMS])
+def test_closed_forms_equal_the_networks(name, llm):
+    cfg = Config()
+    cfg.model.encoder, cfg.model.llm, cfg.model.scene_interaction = name, llm, llm in ("none", "demo")
+    size = costs.llama_size(cfg)
+    with torch.device("meta"):
+        parts = model.published_parts(cfg, size) | model.new_parts(cfg, costs.hidden_width(cfg, size))
+    assert {name: counted(part) for name, part in parts.items()} == costs.parts(cfg)
+
+
+def test_mask_is_obeyed_and_eager_attention_is_caught():
+    llm = model.bare_llama(config.LLMS["demo"]).eval()
+    model.refuse_leaking_mask(llm, 128)
+    assert len(llm.layers) == config.LLMS["demo"].layers
+    llm.config._attn_implementation = "eager"  # adds the bool mask to the scores: masks nothing
+    with pytest.raises(Stop, match="does not obey the attention mask"):
+        model.refuse_leaking_mask(llm, 128)
+
+
+def test_instances_share_their_positions():
+    places = layout.Layout(prefix=7, instances=3, points=2).position_ids()
+    assert places.tolist() == [*range(7), 7, 8, 9, 7, 8, 9, 7, 8, 9]
+
+
+def test_gradient_reaches_queries_and_qformer_through_the_frozen_language_model():
+    cfg = small()
+    modules = modules_of(cfg)
+    for name in ("image", "llm"):
+        modules[name].requires_grad_(False)
+    logits, points = model.detect(modules, cfg, batch_of())
+    (logits.sum() + points.square().sum()).backward()
+    # a decoder's last offset layer starts at zero, so the gradient must come through the class head as well
+    for name in ("qformer", "bridge", "queries"):
+        assert any(p.grad is not None and p.grad.any() for p in modules[name].parameters()), name
+    assert modules["qformer"].query_tokens.grad.any() and modules["queries"].instance_content.grad.any()
+    assert all(p.grad is None for name in ("image", "llm") for p in modules[name].parameters())
+
+
+def test_recomputed_activations_give_the_same_gradient():
+    cfg = small()
+    gradients = []
+    for recompute in (False, True):
+        modules = modules_of(cfg)
+        modules["llm"].requires_grad_(False).checkpointing = recompute
+        logits, _ = model.detect(modules, cfg, batch_of())
+        logits.sum().backward()
+        assert modules["llm"].is_gradient_checkpointing == recompute
+        gradients.append(modules["queries"].point_content.grad)
+    assert torch.allclose(*gradients, atol=1e-6) and gradients[0].any()
+
+
+def test_pictures_matter_with_and_without_language_model():
+    for cfg in (small(), small(llm="none", scene_interaction=True)):
+        modules, one, other = modules_of(cfg), batch_of(1), batch_of(1)
+        other["pictures"] = 255 - one["pictures"]
+        with torch.no_grad():
+            assert not torch.allclose(model.detect(modules, cfg, one)[0], model.detect(modules, cfg, other)[0], atol=1e-7)
+
+
+def test_cameras_are_not_optional():
+    batch = batch_of()
+    del batch["bev_from_cam"]
+    with pytest.raises(KeyError, match="bev_from_cam"):
+        model.detect(modules_of(small()), small(), batch)
+
+
+def test_rays_pass_through_the_middle_of_their_cells():
+    """A camera at height 1.5 m looking along y: the token right of the middle must look to the right (x > 0) and ahead."""
+    pose = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]]])
+    intrinsics = torch.tensor([[[50.0, 0, 32], [0, 50, 16], [0, 0, 1]]])
+    points = encoder.ray_points(intrinsics, pose, grid=(2, 4), size_px=(32, 64), depths=5)  # (1, 8, 5, 3), in units of (15, 30, 2) m
+    depth_m = 1 + 59 * (3 / 4) ** 2
+    ray = torch.tensor([(40 - 32) / 50, 1.0, -(8 - 16) / 50])  # token of row 0, column 2: pixel (40, 8)
+    wanted = (ray * depth_m + torch.tensor([0, 0, 1.5])) / torch.tensor([15.0, 30, 2])
+    assert torch.allclose(points[0, 2, 3], wanted.clamp(-2, 2), atol=1e-5)
+
+
+def test_grid_of_tokens_is_what_the_encoder_gives():
+    for name, size_px in (("demo", (112, 200)), ("demo", (100, 90))):
+        net = encoder.ImageEncoder(config.ENCODERS[name]).eval()
+        rows, columns = net.grid(*size_px)
+        with torch.no_grad():
+            assert net(torch.zeros(1, 3, *size_px)).shape[1] == rows * columns
+
+
+def test_start_lines_are_spread_and_inside():
+    lines = decoder.spread_lines(50, 20)
+    assert lines.min() > 0 and lines.max() < 1
+    centres = lines.mean(1)
+    assert (torch.cdist(centres, centres) + torch.eye(50)).min() > 0.03
+    assert centres.mean(0) == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_untrained_decoder_sees_hardly_any_line():
+    """The prior of 1 % keeps the focal loss from drowning in false alarms."""
+    cfg = small()
+    with torch.no_grad():
+        logits, points = model.detect(modules_of(cfg), cfg, batch_of())
+    assert logits.shape == (2, 2, 3, 3) and points.shape == (2, 2, 3, 4, 2)
+    assert logits.sigmoid().max() < 0.1 and (points > 0).all() and (points < 1).all()
