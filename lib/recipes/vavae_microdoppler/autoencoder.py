@@ -6,11 +6,12 @@ the 50 tensors of the in-block attentions would stay random in a lax load; the m
 exports, which LightningDiT's loader takes again.
 """
 import re
-from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+
+from lib.recipes.vavae_microdoppler.size import AutoencoderSize
 
 # (diffusers name, published name) of path elements whose change does not depend on a number.
 RENAMED = (
@@ -27,28 +28,6 @@ RENAMED = (
     ("to_v", "v"),
     (r"to_out\.0", "proj_out"),
 )
-
-
-@dataclass(frozen=True)
-class AutoencoderSize:
-    """The published sizes (`f16d32`) are the defaults. `attention` lists the levels, 0 = full resolution, that attend."""
-
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks: int = 2  # residual blocks of an encoder level; a decoder level has one more
-    attention: tuple[int, ...] = (4,)
-    encoder_channels: int = 32  # half of what the encoder's last convolution puts out
-    latent_channels: int = 32
-    norm_groups: int = 32
-    image_px: int = 256
-
-    @property
-    def levels(self) -> int:
-        return len(self.multipliers)
-
-    @property
-    def downscale(self) -> int:
-        return 2 ** (self.levels - 1)
 
 
 def build_autoencoder(size: AutoencoderSize) -> AutoencoderKL:

@@ -4,42 +4,14 @@ Key names, shapes and options are those of the published checkpoints. The table 
 labels: the last one is "no label", in training (dropped labels) and in sampling (guidance) alike.
 """
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # depth, width, heads
+from lib.recipes.vavae_microdoppler.size import DiTSize
+
 FREQUENCIES = 256  # of the time embedding
-
-
-@dataclass(frozen=True)
-class DiTSize:
-    """The options of the released XL/1 are the defaults."""
-
-    depth: int = 28
-    width: int = 1152
-    heads: int = 16
-    latent_side: int = 16
-    latent_channels: int = 32
-    labels: int = 31
-    patch: int = 1
-    mlp_ratio: float = 4.0
-    swiglu: bool = True
-    rope: bool = True
-    rmsnorm: bool = True
-    qk_norm: bool = False
-    shift: bool = True  # without it the modulation only scales and gates
-
-    @property
-    def side(self) -> int:
-        return self.latent_side // self.patch
-
-    @property
-    def hidden(self) -> int:
-        """Width of the MLP; SwiGLU has three matrices, so two thirds give the same count."""
-        return int(self.width * self.mlp_ratio * (2 / 3 if self.swiglu else 1))
 
 
 class Rope(nn.Module):

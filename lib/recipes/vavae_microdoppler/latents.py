@@ -1,12 +1,8 @@
-"""Latents on disk in the published layout, and their statistics by channel.
-
-    latents_rank00_shard000.safetensors   latents (n, c, h, w) fp32, logvar (n, c, h, w), labels (n,) int64
-    latents_stats.safetensors             mean, std (1, c, 1, 1) of the training side
-"""
+"""Statistics of latents by channel: what a diffusion model on them is normalised with."""
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.errors import Stop
 
@@ -37,3 +33,31 @@ class LatentStatistics:
                 raise Stop(f"{name}: {what} has shape {tuple(tensor.shape)}, not (1, {channels}, 1, 1)")
         if not bool((self.std > 0).all() and self.std.isfinite().all() and self.mean.isfinite().all()):
             raise Stop(f"{name}: a standard deviation is 0 or a number is not finite")
+
+
+class RunningMoments(nn.Module):
+    """Mean and square of the sampled latents while the autoencoder trains: the training side's statistics, for the export.
+
+    A plain average over the first `HORIZON` micro-batches, then one that forgets: the network moves.
+    """
+
+    HORIZON = 200
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("square", torch.ones(1, channels, 1, 1))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, latents: Tensor) -> None:
+        self.count += 1
+        weight = 1.0 / min(int(self.count), self.HORIZON)
+        latents = latents.detach().float()
+        self.mean.lerp_(latents.mean((0, 2, 3), keepdim=True), weight)
+        self.square.lerp_(latents.square().mean((0, 2, 3), keepdim=True), weight)
+
+    def statistics(self) -> LatentStatistics:
+        if not int(self.count):
+            raise Stop("the latents have no statistics yet: no stage of this run was trained")
+        return LatentStatistics(self.mean.clone(), (self.square - self.mean**2).clamp_min(1e-12).sqrt())

@@ -5,8 +5,9 @@ The pip package wants torchvision and downloads VGG16 in its constructor; the ch
 import torch
 from torch import nn
 
+from lib.recipes.vavae_microdoppler.size import VGG16
+
 CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # indices in torchvision's VGG16 `features`
-VGG16 = (64, 128, 256, 512, 512)
 
 
 class Scaling(nn.Module):

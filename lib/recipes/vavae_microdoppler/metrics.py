@@ -73,8 +73,8 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def centred_root(features: np.ndarray) -> np.ndarray:
-    """X with X^T X = the unbiased covariance; its product with another gives the trace of the root of the product."""
-    return (features - features.mean(0)).astype(np.float64) / np.sqrt(max(len(features) - 1, 1))
+    """R (at most d, d) with R^T R = the unbiased covariance; small, because a bootstrap computes it a thousand times."""
+    return np.linalg.qr((features - features.mean(0)).astype(np.float64) / np.sqrt(max(len(features) - 1, 1)), "r")
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,137 @@
+"""Makes the demo's base: python -m lib.recipes.vavae_microdoppler.base  (one free core, about 15 minutes; the result is shipped)
+
+A small vision network and a small perceptual network learn to tell textures (textures.py); then a small VA-VAE of the
+published structure learns to reproduce them, aligned with that vision network. Nobody's spectrogram is among the pictures.
+The two files hold the published names, in fp16, so that the demo is loaded by the code that loads the 2 GB original.
+"""
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lib.config import from_dotted
+from lib.order import Key
+from lib.recipes.vavae_microdoppler import textures
+from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, decode, moments_of, to_published
+from lib.recipes.vavae_microdoppler.config import DEMO, Config
+from lib.recipes.vavae_microdoppler.critic import PatchCritic
+from lib.recipes.vavae_microdoppler.losses import LossWeights, Pass, Posterior, critic_loss, generator_terms, hinge
+from lib.recipes.vavae_microdoppler.lpips import Perceptual
+from lib.recipes.vavae_microdoppler.vision import Vision, from_timm, to_timm
+
+FOLDER = Path(__file__).parent / "demo"
+SEED = 20
+SMALL_PX = 64  # the convolutional networks learn at a quarter of the demo's area, for a quarter of the time
+
+
+def main() -> None:
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    model = from_dotted(Config, DEMO).model
+    vision, perceptual = Vision(model.vision_size), Perceptual(tuple(model.lpips_widths))
+    learn_textures(vision, vision, model.image_px, steps=600)
+    learn_textures(perceptual, lambda image: perceptual.net(perceptual.scaling_layer(image))[-1], SMALL_PX, steps=250)
+    set_heads(perceptual)
+    for network in (vision, perceptual):
+        network.eval().requires_grad_(False)
+    save("vision.safetensors", {"foundation_model.model.": to_timm(vision), "loss.perceptual_loss.": perceptual.state_dict()})
+    autoencoder, projection, critic = learn_pictures(model, vision, perceptual, steps=700)
+    save("autoencoder.safetensors", {"": to_published(autoencoder), "linear_proj.": projection.state_dict(), "loss.discriminator.": critic.state_dict()})
+
+
+def batch(step: int, size: int, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px) for index in range(size)]
+    return torch.stack([torch.from_numpy(image) for image, _ in drawn]).float(), torch.stack([torch.from_numpy(kind) for _, kind in drawn])
+
+
+def statistics(image: torch.Tensor) -> torch.Tensor:
+    """What a cell looks like (n, 14, cells, cells): mean and spread of each colour, log energy of four directions at two scales."""
+    pool = lambda x: F.avg_pool2d(x, textures.CELL_PX)  # noqa: E731
+    grey = image.mean(1, keepdim=True)
+    found = [pool(image), (pool(image**2) - pool(image) ** 2).clamp_min(0).sqrt()]
+    for step in (1, 3):
+        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
+            found.append(0.3 * (pool((grey - grey.roll((dy, dx), (2, 3))) ** 2) + 1e-3).log())
+    return torch.cat(found, 1)
+
+
+def learn_textures(network: nn.Module, features, side_px: int, steps: int) -> None:
+    """Every cell says what fills it (cross entropy) and what it looks like (squared error)."""
+    kinds = len(textures.KINDS)
+    head = nn.LazyConv2d(kinds + 14, 1)
+    head(features(batch(0, 2, side_px)[0]))
+    optimiser = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.02)
+    network.train()
+    for step in range(steps):
+        share = step / steps
+        optimiser.param_groups[0]["lr"] = 1e-3 * min(1.0, step / 50 + 0.02) * (1 - share) + 1e-5
+        image, kind = batch(step, 16, side_px)
+        out = head(features(image))
+        seen = F.mse_loss(out[:, kinds:], statistics(image))
+        loss = F.cross_entropy(out[:, :kinds], kind) + 4 * seen
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        if step % 50 == 0:
+            right = (out[:, :kinds].argmax(1) == kind).float().mean()
+            print(f"{type(network).__name__} step {step}: kind told right {right:.2f}, statistics off by {seen:.3f}", flush=True)
+
+
+def set_heads(perceptual: Perceptual) -> None:
+    """LPIPS's heads are fitted to people's judgements, which do not exist for textures: every channel counts alike."""
+    for number in range(5):
+        nn.init.constant_(getattr(perceptual, f"lin{number}").model[1].weight, 0.4)
+
+
+def learn_pictures(model, vision: Vision, perceptual: Perceptual, steps: int):
+    autoencoder, critic = build_autoencoder(model.autoencoder), PatchCritic(model.critic_width, model.critic_layers)
+    projection = nn.Conv2d(model.latent_channels, model.vision_size.width, 1, bias=False)
+    slow = torch.optim.Adam([*autoencoder.parameters(), *projection.parameters()], lr=1e-3, betas=(0.5, 0.9))
+    fast = torch.optim.Adam(critic.parameters(), lr=3e-4, betas=(0.5, 0.9))
+    weights, seen = LossWeights(alignment=0.3, critic=0.2), at_grid(vision, SMALL_PX // model.downscale)
+    for step in range(steps):
+        share = step / steps
+        slow.param_groups[0]["lr"] = 1e-3 * min(1.0, step / 50 + 0.02) * (1 - share) + 2e-5
+        image = batch(10_000 + step, 8, SMALL_PX)[0]
+        posterior = Posterior.of(moments_of(autoencoder, image))
+        sample = posterior.sample(torch.randn_like(posterior.mean))
+        p = Pass(image, decode(autoencoder, sample), posterior, projection(sample), seen(image))
+        judge = critic if share > 0.7 else None
+        terms = generator_terms(p, weights, perceptual, judge, autoencoder.decoder.conv_out.weight, autoencoder.encoder.conv_out.weight)
+        slow.zero_grad()
+        (terms["total"] / image[0].numel()).backward()
+        nn.utils.clip_grad_norm_([*autoencoder.parameters(), *projection.parameters()], 1.0)
+        slow.step()
+        if share > 0.6:
+            fast.zero_grad()
+            critic_loss(critic, image, p.recon, hinge)["disc_loss"].backward()
+            fast.step()
+        if step % 25 == 0:
+            shown = {name: round(float(terms[name].detach()), 4) for name in ("rec_loss", "kl_loss", "vf_cosine", "vf_distance", "alignment_share")}
+            print(f"VA-VAE step {step} mse {F.mse_loss(p.recon, image).item():.4f} {shown}", flush=True)
+    return autoencoder, projection, critic
+
+
+def at_grid(vision: Vision, grid: int) -> Vision:
+    """The same network for pictures of another size, as a run with that size would load it."""
+    other = Vision(dataclasses.replace(vision.size, grid=grid))
+    other.load_state_dict(from_timm(to_timm(vision), grid))
+    return other.eval().requires_grad_(False)
+
+
+def save(name: str, groups: dict[str, dict[str, torch.Tensor]]) -> None:
+    from safetensors.torch import save_file
+
+    FOLDER.mkdir(exist_ok=True)
+    half = lambda t: t.half() if t.is_floating_point() else t  # noqa: E731
+    content = {prefix + key: half(tensor).contiguous() for prefix, state in groups.items() for key, tensor in state.items()}
+    save_file(content, FOLDER / name, metadata={"made_by": "python -m lib.recipes.vavae_microdoppler.base"})
+    print(f"{name}: {(FOLDER / name).stat().st_size / 1e6:.2f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""Settings of the recipe: what a person may override, the presets, and the small demo. No heavy imports."""
+import re
+from dataclasses import dataclass, field
+
+from lib import config
+from lib.config import at_least, one_of
+from lib.errors import Stop
+from lib.recipes.vavae_microdoppler.size import VGG16, VISIONS, AutoencoderSize, VisionSize
+
+PUBLISHED = "hustvl/vavae-imagenet256-f16d32-dinov2"
+STAGES = ("align", "reconstruct", "margin", "single", "decoder")
+
+
+@dataclass
+class ModelConfig:
+    """The networks and their weights. `weights` is the published repository, a path of its .pt or .safetensors, or "demo"."""
+
+    weights: str = PUBLISHED
+    image_px: int = 256
+    channels: int = 128
+    multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])  # of `channels`, by level; each level halves the side
+    blocks: int = 2
+    attention: list[int] = field(default_factory=lambda: [4])  # levels that attend, 0 = full resolution
+    latent_channels: int = 32
+    norm_groups: int = 32
+    vf: str = "dinov2_large"  # the vision network; or dinov2_base, dinov2_small, none
+    vf_width: int = 0  # 0 = what `vf` names; the demo's network is smaller
+    vf_depth: int = 0
+    vf_heads: int = 0
+    vf_input: str = "published"  # [-1, 1], as the projection was trained with; or imagenet
+    fresh_projection: bool = False  # start from a random projection: the file has none, or the vision network is another one
+    lpips_widths: list[int] = field(default_factory=lambda: list(VGG16))
+    critic_width: int = 64
+    critic_layers: int = 3
+    freeze_encoder_layers: int = 0  # the first levels of the encoder; the guide: 3 or 4 below 5000 images
+
+    def __post_init__(self):
+        one_of("model.vf", self.vf, (*VISIONS, "none"))
+        one_of("model.vf_input", self.vf_input, ("published", "imagenet"))
+        if self.vf in ("dinov2_base", "dinov2_small") and not self.fresh_projection:
+            raise Stop(f"model.vf={self.vf} has other features than the published projection was trained for: add model.fresh_projection=true")
+        if self.image_px < self.downscale or self.image_px % self.downscale:
+            raise Stop(f"model.image_px={self.image_px} is not a multiple of {self.downscale}, the autoencoder's reduction")
+        if self.norm_groups < 1 or any(self.channels * m % self.norm_groups for m in self.multipliers):
+            raise Stop(f"model.norm_groups={self.norm_groups} does not divide every width {[self.channels * m for m in self.multipliers]}")
+        if not 0 <= self.freeze_encoder_layers <= len(self.multipliers):
+            raise Stop(f"model.freeze_encoder_layers={self.freeze_encoder_layers} is not between 0 and {len(self.multipliers)}, the encoder's levels")
+
+    @property
+    def downscale(self) -> int:
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def latent_side(self) -> int:
+        return self.image_px // self.downscale
+
+    @property
+    def autoencoder(self) -> AutoencoderSize:
+        return AutoencoderSize(
+            self.channels, tuple(self.multipliers), self.blocks, tuple(self.attention), self.latent_channels, self.latent_channels,
+            self.norm_groups, self.image_px,
+        )  # fmt: skip
+
+    @property
+    def vision_size(self) -> VisionSize:
+        width, depth, heads = VISIONS.get(self.vf, (0, 0, 0))
+        return VisionSize(self.vf_width or width, self.vf_depth or depth, self.vf_heads or heads, self.latent_side, self.vf_input == "imagenet")
+
+
+@dataclass
+class DataConfig:
+    """Folders by user with images of any type, or with raw echoes (.npy, complex), and which recordings are held out."""
+
+    root: str = ""  # holds one folder per user; empty: what step 2 brings
+    users: list[str] = field(default_factory=list)  # empty: every folder
+    recording_pattern: str = r"(?P<recording>(?:rec|recording|seg|segment|take|session)[-_]?\d+)"  # searched in the file's name
+    recordings_csv: str = ""  # beside the user folders: file,recording; goes before the pattern
+    val_share: float = 0.2  # of each user's images, in whole recordings, or the last block in time where there are none
+    gap_images: int = 4  # left out between the blocks where windows may overlap and recordings are unknown
+    kind: str = "images"  # or iq
+    prf_hz: float = 1600.0  # the rest is for raw echoes
+    wavelength_m: float = 0.01249
+    window_s: float = 0.14
+    duration_s: float = 2.4
+    stride_s: float = 0.6
+    low_m_s: float = -1.5
+    high_m_s: float = 5.0
+    range_db: float = 38.0
+    colours: str = "jet"
+    stand_in: bool = False  # simulated walkers, unless data.root is given
+    stand_in_users: int = 12
+    stand_in_recordings: int = 12
+    stand_in_windows: int = 4
+    stand_in_difference: float = 0.5  # scale of what tells users apart
+
+    def __post_init__(self):
+        one_of("data.kind", self.kind, ("images", "iq"))
+        one_of("data.colours", self.colours, ("jet", "gray"))
+        if not 0 < self.val_share < 1:
+            raise Stop(f"data.val_share={self.val_share} is not between 0 and 1")
+        for name in ("gap_images",):
+            at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("stand_in_users", "stand_in_recordings", "stand_in_windows"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        try:
+            groups = re.compile(self.recording_pattern).groupindex
+        except re.error as error:
+            raise Stop(f"data.recording_pattern={self.recording_pattern!r} is no regular expression: {error}") from error
+        if self.recording_pattern and "recording" not in groups:
+            raise Stop(f"data.recording_pattern={self.recording_pattern!r} has no group named 'recording', e.g. (?P<recording>rec\\d+)")
+
+
+@dataclass
+class LossConfig:
+    """Weights by the guide; where it is silent or wrong (critic start, KL) by the published configuration."""
+
+    perceptual: float = 1.0
+    kl: float = 1e-6
+    critic: float = 0.5
+    critic_kind: str = "hinge"  # or vanilla
+    critic_start_share: float = 0.17  # of the first stage (5 of 30 epochs); the later stages have it from their first step
+    critic_warmup_share: float = 0.03  # of a stage: a fresh critic learns alone for so long before it is listened to
+    align_vf: float = 0.5  # share of the alignment's gradient at the encoder's last layer, by stage
+    reconstruct_vf: float = 0.1
+    margin_vf: float = 0.1
+    adaptive_vf: bool = True  # false: the three numbers are plain factors, and the alignment is switched off in effect
+    distance_weight: float = 1.0
+    cosine_weight: float = 1.0
+    distance_margin: float = 0.25  # in the stages margin and single
+    cosine_margin: float = 0.5
+    averaged: bool = False  # means over pixels instead of sums (the original's pp_style)
+    fix_projection: bool = True  # the projection stands still in the stage margin, as in the published model's last stage
+
+    def __post_init__(self):
+        one_of("loss.critic_kind", self.critic_kind, ("hinge", "vanilla"))
+        for name in ("perceptual", "kl", "critic", "align_vf", "reconstruct_vf", "margin_vf", "distance_weight", "cosine_weight"):
+            at_least(f"loss.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class TrainConfig(config.TrainConfig):
+    """Adam (0.5, 0.9), fp32 in spirit: losses are always fp32. A floor that is not below the rate makes the rate constant."""
+
+    stages: list[str] = field(default_factory=lambda: ["align", "reconstruct", "margin"])
+    plan: str = "deep"  # light: half of every stage, for data that the untouched network already reproduces fairly
+    epochs: int = 30  # of the first stage
+    reconstruct_share: float = 0.5  # of `epochs`: 15
+    margin_share: float = 1 / 3  # of `epochs`: 10
+    lr: float = 1e-4
+    reconstruct_lr_share: float = 0.5
+    margin_lr_share: float = 0.2
+    lr_floor: float = 1e-4
+    warmup_share: float = 0.0
+    weight_decay: float = 0.0
+    global_batch: int = 16
+    micro_batch: int = 8
+    clip: float = 0.5  # of the loss per pixel
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("train.plan", self.plan, ("light", "deep"))
+        for stage in self.stages:
+            one_of("train.stages", stage, STAGES)
+        if not self.stages or len(set(self.stages)) != len(self.stages):
+            raise Stop(f"train.stages={self.stages} must name at least one stage, each once")
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: config.EvalConfig = field(default_factory=config.EvalConfig)
+    cache: config.CacheConfig = field(default_factory=config.CacheConfig)
+    session: config.SessionConfig = field(default_factory=config.SessionConfig)
+
+    def __post_init__(self):
+        frozen = "decoder" in self.train.stages
+        if frozen and len(self.train.stages) > 1:
+            raise Stop("the stage decoder trains other tensors than the rest, so it stands alone: train.stages=[decoder]")
+        if frozen and self.model.vf != "none":
+            raise Stop("the stage decoder leaves the encoder as it is, so there is nothing to align: add model.vf=none")
+
+
+PRESETS = {
+    "three_stages": {"train.stages": ["align", "reconstruct", "margin"]},
+    "single_stage": {"train.stages": ["single"], "train.epochs": 50},
+    "decoder_only": {"train.stages": ["decoder"], "model.vf": "none", "train.epochs": 20},
+    "frozen_encoder": {
+        "train.stages": ["single"], "train.epochs": 25, "train.lr": 1e-5, "train.lr_floor": 1e-5, "model.freeze_encoder_layers": 3,
+        "loss.distance_weight": 0.5, "loss.cosine_weight": 0.5,
+    },
+}  # fmt: skip
+
+# The published structure with 1.1 million numbers, on simulated walkers.
+DEMO = {
+    "model.weights": "demo", "model.image_px": 128, "model.channels": 8, "model.multipliers": [1, 2, 4, 8, 8], "model.blocks": 1,
+    "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
+    "model.lpips_widths": [8, 16, 32, 48, 48], "model.critic_width": 16,
+    "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 8, "data.stand_in_windows": 3,
+    "train.epochs": 12, "train.lr": 5e-4, "train.global_batch": 8, "train.micro_batch": 8,
+}  # fmt: skip
+
+# PIPELINE_SCALE=tiny: all five steps in 45 seconds.
+TINY = {
+    "model.image_px": 64, "data.stand_in_users": 3, "data.stand_in_recordings": 3, "data.stand_in_windows": 2, "train.epochs": 3,
+    "train.global_batch": 4, "train.micro_batch": 4,
+}  # fmt: skip
+
+EXPECTED = {
+    "three_stages": "held-out PSNR at least 2 dB above the untouched base, alignment cosine not below the base's",
+    "single_stage": "the published one-stage recipe: PSNR near three_stages', margins from the start",
+    "decoder_only": "PSNR above the base with the published latent space untouched; latents_stats.pt stays valid",
+    "frozen_encoder": "the guide's second half: the first levels frozen, learning rate 1e-5; a smaller gain, little risk",
+}

@@ -1,0 +1,116 @@
+"""What a run costs, from closed forms over the sizes. Tests compare them with the networks on the meta device."""
+from lib.recipes import Plan
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.size import AutoencoderSize, VisionSize
+
+FLOAT = 4  # bytes
+IMAGE_BYTES = 2_000_000_000  # activations of one 256 px image through the published autoencoder and LPIPS, measured
+
+
+def convolution(before: int, after: int, side: int, bias: bool = True) -> int:
+    return before * after * side * side + after * bias
+
+
+def norm(channels: int) -> int:
+    return 2 * channels
+
+
+def residual(before: int, after: int) -> int:
+    shortcut = convolution(before, after, 1) if before != after else 0
+    return norm(before) + convolution(before, after, 3) + norm(after) + convolution(after, after, 3) + shortcut
+
+
+def attention(channels: int) -> int:
+    return norm(channels) + 4 * convolution(channels, channels, 1)
+
+
+def middle(channels: int) -> int:
+    return 2 * residual(channels, channels) + attention(channels)
+
+
+def encoder_levels(size: AutoencoderSize) -> list[int]:
+    """Parameters of the encoder's first convolution together with level 0, then of each further level."""
+    widths, found = [size.channels * m for m in size.multipliers], []
+    before = size.channels
+    for level, width in enumerate(widths):
+        count = convolution(3, size.channels, 3) if level == 0 else 0
+        for _ in range(size.blocks):
+            count += residual(before, width) + (attention(width) if level in size.attention else 0)
+            before = width
+        found.append(count + (convolution(width, width, 3) if level < size.levels - 1 else 0))
+    return found
+
+
+def encoder(size: AutoencoderSize) -> int:
+    width = size.channels * size.multipliers[-1]
+    return sum(encoder_levels(size)) + middle(width) + norm(width) + convolution(width, 2 * size.encoder_channels, 3)
+
+
+def decoder(size: AutoencoderSize) -> int:
+    widths = [size.channels * m for m in size.multipliers]
+    before = widths[-1]
+    count = convolution(size.encoder_channels, before, 3) + middle(before) + norm(widths[0]) + convolution(widths[0], 3, 3)
+    for level in reversed(range(size.levels)):
+        for _ in range(size.blocks + 1):
+            count += residual(before, widths[level]) + (attention(widths[level]) if level in size.attention else 0)
+            before = widths[level]
+        count += convolution(before, before, 3) if level > 0 else 0
+    return count
+
+
+def quantisers(size: AutoencoderSize) -> tuple[int, int]:
+    """(quant_conv, post_quant_conv)"""
+    z, e = size.encoder_channels, size.latent_channels
+    return convolution(2 * z, 2 * e, 1), convolution(e, z, 1)
+
+
+def critic(width: int, layers: int) -> int:
+    widths = [width * min(2**level, 8) for level in range(layers + 1)]
+    inner = sum(convolution(a, b, 4, bias=False) + norm(b) for a, b in zip(widths, widths[1:], strict=False))
+    return convolution(3, width, 4) + inner + convolution(widths[-1], 1, 4)
+
+
+def vision(size: VisionSize) -> int:
+    """DINOv2 of transformers: with the mask token, and the position table at the latent's grid."""
+    w = size.width
+    block = 2 * norm(w) + 4 * (w * w + w) + (4 * w * w + 4 * w) + (4 * w * w + w) + 2 * w
+    return size.depth * block + norm(w) + w + w + (1 + size.grid**2) * w + convolution(3, w, 14)
+
+
+def perceptual(widths: tuple[int, ...]) -> int:
+    count, before = 0, 3
+    for repeats, width in zip((2, 2, 3, 3, 3), widths, strict=True):
+        count += convolution(before, width, 3) + (repeats - 1) * convolution(width, width, 3) + width
+        before = width
+    return count
+
+
+def parameters(cfg: Config) -> dict[str, int]:
+    """Part -> numbers of every network that the run builds."""
+    size = cfg.model.autoencoder
+    found = {"autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)), "critic": critic(cfg.model.critic_width, cfg.model.critic_layers)}
+    if cfg.loss.perceptual:
+        found["perceptual"] = perceptual(tuple(cfg.model.lpips_widths))
+    if cfg.model.vf != "none":
+        found["vision"] = vision(cfg.model.vision_size)
+        found["projection"] = cfg.model.latent_channels * cfg.model.vision_size.width
+    return found
+
+
+def trainable(cfg: Config) -> int:
+    found, size = parameters(cfg), cfg.model.autoencoder
+    if cfg.train.stages == ["decoder"]:
+        return decoder(size) + quantisers(size)[1] + found["critic"]
+    frozen = sum(encoder_levels(size)[: cfg.model.freeze_encoder_layers])
+    return found["autoencoder"] - frozen + found["critic"] + found.get("projection", 0)
+
+
+def plan(cfg: Config) -> Plan:
+    found, trained = parameters(cfg), trainable(cfg)
+    total = sum(found.values())
+    share = cfg.model.image_px**2 * cfg.model.channels * cfg.model.blocks / (256**2 * 128 * 2)
+    memory = {"weights": FLOAT * total, "gradients and Adam": 4 * FLOAT * trained, "activations": int(IMAGE_BYTES * share * cfg.train.micro_batch)}
+    needs = ["spectrograms in one folder per user" if not cfg.data.stand_in else "simulated walkers, no download"]
+    if cfg.model.weights != "demo":
+        needs += ["the published VA-VAE, 2 GB", "a card with 16 GB at micro-batch 4, 24 GB at 8"]
+    return Plan(total, trained, memory, tuple(needs))

@@ -1,0 +1,122 @@
+"""What step 5 measures of a reconstruction, and how it is read: the guide's marks and its decision tree.
+
+Every image is reconstructed from the posterior's mean and from a sample; the original reports the latter. Set metrics are
+computed from vectors that a row carries as numbers: the features of image and reconstruction, and the moments of its latent.
+"""
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.recipes import Parts, Row
+from lib.recipes.vavae_microdoppler import metrics
+from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.losses import Posterior
+
+FEATURES = 32  # of the set metrics: LPIPS's last VGG map, pooled, by a fixed random projection
+SCALARS = ("mse", "psnr", "ssim", "lpips", "foreground_psnr", "mse_sampled", "psnr_sampled", "ssim_sampled", "lpips_sampled", "alignment_cosine", "kl")
+
+# The guide's marks: metric, bound, whether it must be above.
+MARKS = (("psnr", 25.0, True), ("psnr", 30.0, True), ("lpips", 0.1, False), ("mse", 0.01, False))
+
+
+def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
+    """Rows of a batch; the trivial predictor answers with the image's mean colour."""
+    image = batch["image"].float()
+    if parts is None:
+        numbers, shown = compared(image, image.mean((2, 3), keepdim=True).expand_as(image), ""), {}
+    else:
+        numbers, shown = reconstructed(parts, image, batch)
+    numbers["label"] = batch["label"]
+    rows = []
+    for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
+        arrays = {"image": image[i].cpu().numpy()} | {name: value[i].float().cpu().numpy() for name, value in shown.items()}
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays))
+    return rows
+
+
+def reconstructed(parts: Parts, image: torch.Tensor, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    autoencoder, perceptual = parts.modules["autoencoder"], parts.modules.get("perceptual")
+    posterior = Posterior.of(moments_of(autoencoder, image).float())
+    sample = posterior.sample(torch.randn_like(posterior.mean))
+    recon, recon_sampled = decode(autoencoder, posterior.mean).float(), decode(autoencoder, sample).float()
+    numbers = compared(image, recon, "") | compared(image, recon_sampled, "_sampled") | {"kl": posterior.kl()}
+    if perceptual is not None:
+        numbers |= {"lpips": perceptual(image, recon).flatten(), "lpips_sampled": perceptual(image, recon_sampled).flatten()}
+        for name, picture in (("real", image), ("fake", recon)):
+            numbers |= spread(name, pooled(perceptual, picture))
+    if "projection" in parts.modules:
+        projected = parts.modules["projection"](posterior.mean).float()
+        numbers["alignment_cosine"] = torch.cosine_similarity(projected, batch["feature"].float(), dim=1).mean((1, 2))
+    numbers |= spread("latent", posterior.mean.mean((2, 3)))
+    numbers |= spread("square", (posterior.mean**2 + posterior.logvar.exp()).mean((2, 3)))
+    return numbers, {"recon": recon}
+
+
+def compared(image: torch.Tensor, recon: torch.Tensor, ending: str) -> dict[str, torch.Tensor]:
+    """On [0, 1], clamped, peak 1."""
+    one, other = metrics.unit_range(image), metrics.unit_range(recon)
+    error = metrics.mse(one, other)
+    found = {"mse": error, "psnr": metrics.psnr(error, 1.0), "ssim": metrics.ssim(one, other, 1.0)}
+    if not ending:
+        found["foreground_psnr"] = metrics.foreground_psnr(image, recon)
+    return {name + ending: value for name, value in found.items()}
+
+
+def pooled(perceptual, image: torch.Tensor) -> torch.Tensor:
+    """(n, 32): the last VGG map averaged over positions; a fixed random projection keeps distances in fewer numbers."""
+    with torch.autocast(image.device.type, enabled=False):
+        feature = perceptual.net(perceptual.scaling_layer(image.float()))[-1].mean((2, 3))
+    if feature.shape[1] <= FEATURES:
+        return feature
+    matrix = torch.randn(feature.shape[1], FEATURES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return feature @ torch.linalg.qr(matrix).Q.float().to(feature.device)
+
+
+def spread(name: str, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {f"{name}_{i:02}": vectors[:, i] for i in range(vectors.shape[1])}
+
+
+def gathered(rows: list[Row], name: str) -> np.ndarray:
+    """The vectors (rows, n) that `spread` took apart."""
+    keys = sorted(key for key in rows[0].numbers if key.startswith(f"{name}_") and key[-2:].isdigit())
+    return np.array([[row.numbers[key] for key in keys] for row in rows])
+
+
+def summarise(rows: list[Row]) -> dict[str, float]:
+    """Means, and the metrics of the whole set."""
+    found = {name: float(np.mean([row.numbers[name] for row in rows])) for name in SCALARS if name in rows[0].numbers}
+    real, fake, latent = (gathered(rows, name) for name in ("real", "fake", "latent"))
+    if real.size:
+        found["frechet_vgg32"] = metrics.frechet(real, fake)
+    if latent.size:
+        labels = np.array([row.numbers["label"] for row in rows])
+        found |= {"user_silhouette": metrics.silhouette(latent, labels), "user_ratio": metrics.separation_ratio(latent, labels)}
+    return found
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """The marks of the guide, the base's place in its decision tree, and the main comparison."""
+    lines = []
+    for name, bound, above in MARKS:
+        if name in scores["metrics"]:
+            value = scores["metrics"][name]["adapted"]
+            passed = value > bound if above else value < bound
+            lines.append(f"  {name} {value:.4g} ({'>' if above else '<'} {bound:g}: {'passed' if passed else 'not passed'})")
+    lines.append("  " + decision(scores["metrics"]))
+    main = scores["metrics"]["psnr"]
+    lines.append(f"  PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB [{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}")
+    return "\n".join(lines)
+
+
+def decision(found: dict[str, dict[str, float]]) -> str:
+    """The guide's tree, with the base's numbers: what the untouched network would have asked for."""
+    psnr, lpips = found["psnr"]["base"], found.get("lpips", {}).get("base", float("nan"))
+    if psnr > 30 and not lpips >= 0.1:
+        said = "it reproduces these images well: the DiT could be trained on its latents as they are"
+    elif psnr > 25:
+        said = "it reproduces these images fairly: a light adaptation is enough (train.plan=light)"
+    else:
+        said = "these images are far from what it knows: a deep adaptation is right (train.plan=deep)"
+    return f"untouched base: PSNR {psnr:.2f} dB, LPIPS {lpips:.3f}; {said}"

@@ -1,0 +1,116 @@
+"""The stages of the VA-VAE, and the two losses of each: the autoencoder's, and the critic's.
+
+align: the alignment supplies half as much gradient as the reconstruction. reconstruct: a tenth. margin: a tenth, and only
+where latents are further from the features than the margins. Weights, critic, projection and moments go from one to the next.
+"""
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lib.recipes import Group, Manifest, Objective, Parts, Stage
+from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.losses import LossWeights, Pass, Posterior, critic_loss, generator_terms, hinge, vanilla
+
+SMALL_SHARE = 1e-3
+BETAS = (0.5, 0.9)
+
+
+def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
+    images = len(manifest.side("train"))
+    shares = {"reconstruct": cfg.train.reconstruct_share, "margin": cfg.train.margin_share}
+    made: list[Stage] = []
+    for name in cfg.train.stages:
+        epochs = cfg.train.epochs * shares.get(name, 1.0) * (0.5 if cfg.train.plan == "light" else 1.0)
+        steps = max(1, round(epochs * images / cfg.train.global_batch))
+        made.append(Stage(name, steps, made[-1].name if made else "base"))
+    return made
+
+
+def objectives(cfg: Config, stage: Stage) -> list[Objective]:
+    rate = cfg.train.lr * {"reconstruct": cfg.train.reconstruct_lr_share, "margin": cfg.train.margin_lr_share}.get(stage.name, 1.0)
+    listens, learns = critic_steps(cfg, stage)
+    groups = [Group("autoencoder", r"autoencoder\..*", rate, cfg.train.weight_decay, "adam", BETAS)]
+    if cfg.model.vf != "none":
+        fixed = cfg.loss.fix_projection and stage.name == "margin"
+        groups.append(Group("projection", r"projection\..*", 0.0 if fixed else rate, cfg.train.weight_decay, "adam", BETAS))
+    judged = Group("critic", r"critic\..*", rate, cfg.train.weight_decay, "adam", BETAS)
+    return [
+        Objective("autoencoder", autoencoder_loss(cfg, stage, listens), tuple(groups)),
+        Objective("critic", critic_objective(cfg), (judged,), from_step=learns),
+    ]
+
+
+def critic_steps(cfg: Config, stage: Stage) -> tuple[int, int]:
+    """(first step that listens to the critic, first step that trains it).
+
+    The published count of 5001 is in steps of two optimisers, so 2500 batches; here it is a share of the first stage. Later
+    stages go on with the critic they were handed, and listen from their first step.
+    """
+    first = stage.init_from == "base"
+    listens = round(cfg.loss.critic_start_share * stage.steps) if first else 0
+    return listens, max(0, listens - round(cfg.loss.critic_warmup_share * stage.steps) - 1)
+
+
+def loss_weights(cfg: Config, stage: Stage) -> LossWeights:
+    share = {"align": cfg.loss.align_vf, "reconstruct": cfg.loss.reconstruct_vf}.get(stage.name, cfg.loss.margin_vf)
+    margins = (cfg.loss.distance_margin, cfg.loss.cosine_margin) if stage.name in ("margin", "single") else (0.0, 0.0)
+    return LossWeights(
+        cfg.loss.perceptual, cfg.loss.kl, cfg.loss.critic, share, cfg.loss.adaptive_vf, cfg.loss.distance_weight, cfg.loss.cosine_weight,
+        *margins, cfg.loss.averaged,
+    )  # fmt: skip
+
+
+def forward(parts: Parts, image: torch.Tensor) -> tuple[Posterior, torch.Tensor, torch.Tensor]:
+    """(posterior, its sample, the sample decoded); the noise comes from torch's generator, which the loop seeds."""
+    autoencoder = parts.modules["autoencoder"]
+    posterior = Posterior.of(moments_of(autoencoder, image).float())
+    sample = posterior.sample(torch.randn_like(posterior.mean))
+    return posterior, sample, decode(autoencoder, sample).float()
+
+
+def autoencoder_loss(cfg: Config, stage: Stage, critic_from: int) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:
+    weights, warned = loss_weights(cfg, stage), []
+
+    def loss(parts: Parts, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        image, modules = batch["image"], parts.modules
+        posterior, sample, recon = forward(parts, image)
+        parts.modules["statistics"].update(sample)
+        projected = modules["projection"](sample).float() if "projection" in modules else None
+        feature = batch["feature"].float() if projected is not None else None
+        with torch.autocast(image.device.type, enabled=False):
+            terms = generator_terms(
+                Pass(image, recon, posterior, projected, feature), weights, modules.get("perceptual"), modules["critic"] if step >= critic_from else None,
+                modules["autoencoder"].decoder.conv_out.weight, modules["autoencoder"].encoder.conv_out.weight,
+            )  # fmt: skip
+        if not warned and (text := share_warning(terms, weights)):
+            warned.append(text)
+            print(text, flush=True)
+        # Summed over pixels the loss is 1e4 to 1e5. Adam does not mind the scale, but clipping and fp16 do.
+        scale = 1 if weights.averaged else image[0].numel()
+        return terms["total"] / scale, {name: value for name, value in terms.items() if name not in ("total", "nll_loss")}
+
+    return loss
+
+
+def share_warning(terms: dict[str, torch.Tensor], weights: LossWeights) -> str:
+    """A weight that is not zero and does nothing: what happened to the published guide without anyone noticing."""
+    share = float(terms["alignment_share"].detach()) if "alignment_share" in terms else 1.0
+    if weights.alignment == 0 or share >= SMALL_SHARE or float(terms["vf_loss"].detach()) == 0:
+        return ""
+    reason = "its weight is a fixed factor beside a sum over pixels (loss.adaptive_vf=false)" if not weights.adaptive_alignment else "its gradient is about zero"
+    return f"warning: the alignment supplies {share:.1e} of the reconstruction's gradient at the encoder's last layer, so it is switched off in effect: {reason}"
+
+
+def critic_objective(cfg: Config) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:
+    kind = {"hinge": hinge, "vanilla": vanilla}[cfg.loss.critic_kind]
+
+    def loss(parts: Parts, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        with torch.no_grad():
+            _, _, recon = forward(parts, batch["image"])
+        with torch.autocast(recon.device.type, enabled=False):
+            terms = critic_loss(parts.modules["critic"], batch["image"], recon, kind)
+        return terms["disc_loss"], {name: value for name, value in terms.items() if name != "disc_loss"}
+
+    return loss
