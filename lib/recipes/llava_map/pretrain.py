@@ -17,7 +17,7 @@ from lib.run import atomic
 
 TARGET = Path(__file__).parent / "demo"
 SEED = 1007  # of the worlds; the demo's is standin.Size.seed
-SCENES, FRAMES, HELD_OUT = 110, 6, 40
+TRAIN_SCENES, VAL_SCENES, FRAMES, HELD_OUT = 110, 10, 6, 40
 CELL_PX = 4  # of the task's answer: a quarter of the encoder's stride
 SEEN_M = 45.0  # farther lines are not asked for
 
@@ -34,9 +34,9 @@ def main() -> None:
 
 def samples(folder: Path):
     """Pictures (frames, 6, 3, h, w) uint8 and answers (frames, 6, 3, rows, columns) of a generated data set."""
-    from lib.recipes.llava_map import config, data, roadmap, standin, tables
+    from lib.recipes.llava_map import data, roadmap, standin, tables
 
-    size = standin.Size(SCENES, 1, FRAMES, seed=SEED)
+    size = standin.Size(TRAIN_SCENES, VAL_SCENES, FRAMES, seed=SEED)
     if not (folder / standin.VERSION).exists():
         standin.write(folder, size)
     maps = {location: roadmap.RoadMap.read(folder / "maps" / "expansion" / f"{location}.json") for location in roadmap.LOCATIONS}
@@ -46,7 +46,6 @@ def samples(folder: Path):
         vectors = data.vectors_of(cfg, frame, maps[frame.location])
         pictures.append(read(cfg, folder, frame))
         answers.append(answer(cfg, frame, vectors))
-    assert isinstance(cfg, config.Config)
     return np.stack(pictures), np.stack(answers)
 
 
