@@ -25,7 +25,7 @@ def draw_sequence(base: Row, adapted: Row, path: Path) -> None:
     errors = [numpy.where(valid, abs(row.arrays["predicted"] - truth), numpy.nan) for row in (base, adapted)]
     worst = max(numpy.nanpercentile(errors[0], 95), 1e-6)
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.6), layout="constrained")
-    show(axes[0, 0], base.arrays["image"].transpose(1, 2, 0), "photo")
+    show(axes[0, 0], base.arrays["image"].transpose(1, 2, 0), "photo", interpolation="bilinear")
     show(axes[0, 1], base.arrays["predicted"], "depth, untouched base", cmap="turbo", vmin=near, vmax=far)
     depth = show(axes[0, 2], adapted.arrays["predicted"], "depth, adapted", cmap="turbo", vmin=near, vmax=far)
     show(axes[1, 0], known, "ground truth", cmap="turbo", vmin=near, vmax=far)
@@ -39,7 +39,7 @@ def draw_sequence(base: Row, adapted: Row, path: Path) -> None:
 
 
 def show(axis: Any, picture: Any, title: str, **colours: Any) -> Any:
-    drawn = axis.imshow(picture, interpolation="nearest", **colours)
+    drawn = axis.imshow(picture, **{"interpolation": "nearest"} | colours)
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
     return drawn
