@@ -36,7 +36,8 @@ MODULES = {
 
 # What a wrong case or wrong code raises. One broken case must not hide the others; anything else is a bug of this file.
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, SafetensorError, Stop,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    SafetensorError, Stop,
 )  # fmt: skip
 
 
@@ -181,7 +182,8 @@ def judge(case: Case, name: str, ours: Any, expected: torch.Tensor, module) -> V
     if ours is None or tolerance is None:
         return Verdict("FAIL", label, "not computed" if ours is None else "no tolerance for this output")
     if isinstance(ours, Distance):
-        return Verdict("PASS" if ours.value <= tolerance.atol else "FAIL", label, f"distance {ours.value:.1e}, allowed {tolerance.atol:.1e}")
+        state = "PASS" if ours.value <= tolerance.atol else "FAIL"
+        return Verdict(state, label, f"distance {ours.value:.1e}, allowed {tolerance.atol:.1e}")
     ours = torch.as_tensor(ours)
     if ours.shape != expected.shape:
         return Verdict("FAIL", label, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")

@@ -74,10 +74,13 @@ def camera_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, mi
 def dense_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, min_valid_px: int) -> dict[str, Tensor]:
     given = case["options"]
     loss = LossConfig(
-        confidence_error=given.get("gamma", 1.0), confidence_reward=given.get("alpha", 0.2), valid_range=given.get("valid_range", -1), min_valid_px=min_valid_px
-    )
-    key, truth = ("pred_depth", inputs[case.get("depths", "depths")][..., None]) if family == "depth" else ("pred_world_points", inputs["world_points"])
-    predicted, confidence = inputs[case.get("pred", key)].clone().requires_grad_(), inputs[f"{key}_conf"].clone().requires_grad_()
+        confidence_error=given.get("gamma", 1.0), confidence_reward=given.get("alpha", 0.2),
+        valid_range=given.get("valid_range", -1), min_valid_px=min_valid_px,
+    )  # fmt: skip
+    key = {"depth": "pred_depth", "point": "pred_world_points"}[family]
+    truth = inputs[case.get("depths", "depths")][..., None] if family == "depth" else inputs["world_points"]
+    predicted = inputs[case.get("pred", key)].clone().requires_grad_()
+    confidence = inputs[f"{key}_conf"].clone().requires_grad_()
     parts = losses.dense_loss(predicted, confidence, truth, inputs[f"mask.{case['mask']}"], loss, given["gradient_loss_fn"])
     gradients = torch.autograd.grad(sum(parts.values()), [predicted, confidence])
     found = {f"loss_{part}_{family}": value for part, value in parts.items()}
@@ -124,9 +127,10 @@ def without_meaning(case: Case, name: str, expected: Tensor) -> Tensor:
     implementation, sub_case, key = name.split(".")
     valid = case.inputs[case.config["cases"][sub_case]["mask"]]
     empty = ~valid.flatten(1).any(1) if implementation == "upstream" else torch.zeros(len(valid), dtype=torch.bool)
-    unusable = torch.zeros_like(valid) if key == "extrinsics" else ~valid
-    unusable = unusable | empty[:, None, None, None]
-    return (unusable[:, :, 0, 0, None, None] if key == "extrinsics" else unusable.view(*valid.shape, *[1] * (expected.dim() - 4))).expand(expected.shape)
+    if key == "extrinsics":
+        return empty.view(-1, 1, 1, 1).expand(expected.shape)
+    unusable = ~valid | empty.view(-1, 1, 1, 1)
+    return unusable.view(*valid.shape, *[1] * (expected.dim() - 4)).expand(expected.shape)
 
 
 def geometry_values(case: Case) -> dict[str, Tensor]:
@@ -141,7 +145,8 @@ def geometry_values(case: Case) -> dict[str, Tensor]:
         for row, positions in zip(tokens, case.inputs["rope_positions_yx"], strict=True)
     ]  # fmt: skip
     return {
-        "cam_points": geometry.cam_points_from_depth(depth, intrinsics), "world_points": geometry.world_points_from_depth(depth, cameras, intrinsics),
+        "cam_points": geometry.cam_points_from_depth(depth, intrinsics),
+        "world_points": geometry.world_points_from_depth(depth, cameras, intrinsics),
         "valid_mask": geometry.known(depth), "cam_to_world": torch.cat([world_from_cam, last_row], 1),
         "projected_pixels": pixels, "projected_cam_points": cam_points,
         "quat_from_rotations": same_sign(quaternions, case.expected["quat_from_rotations"]),
@@ -187,7 +192,8 @@ KINDS = {
 }
 
 TOLERANCES = (
-    Tolerance("vggt_model", r"patch_tokens|agg\..*", rtol=1e-4, of_max=6e-6),  # below the README's atol, 5e-5 or 5e-6 where tokens are small
+    # Below the README's atol, which is 5e-5, or 5e-6 where tokens are small.
+    Tolerance("vggt_model", r"patch_tokens|agg\..*", rtol=1e-4, of_max=6e-6),
     Tolerance("vggt_model", r"pose_enc.*", rtol=1e-4, atol=5e-5),
     Tolerance("vggt_model", r"depth.*|world_points.*", of_max=1e-4),
     Tolerance("vggt_pose_encoding", r".*_intrinsics", rtol=1e-5),
@@ -201,9 +207,13 @@ TOLERANCES = (
     Tolerance("vggt_depth_metrics", r".*", rtol=1e-4),
 )
 
+EMPTY_ITEM = "an item without valid pixels explodes by 1e6, a flaw; points and depths are compared on valid pixels only"
+VALID_ONLY = "points and depths are compared on valid pixels only"
+CONSTANT = "scale_shift returns the unaligned prediction when the variance is exactly 0, a flaw"
+NEGATIVE = "two negatives or a negative ratio count as delta inliers, a flaw; corrected_delta is compared"
 WAIVED = (
-    Waiver("vggt_scene_normalisation", r"upstream\..*", "an item without valid pixels explodes by 1e6, a flaw; invalid pixels are not compared", without_meaning),
-    Waiver("vggt_scene_normalisation", r"seed\..*", "points and depths are compared on valid pixels only", without_meaning),
-    Waiver("vggt_depth_metrics", r".*\.scale_shift(\..*)?", "the original leaves a constant prediction unaligned", constant_prediction),
-    Waiver("vggt_depth_metrics", r"[^.]*\.[^.]*", "the original counts a negative ratio as an inlier; corrected_delta is compared", deltas_with_negatives),
+    Waiver("vggt_scene_normalisation", r"upstream\..*", EMPTY_ITEM, without_meaning),
+    Waiver("vggt_scene_normalisation", r"seed\..*", VALID_ONLY, without_meaning),
+    Waiver("vggt_depth_metrics", r".*\.scale_shift(\..*)?", CONSTANT, constant_prediction),
+    Waiver("vggt_depth_metrics", r"[^.]*\.[^.]*", NEGATIVE, deltas_with_negatives),
 )

@@ -102,7 +102,8 @@ def lora_targets(config: Config) -> tuple[str, ...]:
     if config.lora.targets:
         return tuple(config.lora.targets)
     depth = config.model.depth
-    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({'|'.join(map(str, range(first, depth)))})\.{LINEARS}" for first in (depth // 2, 0))
+    numbers = ["|".join(map(str, range(first, depth))) for first in (depth // 2, 0)]
+    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({some})\.{LINEARS}" for some in numbers)
     return {
         "a": (DEPTH_HEAD,),
         "b": (DEPTH_HEAD, second_half),
@@ -178,7 +179,8 @@ def memory_bytes(config: Config) -> dict[str, int]:
     recompute = config.train.checkpointing
     return {
         "weights": 4 * sum(prod(shape) for shape in tensors(size).values()),
-        "trained": count * (4 * bool(lora_targets(config)) + 4 + 8 + 8) + (4 * count if config.train.ema else 0),  # itself, gradient, Adam, flat sum
+        # Adapters themselves, gradient, Adam's two moments, the flat fp64 sum over processes, the average.
+        "trained": count * (4 * bool(lora_targets(config)) + 4 + 8 + 8 + 4 * bool(config.train.ema)),
         "layers that heads read": len(size.kept_layers) * 2 * between_blocks,
         "aggregator": blocks * between_blocks + one_block if recompute else max(blocks, 1) * one_block,
         "dense head": one_frame * (1 if recompute else frames),

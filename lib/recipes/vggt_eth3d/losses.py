@@ -28,7 +28,9 @@ def objective(predicted: dict[str, Any], batch: dict[str, Any], loss: LossConfig
         return weighted_sum(predicted, scene(batch), batch["intrinsics"], batch["valid"], loss)
 
 
-def weighted_sum(predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, loss: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def weighted_sum(
+    predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, loss: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     parts: dict[str, Tensor] = {}
     total = torch.zeros((), device=valid.device)
     if "pose_enc_list" in predicted and loss.camera_weight:
@@ -157,8 +159,9 @@ def normal_error(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Te
 def normals(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Unit normals (4, f, h, w, 3) of a point map's four corners (up-left, left-down, ...) and where all three points are valid."""
     points, valid = F.pad(points, (0, 0, 1, 1, 1, 1)), F.pad(valid, (1, 1, 1, 1))
-    around = [(slice(None, -2), slice(1, -1)), (slice(1, -1), slice(None, -2)), (slice(2, None), slice(1, -1)), (slice(1, -1), slice(2, None))]
-    centre, centre_valid = points[:, 1:-1, 1:-1], valid[:, 1:-1, 1:-1]
+    before, middle, after = slice(None, -2), slice(1, -1), slice(2, None)
+    around = [(before, middle), (middle, before), (after, middle), (middle, after)]  # up, left, down, right
+    centre, centre_valid = points[:, middle, middle], valid[:, middle, middle]
     arms = [points[:, rows, columns] - centre for rows, columns in around]
     seen = [valid[:, rows, columns] & centre_valid for rows, columns in around]
     crossed = [torch.linalg.cross(arms[i], arms[(i + 1) % 4]) for i in range(4)]
