@@ -39,7 +39,9 @@ def lines(shapes: dict) -> str:
     return "\n".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
 
 
-@pytest.mark.parametrize("size", [ModelSize(), ModelSize(point_head=True), demo("strategy_b").model, ModelSize(camera_head=False, qk_norm=False, mlp_ratio=2.0)])
+@pytest.mark.parametrize("size", [
+    ModelSize(), ModelSize(point_head=True), demo("strategy_b").model, ModelSize(camera_head=False, qk_norm=False, mlp_ratio=2.0),
+])  # fmt: skip
 def test_names_and_shapes_are_those_of_the_network(size):
     assert costs.tensors(size) == {name: tuple(tensor.shape) for name, tensor in on_meta(size).state_dict().items()}
 
@@ -116,8 +118,10 @@ def test_the_memory_of_a_block_is_what_autograd_keeps():
 
 
 def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
-    cfg = settings("strategy_a", model__image_width_px=140, model__image_height_px=98, model__dpt_features=64, model__dpt_out_channels=[64, 64, 128, 128],
-                   model__embed_dim=64, model__num_heads=4, lora__dropout=0.0, lora__rank=1)  # fmt: skip
+    cfg = settings(
+        "strategy_a", model__image_width_px=140, model__image_height_px=98, model__dpt_features=64, model__embed_dim=64, model__num_heads=4,
+        model__dpt_out_channels=[64, 64, 128, 128], lora__dropout=0.0, lora__rank=1,
+    )  # fmt: skip
     network = VGGT(cfg.model).requires_grad_(False)
     names = adapters.matched(network, LoraSpec(costs.lora_targets(cfg), 1, 1.0), "vggt")
     peft.get_peft_model(network, peft.LoraConfig(r=1, target_modules=names))

@@ -123,7 +123,8 @@ def perfect(batch: dict[str, torch.Tensor]) -> dict[str, object]:
     truth = losses.scene(batch)
     code = geometry.encode_cameras(truth.cam_from_world, batch["intrinsics"], 14, 28)
     ones = torch.ones_like(truth.depths)
-    return {"pose_enc_list": [code] * 4, "depth": truth.depths[..., None], "depth_conf": ones, "world_points": truth.world_points, "world_points_conf": ones}
+    dense = {"depth": truth.depths[..., None], "depth_conf": ones, "world_points": truth.world_points, "world_points_conf": ones}
+    return {"pose_enc_list": [code] * 4} | dense
 
 
 def test_the_truth_scores_zero_in_whatever_unit_the_scene_is():

@@ -41,7 +41,8 @@ def test_outputs_have_the_published_names_and_shapes():
     with torch.no_grad():
         found = network()(photos(batch=2))
     assert {key: tuple(value.shape) for key, value in found.items() if key != "pose_enc_list"} == {
-        "pose_enc": (2, 3, 9), "depth": (2, 3, 42, 56, 1), "depth_conf": (2, 3, 42, 56), "world_points": (2, 3, 42, 56, 3), "world_points_conf": (2, 3, 42, 56),
+        "pose_enc": (2, 3, 9), "depth": (2, 3, 42, 56, 1), "depth_conf": (2, 3, 42, 56),
+        "world_points": (2, 3, 42, 56, 3), "world_points_conf": (2, 3, 42, 56),
     }  # fmt: skip
     assert len(found["pose_enc_list"]) == 4 and found["pose_enc_list"][-1] is found["pose_enc"]
     assert found["depth"].min() > 0 and found["depth_conf"].min() >= 1 and found["pose_enc"][..., 7:].min() >= 0
@@ -90,7 +91,7 @@ def test_patch_embed_is_dinov2_with_registers(height, width):
     """Against transformers' implementation with our weights."""
     ours = network().aggregator.patch_embed
     theirs = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=4, image_size=42, patch_size=14, num_register_tokens=4, attn_implementation="sdpa",
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=4, image_size=42, patch_size=14, num_register_tokens=4,
     )).eval()  # fmt: skip
     theirs.load_state_dict(dict(to_transformers(ours)))
     images = photos(1, height, width)[0]
@@ -101,8 +102,9 @@ def test_patch_embed_is_dinov2_with_registers(height, width):
 def to_transformers(ours: PatchEmbed):
     """Their names for our tensors; they keep queries, keys and values apart."""
     state = ours.state_dict()
-    for old, new in (("cls_token", "cls_token"), ("mask_token", "mask_token"), ("register_tokens", "register_tokens"), ("pos_embed", "position_embeddings")):
-        yield f"embeddings.{new}", state[old]
+    for name in ("cls_token", "mask_token", "register_tokens"):
+        yield f"embeddings.{name}", state[name]
+    yield "embeddings.position_embeddings", state["pos_embed"]
     for part in ("weight", "bias"):
         yield f"embeddings.patch_embeddings.projection.{part}", state[f"patch_embed.proj.{part}"]
         yield f"layernorm.{part}", state[f"norm.{part}"]
@@ -160,7 +162,8 @@ def test_frames_in_chunks_give_the_same_map(monkeypatch):
 def trained_gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
     built = network().requires_grad_(False)
     built.checkpointing = checkpointing
-    peft.get_peft_model(built, peft.LoraConfig(r=2, lora_dropout=0.0, init_lora_weights=False, target_modules=r".*(qkv|fc2|projects\.\d|output_conv2\.0)"))
+    targets = r".*(qkv|fc2|projects\.\d|output_conv2\.0)"
+    peft.get_peft_model(built, peft.LoraConfig(r=2, lora_dropout=0.0, init_lora_weights=False, target_modules=targets))
     found = built(photos())
     (found["depth"].sum() + found["depth_conf"].sum() + found["pose_enc"].sum()).backward()
     return {name: parameter.grad for name, parameter in built.named_parameters() if parameter.requires_grad and "point_head" not in name}
@@ -203,7 +206,8 @@ def test_a_fresh_network_starts_near_depth_one():
 
 
 @pytest.mark.parametrize("changed, named", [
-    ({"embed_dim": 30}, "embed_dim"), ({"img_size": 500}, "img_size"), ({"dpt_intermediate_layers": [4, 11, 17, 24]}, "dpt_intermediate_layers"),
+    ({"embed_dim": 30}, "embed_dim"), ({"img_size": 500}, "img_size"),
+    ({"dpt_intermediate_layers": [4, 11, 17, 24]}, "dpt_intermediate_layers"),
     ({"dpt_intermediate_layers": [11, 4, 17, 23]}, "dpt_intermediate_layers"), ({"dpt_out_channels": [256, 512, 1024]}, "dpt_out_channels"),
     ({"depth": 0}, "depth"), ({"dpt_features": 20}, "dpt_features"),
 ])  # fmt: skip
