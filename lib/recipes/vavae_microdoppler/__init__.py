@@ -50,9 +50,9 @@ def summarise_data(cfg: Config, records: list[Record]) -> dict[str, Any]:
 
 
 def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
-    from lib.recipes.vavae_microdoppler import training
+    from lib.recipes.vavae_microdoppler import schedule
 
-    return training.stages(cfg, manifest)
+    return schedule.stages(cfg, manifest)
 
 
 def build(cfg: Config, stage: Stage, places: dict[str, Path]) -> Parts:

@@ -29,10 +29,10 @@ class Spectrogram:
     colours: str = "jet"
 
     def check(self) -> None:
-        """Doppler beyond prf/2 folds back: the wanted velocities must be unambiguous."""
-        limit = self.wavelength_m * self.prf_hz / 4
-        if max(-self.low_m_s, self.high_m_s) > limit:
-            raise Stop(f"velocities up to {max(-self.low_m_s, self.high_m_s)} m/s fold at a PRF of {self.prf_hz} Hz: its limit is {limit:.2f} m/s")
+        """Doppler shifts that differ by the PRF are one: the span of the image must be unambiguous."""
+        limit_m_s = self.wavelength_m * self.prf_hz / 2
+        if self.high_m_s - self.low_m_s > limit_m_s:
+            raise Stop(f"the image spans {self.high_m_s - self.low_m_s:g} m/s, but velocities fold after {limit_m_s:.2f} m/s at a PRF of {self.prf_hz:g} Hz")
         if self.window_s * self.prf_hz > self.fft:
             raise Stop(f"a window of {self.window_s} s has {self.window_s * self.prf_hz:.0f} pulses, more than the {self.fft} of the transform")
 

@@ -1,56 +1,31 @@
-"""The stages of the VA-VAE, and the two losses of each: the autoencoder's, and the critic's.
-
-align: the alignment supplies half as much gradient as the reconstruction. reconstruct: a tenth. margin: a tenth, and only
-where latents are further from the features than the margins. Weights, critic, projection and moments go from one to the next.
-"""
+"""The two losses of a stage: the autoencoder's, which listens to the critic, and the critic's."""
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from lib.recipes import Group, Manifest, Objective, Parts, Stage
+from lib.recipes import Group, Objective, Parts, Stage
 from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.losses import LossWeights, Pass, Posterior, critic_loss, generator_terms, hinge, vanilla
+from lib.recipes.vavae_microdoppler.schedule import critic_steps, rate
 
 SMALL_SHARE = 1e-3
 BETAS = (0.5, 0.9)
 
 
-def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
-    images = len(manifest.side("train"))
-    shares = {"reconstruct": cfg.train.reconstruct_share, "margin": cfg.train.margin_share}
-    made: list[Stage] = []
-    for name in cfg.train.stages:
-        epochs = cfg.train.epochs * shares.get(name, 1.0) * (0.5 if cfg.train.plan == "light" else 1.0)
-        steps = max(1, round(epochs * images / cfg.train.global_batch))
-        made.append(Stage(name, steps, made[-1].name if made else "base"))
-    return made
-
-
 def objectives(cfg: Config, stage: Stage) -> list[Objective]:
-    rate = cfg.train.lr * {"reconstruct": cfg.train.reconstruct_lr_share, "margin": cfg.train.margin_lr_share}.get(stage.name, 1.0)
     listens, learns = critic_steps(cfg, stage)
-    groups = [Group("autoencoder", r"autoencoder\..*", rate, cfg.train.weight_decay, "adam", BETAS)]
+    lr = rate(cfg, stage)
+    groups = [Group("autoencoder", r"autoencoder\..*", lr, cfg.train.weight_decay, "adam", BETAS)]
     if cfg.model.vf != "none":
         fixed = cfg.loss.fix_projection and stage.name == "margin"
-        groups.append(Group("projection", r"projection\..*", 0.0 if fixed else rate, cfg.train.weight_decay, "adam", BETAS))
-    judged = Group("critic", r"critic\..*", rate, cfg.train.weight_decay, "adam", BETAS)
+        groups.append(Group("projection", r"projection\..*", 0.0 if fixed else lr, cfg.train.weight_decay, "adam", BETAS))
+    judged = Group("critic", r"critic\..*", lr, cfg.train.weight_decay, "adam", BETAS)
     return [
         Objective("autoencoder", autoencoder_loss(cfg, stage, listens), tuple(groups)),
         Objective("critic", critic_objective(cfg), (judged,), from_step=learns),
     ]
-
-
-def critic_steps(cfg: Config, stage: Stage) -> tuple[int, int]:
-    """(first step that listens to the critic, first step that trains it).
-
-    The published count of 5001 is in steps of two optimisers, so 2500 batches; here it is a share of the first stage. Later
-    stages go on with the critic they were handed, and listen from their first step.
-    """
-    first = stage.init_from == "base"
-    listens = round(cfg.loss.critic_start_share * stage.steps) if first else 0
-    return listens, max(0, listens - round(cfg.loss.critic_warmup_share * stage.steps) - 1)
 
 
 def loss_weights(cfg: Config, stage: Stage) -> LossWeights:

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib import split as splitting
+from lib.config import from_dotted
+from lib.errors import Stop
+from lib.recipes import Manifest, Stage
+from lib.recipes.vavae_microdoppler import data
+from lib.recipes.vavae_microdoppler.config import Config
+
+STAGE = Stage("align", 1)
+
+
+def config(**settings) -> Config:
+    return from_dotted(Config, {"model.image_px": 32} | {f"data.{name}": value for name, value in settings.items()})
+
+
+def picture(path: Path, seed: int, size=(32, 32), mode="RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+
+
+def folders(root: Path, users=("ID_1", "ID_2", "ID_10"), recordings=4, windows=2) -> Path:
+    for u, user in enumerate(users):
+        for r in range(recordings):
+            for w in range(windows):
+                picture(root / user / f"rec{r:02}_w{w}.png", 1000 * u + 10 * r + w)
+    return root
+
+
+def prepared(cfg: Config, root: Path, out: Path):
+    records = list(data.prepare(cfg, {"data": root}, out))
+    proof = splitting.apply(records, data.split(cfg, records, out), 42)
+    return records, proof
+
+
+def test_recordings_are_never_on_both_sides_and_every_user_is_on_both(tmp_path):
+    records, proof = prepared(config(), folders(tmp_path / "in"), tmp_path / "out")
+    sides = {record.group: set() for record in records}
+    for record in records:
+        sides[record.group].add(record.split)
+    assert all(len(side) == 1 for side in sides.values())
+    assert proof["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
+    for user in ("ID_1", "ID_2", "ID_10"):
+        assert {record.split for record in records if record.columns["user"] == user} == {"train", "val"}
+
+
+def test_labels_follow_the_natural_order_of_the_folders(tmp_path):
+    prepared(config(), folders(tmp_path / "in"), tmp_path / "out")
+    assert data.read_labels(tmp_path / "out") == {"ID_1": 0, "ID_2": 1, "ID_10": 2}
+
+
+def test_unknown_recordings_are_split_in_time_with_a_gap(tmp_path):
+    for user in ("a", "b"):
+        for i in range(20):
+            picture(tmp_path / "in" / user / f"{i}.jpg", 100 * ord(user) + i)
+    records, proof = prepared(config(gap_images=3), tmp_path / "in", tmp_path / "out")
+    mine = [r for r in records if r.columns["user"] == "a"]
+    assert [int(Path(r.sample_id).name) for r in mine] == list(range(20))  # 2 before 10
+    assert [r.split for r in mine if r.status == "ok"] == ["train"] * 13 + ["val"] * 4
+    assert [int(Path(r.sample_id).name) for r in mine if r.status == "skipped"] == [13, 14, 15]
+    assert proof["dropped"] == 6
+
+
+def test_recordings_of_a_csv_go_before_the_pattern(tmp_path):
+    root = folders(tmp_path / "in", users=("x",))
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
+    (root / "recordings.csv").write_text("file,recording\n" + "".join(f"{name},{'one' if i < 4 else 'two'}\n" for i, name in enumerate(names)))
+    records, _ = prepared(config(recordings_csv="recordings.csv"), root, tmp_path / "out")
+    assert {record.group for record in records} == {"x/one", "x/two"}
+
+
+def test_a_file_that_the_csv_does_not_name_stops(tmp_path):
+    root = folders(tmp_path / "in", users=("x",))
+    (root / "recordings.csv").write_text("file,recording\nx/rec00_w0.png,one\n")
+    with pytest.raises(Stop, match="does not name x/rec00_w1.png"):
+        prepared(config(recordings_csv="recordings.csv"), root, tmp_path / "out")
+
+
+def test_no_image_names_the_types_that_were_tried(tmp_path):
+    (tmp_path / "in" / "ID_1").mkdir(parents=True)
+    (tmp_path / "in" / "ID_1" / "notes.txt").write_text("x")
+    with pytest.raises(Stop, match=r"\.jpg.*\.png.*in 1 folders"):
+        prepared(config(), tmp_path / "in", tmp_path / "out")
+
+
+def test_grey_and_odd_sizes_are_converted_and_counted(tmp_path):
+    root = folders(tmp_path / "in", users=("x",))
+    picture(root / "x" / "rec00_w7.png", 99, (50, 20), "L")
+    cfg = config()
+    records, _ = prepared(cfg, root, tmp_path / "out")
+    found = data.summarise_data(cfg, records)
+    assert found["converted to RGB"] == 1 and found["sizes"] == {"32x32": 8, "50x20": 1}
+    sampler = data.sampler(cfg, STAGE, Manifest(records, tmp_path / "out"), "train")
+    assert sampler.draw(0, None)["image"].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"no image", "cannot be read")])
+def test_a_broken_file_is_skipped_with_the_reason(tmp_path, content, reason):
+    root = folders(tmp_path / "in", users=("x",))
+    (root / "x" / "rec00_w9.png").write_bytes(content)
+    records, _ = prepared(config(), root, tmp_path / "out")
+    [broken] = [r for r in records if r.status == "skipped"]
+    assert reason in broken.reason and broken.sample_id == "x/rec00_w9"
+
+
+def test_a_user_with_one_recording_is_split_in_time(tmp_path):
+    root = folders(tmp_path / "in", users=("x", "y"))
+    for i in range(12):
+        picture(root / "z" / f"rec00_w{i:02}.png", 500 + i)
+    records, _ = prepared(config(gap_images=2), root, tmp_path / "out")
+    assert {r.group for r in records if r.columns["user"] == "z"} == {"z/early", "z/gap", "z/late"}
+
+
+def test_a_user_with_one_echo_is_refused(tmp_path):
+    cfg = config(kind="iq")
+    echo = np.exp(2j * np.pi * 0.05 * np.arange(6000))
+    for name in ("a/rec0", "b/rec0", "b/rec1"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "in" / f"{name}.npy", echo * np.exp(1j * len(name)))
+    with pytest.raises(Stop, match="user a has one recording only"):
+        prepared(cfg, tmp_path / "in", tmp_path / "out")
+
+
+def test_raw_echoes_become_spectrograms_at_their_velocity(tmp_path):
+    cfg = config(kind="iq", stride_s=0.6)
+    for number, velocity in enumerate((1.0, 2.0)):
+        t = np.arange(7000) / cfg.data.prf_hz
+        noise = np.random.default_rng(number).standard_normal((2, 7000)) * 0.05
+        (tmp_path / "in" / "x").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "in" / "x" / f"rec{number}.npy", np.exp(4j * np.pi * velocity / cfg.data.wavelength_m * t) + noise[0] + 1j * noise[1])
+    records, _ = prepared(cfg, tmp_path / "in", tmp_path / "out")
+    assert sum(r.group == "x/rec0" for r in records) == 4  # 7000 pulses are 4.375 s: images of 2.4 + 0.14 s begin at 0, 0.6, 1.2 and 1.8 s
+    image = np.asarray(Image.open(data.image_path(tmp_path / "out", "x/rec1#0")).convert("RGB")).astype(float)
+    row = image[..., 0].mean(1).argmax()  # dark red is the maximum
+    assert np.linspace(5.0, -1.5, 32)[row] == pytest.approx(2.0, abs=0.25)
+
+
+def test_pattern_without_its_group_is_refused():
+    with pytest.raises(Stop, match="no group named 'recording'"):
+        config(recording_pattern=r"rec\d+")
+
+
+def test_prepared_images_are_not_made_again(tmp_path):
+    root, out = folders(tmp_path / "in", users=("x",)), tmp_path / "out"
+    records, _ = prepared(config(), root, out)
+    path = data.image_path(out, records[0].sample_id)
+    stamp = path.stat().st_mtime_ns
+    prepared(config(), root, out)
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_real_folders_are_read_with_the_default_pattern():
+    root = Path(__file__).resolve().parents[3] / "shared" / "realdata" / "micro_doppler" / "parrad" / "images"
+    if not root.is_dir():
+        return
+    cfg = config()
+    files = data.find_files(cfg.data, root)
+    assert sum(map(len, files.values())) == 601
+    groups = {user: data.groups_of(cfg.data, root, user, paths, {}) for user, paths in files.items()}
+    assert groups["fall"][0] == "fall/seg004" and not any(g.endswith("/early") for found in groups.values() for g in found)
