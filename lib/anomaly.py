@@ -12,6 +12,7 @@ import torch
 
 from lib.adapters import plain_name
 from lib.errors import FAILED, Stop
+from lib.gradients import GradientSum
 from lib.recipes import Parts
 
 ADVICE = "look at that module's input: a smaller train.lr, train.precision=fp32, or the samples named above"
@@ -33,6 +34,19 @@ def named(parts: Parts) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def refuse_bad_loss(objective: str, loss: torch.Tensor, samples: list[str]) -> None:
+    """Every module's output passed, so the loss's own arithmetic made it."""
+    if not torch.isfinite(loss):
+        raise Stop(f"every module's output is finite, but the loss {objective} of {', '.join(samples)} is {float(loss.detach())}", "look at that loss and at those samples", FAILED)
+
+
+def refuse_bad_gradient(sums: GradientSum) -> None:
+    """Torch's anomaly mode sees NaN alone; an infinite gradient is named here."""
+    for name, _, gradient in sums.slices():
+        if not torch.isfinite(gradient).all():
+            raise Stop(f"the loss is finite, but the gradient of {name} is not", ADVICE, FAILED)
 
 
 def refuse_bad_output(name: str):

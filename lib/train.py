@@ -127,6 +127,8 @@ def accumulate(training: Training, number: int, objective: Objective) -> tuple[d
         torch.manual_seed(order.noise_seed(training.config.seed, training.step, index, number))
         with accelerator.autocast():
             loss, numbers = objective.loss(training.parts, batch, training.step)
+        if training.job.args.detect_anomaly:
+            anomaly.refuse_bad_loss(objective.name, loss, names)
         accelerator.backward(loss / parts_of_batch)
         sums.collect()
         label = "loss_objective" if number == 0 else f"loss_{objective.name}"
@@ -185,7 +187,7 @@ def update(training: Training, objective: Objective, numbers: dict[str, float], 
 def skip(training: Training, objective: Objective, samples: list[str]) -> dict[str, float]:
     print(f"step {training.step + 1}: {objective.name} is not finite, batch skipped: {', '.join(samples)}", flush=True)
     if training.job.args.detect_anomaly:
-        raise Stop(f"step {training.step + 1}: every module's output is finite, what {objective.name} makes of them is not", "look at that loss and at the samples named above", FAILED)
+        anomaly.refuse_bad_gradient(training.sums[objective.name])
     return {"skipped": 1.0}
 
 
