@@ -49,7 +49,7 @@ def bird_eye(axes, half_extent_m: tuple[float, float], truth: Lines, predicted: 
     axes.set(xlim=(-x_m, x_m), ylim=(-y_m, y_m), aspect="equal", xlabel="right, m", ylabel="ahead, m")
     for label, name in enumerate(CLASSES):
         axes.plot([], [], color=COLOURS[label], label=name)
-    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, handlelength=1, columnspacing=0.8)
+    axes.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, columnspacing=0.8)
 
 
 def camera_view(axes, picture: np.ndarray, intrinsics: np.ndarray, bev_from_cam: np.ndarray, truth: Lines, predicted: Lines) -> None:

@@ -4,7 +4,7 @@
 
 The image encoder is trained on a generic road task: where in a picture are lane lines, crossings and kerbs? Its worlds are drawn from
 another seed than the demo's. Q-Former and language model keep random weights of a size that passes signals on: what the demo
-teaches is taught by the run itself. About 10 minutes on one core.
+teaches is taught by the run itself. About 3 minutes on one core.
 """
 import argparse
 import time
@@ -24,7 +24,7 @@ SEEN_M = 45.0  # farther lines are not asked for
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--worlds", type=Path, required=True, help="folder for the generated worlds; a filled one is used again")
     parser.add_argument("--out", type=Path, default=TARGET)
     args = parser.parse_args()

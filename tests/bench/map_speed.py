@@ -1,0 +1,133 @@
+"""Ground truth, matching and average precision of the map recipe at nuScenes size, in seconds of one core:
+
+    python -m tests.bench.map_speed [--nodes 120000] [--frames 2000]
+
+Ground truth is measured on a generated map of at least --nodes nodes, turn by turn with the official devkit's `get_map_geom` where
+that is installed, and extrapolated to the 34 149 key frames of trainval. Seconds are processor time, so a busy machine does not matter.
+"""
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib.recipes.llava_map import losses, metrics, polylines, roadmap, standin
+from lib.recipes.llava_map.world import SITE_SPACING_M, build_site
+
+KEY_FRAMES, VAL_FRAMES, CORES = 34_149, 6_019, 2
+HALF = (15.0, 30.0)
+DEVKIT_LAYERS = ["road_divider", "lane_divider", "ped_crossing", "road_segment", "lane"]
+ROW, TURNS, DEVKIT_FRAMES = 16, 5, 10  # sites in a row; turns of the comparison, frames of the devkit in each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--nodes", type=int, default=120_000)
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--scored", type=int, default=VAL_FRAMES)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(ground_truth(Path(folder), args)))
+    print(json.dumps(matching()))
+    print(json.dumps(precision(args.scored)))
+
+
+def ground_truth(root: Path, args: argparse.Namespace) -> dict:
+    location, nodes, sites = write_map(root, args.nodes)
+    road_map = roadmap.RoadMap.read(root / "maps" / "expansion" / f"{location}.json")
+    places = [place(number, sites) for number in range(args.frames)]
+    share = args.frames // TURNS
+    ours, theirs, lines = 0.0, 0.0, 0
+    devkit = official(root, location)
+    for turn in range(TURNS):
+        started = time.process_time()
+        for x_m, y_m, yaw in places[turn * share : (turn + 1) * share]:
+            vectors = road_map.vectors(x_m, y_m, yaw, HALF)
+            for vector in vectors:
+                polylines.sampled(vector.vertices, 20, HALF)
+            lines += len(vectors)
+        ours += time.process_time() - started
+        started = time.process_time()
+        for x_m, y_m, yaw in places[turn * share : turn * share + DEVKIT_FRAMES] if devkit else ():
+            devkit.get_map_geom((x_m, y_m, 60, 30), np.degrees(yaw), DEVKIT_LAYERS)
+        theirs += time.process_time() - started
+    a_frame = ours / (TURNS * share)
+    result = {"nodes": nodes, "frames": TURNS * share, "lines_per_frame": round(lines / (TURNS * share), 1), "ms_per_frame": round(1000 * a_frame, 3)}
+    result["seconds_for_trainval_on_two_cores"] = round(KEY_FRAMES * a_frame / CORES, 1)
+    if devkit:
+        result |= {"devkit_ms_per_frame": round(1000 * theirs / (TURNS * DEVKIT_FRAMES), 1), "times_faster": round(theirs / (TURNS * DEVKIT_FRAMES) / a_frame)}
+    return result
+
+
+def write_map(root: Path, wanted: int) -> tuple[str, int, int]:
+    expansion, sites = standin.Expansion(roadmap.LOCATIONS[0]), 0
+    while len(expansion.tables["node"]) < wanted:
+        expansion.site(build_site(np.random.default_rng(sites), centre(sites)))
+        sites += 1
+    standin.write_text(root / "maps" / "expansion" / f"{expansion.location}.json", expansion.written(SITE_SPACING_M * max(ROW, sites / ROW + 1)))
+    return expansion.location, len(expansion.tables["node"]), sites
+
+
+def centre(site: int) -> tuple[float, float]:
+    return SITE_SPACING_M * (site % ROW + 0.5), SITE_SPACING_M * (site // ROW + 0.5)
+
+
+def place(number: int, sites: int) -> tuple[float, float, float]:
+    """A position near the middle of a site, where the car would drive, in any heading."""
+    rng = np.random.default_rng(number)
+    x_m, y_m = centre(int(rng.integers(sites)))
+    return x_m + rng.uniform(-30, 30), y_m + rng.uniform(-30, 30), rng.uniform(-np.pi, np.pi)
+
+
+def official(root: Path, location: str):
+    if importlib.util.find_spec("nuscenes") is None:
+        return None
+    from nuscenes.map_expansion.map_api import NuScenesMap
+
+    return NuScenesMap(str(root), location)
+
+
+def matching() -> dict:
+    """50 queries against 15 lines, 10 of them closed (38 orders each), forward and Hungarian."""
+    rng = np.random.default_rng(0)
+    ring = np.array([[0.0, 0], [4, 0], [4, 3], [0, 3], [0, 0]])
+    curves = [ring + rng.uniform(-10, 10, 2) for _ in range(10)] + [rng.uniform(-15, 15, (4, 2)) for _ in range(5)]
+    orders = polylines.padded([polylines.orders(curve, 20, HALF) for curve in curves], 20)
+    truth = losses.Truth(torch.tensor([1] * 10 + [0] * 5), (torch.from_numpy(orders) / torch.tensor(HALF) + 1) / 2)
+    logits, points = torch.randn(50, 3), torch.rand(50, 20, 2)
+    repeats = 200
+    started = time.process_time()
+    for _ in range(repeats):
+        losses.match(logits, points, truth, losses.Weights())
+    return {"matching_ms_per_frame_and_layer": round(1000 * (time.process_time() - started) / repeats, 2)}
+
+
+def precision(frames: int) -> dict:
+    """50 predictions a frame near 9 lines, as on the validation split; extrapolated where fewer frames are asked for."""
+    rng = np.random.default_rng(0)
+    started, by_class = time.process_time(), [[], [], []]
+    for _ in range(frames):
+        truth = [(int(label), line(rng)) for label in rng.integers(0, 3, 9)]
+        labels, scores = rng.integers(0, 3, 50), rng.random(50)
+        predicted = [truth[i % 9][1] + rng.normal(0, 1, 2) for i in range(50)]
+        for label in range(3):
+            mine = np.flatnonzero(labels == label)
+            similarities = metrics.similarity([predicted[i] for i in mine], [curve for other, curve in truth if other == label])
+            by_class[label].append((scores[mine], metrics.hits(similarities, scores[mine]), similarities.shape[1]))
+    merged = [metrics.Detections(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), sum(f[2] for f in found)) for found in by_class]
+    table = metrics.table(merged)
+    seconds = time.process_time() - started
+    return {"frames": frames, "seconds_for_validation": round(seconds * VAL_FRAMES / frames, 1), "mAP": round(table["mAP"], 3)}
+
+
+def line(rng: np.random.Generator) -> np.ndarray:
+    return np.stack([np.full(20, rng.uniform(-15, 15)) + np.cumsum(rng.normal(0, 0.3, 20)), np.linspace(-30, 30, 20)], axis=1)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
