@@ -47,5 +47,8 @@ def show(found: dict) -> None:
 
 if __name__ == "__main__":
     if not {"--help", "-h", "--plan", "--list"} & set(sys.argv):
-        install.ensure(Path(__file__).resolve().parent, dev="--dev" in sys.argv)
+        try:
+            install.ensure(Path(__file__).resolve().parent, dev="--dev" in sys.argv)
+        except Stop as stop:
+            sys.exit(cli.say(stop))
     sys.exit(cli.main(1, work, add_flags))

@@ -18,6 +18,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)")
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
+    # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
+    parser.set_defaults(as_settings=lambda args: {} if args.predict or args.export else {"eval.checkpoint": args.checkpoint})
 
 
 def work(job: cli.Job) -> list[Path]:
@@ -35,12 +37,21 @@ def work(job: cli.Job) -> list[Path]:
     return outputs
 
 
+def verdict(job: cli.Job) -> str:
+    """The sentence that the report begins with."""
+    from lib import report
+    from lib.run import read_json
+
+    found = report.verdict(read_json(job.run.scores), job.record)
+    return f"{found.claim} {found.numbers} {found.basis}"
+
+
 def main() -> int:
     if "--compare" in sys.argv:
         from lib import compare
 
         return compare.main(sys.argv[1:])
-    return cli.main(5, work, add_flags, again=("predict", "export"))
+    return cli.main(5, work, add_flags, again=("predict", "export"), result=verdict)
 
 
 if __name__ == "__main__":

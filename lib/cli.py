@@ -49,13 +49,17 @@ class Job:
             raise Paused(self.clock.stop_asked or "the session's time is over")
 
 
-def main(step: int, work: Callable[[Job], list[Path] | int], add_flags: Callable[[argparse.ArgumentParser], None] | None = None, again: tuple[str, ...] = ()) -> int:
-    """Runs a step and returns its exit code. With one of the flags `again` a complete step has work too."""
+def main(
+    step: int, work: Callable[[Job], list[Path] | int], add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+    again: tuple[str, ...] = (), result: Callable[[Job], str] | None = None,
+) -> int:  # fmt: skip
+    """Runs a step and returns its exit code. With one of the flags `again` a complete step has work too; `result` is what a
+    complete one says."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads made a step 8 times slower on busy cores
-    return leave(attempt(step, work, add_flags, again))
+    return leave(attempt(step, work, add_flags, again, result))
 
 
-def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[str, ...]) -> int:
+def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[str, ...], result: Callable | None) -> int:
     try:
         args = parse(step, add_flags)
         args.always_work = any(getattr(args, flag) for flag in again)
@@ -65,7 +69,7 @@ def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[
         if args.plan:
             return show_plan(run, recipe, config, record, args)
         with locked(run):
-            return perform(step, work, args, run, recipe, config, record)
+            return perform(step, work, args, run, recipe, config, record, result)
     except Stop as stop:
         return say(stop)
     except OSError as error:
@@ -109,7 +113,9 @@ def parse(step: int, add_flags: Callable | None) -> argparse.Namespace:
     parser.add_argument("--inputs", type=Path, action="append", default=[], metavar="DIR", help="a further place to look for data and earlier runs")
     if add_flags:
         add_flags(parser)
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    args.overrides += [f"{key}={value}" for key, value in getattr(args, "as_settings", lambda _: {})(args).items()]
+    return args
 
 
 # ---------------------------------------------------------------------------------------------- the run's settings
@@ -185,7 +191,7 @@ def earlier_session(run: Run, args: argparse.Namespace) -> dict[str, Any] | None
 # ---------------------------------------------------------------------------------------------- running a step
 
 
-def perform(step: int, work: Callable, args: argparse.Namespace, run: Run, recipe: ModuleType, config: Any, record: dict[str, Any]) -> int:
+def perform(step: int, work: Callable, args: argparse.Namespace, run: Run, recipe: ModuleType, config: Any, record: dict[str, Any], result: Callable | None) -> int:
     reserve = config.session.reserve_seconds if not record["demo"] else min(config.session.reserve_seconds, DEMO_RESERVE_SECONDS)
     job = Job(step, run, recipe, config, record, args, open_clock(args.time_limit, reserve))
     catch_signals(job.clock)
@@ -197,7 +203,7 @@ def perform(step: int, work: Callable, args: argparse.Namespace, run: Run, recip
             return code
     job.before = steps.state(run, step, recipe, config)
     if job.before.word == "complete" and not args.force and not args.always_work:
-        print(f"step {step} ({STEPS[step]}): complete, nothing to do")
+        print(f"step {step} ({STEPS[step]}): complete, nothing to do" + (f"\n{result(job)}" if result else ""))
         return DONE
     return carry_out(job, work)
 

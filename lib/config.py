@@ -51,6 +51,7 @@ class EvalConfig:
     resamples: int = 1000  # of the bootstrap
     batch: int = 1
     figures: int = 4  # held-out samples drawn in the report
+    checkpoint: str = "best"  # what step 5 scores: best, last or step-N (its --checkpoint)
     select_samples: int = 16  # held-out samples that choose the best checkpoint during training
 
 

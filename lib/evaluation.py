@@ -25,7 +25,7 @@ def outputs(run: Run) -> list[Path]:
 
 def run(job: Job) -> list[Path]:
     accelerator, where, stage, manifest = open_session(job)
-    source = checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint)
+    source = checkpoint.choose(job.run.stage(stage.name), job.config.eval.checkpoint)
     sampler = job.recipe.sampler(job.config, stage, manifest, "val")
     columns = {}
     for done, name in enumerate(COLUMNS):

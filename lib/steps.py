@@ -25,7 +25,7 @@ MODULES = {
 
 # Settings that may change in the middle of a run: they move no sample and no noise.
 FREE_SETTINGS = (
-    "eval.resamples", "eval.figures", "eval.batch", "session.", "cache.", "train.epochs", "train.log_seconds", "train.workers",
+    "eval.checkpoint", "eval.resamples", "eval.figures", "eval.batch", "session.", "cache.", "train.epochs", "train.log_seconds", "train.workers",
     "train.checkpoint_", "train.keep_", "train.patience_evaluations", "train.stop_after_bad_steps",
 )  # fmt: skip
 # Of these, the ones that no step's output depends on.
