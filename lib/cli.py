@@ -244,7 +244,8 @@ def earlier_steps(job: Job) -> int:
     if job.step == 5:
         state = training_state(job)
         if state.word != "complete":
-            raise Stop(f"step 4 (train) is {state}", job.run.command(4))
+            command = job.run.command(5, "--accept-code") if state.word == "stale" and steps.only_code(state.reasons) else job.run.command(4)
+            raise Stop(f"step 4 (train) is {state}", command)
     return DONE
 
 
