@@ -52,7 +52,7 @@ def collect(job: cli.Job, where: dict[str, Path], folder: Path) -> list:
 def report(job: cli.Job, records: list, proof: dict) -> None:
     skipped = [record for record in records if record.status == "skipped"]
     for name, value in job.recipe.summarise_data(job.config, records).items():
-        print(f"  {name}: {value}")
+        print(f"  {name}: " + (", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else str(value)))
     print(f"  split by {proof['by']}: " + "; ".join(f"{side} {', '.join(names)}" for side, names in proof["groups"].items()))
     print(f"  shared by both sides: {proof['overlap']}")
     for record in skipped[:10]:
