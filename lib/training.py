@@ -154,7 +154,7 @@ def open_prefix(job: Job, parts: Parts, accelerator: Any) -> PrefixCache:
 
 
 def say_what_trains(parts: Parts) -> None:
-    """The audit's table: every adapted layer with its share (grouped by the part of its name before the first number)."""
+    """The audit's table: every trained layer with its share of all numbers."""
     total = sum(p.numel() for module in parts.modules.values() for p in module.parameters())
     trained = sum(p.numel() for p in adapters.trainable(parts).values())
     rows = adapters.table(parts)
