@@ -15,7 +15,7 @@ def test_the_numbers_follow_their_formulas():
     found = metrics.depth_numbers(predicted, truth, torch.ones(3, dtype=torch.bool))
     expected = {
         "mae": (1 + 0 + 3) / 3, "rmse": math.sqrt((1 + 0 + 9) / 3), "abs_rel": (1 / 2 + 0 + 3 / 6) / 3, "sq_rel": (1 / 2 + 0 + 9 / 6) / 3,
-        "delta_1": 1 / 3, "delta_2": 2 / 3, "delta_3": 2 / 3, "negative_share": 0,
+        "delta_1": 1 / 3, "delta_2": 2 / 3, "delta_3": 2 / 3, "delta_103": 1 / 3, "delta_110": 1 / 3, "negative_share": 0,
     }  # fmt: skip
     assert found == pytest.approx(expected)
 
@@ -73,3 +73,35 @@ def test_a_frame_without_valid_pixels_is_left_out_and_a_sequence_without_any_is_
 def test_the_spread_ignores_what_is_not_finite():
     assert metrics.spread([1.0, 2.0, 6.0, math.nan, math.inf]) == pytest.approx({"mean": 3, "std": math.sqrt(14 / 3), "median": 2})
     assert all(math.isnan(value) for value in metrics.spread([]).values())
+
+
+def test_the_small_thresholds_are_3_and_10_percent():
+    predicted, truth = torch.tensor([1.02, 1.05, 1.2, 1 / 1.02]), torch.ones(4)
+    found = metrics.depth_numbers(predicted, truth, torch.ones(4, dtype=torch.bool))
+    assert (found["delta_103"], found["delta_110"], found["delta_1"]) == (0.5, 0.75, 1)
+
+
+def test_the_region_is_scored_apart_under_the_alignment_of_the_whole():
+    region = torch.zeros_like(VALID)
+    region[:, :2] = True
+    aligned = TRUTH + torch.where(region, 0.5, 0.0)
+    found = metrics.region_numbers(aligned, TRUTH, VALID, region)
+    assert found["mae_region"] == pytest.approx(0.5, abs=1e-5) and found["mae_outside"] == found["abs_rel_outside"] == 0
+    assert all(math.isnan(metrics.region_numbers(aligned, TRUTH, VALID, VALID & False)[name]) for name in ("mae_region", "abs_rel_region"))
+
+
+def test_ause_is_zero_for_the_right_order_and_largest_for_the_reverse():
+    truth, error = torch.zeros(1, 1, 4), torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
+    everywhere = torch.ones(1, 1, 4, dtype=torch.bool)
+    right, wrong = (metrics.confidence_numbers(error, truth, everywhere, confidence) for confidence in (1 / error, error))
+    # Mean errors of what is left, the best order: 1, 1.5, 2, 2.5; the worst: 4, 3.5, 3, 2.5. Their mean difference is 1.5, the error 2.5.
+    assert right["ause"] == pytest.approx(0) and wrong["ause"] == pytest.approx(1.5 / 2.5)
+    assert wrong["confidence"] == 2.5
+
+
+def test_confidence_counts_valid_pixels_alone():
+    confidence = 1 + torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(3))
+    predicted = TRUTH * 1.1
+    expected = metrics.confidence_numbers(predicted[VALID].view(1, 1, -1), TRUTH[VALID].view(1, 1, -1), VALID[VALID].view(1, 1, -1), confidence[VALID].view(1, 1, -1))
+    assert metrics.confidence_numbers(predicted, TRUTH, VALID, confidence) == expected
+    assert all(math.isnan(value) for value in metrics.confidence_numbers(predicted, TRUTH, VALID & False, confidence).values())

@@ -16,8 +16,12 @@ READS = {2: ("data.", "model.weights"), 3: ("data.root", "data.scenes", "data.va
 CODE = {2: ("demo",), 3: ("data",), 4: ("model", "losses", "frames", "assemble"), 5: ("metrics", "evaluate", "drawing")}
 
 SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
-DEPTH = {"mae": ("m", True), "rmse": ("m", True), "abs_rel": ("", True), "sq_rel": ("m", True), "delta_1": ("", False), "delta_2": ("", False), "delta_3": ("", False)}
-METRICS = {name + suffix: Metric(unit, lower) for suffix in SUFFIXES.values() for name, (unit, lower) in DEPTH.items()}
+DEPTH = {"mae": Metric("m"), "rmse": Metric("m"), "abs_rel": Metric(), "sq_rel": Metric("m")}
+DEPTH |= {f"delta_{limit}": Metric(lower_is_better=False) for limit in ("1", "2", "3", "103", "110")}  # 1.25, its powers, 1.03, 1.10
+METRICS = {name + suffix: metric for suffix in SUFFIXES.values() for name, metric in DEPTH.items()}
+METRICS |= {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in (3, 5, 15, 30)} | {"fov_error": Metric("deg")}
+METRICS |= {"accuracy": Metric("m"), "completeness": Metric("m"), "chamfer": Metric("m"), "ause": Metric()}  # the mean confidence has no better
+METRICS |= {f"{name}_{side}": DEPTH[name] for side in ("region", "outside") for name in ("mae", "abs_rel")}
 
 
 def plan(cfg: Config) -> Plan:

@@ -1,56 +1,90 @@
 """Scores of held-out sequences, their summary, and the console table in the guide's layout."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lib.recipes import Parts, Row
-from lib.recipes.vggt_eth3d import SUFFIXES, metrics
+from lib.recipes.vggt_eth3d import SUFFIXES, cameras, geometry, metrics, points
 from lib.recipes.vggt_eth3d.config import Config
 
-TABLE = (("MAE", "mae"), ("RMSE", "rmse"), ("Abs Rel", "abs_rel"), ("Sq Rel", "sq_rel"))
-DELTAS = (("δ < 1.25", "delta_1"), ("δ < 1.25²", "delta_2"), ("δ < 1.25³", "delta_3"))
+ERRORS = (("MAE", "mae"), ("RMSE", "rmse"), ("Abs Rel", "abs_rel"), ("Sq Rel", "sq_rel"))
+SHARES = {
+    "Threshold accuracy": (("δ < 1.03", "delta_103"), ("δ < 1.10", "delta_110"), ("δ < 1.25", "delta_1"), ("δ < 1.25²", "delta_2"), ("δ < 1.25³", "delta_3")),
+    "Cameras": (("AUC@3°", "pose_auc_3"), ("AUC@5°", "pose_auc_5"), ("AUC@15°", "pose_auc_15"), ("AUC@30°", "pose_auc_30"), ("FoV error °", "fov_error")),
+    "Point map after Umeyama (m)": (("Accuracy", "accuracy"), ("Completeness", "completeness"), ("Chamfer", "chamfer")),
+    "Confidence": (("AUSE", "ause"), ("Mean", "confidence")),
+    "Region": (("MAE inside", "mae_region"), ("MAE outside", "mae_outside"), ("Abs Rel in", "abs_rel_region"), ("Abs Rel out", "abs_rel_outside")),
+}  # fmt: skip
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
-    """One row per sequence: every metric under every alignment, and the pictures of its first frame."""
+    """One row per sequence: every metric that has a meaning for it, and the pictures of its first frame."""
     from lib.recipes.vggt_eth3d import assemble
 
     if parts is None:
-        predicted = torch.ones_like(batch["depths"])  # aligned to the median: the best depth that knows nothing
+        predicted = {"depth": torch.ones_like(batch["depths"])[..., None]}  # aligned to the median: the best depth that knows nothing
     else:
-        predicted = assemble.forward(cfg, parts, batch)["depth"][..., 0].float()
-    return [row(batch, i, predicted[i]) for i in range(len(predicted))]
+        predicted = assemble.forward(cfg, parts, batch)
+    kept = {key: predicted[key].float() for key in ("depth", "depth_conf", "pose_enc") if key in predicted}
+    with torch.autocast(batch["depths"].device.type, enabled=False):  # a matrix product in bf16 would move points and cameras
+        return [row(sequence(batch, i), sequence(kept, i)) for i in range(len(batch["depths"]))]
 
 
-def row(batch: dict[str, Any], i: int, predicted: torch.Tensor) -> Row:
-    truth, valid = batch["depths"][i], batch["valid"][i]
-    numbers: dict[str, float] = {"frames": float(len(truth))}
+def sequence(batch: dict[str, Any], i: int) -> dict[str, Any]:
+    return {key: value[i] for key, value in batch.items()}
+
+
+def row(truth: dict[str, Any], predicted: dict[str, Tensor]) -> Row:
+    """truth: one sample without its batch axis; predicted: depth (s, h, w, 1), and as far as there are depth_conf, pose_enc (s, 9)."""
+    depth, true_depth, valid = predicted["depth"][..., 0], truth["depths"], truth["valid"]
+    numbers: dict[str, float] = {"frames": float(len(depth))}
     for alignment, suffix in SUFFIXES.items():
-        found = metrics.sequence_numbers(predicted, truth, valid, alignment)
+        found = metrics.sequence_numbers(depth, true_depth, valid, alignment)
         numbers |= {name + suffix: value for name, value in found.items() if name in metrics.METRICS}
-    aligned = metrics.align(predicted, truth, valid, "scale")[0]
-    pictures = {"image": batch["images"][i, 0], "predicted": aligned, "truth": truth[0], "valid": valid[0]}
-    return Row(batch["sample_id"][i], batch["group"][i], numbers, {name: value.cpu().numpy() for name, value in pictures.items()})
+    aligned = metrics.align(depth, true_depth, valid, "scale")
+    if "pose_enc" in predicted:
+        numbers |= scene_numbers(truth, depth, predicted["pose_enc"])
+    if "depth_conf" in predicted:
+        numbers |= metrics.confidence_numbers(aligned, true_depth, valid, predicted["depth_conf"])
+    if "region" in truth:
+        numbers |= metrics.region_numbers(aligned, true_depth, valid, truth["region"])
+    pictures = {"image": truth["images"][0], "predicted": aligned[0], "truth": true_depth[0], "valid": valid[0]}
+    return Row(truth["sample_id"], truth["group"], numbers, {name: value.cpu().numpy() for name, value in pictures.items()})
+
+
+def scene_numbers(truth: dict[str, Any], depth: Tensor, code: Tensor) -> dict[str, float]:
+    """Cameras, and the points that depth and camera give together."""
+    size, valid = depth.shape[-2:], truth["valid"]
+    found = cameras.camera_numbers(code, truth["extrinsics"], truth["intrinsics"], *size)
+    predicted = geometry.world_points_from_depth(depth, *geometry.decode_cameras(code, *size))
+    true_points = geometry.world_points_from_depth(truth["depths"], truth["extrinsics"], truth["intrinsics"])
+    return found | points.point_numbers(predicted[valid], true_points[valid])
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
-    """Means over the sequences, and the main error by sequence length."""
+    """Means over the sequences for which a metric has a meaning; NaN where it has none for any."""
     import numpy
 
     names = [name for name in rows[0].numbers if name != "frames"]
     table = numpy.array([[row.numbers[name] for name in names] for row in rows])
-    return dict(zip(names, (float(value) for value in numpy.nanmean(table, axis=0)), strict=True))
+    known = ~numpy.isnan(table)
+    counts = known.sum(0)
+    means = numpy.where(known, table, 0).sum(0) / numpy.maximum(counts, 1)
+    return dict(zip(names, (float(mean) if count else float("nan") for mean, count in zip(means, counts, strict=True)), strict=True))
 
 
 def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
     """What the guide's users know: mean ± std (median) per metric, for base and adapted side by side."""
-    lines = [f"Depth metrics over {scores['n_samples']} held-out sequences of {scores['n_groups']} scenes (one scale per sequence):", f"  {'':<12}{'untouched base':<34}adapted"]
-    for label, name in TABLE:
-        lines.append(f"  {label + ':':<12}" + "".join(f"{spread(rows, name):<34}" for rows in (base, adapted)))
-    lines.append("Threshold accuracy:")
-    for label, name in DELTAS:
-        lines.append(f"  {label + ':':<12}" + "".join(f"{mean(rows, name):<34.4f}" for rows in (base, adapted)))
-    lines += by_length(base, adapted)
+    title = f"Depth metrics over {scores['n_samples']} held-out sequences of {scores['n_groups']} scenes (one scale per sequence):"
+    lines = [title, f"  {'':<13}{'untouched base':<34}adapted", *(line(label, base, adapted, name, spread) for label, name in ERRORS)]
+    for heading, table in SHARES.items():
+        found = [line(label, base, adapted, name, mean) for label, name in table if name in base[0].numbers]
+        lines += [f"{heading}:", *found] if found else []
+    lines += ["MAE by sequence length:", *by(lambda row: f"{row.numbers['frames']:.0f} frames", base, adapted)]
+    if scores["n_groups"] > 1:
+        lines += ["MAE by scene:", *by(lambda row: row.group, base, adapted)]
     main = scores["metrics"][scores["main"]["metric"]]
     change = 100 * main["difference"] / main["base"]
     lines.append(
@@ -60,13 +94,14 @@ def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str
     return "\n".join(lines)
 
 
-def by_length(base: list[Row], adapted: list[Row]) -> list[str]:
-    lengths = sorted({row.numbers["frames"] for row in base})
-    lines = ["MAE by sequence length:"]
-    for length in lengths:
-        chosen = [[row for row in rows if row.numbers["frames"] == length] for rows in (base, adapted)]
-        lines.append(f"  {f'{length:.0f} frames:':<12}" + "".join(f"{mean(rows, 'mae'):<34.4f}" for rows in chosen))
-    return lines
+def line(label: str, base: list[Row], adapted: list[Row], name: str, number: Callable[[list[Row], str], str]) -> str:
+    return f"  {label + ':':<13}" + "".join(f"{number(rows, name):<34}" for rows in (base, adapted)).rstrip()
+
+
+def by(kind: Callable[[Row], str], base: list[Row], adapted: list[Row]) -> list[str]:
+    """A line of the main error for every kind of row."""
+    kinds = dict.fromkeys(map(kind, base))
+    return [line(one, *([row for row in rows if kind(row) == one] for rows in (base, adapted)), "mae", mean) for one in kinds]
 
 
 def spread(rows: list[Row], name: str) -> str:
@@ -74,5 +109,5 @@ def spread(rows: list[Row], name: str) -> str:
     return f"{found['mean']:.4f} ± {found['std']:.4f} (median: {found['median']:.4f})"
 
 
-def mean(rows: list[Row], name: str) -> float:
-    return metrics.spread(row.numbers[name] for row in rows)["mean"]
+def mean(rows: list[Row], name: str) -> str:
+    return f"{metrics.spread(row.numbers[name] for row in rows)['mean']:.4f}"

@@ -1,4 +1,4 @@
-"""Depth metrics (Eigen et al. 2014) and the alignments under which a depth without a unit can be scored.
+"""Depth metrics (Eigen et al. 2014), the alignments under which a depth without a unit can be scored, and its confidence.
 
 Per frame over valid pixels, then the mean over the frames of a sequence. `scale` is the main alignment: one factor for the
 whole sequence, so that frames which disagree about the scale are punished.
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 ALIGNMENTS = ("scale", "median", "scale_shift", "none")
-METRICS = ("mae", "rmse", "abs_rel", "sq_rel", "delta_1", "delta_2", "delta_3")
-DELTA = 1.25
+DELTAS = {"delta_1": 1.25, "delta_2": 1.25**2, "delta_3": 1.25**3, "delta_103": 1.03, "delta_110": 1.10}
+METRICS = ("mae", "rmse", "abs_rel", "sq_rel", *DELTAS)
+REGION_METRICS = ("mae_region", "abs_rel_region", "mae_outside", "abs_rel_outside")
+CONFIDENCE_METRICS = ("ause", "confidence")
 EPS = 1e-6  # a median of 0 must not divide
 
 
@@ -47,7 +49,7 @@ def by_line(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
     """METRICS and `negative_share` over the valid pixels of any shape; all NaN where there is none. mae and rmse have the unit
-    of the truth, sq_rel too, the others none. delta_k: share with max(p / t, t / p) < 1.25^k and p > 0.
+    of the truth, sq_rel too, the others none. DELTAS: share with max(p / t, t / p) below the limit and p > 0.
     """
     p, t = predicted[valid].double(), truth[valid].double()
     error = (p - t).abs()
@@ -57,7 +59,7 @@ def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, 
         "rmse": error.square().mean().sqrt(),
         "abs_rel": (error / t).mean(),
         "sq_rel": (error.square() / t).mean(),
-        **{f"delta_{k}": (ratio < DELTA**k).double().mean() for k in (1, 2, 3)},
+        **{name: (ratio < limit).double().mean() for name, limit in DELTAS.items()},
         "negative_share": (p <= 0).double().mean(),
     }
     return {name: number.item() for name, number in numbers.items()}
@@ -65,9 +67,34 @@ def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, 
 
 def sequence_numbers(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> dict[str, float]:
     """The numbers of a sequence (s, h, w): aligned, per frame, then the mean over the frames that have valid pixels."""
-    aligned = align(predicted, truth, valid, alignment)
+    return frame_means(align(predicted, truth, valid, alignment), truth, valid)
+
+
+def frame_means(aligned: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
     frames = [depth_numbers(aligned[i], truth[i], valid[i]) for i in range(len(truth)) if valid[i].any()]
     return {name: spread(frame[name] for frame in frames)["mean"] for name in (*METRICS, "negative_share")}
+
+
+def region_numbers(aligned: Tensor, truth: Tensor, valid: Tensor, region: Tensor) -> dict[str, float]:
+    """REGION_METRICS: errors inside and outside of a region (s, h, w), under the alignment of the whole sequence."""
+    sides = {"region": frame_means(aligned, truth, valid & region), "outside": frame_means(aligned, truth, valid & ~region)}
+    return {f"{name}_{side}": found[name] for side, found in sides.items() for name in ("mae", "abs_rel")}
+
+
+def confidence_numbers(aligned: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, float]:
+    """Does a low confidence mark a large error? `ause` and the mean `confidence` over the valid pixels of a sequence.
+
+    Area under the sparsification error (Ilg et al. 2018): pixels are taken away one by one, the least confident first, and
+    what is left has a mean error; the same with the largest error first is the best there is. ause is the mean difference
+    of the two curves over the error of all pixels: 0 is a perfect order.
+    """
+    error, confidence = (aligned - truth).abs()[valid].double(), confidence[valid].double()
+    if not len(error):
+        return dict.fromkeys(CONFIDENCE_METRICS, torch.nan)
+    trusted, best = error[confidence.argsort(descending=True, stable=True)], error.sort().values
+    counts = torch.arange(1, len(error) + 1, device=error.device)
+    gap = ((trusted.cumsum(0) - best.cumsum(0)) / counts).mean() / error.mean().clamp(min=EPS)
+    return {"ause": gap.item(), "confidence": confidence.mean().item()}
 
 
 def spread(numbers: Iterable[float]) -> dict[str, float]:
