@@ -138,8 +138,11 @@ def newest(stage: Path, notify=print) -> Path | None:
     return None
 
 
-def load(folder: Path, parts: Parts, wrapped: dict, base: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Put a checkpoint's trained tensors into `parts`; returns its state and optimiser tensors."""
+def load(folder: Path, parts: Parts, wrapped: dict, base: str, grown: bool = False) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Put a checkpoint's trained tensors into `parts`; returns its state and optimiser tensors.
+
+    grown: the checkpoint is of an earlier stage; what this stage trains and that one did not (adapters, tensors) keeps its start.
+    """
     from safetensors.torch import load_file
 
     problem = fault(folder)
@@ -148,9 +151,12 @@ def load(folder: Path, parts: Parts, wrapped: dict, base: str) -> tuple[dict[str
     state = read_json(folder / "state.json")
     if state["base"] != base:
         raise Stop(f"the checkpoint {folder.name} was trained on another base ({state['base'][:12]}, loaded is {base[:12]})", "bring the base that it was trained on (python step2_download.py)")
-    adapters.load(wrapped, folder / "adapter", base)
+    if not grown or (folder / "adapter").exists():
+        adapters.load(wrapped, folder / "adapter", base)
     wanted = full_tensors(parts)
     stored = load_file(folder / "weights.safetensors") if wanted else {}
+    if grown:
+        wanted = {name: tensor for name, tensor in wanted.items() if name in stored}
     copy_exactly(wanted, stored, folder.name)
     return state, load_file(folder / "optim.safetensors")
 

@@ -172,15 +172,15 @@ def open_tracker(training: Training) -> None:
 
 def hand_over(job: Job, stage: Stage, manifest: Manifest, training: Training) -> None:
     """A stage that starts from another takes its trained tensors and the moments of the optimisers they share."""
-    source = None
+    source, grown = None, False
     if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
         source = Path(job.args.checkpoint)
         refuse_other_settings(job, source)
     elif stage.init_from != "base":
-        source = checkpoint.choose(job.run.stage(stage.init_from), "best")
+        source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
     if source is None:
         return
-    _, training.handed_over = checkpoint.load(source, training.parts, training.wrapped, training.parts.base)
+    _, training.handed_over = checkpoint.load(source, training.parts, training.wrapped, training.parts.base, grown)
     print(f"stage {stage.name} starts from {source.name}" + (f" of stage {stage.init_from}" if stage.init_from != "base" else ""))
 
 

@@ -146,6 +146,29 @@ def test_stage3_in_full_trains_the_language_model(cfg, base):
     assert "llm.layers.0.mlp.up_proj.weight" in found and all(len(names) == 1 for names in found.values())
 
 
+def test_stage3_goes_on_from_stage2_which_had_no_adapters(cfg, base, tmp_path):
+    """What stage 2 trained is taken, the new adapters keep their start; a checkpoint that should have them is still refused."""
+    import hashlib
+
+    from lib import checkpoint
+
+    cfg.train.stages = ["stage2", "stage3"]
+    parts = {name: assemble.build(cfg, Stage(name, 1), {"base": base}) for name in cfg.train.stages}
+    wrapped = {name: adapters.attach(made) for name, made in parts.items()}
+    trained = {name: torch.full_like(tensor, 0.5) for name, tensor in adapters.trainable(parts["stage2"]).items()}
+    save_file(trained, tmp_path / "weights.safetensors")
+    save_file({"step": torch.ones(1)}, tmp_path / "optim.safetensors")
+    (tmp_path / "state.json").write_text(json.dumps({"base": parts["stage3"].base, "step": 1}))
+    files = ("weights.safetensors", "optim.safetensors", "state.json")
+    (tmp_path / "sha256.json").write_text(json.dumps({name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}))
+    checkpoint.load(tmp_path, parts["stage3"], wrapped["stage3"], parts["stage3"].base, grown=True)
+    now = adapters.trainable(parts["stage3"])
+    assert all((now[name] == 0.5).all() for name in trained)
+    assert all(not now[name].any() for name in now if ".lora_B." in name)
+    with pytest.raises(Stop):
+        checkpoint.load(tmp_path, parts["stage3"], wrapped["stage3"], parts["stage3"].base)
+
+
 def test_no_language_model_leaves_none(cfg, base):
     cfg.model.llm, cfg.model.scene_interaction = "none", True
     parts = assemble.build(cfg, STAGE2, {"base": base})
