@@ -12,6 +12,7 @@ class ModelConfig(ModelSize):
     """The network (sizes: size.py), its weights, and the size of its images: 518 x 336 is the 3:2 of ETH3D at the published width."""
 
     weights: str = "facebook/VGGT-1B"  # or facebook/VGGT-1B-Commercial, or a path of model.safetensors / model.pt
+    revision: str = "main"  # of the hub repository; step 2 notes the commit, a run keeps it, and 40 hex digits choose one
     image_width_px: int = 518
     image_height_px: int = 336
 
@@ -28,14 +29,17 @@ class DataConfig:
     root: str = ""  # folder with one folder per scene; empty: what step 2 brings
     scenes: list[str] = field(default_factory=lambda: ["facade", "electro", "terrace", "playground", "meadow"])
     val_scenes: list[str] = field(default_factory=lambda: ["courtyard"])
-    train_val_split: float = 0.85  # share of the views that trains where there is only one scene and no held-out one
+    train_val_split: float = 0.85  # without val_scenes: the share of the scenes that trains, or of the views of a single scene
     gap_covisibility: float = 0.5  # with one scene: training views that share more than this with a held-out view are dropped
+    drop_obs_masks: bool = False  # also drop depth where ETH3D's masks say 1: right geometry, unsuited appearance (reflections, flare)
+    region_masks: str = ""  # folder with <scene>/<photograph>.png, nonzero = region (windows, say); see loss.region_weight
     depth_scale: float = 0.0  # 16-bit PNG: depth in metres = value / depth_scale; 0 = from summary.json beside the scenes
     frames: list[int] = field(default_factory=lambda: [2, 8])  # fewest and most frames of a training sample
     covisibility: list[float] = field(default_factory=lambda: [0.05, 1.0])  # share of common points with the sample's anchor frame
     samples_per_epoch: int = 200
     distinct_epochs: int = 0  # n: the samples of epoch e are those of epoch e % n, so that frozen layers' output can be kept; 0 = always new
     colour_jitter: float = 0.0  # strength; 0.5 is what VGGT was trained with; 0 = off
+    scale_jitter: float = 0.0  # a frame is cropped to min(1, 1 +- this) of its size and enlarged; 0.2 is what VGGT was trained with
     stand_in: bool = False  # the demo's procedural buildings instead of ETH3D, unless data.root is given
     stand_in_views: int = 12  # per procedural scene
 
@@ -49,16 +53,16 @@ class DataConfig:
             raise Stop(f"data.train_val_split={self.train_val_split} is not between 0 and 1")
         at_least("data.samples_per_epoch", self.samples_per_epoch, 1)
         at_least("data.stand_in_views", self.stand_in_views, 3)
-        for name in ("depth_scale", "distinct_epochs", "colour_jitter", "gap_covisibility"):
+        for name in ("depth_scale", "distinct_epochs", "colour_jitter", "scale_jitter", "gap_covisibility"):
             at_least(f"data.{name}", getattr(self, name), 0)
+        if self.scale_jitter >= 1:
+            raise Stop(f"data.scale_jitter={self.scale_jitter} is a share of the image: below 1")
 
     def check_scenes(self):
         if not self.scenes:
             raise Stop("data.scenes is empty: name the scenes to train on")
         if both := sorted(set(self.scenes) & set(self.val_scenes)):
             raise Stop(f"data.scenes and data.val_scenes both name {', '.join(both)}: a held-out scene must not be trained on")
-        if len(self.scenes) > 1 and not self.val_scenes:
-            raise Stop("data.val_scenes is empty: with several scenes, name at least one to hold out")
 
 
 @dataclass
@@ -79,9 +83,10 @@ class LossConfig:
     confidence_reward: float = 0.2  # alpha
     valid_range: float = 0.99  # errors above this quantile are left out; -1 = none
     min_valid_px: int = 100  # fewer valid pixels give no loss
+    region_weight: float = 1.0  # of pixels in the region of data.region_masks; the others weigh 1
 
     def __post_init__(self):
-        for name in ("camera_weight", "depth_weight", "point_weight", "translation_weight", "rotation_weight", "focal_weight", "min_valid_px"):
+        for name in ("camera_weight", "depth_weight", "point_weight", "translation_weight", "rotation_weight", "focal_weight", "min_valid_px", "region_weight"):
             at_least(f"loss.{name}", getattr(self, name), 0)
         one_of("loss.camera_norm", self.camera_norm, ("l1", "l2"))
         for name in ("depth_gradient", "point_gradient"):
@@ -128,6 +133,8 @@ class Config:
 
     def __post_init__(self):
         fewest, most = self.data.frames
+        if self.loss.region_weight != 1 and not self.data.region_masks:
+            raise Stop(f"loss.region_weight={self.loss.region_weight} has no region to weigh: set data.region_masks too")
         if self.train.micro_batch > 1 and fewest != most:
             raise Stop(f"train.micro_batch={self.train.micro_batch} needs samples of one length, but data.frames={self.data.frames}: "
                        f"take data.frames=[{most},{most}], or train.micro_batch=1 and train.global_batch={self.train.global_batch}")
@@ -151,8 +158,9 @@ DEMO = {
     "model.embed_dim": 96, "model.depth": 4, "model.num_heads": 4, "model.patch_embed_depth": 2, "model.patch_embed_num_heads": 4,
     "model.camera_trunk_depth": 1, "model.camera_num_heads": 4, "model.dpt_features": 24, "model.dpt_out_channels": [24, 32, 48, 48],
     "model.dpt_intermediate_layers": [0, 1, 2, 3],
-    "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard", "foundry"], "data.stand_in_views": 10,
-    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"], "data.frames": [3, 3], "data.samples_per_epoch": 48,
+    "data.stand_in": True, "data.scenes": ["linden", "market", "mill", "station", "quarry", "orchard", "foundry",
+    "brewery", "library", "bakery"], "data.stand_in_views": 10,
+    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"], "data.frames": [3, 3], "data.samples_per_epoch": 80,
     "train.epochs": 8, "train.lr": 1e-3, "train.micro_batch": 2, "train.global_batch": 2,
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
     python -m lib.recipes.vggt_eth3d.pretrain
 
-About 25 minutes on one core. The demo's buildings are a domain that this base has never seen, so fine-tuning has work.
+About 20 minutes on one core. The demo's buildings are a domain that this base has never seen, so fine-tuning has work.
 """
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ FIRST_WORLD = 1_000_000  # seeds of box worlds; the demo's streets have seeds of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=TARGET)
     args = parser.parse_args()
