@@ -149,3 +149,33 @@ def test_ground_truth_stays_exact_under_autocast():
     predicted = perfect(batch())
     with torch.autocast("cpu", torch.bfloat16):
         assert losses.objective(predicted, batch(), LossConfig())[0] < 1e-6
+
+
+def test_pixels_of_the_region_count_by_their_weight():
+    batch_, predicted = batch(), perfect(batch())
+    region = torch.zeros_like(batch_["valid"])
+    region[:, :, :, :7] = True  # a quarter of the pixels
+    truth = predicted["depth"]
+    predicted["depth"] = truth + torch.where(region[..., None], 0.1, 0.02)
+    keep_all = dict(valid_range=-1, depth_gradient="")
+    for weight, expected in ((1.0, (0.1 + 3 * 0.02) / 4), (3.0, (3 * 0.1 + 3 * 0.02) / 6), (0.0, 0.02)):
+        _, parts = losses.objective(predicted, batch_ | {"region": region}, LossConfig(region_weight=weight, **keep_all))
+        torch.testing.assert_close(parts["reg_depth"], torch.tensor(expected), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(parts["conf_depth"], parts["reg_depth"])  # the confidence is 1
+    _, without = losses.objective(predicted, batch_, LossConfig(region_weight=3.0, **keep_all))
+    torch.testing.assert_close(without["reg_depth"], torch.tensor((0.1 + 3 * 0.02) / 4), rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_is_all_region_of_weight_zero_gives_zero_that_keeps_the_graph():
+    predicted, batch_ = perfect(batch()), batch()
+    predicted["depth"] = (predicted["depth"] + 1).requires_grad_()
+    total, parts = losses.objective(predicted, batch_ | {"region": batch_["valid"]}, LossConfig(region_weight=0.0, depth_gradient=""))
+    total.backward()
+    assert parts["reg_depth"] == 0 and (predicted["depth"].grad == 0).all()
+
+
+def test_the_filter_drops_weighted_values_with_their_weights():
+    many = torch.arange(2001.0)
+    counts = torch.where(many < 900, 2.0, 1.0)
+    kept, times = many[:1800], counts[:1800]
+    torch.testing.assert_close(losses.filtered_mean(many, 0.9, counts), (kept * times).sum() / times.sum())

@@ -22,14 +22,16 @@ def objective(predicted: dict[str, Any], batch: dict[str, Any], loss: LossConfig
     """The weighted sum and its parts by their published names, for the heads that `predicted` has.
 
     batch: depths (b, s, h, w) with 0 where unknown, valid (b, s, h, w), extrinsics camera from world (b, s, 3, 4),
-    intrinsics (b, s, 3, 3) in px; in any unit of length, because the scene is normalised here.
+    intrinsics (b, s, 3, 3) in px; in any unit of length, because the scene is normalised here. With `region` (b, s, h, w) its
+    pixels weigh loss.region_weight in the means of the dense errors; differences between neighbours are not weighed.
     """
+    weight = torch.where(batch["region"], loss.region_weight, 1.0) if "region" in batch else None
     with torch.autocast(batch["depths"].device.type, enabled=False):  # a matrix product in bf16 would move the ground truth
-        return weighted_sum(predicted, scene(batch), batch["intrinsics"], batch["valid"], loss)
+        return weighted_sum(predicted, scene(batch), batch["intrinsics"], batch["valid"], weight, loss)
 
 
 def weighted_sum(
-    predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, loss: LossConfig
+    predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, pixel_weight: Tensor | None, loss: LossConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     parts: dict[str, Tensor] = {}
     total = torch.zeros((), device=valid.device)
@@ -43,7 +45,7 @@ def weighted_sum(
     )
     for name, key, target, weight, gradient in dense:
         if key in predicted and weight:
-            found = dense_loss(predicted[key], predicted[f"{key}_conf"], target, valid, loss, gradient)
+            found = dense_loss(predicted[key], predicted[f"{key}_conf"], target, valid, loss, gradient, pixel_weight)
             parts |= {f"{part}_{name}": value for part, value in found.items()}
             total = total + weight * sum(found.values())
     return total, {"objective": total} | parts
@@ -79,7 +81,9 @@ def code_error(code: Tensor, truth: Tensor, norm: str) -> Tensor:
     return tamed(difference).mean() if difference.numel() else (0 * code).sum()
 
 
-def dense_loss(predicted: Tensor, confidence: Tensor, truth: Tensor, valid: Tensor, loss: LossConfig, gradient: str) -> dict[str, Tensor]:
+def dense_loss(
+    predicted: Tensor, confidence: Tensor, truth: Tensor, valid: Tensor, loss: LossConfig, gradient: str, pixel_weight: Tensor | None = None
+) -> dict[str, Tensor]:
     """Maps (b, s, h, w, c) with confidence and validity (b, s, h, w): {conf, reg, grad}.
 
     reg = mean of e, conf = mean of gamma e confidence - alpha log(confidence), with e the distance at a valid pixel; both
@@ -91,9 +95,10 @@ def dense_loss(predicted: Tensor, confidence: Tensor, truth: Tensor, valid: Tens
     truth = tamed(truth)
     error = tamed((truth[valid] - predicted[valid]).norm(dim=-1))
     weighted = tamed(loss.confidence_error * error * confidence[valid] - loss.confidence_reward * confidence[valid].log())
+    counts = None if pixel_weight is None else pixel_weight[valid]
     return {
-        "conf": filtered_mean(weighted, loss.valid_range),
-        "reg": filtered_mean(error, loss.valid_range),
+        "conf": filtered_mean(weighted, loss.valid_range, counts),
+        "reg": filtered_mean(error, loss.valid_range, counts),
         "grad": gradient_loss(*(x.flatten(0, 1) for x in (predicted, truth, valid, confidence)), gradient),
     }
 
@@ -103,14 +108,17 @@ def tamed(x: Tensor) -> Tensor:
     return x.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST)
 
 
-def filtered_mean(x: Tensor, share: float) -> Tensor:
-    """The mean of the values (n,) strictly below their `share` quantile, where there are many; share <= 0 keeps all."""
+def filtered_mean(x: Tensor, share: float, counts: Tensor | None = None) -> Tensor:
+    """The mean of the values (n,) strictly below their `share` quantile, where there are many; share <= 0 keeps all.
+
+    With `counts` (n,) a value counts so many times; the mean is 0 where nothing counts.
+    """
     if share > 0 and x.numel() > FILTERED_FROM:
         rank = round(share * (x.numel() - 1)) + 1
         below = x < x.detach().kthvalue(rank).values
         if below.sum() > FILTERED_FROM:
-            return x[below].mean()
-    return x.mean()
+            x, counts = x[below], counts if counts is None else counts[below]
+    return x.mean() if counts is None else (x * counts).sum() / counts.sum().clamp(min=1e-8)
 
 
 def gradient_loss(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor, kind: str) -> Tensor:
