@@ -2,22 +2,13 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
 from lib import train
 from lib.run import read_json, read_log
-
-
-def equal_files(folder: Path) -> dict[str, bytes]:
-    """What design.md calls bit-equal: the last and the best checkpoint, log.jsonl, scores.json, per_sample.csv."""
-    stage = folder / "train" / "adapt"
-    names = [max(p.name for p in stage.glob("step-*")), f"step-{read_json(stage / 'best.json')['step']:06d}"]
-    files = [p for name in names for p in (stage / name).rglob("*") if p.is_file() and p.name not in ("state.json", "sha256.json")]
-    files += [stage / "log.jsonl", folder / "eval" / "scores.json", folder / "eval" / "per_sample.csv"]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.exists()}
+from tests.toy import equal_files
 
 
 def log(folder, stage="adapt"):

@@ -226,13 +226,29 @@ def export(cfg, parts, out):
     save_file(dict(parts.modules["net"].state_dict()), out / "model.safetensors")
 
 
-def main():
-    """Runs a step script with this module in the table of recipes; the children that the step starts come here again."""
+def equal_files(folder: Path) -> dict[str, bytes]:
+    """What design.md calls bit-equal: the last and the best checkpoint, log.jsonl, scores.json, per_sample.csv."""
+    from lib.run import read_json
+
+    stage = folder / "train" / "adapt"
+    names = {max(p.name for p in stage.glob("step-*")), f"step-{read_json(stage / 'best.json')['step']:06d}"}
+    files = [p for name in names for p in (stage / name).rglob("*") if p.is_file() and p.name not in ("state.json", "sha256.json")]
+    files += [stage / "log.jsonl", folder / "eval" / "scores.json", folder / "eval" / "per_sample.csv"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def register():
+    """Puts this module into the table of recipes, for good."""
     import tests.toy
 
     sys.modules["lib.recipes.toy"] = tests.toy
     tests.toy.__name__ = "lib.recipes.toy"
     recipes.RECIPES = (*recipes.RECIPES, "toy")
+
+
+def main():
+    """Runs a step script with this module in the table of recipes; the children that the step starts come here again."""
+    register()
     if sys.argv[1:2] and sys.argv[1].isdigit():
         os.environ["TOY_STEP"] = sys.argv.pop(1)
     script = next(Path(__file__).resolve().parent.parent.glob(f"step{os.environ['TOY_STEP']}_*.py"))
