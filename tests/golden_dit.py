@@ -1,4 +1,5 @@
 """Golden kinds of the LightningDiT: see tests/golden.py. Stored weights have the published names."""
+
 import torch
 
 from lib.recipes.vavae_microdoppler import flow
@@ -49,7 +50,10 @@ def transport(case: Case) -> dict[str, torch.Tensor]:
         out |= {f"{name}.loss_per_sample": squared, f"{name}.cos_loss_per_sample": cosine, f"{name}.total": total}
         (out[f"{name}.grad_model_output"],) = torch.autograd.grad(total, predicted)
     deviates = case.inputs["normal_deviates"]
-    out |= {"t_lognormal_mu0": flow.lognormal_times(deviates), "t_lognormal_shifted": flow.lognormal_times(deviates, case.config["shifted_mu"])}
+    out |= {
+        "t_lognormal_mu0": flow.lognormal_times(deviates),
+        "t_lognormal_shifted": flow.lognormal_times(deviates, case.config["shifted_mu"]),
+    }
     drawn = flow.lognormal_times(torch.randn(case.config["n_stat"], generator=torch.Generator().manual_seed(0)))
     levels = case.expected["quantile_levels"]  # which quantiles were stored
     quantiles = torch.quantile(drawn[:: len(drawn) // 200_000 or 1], levels.float())

@@ -1,10 +1,19 @@
 """Golden kinds of the VA-VAE: see tests/golden.py. Stored weights have the published names."""
+
 import torch
 
 from lib.recipes.vavae_microdoppler.autoencoder import AutoencoderSize, build_autoencoder, decode, from_published, key_map, moments_of
 from lib.recipes.vavae_microdoppler.critic import PatchCritic
 from lib.recipes.vavae_microdoppler.losses import (
-    LossWeights, Pass, Posterior, alignment_parts, critic_loss, generator_terms, gradient_norm, hinge, vanilla,
+    LossWeights,
+    Pass,
+    Posterior,
+    alignment_parts,
+    critic_loss,
+    generator_terms,
+    gradient_norm,
+    hinge,
+    vanilla,
 )  # fmt: skip
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.metrics import mse, psnr, ssim, to_uint8, unit_range
@@ -120,7 +129,12 @@ def losses_small(case: Case) -> dict[str, torch.Tensor]:
         )
         gradients = torch.autograd.grad(terms["total"], list(leaf.values()))
         values = named(terms, setting) | {f"grad.{name}": g for name, g in zip(leaf, gradients, strict=True)}
-        for ours, theirs in (("nll_at_decoder", "nll_at_dec"), ("g_at_decoder", "g_at_dec"), ("nll_at_encoder", "nll_at_enc"), ("vf_at_encoder", "vf_at_enc")):
+        for ours, theirs in (
+            ("nll_at_decoder", "nll_at_dec"),
+            ("g_at_decoder", "g_at_dec"),
+            ("nll_at_encoder", "nll_at_enc"),
+            ("vf_at_encoder", "vf_at_enc"),
+        ):
             values[f"gradnorm.{theirs}"] = terms[ours]
         values |= critic_values(critic, image, recon, setting)
         out |= {"moments": moments, "recon": recon, "z_proj": projected}
@@ -175,12 +189,18 @@ def train_steps(case: Case) -> dict[str, torch.Tensor]:
         values = named(terms, setting, logvar=nets.logvar) | {"disc.disc_loss": critic_factor(setting) * judged["disc_loss"]}
         values |= {f"disc.{name}": judged[name] for name in ("logits_real", "logits_fake")}
         out |= {f"step{step}.{name.partition('.')[2]}": value for name, value in values.items()}
-    return out | {f"after.{name}": Distance(relative(tensor, case.expected.get(f"after.{name}"))) for name, tensor in nets.published().items()}
+    return out | {
+        f"after.{name}": Distance(relative(tensor, case.expected.get(f"after.{name}"))) for name, tensor in nets.published().items()
+    }
 
 
 def relative(ours: torch.Tensor, expected: torch.Tensor | None) -> float:
     """The README's measure: L2 of the difference over L2 (single entries may differ where a gradient is about 0)."""
-    return float("inf") if expected is None else float((ours.detach() - expected.reshape(ours.shape)).norm() / expected.norm().clamp_min(1e-12))
+    return (
+        float("inf")
+        if expected is None
+        else float((ours.detach() - expected.reshape(ours.shape)).norm() / expected.norm().clamp_min(1e-12))
+    )
 
 
 class Networks:
@@ -275,7 +295,11 @@ def critic_factor(setting: dict) -> float:
 
 def named(terms: dict, setting: dict, logvar=0.0) -> dict[str, torch.Tensor]:
     values = {f"gen.{name}": terms[name] for name in SCALARS if name in terms}
-    return values | {"gen.total_loss": terms["total"], "gen.logvar": torch.as_tensor(logvar), "gen.disc_factor": torch.tensor(critic_factor(setting))}
+    return values | {
+        "gen.total_loss": terms["total"],
+        "gen.logvar": torch.as_tensor(logvar),
+        "gen.disc_factor": torch.tensor(critic_factor(setting)),
+    }
 
 
 def critic_values(critic: PatchCritic, image, recon, setting: dict) -> dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
 """Strict loading of the published layout, at a small size: what is missing, renamed or unknown must stop the run."""
+
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.vision import Vision, to_timm
 
 SMALL = {
-    "model.image_px": 32, "model.channels": 8, "model.multipliers": [1, 2, 2], "model.attention": [2], "model.blocks": 1, "model.norm_groups": 4,
-    "model.latent_channels": 4, "model.vf_width": 8, "model.vf_depth": 1, "model.vf_heads": 2, "model.lpips_widths": [4, 4, 4, 4, 4], "model.critic_width": 4,
+    "model.image_px": 32, "model.channels": 8, "model.multipliers": [1, 2, 2], "model.attention": [2], "model.blocks": 1,
+    "model.norm_groups": 4, "model.latent_channels": 4, "model.vf_width": 8, "model.vf_depth": 1, "model.vf_heads": 2, "model.lpips_widths": [4, 4, 4, 4, 4],
+    "model.critic_width": 4,
     "model.critic_layers": 1,
 }  # fmt: skip
 ALIGN = Stage("align", 100)
@@ -31,8 +33,15 @@ def config(**settings) -> Config:
 def published(cfg: Config) -> dict[str, torch.Tensor]:
     """A file in the published layout: 5 parts and the constant."""
     torch.manual_seed(0)
-    state = to_published(build_autoencoder(cfg.model.autoencoder)) | {"linear_proj.weight": torch.randn(8, 4, 1, 1), "loss.logvar": torch.zeros(())}
-    parts = {"foundation_model.model.": to_timm(Vision(cfg.model.vision_size)), "loss.perceptual_loss.": Perceptual((4, 4, 4, 4, 4)).state_dict(), "loss.discriminator.": PatchCritic(4, 1).state_dict()}
+    state = to_published(build_autoencoder(cfg.model.autoencoder)) | {
+        "linear_proj.weight": torch.randn(8, 4, 1, 1),
+        "loss.logvar": torch.zeros(()),
+    }
+    parts = {
+        "foundation_model.model.": to_timm(Vision(cfg.model.vision_size)),
+        "loss.perceptual_loss.": Perceptual((4, 4, 4, 4, 4)).state_dict(),
+        "loss.discriminator.": PatchCritic(4, 1).state_dict(),
+    }
     return state | {prefix + name: tensor.clone() for prefix, part in parts.items() for name, tensor in part.items()}
 
 
@@ -62,13 +71,29 @@ def test_a_lightning_checkpoint_is_the_same_base(file, tmp_path):
     assert build(config(), pickled).base == build(config(), file).base
 
 
+def test_what_step_2_fetched_is_converted_once(tmp_path):
+    state = published(config())
+    torch.save({"state_dict": state}, tmp_path / "whole.pt")
+    (tmp_path / "sources.json").write_text("{}")
+    first = build(config(), tmp_path).base
+    converted = tmp_path / "whole.safetensors"
+    stamp = converted.stat().st_mtime_ns
+    assert build(config(), tmp_path).base == first and converted.stat().st_mtime_ns == stamp
+
+
+def test_a_persons_own_folder_is_not_written_into(tmp_path):
+    torch.save(published(config()), tmp_path / "mine.pt")
+    build(config(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.pt"]
+
+
 def test_names_behind_module_are_the_same_base(file, tmp_path):
     save_file({f"module.{name}": tensor for name, tensor in published(config()).items()}, tmp_path / "prefixed.safetensors")
     assert build(config(), tmp_path / "prefixed.safetensors").base == build(config(), file).base
 
 
 def test_inventory_counts_every_part(file):
-    found = assemble.inventory(file)
+    found = assemble.inventory(assemble.read_groups(file))
     assert found["projection"] == (1, 32) and found["constant"] == (1, 1) and found["critic"][0] == 10 and found["perceptual"][0] == 33
 
 
@@ -143,7 +168,11 @@ def test_the_two_losses_reach_their_own_networks_only(file):
 def test_frozen_levels_get_no_gradient(file):
     cfg = config(model__freeze_encoder_layers=2)
     names = set(gradients(cfg, ALIGN, build(cfg, file), 0))
-    assert not [n for n in names if n.startswith(("autoencoder.encoder.conv_in", "autoencoder.encoder.down_blocks.0", "autoencoder.encoder.down_blocks.1"))]
+    assert not [
+        n
+        for n in names
+        if n.startswith(("autoencoder.encoder.conv_in", "autoencoder.encoder.down_blocks.0", "autoencoder.encoder.down_blocks.1"))
+    ]
     assert any(n.startswith("autoencoder.encoder.down_blocks.2") for n in names)
 
 
@@ -197,7 +226,11 @@ def test_stages_hand_over_and_keep_the_guides_proportions():
     cfg = config(train__epochs=30, train__global_batch=16)
     records = [Record(f"x/{i}", "x/1", "", "", split="train") for i in range(160)]
     made = schedule.stages(cfg, Manifest(records, Path()))
-    assert [(s.name, s.steps, s.init_from) for s in made] == [("align", 300, "base"), ("reconstruct", 150, "align"), ("margin", 100, "reconstruct")]
+    assert [(s.name, s.steps, s.init_from) for s in made] == [
+        ("align", 300, "base"),
+        ("reconstruct", 150, "align"),
+        ("margin", 100, "reconstruct"),
+    ]
 
 
 def test_critic_learns_before_it_is_listened_to_and_goes_on_in_later_stages():
@@ -208,10 +241,17 @@ def test_critic_learns_before_it_is_listened_to_and_goes_on_in_later_stages():
 
 def test_margins_and_shares_belong_to_their_stages():
     found = {name: training.loss_weights(config(), Stage(name, 10)) for name in ("align", "reconstruct", "margin", "single")}
-    assert [(w.alignment, w.distance_margin, w.cosine_margin) for w in found.values()] == [(0.5, 0, 0), (0.1, 0, 0), (0.1, 0.25, 0.5), (0.1, 0.25, 0.5)]
+    assert [(w.alignment, w.distance_margin, w.cosine_margin) for w in found.values()] == [
+        (0.5, 0, 0),
+        (0.1, 0, 0),
+        (0.1, 0.25, 0.5),
+        (0.1, 0.25, 0.5),
+    ]
 
 
 def test_the_projection_stands_still_in_the_last_stage():
-    rates = {name: {g.name: g.lr for g in training.objectives(config(), Stage(name, 10, "x"))[0].groups} for name in ("reconstruct", "margin")}
+    rates = {
+        name: {g.name: g.lr for g in training.objectives(config(), Stage(name, 10, "x"))[0].groups} for name in ("reconstruct", "margin")
+    }
     assert rates["reconstruct"] == {"autoencoder": pytest.approx(5e-5), "projection": pytest.approx(5e-5)}
     assert rates["margin"] == {"autoencoder": pytest.approx(2e-5), "projection": 0.0}

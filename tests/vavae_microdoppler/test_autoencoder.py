@@ -6,7 +6,9 @@ from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, from_p
 from lib.recipes.vavae_microdoppler.config import DEMO, Config
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize
 
-SMALL = AutoencoderSize(channels=8, multipliers=(1, 2, 2), blocks=1, attention=(2,), norm_groups=4, image_px=16, latent_channels=4, encoder_channels=4)
+SMALL = AutoencoderSize(
+    channels=8, multipliers=(1, 2, 2), blocks=1, attention=(2,), norm_groups=4, image_px=16, latent_channels=4, encoder_channels=4
+)
 
 
 def test_published_network_has_the_published_names_and_shapes():
@@ -18,12 +20,22 @@ def test_published_network_has_the_published_names_and_shapes():
     assert counts == {"encoder.": 144, "decoder.": 194, "quant_conv.": 2, "post_quant_conv.": 2}
     assert sum(t.numel() for t in state.values()) == 69_836_067
     shapes = {
-        "encoder.conv_in.weight": (128, 3, 3, 3), "encoder.down.2.block.0.nin_shortcut.weight": (256, 128, 1, 1), "encoder.conv_out.weight": (64, 512, 3, 3),
-        "encoder.down.4.attn.1.proj_out.weight": (512, 512, 1, 1), "encoder.down.3.downsample.conv.weight": (256, 256, 3, 3), "encoder.mid.attn_1.q.weight": (512, 512, 1, 1),
-        "decoder.up.4.attn.2.norm.weight": (512,), "decoder.up.3.block.0.nin_shortcut.weight": (256, 512, 1, 1), "decoder.up.1.block.0.nin_shortcut.weight": (128, 256, 1, 1),
-        "decoder.up.1.upsample.conv.weight": (128, 128, 3, 3), "decoder.mid.block_2.conv2.bias": (512,), "decoder.norm_out.weight": (128,),
-        "decoder.conv_out.weight": (3, 128, 3, 3), "quant_conv.weight": (64, 64, 1, 1), "post_quant_conv.weight": (32, 32, 1, 1),
-    }  # fmt: skip
+        "encoder.conv_in.weight": (128, 3, 3, 3),
+        "encoder.down.2.block.0.nin_shortcut.weight": (256, 128, 1, 1),
+        "encoder.conv_out.weight": (64, 512, 3, 3),
+        "encoder.down.4.attn.1.proj_out.weight": (512, 512, 1, 1),
+        "encoder.down.3.downsample.conv.weight": (256, 256, 3, 3),
+        "encoder.mid.attn_1.q.weight": (512, 512, 1, 1),
+        "decoder.up.4.attn.2.norm.weight": (512,),
+        "decoder.up.3.block.0.nin_shortcut.weight": (256, 512, 1, 1),
+        "decoder.up.1.block.0.nin_shortcut.weight": (128, 256, 1, 1),
+        "decoder.up.1.upsample.conv.weight": (128, 128, 3, 3),
+        "decoder.mid.block_2.conv2.bias": (512,),
+        "decoder.norm_out.weight": (128,),
+        "decoder.conv_out.weight": (3, 128, 3, 3),
+        "quant_conv.weight": (64, 64, 1, 1),
+        "post_quant_conv.weight": (32, 32, 1, 1),
+    }
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
     assert not [name for name in state if ".up.0.upsample" in name or ".down.4.downsample" in name]
 

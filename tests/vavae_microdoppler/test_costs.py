@@ -53,5 +53,10 @@ def test_trainable_numbers_equal_what_the_patterns_open(preset):
         if cfg.model.vf != "none":
             networks["projection"] = torch.nn.Conv2d(32, 1024, 1, bias=False)
     patterns = trained(cfg, Stage(cfg.train.stages[0], 1))
-    opened = [p for name, network in networks.items() for key, p in network.named_parameters() if any(re.fullmatch(t, f"{name}.{key}") for t in patterns)]
+    opened = [
+        p
+        for name, network in networks.items()
+        for key, p in network.named_parameters()
+        if any(re.fullmatch(t, f"{name}.{key}") for t in patterns)
+    ]
     assert sum(p.numel() for p in opened) == costs.trainable(cfg)

@@ -69,7 +69,9 @@ def test_unknown_recordings_are_split_in_time_with_a_gap(tmp_path):
 def test_recordings_of_a_csv_go_before_the_pattern(tmp_path):
     root = folders(tmp_path / "in", users=("x",))
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
-    (root / "recordings.csv").write_text("file,recording\n" + "".join(f"{name},{'one' if i < 4 else 'two'}\n" for i, name in enumerate(names)))
+    (root / "recordings.csv").write_text(
+        "file,recording\n" + "".join(f"{name},{'one' if i < 4 else 'two'}\n" for i, name in enumerate(names))
+    )
     records, _ = prepared(config(recordings_csv="recordings.csv"), root, tmp_path / "out")
     assert {record.group for record in records} == {"x/one", "x/two"}
 
@@ -132,7 +134,9 @@ def test_raw_echoes_become_spectrograms_at_their_velocity(tmp_path):
         t = np.arange(7000) / cfg.data.prf_hz
         noise = np.random.default_rng(number).standard_normal((2, 7000)) * 0.05
         (tmp_path / "in" / "x").mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "in" / "x" / f"rec{number}.npy", np.exp(4j * np.pi * velocity / cfg.data.wavelength_m * t) + noise[0] + 1j * noise[1])
+        np.save(
+            tmp_path / "in" / "x" / f"rec{number}.npy", np.exp(4j * np.pi * velocity / cfg.data.wavelength_m * t) + noise[0] + 1j * noise[1]
+        )
     records, _ = prepared(cfg, tmp_path / "in", tmp_path / "out")
     assert sum(r.group == "x/rec0" for r in records) == 4  # 7000 pulses are 4.375 s: images of 2.4 + 0.14 s begin at 0, 0.6, 1.2 and 1.8 s
     image = np.asarray(Image.open(data.image_path(tmp_path / "out", "x/rec1#0")).convert("RGB")).astype(float)

@@ -85,7 +85,7 @@ def test_samplers_follow_a_straight_path_to_its_end(method):
 
 
 def test_guidance_is_on_all_channels_and_off_before_its_interval():
-    model = lambda x, t, label: torch.where(label[:, None, None, None] == 9, 0.0, 1.0).expand(len(x), 5, 2, 2)  # noqa: E731
+    model = lambda x, t, label: torch.where(label[:, None, None, None] == 9, 0.0, 1.0).expand(len(x), 5, 2, 2)
     model.null = 9
     x, label = torch.zeros(2, 5, 2, 2), torch.tensor([0, 1])
     assert (flow.guided_pair(model, x, 0.5, label, 3.0)[0] == 3).all()

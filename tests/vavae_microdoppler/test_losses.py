@@ -32,7 +32,7 @@ class Small:
 
     def __init__(self):
         generator = torch.Generator().manual_seed(1)
-        draw = lambda *shape: (0.2 * torch.randn(shape, generator=generator)).requires_grad_()  # noqa: E731
+        draw = lambda *shape: (0.2 * torch.randn(shape, generator=generator)).requires_grad_()
         self.encoder, self.decoder, self.projection = draw(8, 3, 4, 4), draw(4, 3, 4, 4), draw(6, 4, 1, 1)
         self.image, self.feature = torch.randn(2, 3, 16, 16, generator=generator).clamp(-1, 1), torch.randn(2, 6, 4, 4, generator=generator)
 

@@ -1,4 +1,5 @@
 """Metrics against formulas that are written out here."""
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +28,8 @@ def test_frechet_distance_of_fewer_samples_than_dimensions_is_finite():
 
 def test_kernel_distance_is_the_unbiased_sum():
     a, b = features(1, 6), features(2, 5)
-    k = lambda x, y: (x @ y / 5 + 1) ** 3  # noqa: E731
-    within = lambda s: np.mean([k(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j])  # noqa: E731
+    k = lambda x, y: (x @ y / 5 + 1) ** 3
+    within = lambda s: np.mean([k(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j])
     wanted = within(a) + within(b) - 2 * np.mean([k(x, y) for x in a for y in b])
     assert metrics.kernel_distance(a, b) == pytest.approx(wanted, rel=1e-9)
 
@@ -78,17 +79,25 @@ def test_effective_rank_counts_directions():
 
 
 def scored(psnr: float, label: int, vector: list[float]) -> Row:
-    numbers = {"psnr": psnr, "mse": 10 ** (-psnr / 10), "label": label} | {f"{name}_{i:02}": v for name in ("real", "fake", "latent", "square") for i, v in enumerate(vector)}
+    numbers = {"psnr": psnr, "mse": 10 ** (-psnr / 10), "label": label} | {
+        f"{name}_{i:02}": v for name in ("real", "fake", "latent", "square") for i, v in enumerate(vector)
+    }
     return Row(f"{label}/{psnr}", f"{label}", numbers)
 
 
 def test_summary_means_and_whole_set_metrics():
     rows = [scored(20, 0, [0.0, 0]), scored(30, 0, [0, 2]), scored(22, 1, [10, 0]), scored(24, 1, [10, 2])]
     found = evaluate.summarise(rows)
-    assert found["psnr"] == pytest.approx(24) and found["user_ratio"] == pytest.approx(5) and found["frechet_vgg32"] == pytest.approx(0, abs=1e-9)
+    assert (
+        found["psnr"] == pytest.approx(24)
+        and found["user_ratio"] == pytest.approx(5)
+        and found["frechet_vgg32"] == pytest.approx(0, abs=1e-9)
+    )
     assert "lpips" not in found
 
 
-@pytest.mark.parametrize(("psnr", "lpips", "word"), [(31, 0.05, "as they are"), (31, 0.3, "light"), (26, 0.2, "light"), (21.9, 0.3, "deep")])
+@pytest.mark.parametrize(
+    ("psnr", "lpips", "word"), [(31, 0.05, "as they are"), (31, 0.3, "light"), (26, 0.2, "light"), (21.9, 0.3, "deep")]
+)
 def test_decision_follows_the_guides_tree(psnr, lpips, word):
     assert word in evaluate.decision({"psnr": {"base": psnr}, "lpips": {"base": lpips}})

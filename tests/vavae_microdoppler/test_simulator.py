@@ -1,4 +1,5 @@
 """The physics of the stand-in data: numbers from the model's own formulas, not from its output."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -16,8 +16,10 @@ def test_names_and_values_survive_the_round_trip():
 
 
 def test_queries_keys_and_values_are_thirds_in_this_order():
-    state = from_timm({name: torch.zeros(1) for name in timm_names(1) if ".qkv." not in name} | {
-        "cls_token": torch.zeros(1, 1, 2), "pos_embed": torch.zeros(1, 2, 2), "blocks.0.attn.qkv.weight": torch.arange(12.0).reshape(6, 2), "blocks.0.attn.qkv.bias": torch.arange(6.0)}, 1)  # fmt: skip
+    stored = {name: torch.zeros(1) for name in timm_names(1)}
+    stored |= {"cls_token": torch.zeros(1, 1, 2), "pos_embed": torch.zeros(1, 2, 2)}
+    stored |= {"blocks.0.attn.qkv.weight": torch.arange(12.0).reshape(6, 2), "blocks.0.attn.qkv.bias": torch.arange(6.0)}
+    state = from_timm(stored, 1)
     assert state["model.encoder.layer.0.attention.k_proj.bias"].tolist() == [2, 3]
     assert state["model.encoder.layer.0.attention.v_proj.weight"].tolist() == [[8, 9], [10, 11]]
 
@@ -26,7 +28,9 @@ def test_position_table_is_resampled_with_antialiasing():
     # timm's way, facts/vavae.md 1.3; without antialiasing the features are others
     table = torch.randn(1, 1 + 37 * 37, 4, generator=torch.Generator().manual_seed(0))
     grid = table[:, 1:].transpose(1, 2).reshape(1, 4, 37, 37)
-    wanted, plain = (F.interpolate(grid, (16, 16), mode="bicubic", antialias=a, align_corners=False).flatten(2).transpose(1, 2) for a in (True, False))
+    wanted, plain = (
+        F.interpolate(grid, (16, 16), mode="bicubic", antialias=a, align_corners=False).flatten(2).transpose(1, 2) for a in (True, False)
+    )
     found = resampled(table, 16)
     assert torch.equal(found[:, :1], table[:, :1])
     torch.testing.assert_close(found[:, 1:], wanted)

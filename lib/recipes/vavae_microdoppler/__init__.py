@@ -2,13 +2,14 @@
 
 The contract of lib.recipes. Nothing here imports torch until a function needs it.
 """
+
 from pathlib import Path
 from typing import Any
 
 from lib.recipes import Asset, Manifest, Metric, Objective, Parts, Plan, Record, Row, Sampler, Split, Stage
 from lib.recipes.vavae_microdoppler.config import DEMO, EXPECTED, PRESETS, TINY, Config
 
-__all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
+__all__ = ["DEMO", "EXPECTED", "PRESETS", "TINY", "Config"]
 
 PRECISIONS = ("bf16", "fp32")  # fp16 overflows in the losses' sums
 MAIN_METRIC = "psnr"

@@ -4,6 +4,7 @@
 critic, 741 tensors besides optimiser states. Flat dictionaries and names behind `module.` or `model.` are taken as well
 (lib.weights). Every part is loaded strictly by itself; what the file lacks must be allowed by a setting.
 """
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,30 @@ from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.vision import Vision, from_timm, from_transformers
 
 # Part -> what its names begin with. The first that fits wins; "loss.logvar" is a constant 0 in the original.
-PREFIXES = {"vision": "foundation_model.model.", "perceptual": "loss.perceptual_loss.", "critic": "loss.discriminator.", "projection": "linear_proj.", "constant": "loss.logvar"}
+PREFIXES = {
+    "vision": "foundation_model.model.",
+    "perceptual": "loss.perceptual_loss.",
+    "critic": "loss.discriminator.",
+    "projection": "linear_proj.",
+    "constant": "loss.logvar",
+}
 AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+SOURCES = "sources.json"  # written by lib.assets beside what it fetched
 FILES = ("*.safetensors", "*.pt", "*.ckpt", "*.pth")
 
 
 def build(cfg: Config, stage: Stage, places: dict[str, Path]) -> Parts:
     groups = read_groups(places["base"])
+    print("base: " + ", ".join(f"{part} {tensors} tensors" for part, (tensors, _) in inventory(groups).items()), flush=True)
     autoencoder = build_autoencoder(cfg.model.autoencoder)
     loaded = {"autoencoder": weights.load_strict(autoencoder, from_published(groups["autoencoder"], autoencoder).items())}
     if cfg.train.checkpointing:
         autoencoder.enable_gradient_checkpointing()
-    modules: dict[str, nn.Module] = {"autoencoder": autoencoder, "critic": critic(cfg, groups, loaded), "statistics": RunningMoments(cfg.model.latent_channels)}
+    modules: dict[str, nn.Module] = {
+        "autoencoder": autoencoder,
+        "critic": critic(cfg, groups, loaded),
+        "statistics": RunningMoments(cfg.model.latent_channels),
+    }
     if cfg.loss.perceptual:
         modules["perceptual"] = Perceptual(tuple(cfg.model.lpips_widths))
         loaded["perceptual"] = weights.load_strict(modules["perceptual"], require(groups, "perceptual", "loss.perceptual=0"))
@@ -60,7 +73,10 @@ def read_groups(place: Path) -> dict[str, dict[str, torch.Tensor]]:
         else:
             unknown.append(name)
     if unknown:
-        raise Stop(f"{place.name}: {len(unknown)} tensors belong to no part of a VA-VAE, e.g. {unknown[0]}", "give a file in the published format (model.weights)")
+        raise Stop(
+            f"{place.name}: {len(unknown)} tensors belong to no part of a VA-VAE, e.g. {unknown[0]}",
+            "give a file in the published format (model.weights)",
+        )
     return groups
 
 
@@ -68,14 +84,16 @@ def read(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
     files = [place] if place.is_file() else [file for pattern in FILES for file in sorted(place.glob(pattern))]
     if not files:
         raise Stop(f"{place} holds no weight file ({', '.join(FILES)})", "python step2_download.py --force")
-    # A folder may hold the .pt and what was converted from it; safetensors come first in FILES and are enough.
+    if files[0].suffix != ".safetensors" and (place / SOURCES).is_file():
+        # What step 2 fetched lies in our own folder: its pickle is read once and kept as safetensors, without optimiser states.
+        files = [weights.convert(files[0], files[0].with_suffix(".safetensors"))]
     for file in [f for f in files if f.suffix == ".safetensors"] or files[:1]:
         yield from weights.tensors(file)
 
 
-def inventory(place: Path) -> dict[str, tuple[int, int]]:
+def inventory(groups: dict[str, dict[str, torch.Tensor]]) -> dict[str, tuple[int, int]]:
     """Part -> (tensors, numbers): what the file really holds."""
-    return {part: (len(group), sum(t.numel() for t in group.values())) for part, group in read_groups(place).items()}
+    return {part: (len(group), sum(t.numel() for t in group.values())) for part, group in groups.items()}
 
 
 def require(groups: dict[str, dict[str, torch.Tensor]], part: str, otherwise: str):

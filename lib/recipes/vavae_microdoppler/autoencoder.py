@@ -5,6 +5,7 @@ computes the same function under other names. diffusers' own converter knows onl
 the 50 tensors of the in-block attentions would stay random in a lax load; the map here covers all 342 and is inverted for
 exports, which LightningDiT's loader takes again.
 """
+
 import re
 
 import torch

@@ -1,9 +1,12 @@
-"""Makes the demo's base: python -m lib.recipes.vavae_microdoppler.base  (one free core, about 15 minutes; the result is shipped)
+"""Makes the demo's base, which is shipped (one free core, about 8 minutes in all):
+
+    python -m lib.recipes.vavae_microdoppler.base vision && python -m lib.recipes.vavae_microdoppler.base autoencoder
 
 A small vision network and a small perceptual network learn to tell textures (textures.py); then a small VA-VAE of the
 published structure learns to reproduce them, aligned with that vision network. Nobody's spectrogram is among the pictures.
 The two files hold the published names, in fp16, so that the demo is loaded by the code that loads the 2 GB original.
 """
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -15,31 +18,41 @@ from torch.nn import functional as F
 from lib.config import from_dotted
 from lib.order import Key
 from lib.recipes.vavae_microdoppler import textures
+from lib.recipes.vavae_microdoppler.assemble import read_groups
 from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, decode, moments_of, to_published
 from lib.recipes.vavae_microdoppler.config import DEMO, Config
 from lib.recipes.vavae_microdoppler.critic import PatchCritic
 from lib.recipes.vavae_microdoppler.losses import LossWeights, Pass, Posterior, critic_loss, generator_terms, hinge
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.vision import Vision, from_timm, to_timm
+from lib.weights import load_strict
 
 FOLDER = Path(__file__).parent / "demo"
 SEED = 20
 SMALL_PX = 64  # the convolutional networks learn at a quarter of the demo's area, for a quarter of the time
 
 
-def main() -> None:
+def main(part: str) -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
     model = from_dotted(Config, DEMO).model
     vision, perceptual = Vision(model.vision_size), Perceptual(tuple(model.lpips_widths))
-    learn_textures(vision, vision, model.image_px, steps=600)
-    learn_textures(perceptual, lambda image: perceptual.net(perceptual.scaling_layer(image))[-1], SMALL_PX, steps=250)
-    set_heads(perceptual)
+    if part == "vision":
+        learn_textures(vision, vision, model.image_px, steps=600)
+        learn_textures(perceptual, lambda image: perceptual.net(perceptual.scaling_layer(image))[-1], SMALL_PX, steps=250)
+        set_heads(perceptual)
+        save("vision.safetensors", {"foundation_model.model.": to_timm(vision), "loss.perceptual_loss.": perceptual.state_dict()})
+        return
+    groups = read_groups(FOLDER / "vision.safetensors")
+    load_strict(vision, from_timm(groups["vision"], model.latent_side).items())
+    load_strict(perceptual, groups["perceptual"].items())
     for network in (vision, perceptual):
         network.eval().requires_grad_(False)
-    save("vision.safetensors", {"foundation_model.model.": to_timm(vision), "loss.perceptual_loss.": perceptual.state_dict()})
-    autoencoder, projection, critic = learn_pictures(model, vision, perceptual, steps=700)
-    save("autoencoder.safetensors", {"": to_published(autoencoder), "linear_proj.": projection.state_dict(), "loss.discriminator.": critic.state_dict()})
+    autoencoder, projection, critic = learn_pictures(model, vision, perceptual, steps=400)
+    save(
+        "autoencoder.safetensors",
+        {"": to_published(autoencoder), "linear_proj.": projection.state_dict(), "loss.discriminator.": critic.state_dict()},
+    )
 
 
 def batch(step: int, size: int, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +62,7 @@ def batch(step: int, size: int, side_px: int) -> tuple[torch.Tensor, torch.Tenso
 
 def statistics(image: torch.Tensor) -> torch.Tensor:
     """What a cell looks like (n, 14, cells, cells): mean and spread of each colour, log energy of four directions at two scales."""
-    pool = lambda x: F.avg_pool2d(x, textures.CELL_PX)  # noqa: E731
+    pool = lambda x: F.avg_pool2d(x, textures.CELL_PX)
     grey = image.mean(1, keepdim=True)
     found = [pool(image), (pool(image**2) - pool(image) ** 2).clamp_min(0).sqrt()]
     for step in (1, 3):
@@ -111,7 +124,10 @@ def learn_pictures(model, vision: Vision, perceptual: Perceptual, steps: int):
             critic_loss(critic, image, p.recon, hinge)["disc_loss"].backward()
             fast.step()
         if step % 25 == 0:
-            shown = {name: round(float(terms[name].detach()), 4) for name in ("rec_loss", "kl_loss", "vf_cosine", "vf_distance", "alignment_share")}
+            shown = {
+                name: round(float(terms[name].detach()), 4)
+                for name in ("rec_loss", "kl_loss", "vf_cosine", "vf_distance", "alignment_share")
+            }
             print(f"VA-VAE step {step} mse {F.mse_loss(p.recon, image).item():.4f} {shown}", flush=True)
     return autoencoder, projection, critic
 
@@ -127,11 +143,11 @@ def save(name: str, groups: dict[str, dict[str, torch.Tensor]]) -> None:
     from safetensors.torch import save_file
 
     FOLDER.mkdir(exist_ok=True)
-    half = lambda t: t.half() if t.is_floating_point() else t  # noqa: E731
+    half = lambda t: t.half() if t.is_floating_point() else t
     content = {prefix + key: half(tensor).contiguous() for prefix, state in groups.items() for key, tensor in state.items()}
-    save_file(content, FOLDER / name, metadata={"made_by": "python -m lib.recipes.vavae_microdoppler.base"})
+    save_file(content, FOLDER / name, metadata={"made_by": f"python -m lib.recipes.vavae_microdoppler.base {sys.argv[1]}"})
     print(f"{name}: {(FOLDER / name).stat().st_size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1])

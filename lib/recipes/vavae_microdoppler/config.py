@@ -1,4 +1,5 @@
 """Settings of the recipe: what a person may override, the presets, and the small demo. No heavy imports."""
+
 import re
 from dataclasses import dataclass, field
 
@@ -38,13 +39,17 @@ class ModelConfig:
         one_of("model.vf", self.vf, (*VISIONS, "none"))
         one_of("model.vf_input", self.vf_input, ("published", "imagenet"))
         if self.vf in ("dinov2_base", "dinov2_small") and not self.fresh_projection:
-            raise Stop(f"model.vf={self.vf} has other features than the published projection was trained for: add model.fresh_projection=true")
+            raise Stop(
+                f"model.vf={self.vf} has other features than the published projection was trained for: add model.fresh_projection=true"
+            )
         if self.image_px < self.downscale or self.image_px % self.downscale:
             raise Stop(f"model.image_px={self.image_px} is not a multiple of {self.downscale}, the autoencoder's reduction")
         if self.norm_groups < 1 or any(self.channels * m % self.norm_groups for m in self.multipliers):
             raise Stop(f"model.norm_groups={self.norm_groups} does not divide every width {[self.channels * m for m in self.multipliers]}")
         if not 0 <= self.freeze_encoder_layers <= len(self.multipliers):
-            raise Stop(f"model.freeze_encoder_layers={self.freeze_encoder_layers} is not between 0 and {len(self.multipliers)}, the encoder's levels")
+            raise Stop(
+                f"model.freeze_encoder_layers={self.freeze_encoder_layers} is not between 0 and {len(self.multipliers)}, the encoder's levels"
+            )
 
     @property
     def downscale(self) -> int:
@@ -64,7 +69,9 @@ class ModelConfig:
     @property
     def vision_size(self) -> VisionSize:
         width, depth, heads = VISIONS.get(self.vf, (0, 0, 0))
-        return VisionSize(self.vf_width or width, self.vf_depth or depth, self.vf_heads or heads, self.latent_side, self.vf_input == "imagenet")
+        return VisionSize(
+            self.vf_width or width, self.vf_depth or depth, self.vf_heads or heads, self.latent_side, self.vf_input == "imagenet"
+        )
 
 
 @dataclass

@@ -1,4 +1,7 @@
 """What a run costs, from closed forms over the sizes. Tests compare them with the networks on the meta device."""
+
+import itertools
+
 from lib.recipes import Plan
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize, VisionSize
@@ -66,7 +69,7 @@ def quantisers(size: AutoencoderSize) -> tuple[int, int]:
 
 def critic(width: int, layers: int) -> int:
     widths = [width * min(2**level, 8) for level in range(layers + 1)]
-    inner = sum(convolution(a, b, 4, bias=False) + norm(b) for a, b in zip(widths, widths[1:], strict=False))
+    inner = sum(convolution(a, b, 4, bias=False) + norm(b) for a, b in itertools.pairwise(widths))
     return convolution(3, width, 4) + inner + convolution(widths[-1], 1, 4)
 
 
@@ -88,7 +91,10 @@ def perceptual(widths: tuple[int, ...]) -> int:
 def parameters(cfg: Config) -> dict[str, int]:
     """Part -> numbers of every network that the run builds."""
     size = cfg.model.autoencoder
-    found = {"autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)), "critic": critic(cfg.model.critic_width, cfg.model.critic_layers)}
+    found = {
+        "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
+        "critic": critic(cfg.model.critic_width, cfg.model.critic_layers),
+    }
     if cfg.loss.perceptual:
         found["perceptual"] = perceptual(tuple(cfg.model.lpips_widths))
     if cfg.model.vf != "none":
@@ -109,7 +115,11 @@ def plan(cfg: Config) -> Plan:
     found, trained = parameters(cfg), trainable(cfg)
     total = sum(found.values())
     share = cfg.model.image_px**2 * cfg.model.channels * cfg.model.blocks / (256**2 * 128 * 2)
-    memory = {"weights": FLOAT * total, "gradients and Adam": 4 * FLOAT * trained, "activations": int(IMAGE_BYTES * share * cfg.train.micro_batch)}
+    memory = {
+        "weights": FLOAT * total,
+        "gradients and Adam": 4 * FLOAT * trained,
+        "activations": int(IMAGE_BYTES * share * cfg.train.micro_batch),
+    }
     needs = ["spectrograms in one folder per user" if not cfg.data.stand_in else "simulated walkers, no download"]
     if cfg.model.weights != "demo":
         needs += ["the published VA-VAE, 2 GB", "a card with 16 GB at micro-batch 4, 24 GB at 8"]

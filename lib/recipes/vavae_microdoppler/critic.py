@@ -1,4 +1,5 @@
 """The PatchGAN critic of pix2pix (Isola et al. 2017), as in taming-transformers: it judges overlapping patches of an image."""
+
 import torch
 from torch import nn
 
@@ -15,7 +16,11 @@ class PatchCritic(nn.Module):
         main = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(1, layers + 1):
             stride = 2 if level < layers else 1
-            main += [nn.Conv2d(widths[level - 1], widths[level], 4, stride, 1, bias=False), nn.BatchNorm2d(widths[level]), nn.LeakyReLU(0.2)]
+            main += [
+                nn.Conv2d(widths[level - 1], widths[level], 4, stride, 1, bias=False),
+                nn.BatchNorm2d(widths[level]),
+                nn.LeakyReLU(0.2),
+            ]
         self.main = nn.Sequential(*main, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
         self.apply(initialise)
 

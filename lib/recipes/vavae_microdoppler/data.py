@@ -7,6 +7,7 @@ Windows cut from one recording look alike, so a recording is never on both sides
 file names; a user whose recordings are unknown is split into blocks in time (by file name) with a gap between them. There is
 no augmentation on purpose: a flip reverses time or the sign of the Doppler shift.
 """
+
 import csv
 import hashlib
 import json
@@ -44,10 +45,17 @@ def find_files(data: DataConfig, root: Path) -> dict[str, list[Path]]:
     unknown = sorted(set(data.users) - {p.name for p in folders})
     if unknown:
         raise Stop(f"data.users names {unknown[0]}, which is no folder in {root}; there are: {', '.join(p.name for p in folders[:40])}")
-    found = {p.name: sorted((f for f in p.rglob("*") if f.suffix.lower() in types), key=natural_path) for p in folders if not data.users or p.name in data.users}
+    found = {
+        p.name: sorted((f for f in p.rglob("*") if f.suffix.lower() in types), key=natural_path)
+        for p in folders
+        if not data.users or p.name in data.users
+    }
     empty = [user for user, files in found.items() if not files]
     if len(empty) == len(found):
-        raise Stop(f"no file was found in {root}: looked for <user>/**/*{{{','.join(types)}}} in {len(found)} folders", "set data.root to the folder that holds the users' folders")
+        raise Stop(
+            f"no file was found in {root}: looked for <user>/**/*{{{','.join(types)}}} in {len(found)} folders",
+            "set data.root to the folder that holds the users' folders",
+        )
     return {user: files for user, files in found.items() if files}
 
 
@@ -123,7 +131,12 @@ def records_of(cfg: Config, root: Path, user: str, path: Path, group: str, out: 
     for number, (pixels, seen) in enumerate(images):
         window = number if cfg.data.kind == "iq" else None
         columns = {"user": user, "label": read_labels(out)[user], **seen}
-        yield Record(sample_id=sample_name(name, window), look=keep(pixels, cfg.model.image_px, out, sample_name(name, window)), columns=columns, **common)
+        yield Record(
+            sample_id=sample_name(name, window),
+            look=keep(pixels, cfg.model.image_px, out, sample_name(name, window)),
+            columns=columns,
+            **common,
+        )
 
 
 def sample_name(name: str, window: int | None) -> str:
@@ -155,7 +168,9 @@ def spectrograms(cfg: Config, path: Path) -> list[tuple[Any, dict[str, Any]]]:
     if not np.isfinite(signal).all():
         raise ValueError("it holds NaN or infinity")
     d = cfg.data
-    how = radar.Spectrogram(d.prf_hz, d.wavelength_m, d.window_s, d.duration_s, d.low_m_s, d.high_m_s, d.range_db, cfg.model.image_px, colours=d.colours)
+    how = radar.Spectrogram(
+        d.prf_hz, d.wavelength_m, d.window_s, d.duration_s, d.low_m_s, d.high_m_s, d.range_db, cfg.model.image_px, colours=d.colours
+    )
     how.check()
     power = radar.power(signal, how)
     firsts = radar.windows(power.shape[1], how, d.stride_s)
@@ -193,7 +208,10 @@ def split(cfg: Config, records: list[Record], out: Path) -> Split:
         elif len(groups) > 1:
             held += by_share(mine, "recording", cfg.data.val_share, cfg.train.seed).val_groups
         elif groups:
-            raise Stop(f"user {user} has one recording only, which would be on both sides", "bring a second recording of this user, or name the others in data.users")
+            raise Stop(
+                f"user {user} has one recording only, which would be on both sides",
+                "bring a second recording of this user, or name the others in data.users",
+            )
     gap = {r.sample_id: "between the blocks of one user, where windows may overlap" for r in records if r.group.endswith("/gap")}
     return Split("recording", tuple(held), gap)
 
@@ -204,8 +222,9 @@ def summarise_data(cfg: Config, records: list[Record]) -> dict[str, Any]:
     users = Counter(r.columns["user"] for r in usable)
     sizes = Counter(f"{r.columns['width_px']}x{r.columns['height_px']}" for r in usable)
     return {
-        "users": len(users), "recordings": len({r.group for r in usable}), "images": len(usable), "train": sum(r.split == "train" for r in usable),
-        "val": sum(r.split == "val" for r in usable), "fewest images of a user": min(users.values(), default=0), "most": max(users.values(), default=0),
+        "users": len(users), "recordings": len({r.group for r in usable}), "images": len(usable),
+        "train": sum(r.split == "train" for r in usable), "val": sum(r.split == "val" for r in usable),
+        "fewest images of a user": min(users.values(), default=0), "most": max(users.values(), default=0),
         "converted to RGB": sum(r.columns["mode"] not in ("RGB", "iq") for r in usable), "sizes": dict(sizes.most_common(5)),
     }  # fmt: skip
 
@@ -225,7 +244,13 @@ def sample(arrays: Path, record: Record) -> dict[str, Any]:
 
     pixels = np.asarray(Image.open(image_path(arrays, record.sample_id)), dtype=np.float32)
     image = (pixels / 127.5 - 1).transpose(2, 0, 1)
-    return {"sample_id": record.sample_id, "group": record.group, "label": int(record.columns["label"]), "sha256": record.sha256, "image": image}
+    return {
+        "sample_id": record.sample_id,
+        "group": record.group,
+        "label": int(record.columns["label"]),
+        "sha256": record.sha256,
+        "image": image,
+    }
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Key names, shapes and options are those of the published checkpoints. The table of labels has one row more than there are
 labels: the last one is "no label", in training (dropped labels) and in sampling (guidance) alike.
 """
+
 import math
 
 import torch

@@ -1,4 +1,5 @@
 """Pictures and tables of step 5: reconstructions, latents by user, statistics of the latents."""
+
 import json
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def latents(rows: list[Row], path: Path) -> None:
     for label in np.unique(labels):
         axes.scatter(*plane[labels == label].T, s=18, label=f"user {label}")
     share = (values**2 / (values**2).sum())[:2].sum()
-    axes.set_title(f"pooled latents of held-out images ({100 * share:.0f} % of the variance), silhouette {metrics.silhouette(vectors, labels):.2f}", fontsize=9)
+    axes.set_title(
+        f"pooled latents of held-out images ({100 * share:.0f} % of the variance), silhouette {metrics.silhouette(vectors, labels):.2f}",
+        fontsize=9,
+    )
     if len(np.unique(labels)) <= 16:
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=90)

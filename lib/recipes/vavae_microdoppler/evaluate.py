@@ -3,6 +3,8 @@
 Every image is reconstructed from the posterior's mean and from a sample; the original reports the latter. Set metrics are
 computed from vectors that a row carries as numbers: the features of image and reconstruction, and the moments of its latent.
 """
+
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,19 @@ from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.losses import Posterior
 
 FEATURES = 32  # of the set metrics: LPIPS's last VGG map, pooled, by a fixed random projection
-SCALARS = ("mse", "psnr", "ssim", "lpips", "foreground_psnr", "mse_sampled", "psnr_sampled", "ssim_sampled", "lpips_sampled", "alignment_cosine", "kl")
+SCALARS = (
+    "mse",
+    "psnr",
+    "ssim",
+    "lpips",
+    "foreground_psnr",
+    "mse_sampled",
+    "psnr_sampled",
+    "ssim_sampled",
+    "lpips_sampled",
+    "alignment_cosine",
+    "kl",
+)
 
 # The guide's marks: metric, bound, whether it must be above.
 MARKS = (("psnr", 25.0, True), ("psnr", 30.0, True), ("lpips", 0.1, False), ("mse", 0.01, False))
@@ -81,7 +95,7 @@ def spread(name: str, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
 def gathered(rows: list[Row], name: str) -> np.ndarray:
     """The vectors (rows, n) that `spread` took apart."""
     keys = sorted(key for key in rows[0].numbers if key.startswith(f"{name}_") and key[-2:].isdigit())
-    return np.array([[row.numbers[key] for key in keys] for row in rows])
+    return np.array([itemgetter(*keys)(row.numbers) for row in rows]) if keys else np.empty((len(rows), 0))
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
@@ -106,7 +120,10 @@ def describe(scores: dict[str, Any]) -> str:
             lines.append(f"  {name} {value:.4g} ({'>' if above else '<'} {bound:g}: {'passed' if passed else 'not passed'})")
     lines.append("  " + decision(scores["metrics"]))
     main = scores["metrics"]["psnr"]
-    lines.append(f"  PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB [{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}")
+    lines.append(
+        f"  PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB "
+        f"[{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}"
+    )
     return "\n".join(lines)
 
 

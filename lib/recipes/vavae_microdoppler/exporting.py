@@ -1,4 +1,5 @@
 """The adapted autoencoder for others: one file for a DiT, one under the published names, one folder for diffusers."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -29,7 +30,9 @@ def export(cfg: Config, parts: Parts, out: Path) -> None:
     if "projection" in parts.modules:
         together |= {f"linear_proj.{name}": tensor for name, tensor in parts.modules["projection"].cpu().state_dict().items()}
     settings = {"model": json.dumps(dataclasses.asdict(cfg.model)), "base": parts.base}
-    save_file({name: tensor.contiguous() for name, tensor in together.items()}, out / "vavae_encoder_for_dit.safetensors", metadata=settings)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in together.items()}, out / "vavae_encoder_for_dit.safetensors", metadata=settings
+    )
     save_file(published, out / "vavae_published.safetensors")
     autoencoder.register_to_config(latents_mean=statistics.mean.flatten().tolist(), latents_std=statistics.std.flatten().tolist())
     autoencoder.save_pretrained(out / "diffusers")

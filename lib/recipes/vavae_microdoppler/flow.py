@@ -3,6 +3,7 @@
 Times are log-normal in training (Esser et al. 2024) and shifted towards noise in sampling. Guidance acts on all channels; the
 published sampler guides the first three only, a leftover of RGB pixels, and needs far larger scales for it.
 """
+
 from collections.abc import Callable
 
 import torch
@@ -39,7 +40,9 @@ def time_grid(points: int, shift: float = 0.0) -> Tensor:
     return shift * t / (1 + (shift - 1) * t) if shift > 0 else t
 
 
-def guided_pair(model, x: Tensor, t: float, label: Tensor, scale: float, interval_start: float = 0.0, first3: bool = False) -> tuple[Tensor, Tensor]:
+def guided_pair(
+    model, x: Tensor, t: float, label: Tensor, scale: float, interval_start: float = 0.0, first3: bool = False
+) -> tuple[Tensor, Tensor]:
     """Guided velocities (of the labelled half, of the null half), with no guidance while t < interval_start.
 
     first3: the published behaviour; the other channels keep the prediction of their own half.
@@ -53,7 +56,9 @@ def guided_pair(model, x: Tensor, t: float, label: Tensor, scale: float, interva
     return tuple(torch.cat([guided[:, :3], half[:, 3:]], 1) for half in (with_label, without))
 
 
-def velocity_of(model, label: Tensor, scale: float = 1.0, interval_start: float = 0.0, first3: bool = False) -> Callable[[Tensor, float], Tensor]:
+def velocity_of(
+    model, label: Tensor, scale: float = 1.0, interval_start: float = 0.0, first3: bool = False
+) -> Callable[[Tensor, float], Tensor]:
     """The field to integrate. A scale of 1 needs no second half."""
     if scale == 1.0:
         return lambda x, t: model(x, torch.full((len(x),), t, device=x.device), label)

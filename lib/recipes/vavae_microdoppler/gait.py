@@ -5,6 +5,7 @@ x points forward, y to the left, z up, in metres; phases count strides. `rv` is 
 (0.5 to 3). The left side runs half a stride behind the right one. Common ports of this model contain slips (an elbow term
 with rv - 0.13, relative lengths added to metres); the numbers here are the paper's.
 """
+
 from dataclasses import dataclass, fields
 
 import numpy as np

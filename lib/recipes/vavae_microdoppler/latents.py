@@ -1,4 +1,5 @@
 """Statistics of latents by channel: what a diffusion model on them is normalised with."""
+
 from dataclasses import dataclass
 
 import torch

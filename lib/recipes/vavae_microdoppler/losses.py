@@ -5,6 +5,7 @@ the critic's and the alignment's weights are measured from gradients at two name
 alignment would supply less than 1e-3 of the gradient, in other words be switched off. Judge a run by the share that
 `alignment_share` states, never by the total.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -2,6 +2,7 @@
 
 The pip package wants torchvision and downloads VGG16 in its constructor; the checkpoint already holds both parts.
 """
+
 import torch
 from torch import nn
 

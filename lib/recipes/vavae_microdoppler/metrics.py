@@ -3,6 +3,7 @@
 Set metrics (Fréchet distance, kernel distance) are stated in the space of the features they are given: a small or another
 network gives other numbers, which compare only with themselves.
 """
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -130,6 +131,7 @@ def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019): share of one set within the other's k-th neighbour balls."""
+
     def covered(points, balls):
         radius = np.sort(distances(balls, balls), 1)[:, min(k, len(balls) - 1)]
         return float((distances(points, balls) <= radius[None]).any(1).mean())

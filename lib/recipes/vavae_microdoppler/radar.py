@@ -2,6 +2,7 @@
 
 One range bin only: s(t) = sum of A exp(-j 4 pi r / lambda), so an approaching walker has positive Doppler, 2 v / lambda.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,15 +33,20 @@ class Spectrogram:
         """Doppler shifts that differ by the PRF are one: the span of the image must be unambiguous."""
         limit_m_s = self.wavelength_m * self.prf_hz / 2
         if self.high_m_s - self.low_m_s > limit_m_s:
-            raise Stop(f"the image spans {self.high_m_s - self.low_m_s:g} m/s, but velocities fold after {limit_m_s:.2f} m/s at a PRF of {self.prf_hz:g} Hz")
+            raise Stop(
+                f"the image spans {self.high_m_s - self.low_m_s:g} m/s, but velocities fold after {limit_m_s:.2f} m/s "
+                f"at a PRF of {self.prf_hz:g} Hz"
+            )
         if self.window_s * self.prf_hz > self.fft:
-            raise Stop(f"a window of {self.window_s} s has {self.window_s * self.prf_hz:.0f} pulses, more than the {self.fft} of the transform")
+            raise Stop(
+                f"a window of {self.window_s} s has {self.window_s * self.prf_hz:.0f} pulses, more than the {self.fft} of the transform"
+            )
 
 
 def echo(points: list[Scatterer], gains_db: dict[str, float], radar_m: np.ndarray, wavelength_m: float) -> np.ndarray:
     """Complex slow-time signal (t,) of the points, seen from `radar_m` (3,). Segments reflect as ellipsoids of two equal radii:
 
-    sigma = pi a²b²c² / (a² sin² + c² cos²)² with the angle between line of sight and long axis (a = b); amplitude sqrt(sigma) / r².
+    sigma = pi a²b²c² / (a² sin² + c² cos²)² with the angle between line of sight and long axis; amplitude sqrt(sigma) / r².
     """
     signal = 0
     for point in points:

@@ -3,6 +3,7 @@
 align: the alignment supplies half as much gradient as the reconstruction. reconstruct: a tenth. margin: a tenth, and only
 where latents are further from the features than the margins. Weights, critic, projection and moments go from one to the next.
 """
+
 from lib.recipes import Manifest, Stage
 from lib.recipes.vavae_microdoppler.config import Config
 

@@ -1,7 +1,8 @@
 """Stand-in data: spectrograms of simulated walkers in the layout of a person's own folders.
 
-    ID_1/rec00_w0.png      user ID_1, recording 0, window 0; windows of a recording overlap, recordings share nothing
+ID_1/rec00_w0.png      user ID_1, recording 0, window 0; windows of a recording overlap, recordings share nothing
 """
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def images(walks: Walks, user: int, recording: int) -> list[np.ndarray]:
 def recorded(walks: Walks, user: int, generator: np.random.Generator, how: radar.Spectrogram) -> np.ndarray:
     """The echo of one walk towards the radar, with the recording's own speed, heading, range and noise."""
     person = gait.Person.draw(Key(walks.seed, user, -1).generator(), walks.difference)
-    person = replace(person, rv=person.rv * (1 + 0.04 * generator.standard_normal()), cycle=person.cycle * (1 + 0.02 * generator.standard_normal()))
+    person = replace(
+        person, rv=person.rv * (1 + 0.04 * generator.standard_normal()), cycle=person.cycle * (1 + 0.02 * generator.standard_normal())
+    )
     pulses = int((how.duration_s + (walks.windows - 1) * walks.stride_s + how.window_s) * how.prf_hz) + 8
     time_s = np.arange(pulses) / how.prf_hz
     pace = 1 + 0.02 * np.sin(2 * np.pi * (0.3 * time_s + generator.uniform()))  # a walker's speed wanders slowly

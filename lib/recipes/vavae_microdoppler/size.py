@@ -1,4 +1,5 @@
 """The sizes of the recipe's networks; the published ones are the defaults. No torch here: `--plan` reads them."""
+
 from dataclasses import dataclass
 
 VISIONS = {"dinov2_large": (1024, 24, 16), "dinov2_base": (768, 12, 12), "dinov2_small": (384, 12, 6)}  # width, depth, heads

@@ -1,4 +1,5 @@
 """Where the base weights and the images come from."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,17 @@ def assets(cfg: Config) -> list[Asset]:
     if cfg.model.vf in OTHER_VISIONS:
         source = OTHER_VISIONS[cfg.model.vf]
         files = {"config.json": "", "model.safetensors": ""}
-        wanted.append(Asset("vision", "hub", source=source, revision="main", files=files, licence="Apache-2.0", how_to_get=f"from huggingface.co/{source}"))
+        wanted.append(
+            Asset(
+                "vision",
+                "hub",
+                source=source,
+                revision="main",
+                files=files,
+                licence="Apache-2.0",
+                how_to_get=f"from huggingface.co/{source}",
+            )
+        )
     return wanted
 
 
@@ -22,27 +33,64 @@ def base(cfg: Config) -> Asset:
     weights = cfg.model.weights
     if weights == "demo":
         files = {"autoencoder.safetensors": "", "vision.safetensors": ""}
-        return Asset("base", "shipped", source="lib/recipes/vavae_microdoppler/demo", files=files, licence="MIT (trained by this project on textures)")
+        return Asset(
+            "base",
+            "shipped",
+            source="lib/recipes/vavae_microdoppler/demo",
+            files=files,
+            licence="MIT (trained by this project on textures)",
+        )
     if weights == PUBLISHED:
         how = f"2 GB from huggingface.co/{PUBLISHED}; it holds DINOv2, LPIPS and the critic as well"
-        return Asset("base", "hub", source=weights, revision="main", files={PUBLISHED_FILE: ""}, licence="MIT (LightningDiT), DINOv2 Apache-2.0", how_to_get=how)
+        return Asset(
+            "base",
+            "hub",
+            source=weights,
+            revision="main",
+            files={PUBLISHED_FILE: ""},
+            licence="MIT (LightningDiT), DINOv2 Apache-2.0",
+            how_to_get=how,
+        )
     path = Path(weights)
     folder, name = (path, "*") if path.is_dir() else (path.parent, path.name)
-    return Asset("base", "folder", source=str(folder), files={name: ""}, how_to_get="set model.weights to a VA-VAE file in the published format (.pt, .ckpt, .safetensors)")
+    return Asset(
+        "base",
+        "folder",
+        source=str(folder),
+        files={name: ""},
+        how_to_get="set model.weights to a VA-VAE file in the published format (.pt, .ckpt, .safetensors)",
+    )
 
 
 def images(cfg: Config) -> Asset:
     if cfg.data.root:
-        return Asset("data", "folder", source=cfg.data.root, files={"**/*": ""}, how_to_get="set data.root to the folder that holds one folder per user")
+        return Asset(
+            "data",
+            "folder",
+            source=cfg.data.root,
+            files={"**/*": ""},
+            how_to_get="set data.root to the folder that holds one folder per user",
+        )
     if cfg.data.stand_in:
         walks, write = stand_in(cfg)
         return Asset("data", "made", stand_in=write, made_from=walks, licence="MIT (simulated by this project)")
-    return Asset("data", "folder", files={"**/*": ""}, how_to_get="set data.root=FOLDER with one folder of spectrograms per user (ID_1 ... ID_31), or use --demo")
+    return Asset(
+        "data",
+        "folder",
+        files={"**/*": ""},
+        how_to_get="set data.root=FOLDER with one folder of spectrograms per user (ID_1 ... ID_31), or use --demo",
+    )
 
 
 def stand_in(cfg: Config) -> tuple[str, Callable[[Path], None]]:
     d = cfg.data
-    names = {"users": d.stand_in_users, "recordings": d.stand_in_recordings, "windows": d.stand_in_windows, "difference": d.stand_in_difference, "side_px": cfg.model.image_px}
+    names = {
+        "users": d.stand_in_users,
+        "recordings": d.stand_in_recordings,
+        "windows": d.stand_in_windows,
+        "difference": d.stand_in_difference,
+        "side_px": cfg.model.image_px,
+    }
 
     def write(folder: Path) -> None:
         from lib.recipes.vavae_microdoppler import simulator

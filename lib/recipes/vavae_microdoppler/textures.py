@@ -3,6 +3,7 @@
 A picture is a mosaic of one to four regions with blurred borders, each filled by one of `KINDS` in two random colours.
 Cells of 16 x 16 pixels are labelled with what fills them, which the small vision network learns to tell.
 """
+
 import numpy as np
 
 KINDS = ("ramp", "grating", "checker", "cloud", "dots", "stripes", "chirp", "speckle")

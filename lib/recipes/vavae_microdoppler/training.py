@@ -1,4 +1,5 @@
 """The two losses of a stage: the autoencoder's, which listens to the critic, and the critic's."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,9 @@ def forward(parts: Parts, image: torch.Tensor) -> tuple[Posterior, torch.Tensor,
     return posterior, sample, decode(autoencoder, sample).float()
 
 
-def autoencoder_loss(cfg: Config, stage: Stage, critic_from: int) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:
+def autoencoder_loss(
+    cfg: Config, stage: Stage, critic_from: int
+) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:
     weights, warned = loss_weights(cfg, stage), []
 
     def loss(parts: Parts, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -56,7 +59,8 @@ def autoencoder_loss(cfg: Config, stage: Stage, critic_from: int) -> Callable[[P
         feature = batch["feature"].float() if projected is not None else None
         with torch.autocast(image.device.type, enabled=False):
             terms = generator_terms(
-                Pass(image, recon, posterior, projected, feature), weights, modules.get("perceptual"), modules["critic"] if step >= critic_from else None,
+                Pass(image, recon, posterior, projected, feature), weights,
+                modules.get("perceptual"), modules["critic"] if step >= critic_from else None,
                 modules["autoencoder"].decoder.conv_out.weight, modules["autoencoder"].encoder.conv_out.weight,
             )  # fmt: skip
         if not warned and (text := share_warning(terms, weights)):
@@ -74,8 +78,15 @@ def share_warning(terms: dict[str, torch.Tensor], weights: LossWeights) -> str:
     share = float(terms["alignment_share"].detach()) if "alignment_share" in terms else 1.0
     if weights.alignment == 0 or share >= SMALL_SHARE or float(terms["vf_loss"].detach()) == 0:
         return ""
-    reason = "its weight is a fixed factor beside a sum over pixels (loss.adaptive_vf=false)" if not weights.adaptive_alignment else "its gradient is about zero"
-    return f"warning: the alignment supplies {share:.1e} of the reconstruction's gradient at the encoder's last layer, so it is switched off in effect: {reason}"
+    reason = (
+        "its weight is a fixed factor beside a sum over pixels (loss.adaptive_vf=false)"
+        if not weights.adaptive_alignment
+        else "its gradient is about zero"
+    )
+    return (
+        f"warning: the alignment supplies {share:.1e} of the reconstruction's gradient at the encoder's last layer, "
+        f"so it is switched off in effect: {reason}"
+    )
 
 
 def critic_objective(cfg: Config) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:

@@ -4,6 +4,7 @@ The published checkpoint holds it under timm's names. Two details decide whether
 position table is resampled with antialiasing once, at loading (transformers resamples without), and the input stays in
 [-1, 1] (the authors' choice, which the published projection was trained with), unless `imagenet` is asked for.
 """
+
 import re
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Vision(nn.Module):
         self.size = size
         self.model = Dinov2Model(Dinov2Config(
             hidden_size=size.width, num_hidden_layers=size.depth, num_attention_heads=size.heads, mlp_ratio=4, patch_size=PATCH_PX,
-            image_size=PATCH_PX * size.grid, layer_norm_eps=1e-6, hidden_act="gelu", qkv_bias=True, layerscale_value=1.0, drop_path_rate=0.0,
+            image_size=PATCH_PX * size.grid, layer_norm_eps=1e-6, hidden_act="gelu", qkv_bias=True, layerscale_value=1.0,
+            drop_path_rate=0.0,
         ))  # fmt: skip
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,50 @@
+"""The five steps of the recipe in this process, with the shipped base at the smallest sizes: stages, hand-over, export."""
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+SMALLEST = (
+    "--recipe", "vavae_microdoppler", "--demo", "model.image_px=32", "data.stand_in_users=2", "data.stand_in_recordings=3",
+    "data.stand_in_windows=1", "train.epochs=3", "train.global_batch=2", "train.micro_batch=2", "train.precision=fp32", "eval.resamples=20",
+)  # fmt: skip
+STAGES = ("align", "reconstruct", "margin")
+
+
+def trained(name: str, stage: str) -> Path:
+    return max(Path("runs", name, "train", stage).glob("step-*"))
+
+
+def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp_path):
+    for number in range(1, 4):
+        assert step(number, "--run", "one", *SMALLEST) == 0
+        assert step(number, "--run", "two", *SMALLEST) == 0
+    assert step(4, "--run", "one") == 0
+    assert step(4, "--run", "two", "--stages", "align,reconstruct") == 75
+    assert step(4, "--run", "two", "--stages", "margin") == 0
+    for stage in STAGES:
+        for file in ("weights.safetensors", "optim.safetensors"):
+            assert (trained("one", stage) / file).read_bytes() == (trained("two", stage) / file).read_bytes(), (stage, file)
+        assert Path("runs/one/train", stage, "log.jsonl").read_bytes() == Path("runs/two/train", stage, "log.jsonl").read_bytes()
+    refuse_frozen_networks(load_file(trained("one", "margin") / "weights.safetensors"))
+    assert step(5, "--run", "one") == 0
+    check_scores(Path("runs/one"))
+    assert step(5, "--run", "one", "--export", "merged") == 0
+    exported = load_file("runs/one/export/merged/vavae_encoder_for_dit.safetensors")
+    assert {"encoder.conv_in.weight", "decoder.up.4.attn.0.q.weight", "linear_proj.weight", "latent_mean", "latent_std"} <= exported.keys()
+    assert step(5, "--run", "one", "--predict", "data/vavae_microdoppler/data/ID_1", "--out", str(tmp_path / "out")) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def refuse_frozen_networks(weights: dict) -> None:
+    """A checkpoint holds what is trained, never DINOv2 or LPIPS again."""
+    assert {name.split(".")[0] for name in weights} == {"autoencoder", "projection", "critic", "statistics"}
+
+
+def check_scores(folder: Path) -> None:
+    scores = json.loads((folder / "eval" / "scores.json").read_text())
+    assert scores["main"] == {"metric": "psnr", "unit": "dB", "lower_is_better": False} and scores["stage"] == "margin"
+    assert {"psnr_sampled", "lpips", "ssim", "foreground_psnr", "alignment_cosine", "frechet_vgg32", "user_silhouette"} <= scores["metrics"].keys()
+    assert {p.name for p in folder.glob("figures/*")} >= {"reconstruction_results.png", "latents_by_user.png", "latent_statistics.json"}
+    fields = json.loads((folder / "figures" / "latent_statistics.json").read_text())
+    assert len(fields["global_mean"]) == len(fields["global_std"]) == fields["latent_dim"] == 32 and fields["spatial_size"] == 2
