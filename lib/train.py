@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from lib import adapters, anomaly, audit, gradients, order, score
+from lib import adapters, anomaly, audit, gradients, memory, order, score
 from lib.cli import is_first_rank
 from lib.errors import FAILED, Paused, Stop
 from lib.gradients import GradientSum
 from lib.processes import any_asks
 from lib.progress import Progress
 from lib.recipes import Objective
-from lib.run import append_line, write_json
+from lib.run import append_line
 from lib.state import Training, averaged, begin, restore, restore_optimisers, save
 
 
@@ -34,6 +34,7 @@ def run_stage(training: Training, resume: Path | None) -> None:
         restore(training, resume)
     else:
         begin(training)
+        memory.probe(training)
         if training.config.evaluate_epochs:
             evaluate(training)
     with anomaly.named(training.parts) if training.job.args.detect_anomaly else contextlib.nullcontext():
@@ -108,7 +109,7 @@ def accumulate_until_it_fits(training: Training, number: int, objective: Objecti
         if not any_asks(training.accelerator, not fits):
             training.sums[objective.name].reduce(training.accelerator)
             return reduced(training, result[0]), result[1]
-        use_less_memory(training)
+        memory.use_less(training, f"step {training.step + 1}: out of memory")
 
 
 def accumulate(training: Training, number: int, objective: Objective) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -202,33 +203,6 @@ def count_bad_steps(training: Training, bad: bool) -> None:
         )  # fmt: skip
 
 
-def use_less_memory(training: Training) -> None:
-    """The guide's order: a smaller micro-batch, then recomputed activations; then only a person can help."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    each = training.accelerator.num_processes
-    if training.micro_batch > 1 and training.config.global_batch % (training.micro_batch // 2 * each) == 0:
-        training.micro_batch //= 2
-        what = f"micro_batch is now {training.micro_batch}, the global batch stays {training.config.global_batch}"
-    elif not training.checkpointing:
-        training.checkpointing = training.job.config.train.checkpointing = True
-        for module in training.parts.modules.values():
-            module.checkpointing = True
-        what = "activations are recomputed in the backward pass (train.checkpointing)"
-    else:
-        raise Stop("out of memory with micro_batch 1 and recomputed activations", "use a lower resolution or a lower lora.rank", FAILED)
-    print(f"step {training.step + 1}: out of memory; {what}", flush=True)
-    note_memory(training, what)
-
-
-def note_memory(training: Training, what: str) -> None:
-    """Kept in the run: dropout noise depends on the micro-batch, so a resume must use the same one."""
-    training.job.record |= {"micro_batch": training.micro_batch}
-    training.job.record.setdefault("changes", []).append({"step": training.step + 1, "what": what})
-    if is_first_rank():
-        write_json(training.job.run.record, training.job.record)
-
-
 # ---------------------------------------------------------------------------------------------- evaluation, log
 
 
@@ -278,9 +252,9 @@ def write_log(training: Training, record: dict[str, float], seconds: float) -> N
     if not is_first_rank():
         return
     append_line(training.folder / "log.jsonl", record)
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_bytes()
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_bytes()
     rate = training.config.global_batch / seconds
-    append_line(training.folder / "timing.jsonl", {"step": training.step, "seconds": round(seconds, 4), "samples_per_second": round(rate, 3), "memory_bytes": memory})
+    append_line(training.folder / "timing.jsonl", {"step": training.step, "seconds": round(seconds, 4), "samples_per_second": round(rate, 3), "memory_bytes": used})
     training.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=training.step)
 
 
