@@ -2,7 +2,8 @@
 
     OUT/<photo>.depth.npy        (h, w) float32, in units of the scene: the network knows no metres
     OUT/<photo>.depth.png        the same in colour;  <photo>.confidence.npy  (h, w) float32, at least 1
-    OUT/sparse/{cameras,images,points3D}.txt   a COLMAP text model (camera from world, the first photo is the world)
+    OUT/images/<photo>.png       the photo as the network saw it: cut and resized
+    OUT/sparse/{cameras,images,points3D}.txt   a COLMAP text model of these images (camera from world, the first photo is the world)
     OUT/points.ply               the confident half of the pixels;  OUT/montage.png
 """
 from pathlib import Path
@@ -10,130 +11,197 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 from lib.errors import Stop
 from lib.recipes import Parts
 from lib.recipes.vggt_eth3d import geometry
-from lib.recipes.vggt_eth3d.config import PATCH_PX, Config
+from lib.recipes.vggt_eth3d.config import Config
 from lib.run import atomic, write_text
 
 PHOTOS = (".jpg", ".jpeg", ".png")
 CONFIDENT_SHARE = 0.5
 MOST_POINTS = 400_000
+MONTAGE_PHOTOS = 8
 
 
 def predict(cfg: Config, parts: Parts, inputs: Path, out: Path) -> None:
     names, images = photographs(cfg, inputs)  # (s, 3, h, w)
     found = run(parts.modules["vggt"], images)
-    height, width = images.shape[-2:]
-    cameras = geometry.decode_cameras(found["pose_enc"], height, width)
-    depth, confidence = found["depth"][..., 0], found["depth_conf"]
-    write_maps(out, names, depth, confidence)
-    write_model(out / "sparse", names, *cameras, height, width)
-    points = geometry.world_points_from_depth(depth[None], cameras[0][None], cameras[1][None])[0]
+    depth, confidence = found["depth"][..., 0], found["depth_conf"]  # (s, h, w)
+    cam_from_world, intrinsics = geometry.decode_cameras(found["pose_enc"], *depth.shape[-2:])
+    with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
+        points = geometry.world_points_from_depth(depth, cam_from_world, intrinsics)
+    write_images(out, names, images, depth, confidence)
+    write_model(out / "sparse", names, cam_from_world, intrinsics, *depth.shape[-2:])
     write_cloud(out / "points.ply", points, images, confidence)
     write_montage(out / "montage.png", names, images, depth, confidence)
+    print(f"{len(names)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
 
 
-def photographs(cfg: Config, folder: Path) -> tuple[list[str], torch.Tensor]:
-    """Every photo of the folder as RGB in 0..1, cut at the centre to the first one's shape at network width."""
-    from PIL import Image, ImageOps
+# ---------------------------------------------------------------------------------------------- in
 
+
+def photographs(cfg: Config, folder: Path) -> tuple[list[str], Tensor]:
+    """Names and pictures (s, 3, h, w), RGB in 0..1: at the network's width, cut at the centre to the first one's shape."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS) if folder.is_dir() else []
     if not paths:
         raise Stop(f"{folder} holds no photos ({', '.join(PHOTOS)})", "give a folder of photos to --predict")
-    width, height, pictures = cfg.model.image_width_px, 0, []
-    for path in paths:
-        try:
-            with Image.open(path) as file:
-                photo = ImageOps.exif_transpose(file).convert("RGB")
-        except OSError as error:
-            raise Stop(f"{path} cannot be decoded: {error}", "take it out of the folder") from error
-        height = height or max(PATCH_PX, min(width, round(photo.height * width / photo.width / PATCH_PX) * PATCH_PX))
-        pictures.append(numpy.asarray(ImageOps.fit(photo, (width, height), Image.Resampling.BICUBIC), numpy.float32) / 255)
-    return [path.stem for path in paths], torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    names = [path.stem for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Stop(f"{folder} holds two photos called {twice[0]}", "rename one of them")
+    photos = [read(path) for path in paths]
+    size = network_size(cfg, photos[0])
+    pictures = [numpy.asarray(fitted(photo, size), numpy.float32) / 255 for photo in photos]
+    return names, torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
-def run(network: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """All views at once; when memory is short, chunks that share the first view, so that all live in one world."""
-    device, views = network.aggregator.camera_token.device, len(images)
+def read(path: Path) -> Any:
+    """The photo upright and in RGB; what is transparent becomes white, as the published example does it."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            photo = ImageOps.exif_transpose(file).convert("RGBA")
+    except OSError as error:
+        raise Stop(f"{path} cannot be decoded: {error}", "take it out of the folder") from error
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+
+
+def network_size(cfg: Config, photo: Any) -> tuple[int, int]:
+    """Width and height in px: the model's width, the photo's shape, whole patches, at most a square."""
+    width, patch = cfg.model.image_width_px, cfg.model.patch_size
+    return width, max(patch, min(width, round(photo.height * width / photo.width / patch) * patch))
+
+
+def fitted(photo: Any, size: tuple[int, int]) -> Any:
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(photo, size, Image.Resampling.BICUBIC)
+
+
+# ---------------------------------------------------------------------------------------------- through the network
+
+
+def run(network: Any, images: Tensor) -> dict[str, Tensor]:
+    """pose_enc (s, 9), depth (s, h, w, 1), depth_conf (s, h, w). All views at once; when memory is short, in chunks."""
+    views = len(images)
     while True:
         try:
-            chunks = [[0, *range(start, min(start + views - 1, len(images)))] for start in range(1, max(2, len(images)), max(1, views - 1))]
-            found = [{key: value[0].float().cpu() for key, value in network(images[chunk][None].to(device)).items() if key in ("pose_enc", "depth", "depth_conf")} for chunk in chunks]
-            return {key: torch.cat([found[0][key], *(one[key][1:] for one in found[1:])]) for key in found[0]}
+            return joined([forward(network, images[chunk]) for chunk in chunks(len(images), views)])
         except torch.OutOfMemoryError:
             if views <= 2:
                 raise Stop("two views do not fit into memory", "use a smaller model.image_width_px") from None
             views = max(2, views // 2)
-            print(f"out of memory: going on with {views} views at a time")
+            torch.cuda.empty_cache()
+            print(f"out of memory: going on with {views} views at a time", flush=True)
 
 
-def write_maps(out: Path, names: list[str], depth: torch.Tensor, confidence: torch.Tensor) -> None:
+def chunks(count: int, views: int) -> list[list[int]]:
+    """Groups of at most `views` photos that all begin with the first one, so that its camera is the world of all."""
+    if count <= views:
+        return [list(range(count))]
+    return [[0, *range(start, min(start + views - 1, count))] for start in range(1, count, views - 1)]
+
+
+def forward(network: Any, images: Tensor) -> dict[str, Tensor]:
+    found = network(images[None].to(network.aggregator.camera_token.device))
+    return {key: found[key][0].float().cpu() for key in ("pose_enc", "depth", "depth_conf")}
+
+
+def joined(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Every chunk has a unit of its own: it is scaled so that the depth of the shared first photo agrees in the median."""
+    first = found[0]
+    for one in found[1:]:
+        scale = (first["depth"][0] / one["depth"][0]).median()
+        one["depth"] *= scale
+        one["pose_enc"][:, :3] *= scale
+    return {key: torch.cat([first[key], *(one[key][1:] for one in found[1:])]) for key in first}
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+def write_images(out: Path, names: list[str], images: Tensor, depth: Tensor, confidence: Tensor) -> None:
+    low, high = limits(depth)
+    for name, image, far, sure in zip(names, images, depth, confidence, strict=True):
+        save_array(out / f"{name}.depth.npy", far)
+        save_array(out / f"{name}.confidence.npy", sure)
+        save_png(out / f"{name}.depth.png", coloured(far, low, high))
+        save_png(out / "images" / f"{name}.png", eight_bit(image.permute(1, 2, 0).numpy()))
+
+
+def save_array(path: Path, values: Tensor) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        numpy.save(file, values.numpy(), allow_pickle=False)
+
+
+def save_png(path: Path, pixels: numpy.ndarray) -> None:
     from PIL import Image
 
-    near, far = limits(depth)
-    for name, metres, sure in zip(names, depth, confidence, strict=True):
-        for kind, values in (("depth", metres), ("confidence", sure)):
-            with atomic(out / f"{name}.{kind}.npy") as temporary, open(temporary, "wb") as file:
-                numpy.save(file, values.numpy(), allow_pickle=False)
-        with atomic(out / f"{name}.depth.png") as temporary:
-            Image.fromarray(coloured(metres, near, far)).save(temporary, format="PNG")
+    with atomic(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def limits(depth: torch.Tensor) -> tuple[float, float]:
-    return tuple(numpy.percentile(depth.numpy(), (2, 98)))
+def limits(values: Tensor) -> tuple[float, float]:
+    """What a colour scale runs between: the ends without 2 % of the pixels on either side."""
+    return tuple(numpy.percentile(values.numpy(), (2, 98)))
 
 
-def coloured(values: torch.Tensor, low: float, high: float) -> Any:
+def coloured(values: Tensor, low: float, high: float) -> numpy.ndarray:
     """(h, w, 3) uint8"""
     from matplotlib import colormaps
 
-    return (colormaps["turbo"](((values.numpy() - low) / max(high - low, 1e-9)).clip(0, 1))[..., :3] * 255).astype(numpy.uint8)
+    return eight_bit(colormaps["turbo"](((values.numpy() - low) / max(high - low, 1e-9)).clip(0, 1))[..., :3])
 
 
-def write_model(folder: Path, names: list[str], cam_from_world: torch.Tensor, intrinsics: torch.Tensor, height_px: int, width_px: int) -> None:
-    """COLMAP's text format (colmap.github.io/format.html); pixel centres at +0.5, quaternions scalar first."""
-    cameras, images = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"], ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line follows"]
+def eight_bit(values: numpy.ndarray) -> numpy.ndarray:
+    return (values * 255).round().astype(numpy.uint8)
+
+
+def write_model(folder: Path, names: list[str], cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int) -> None:
+    """COLMAP's text format (colmap.github.io/format.html): quaternions scalar first; its pixel centres lie at +0.5, ours at whole numbers."""
+    cameras = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+    images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line follows"]
     quaternions = geometry.quaternion_from_rotation(cam_from_world[..., :3])
     for number, name in enumerate(names, 1):
         k, (x, y, z, w), t = intrinsics[number - 1], quaternions[number - 1].tolist(), cam_from_world[number - 1, :, 3].tolist()
-        cameras.append(f"{number} PINHOLE {width_px} {height_px} {k[0, 0]:.6f} {k[1, 1]:.6f} {k[0, 2]:.6f} {k[1, 2]:.6f}")
-        images += [" ".join(map(str, (number, w, x, y, z, *t, number, name))), ""]
+        cameras.append(f"{number} PINHOLE {width_px} {height_px} {k[0, 0]:.6f} {k[1, 1]:.6f} {k[0, 2] + 0.5:.6f} {k[1, 2] + 0.5:.6f}")
+        images += [" ".join(map(str, (number, w, x, y, z, *t, number, f"{name}.png"))), ""]
     write_text(folder / "cameras.txt", "\n".join(cameras) + "\n")
     write_text(folder / "images.txt", "\n".join(images) + "\n")
     write_text(folder / "points3D.txt", "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]\n")
 
 
-def write_cloud(path: Path, points: torch.Tensor, images: torch.Tensor, confidence: torch.Tensor) -> None:
+def write_cloud(path: Path, points: Tensor, images: Tensor, confidence: Tensor) -> None:
     """Binary PLY of the most confident pixels, thinned evenly to MOST_POINTS."""
-    keep = (confidence >= confidence.flatten().kthvalue(max(1, round((1 - CONFIDENT_SHARE) * confidence.numel()))).values).numpy()
-    xyz = points.numpy()[keep].astype("<f4")
-    rgb = (images.permute(0, 2, 3, 1).numpy()[keep] * 255).astype("u1")
-    thin = slice(None, None, -(-len(xyz) // MOST_POINTS))
-    table = numpy.empty(len(xyz[thin]), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
-    table["xyz"], table["rgb"] = xyz[thin], rgb[thin]
-    header = "ply\nformat binary_little_endian 1.0\n" + f"element vertex {len(table)}\n"
-    header += "".join(f"property float {axis}\n" for axis in "xyz") + "".join(f"property uchar {colour}\n" for colour in ("red", "green", "blue")) + "end_header\n"
+    least = numpy.quantile(confidence.numpy(), 1 - CONFIDENT_SHARE)
+    keep = (confidence >= float(least)).numpy()
+    every = slice(None, None, -(-int(keep.sum()) // MOST_POINTS))
+    xyz, rgb = points.numpy()[keep][every], images.permute(0, 2, 3, 1).numpy()[keep][every]
+    table = numpy.empty(len(xyz), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    table["xyz"], table["rgb"] = xyz, eight_bit(rgb)
+    properties = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {colour}" for colour in ("red", "green", "blue")]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
     with atomic(path) as temporary:
-        temporary.write_bytes(header.encode() + table.tobytes())
+        temporary.write_bytes("\n".join(header).encode() + table.tobytes())
 
 
-def write_montage(path: Path, names: list[str], images: torch.Tensor, depth: torch.Tensor, confidence: torch.Tensor) -> None:
-    """One column per photo (at most eight): photo, depth, confidence."""
+def write_montage(path: Path, names: list[str], images: Tensor, depth: Tensor, confidence: Tensor) -> None:
+    """One column per photo, as far as there is room: photo, depth, confidence."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = range(min(8, len(names)))
-    figure, axes = plt.subplots(3, len(shown), figsize=(2.2 * len(shown), 5.4), layout="constrained", squeeze=False)
-    near, far = limits(depth)
+    shown = range(min(MONTAGE_PHOTOS, len(names)))
+    figure, axes = plt.subplots(3, len(shown), figsize=(2.2 * len(shown) + 1, 5.4), layout="constrained", squeeze=False)
+    (near, far), (least, most) = limits(depth), limits(confidence)
     for column in shown:
         axes[0, column].imshow(images[column].permute(1, 2, 0).numpy())
         axes[0, column].set_title(names[column][:18], fontsize=8)
         deep = axes[1, column].imshow(depth[column].numpy(), cmap="turbo", vmin=near, vmax=far)
-        sure = axes[2, column].imshow(confidence[column].numpy(), cmap="viridis", vmin=1, vmax=float(confidence.quantile(0.98) if confidence.numel() < 1e7 else confidence.max()))
+        sure = axes[2, column].imshow(confidence[column].numpy(), cmap="viridis", vmin=least, vmax=most)
     for axis in axes.flat:
         axis.set_axis_off()
     figure.colorbar(deep, ax=axes[1], label="depth (scene units)")

@@ -1,0 +1,163 @@
+"""--predict on photos that a test writes, with the shipped base of the demo."""
+from pathlib import Path
+
+import numpy
+import pycolmap
+import pytest
+import torch
+from PIL import Image
+
+from lib.errors import Stop
+from lib.recipes.vggt_eth3d import assemble, photographs
+
+BASE = Path(assemble.__file__).parent / "demo"
+
+
+@pytest.fixture(scope="module")
+def parts(settings):
+    return assemble.build(settings(model__image_width_px=56, model__image_height_px=42), BASE)
+
+
+@pytest.fixture
+def cfg(settings):
+    return settings(model__image_width_px=56, model__image_height_px=42)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows, columns = numpy.mgrid[:90, :120]
+    for number, kind in enumerate(("jpg", "JPEG", "png")):
+        picture = numpy.stack([columns * 2 + 5 * number, rows * 2, 255 * ((rows // 9 + columns // 12 + number) % 2)], -1).astype(numpy.uint8)
+        Image.fromarray(picture).save(folder / f"view{number}.{kind}", format="PNG" if kind == "png" else "JPEG")
+    return folder
+
+
+@pytest.fixture
+def predicted(cfg, parts, photos, tmp_path):
+    with torch.no_grad():
+        photographs.predict(cfg, parts, photos, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def read_ply(path: Path) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """xyz (n, 3) and rgb (n, 3) by the header's own words."""
+    header, _, body = path.read_bytes().partition(b"end_header\n")
+    lines = header.decode().splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    kinds = {"float": "<f4", "uchar": "u1"}
+    table = numpy.frombuffer(body, [(line.split()[2], kinds[line.split()[1]]) for line in lines if line.startswith("property")])
+    assert len(table) == int(next(line for line in lines if line.startswith("element vertex")).split()[2])
+    return tuple(numpy.stack([table[name] for name in names], -1) for names in (("x", "y", "z"), ("red", "green", "blue")))
+
+
+def test_every_photo_has_its_maps_and_pictures(predicted):
+    for name in ("view0", "view1", "view2"):
+        depth, confidence = (numpy.load(predicted / f"{name}.{kind}.npy") for kind in ("depth", "confidence"))
+        assert depth.shape == confidence.shape == (42, 56) and depth.dtype == numpy.float32
+        assert (depth > 0).all() and (confidence >= 1).all()
+        assert Image.open(predicted / f"{name}.depth.png").size == Image.open(predicted / "images" / f"{name}.png").size == (56, 42)
+    assert Image.open(predicted / "montage.png").size[0] > 300
+
+
+def test_the_cloud_lies_where_the_cameras_of_the_colmap_model_see_its_colours(predicted):
+    """The points of the first photo, found by their order in the file, project to the pixels whose colours they have."""
+    model = pycolmap.Reconstruction(predicted / "sparse")
+    image = next(image for image in model.images.values() if image.name == "view0.png")
+    depth, confidence = (numpy.load(predicted / f"view0.{kind}.npy") for kind in ("depth", "confidence"))
+    everything = numpy.stack([numpy.load(predicted / f"view{i}.confidence.npy") for i in range(3)])
+    rows, columns = numpy.nonzero(confidence >= numpy.quantile(everything, 0.5))
+    xyz, rgb = (values[: len(rows)] for values in read_ply(predicted / "points.ply"))
+    in_camera = image.cam_from_world() * xyz.astype(numpy.float64)
+    pixels = model.cameras[image.camera_id].img_from_cam(in_camera)
+    numpy.testing.assert_allclose(pixels, numpy.stack([columns, rows], -1) + 0.5, atol=0.01)
+    numpy.testing.assert_allclose(in_camera[:, 2], depth[rows, columns], rtol=1e-4)
+    numpy.testing.assert_array_equal(rgb, numpy.asarray(Image.open(predicted / "images" / "view0.png"))[rows, columns])
+
+
+def test_the_cloud_holds_the_confident_half_and_is_thinned(predicted, cfg, parts, photos, tmp_path, monkeypatch):
+    assert len(read_ply(predicted / "points.ply")[0]) == pytest.approx(3 * 42 * 56 / 2, rel=0.01)
+    monkeypatch.setattr(photographs, "MOST_POINTS", 500)
+    with torch.no_grad():
+        photographs.predict(cfg, parts, photos, tmp_path / "thin")
+    assert 400 < len(read_ply(tmp_path / "thin" / "points.ply")[0]) <= 500
+
+
+def test_points_do_not_move_under_autocast(predicted, cfg, parts, photos, tmp_path):
+    """The network runs in bf16 then, so the cloud is compared with its own depth: z in the first camera is the depth."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        photographs.predict(cfg, parts, photos, tmp_path / "half")
+    xyz, _ = read_ply(tmp_path / "half" / "points.ply")
+    confidence = numpy.stack([numpy.load(tmp_path / "half" / f"view{i}.confidence.npy") for i in range(3)])
+    keep = confidence >= numpy.quantile(confidence, 0.5)
+    model = pycolmap.Reconstruction(tmp_path / "half" / "sparse")
+    first = next(image for image in model.images.values() if image.name == "view0.png")
+    depth = numpy.load(tmp_path / "half" / "view0.depth.npy")[keep[0]]
+    numpy.testing.assert_allclose((first.cam_from_world() * xyz[: len(depth)].astype(numpy.float64))[:, 2], depth, rtol=1e-4)
+
+
+class ByViews(torch.nn.Module):
+    """Answers in a unit of its own for every call, as the network does; more than `most` views are too many."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most, self.calls = most, []
+        self.aggregator = torch.nn.Module()
+        self.aggregator.camera_token = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        if images.shape[1] > self.most:
+            raise torch.OutOfMemoryError("injected")
+        unit, marks = float(len(self.calls) + 1), images[..., 0, 0, 0]  # the mark of a view: its first number
+        self.calls.append(images.shape[1])
+        code = torch.zeros(*marks.shape, 9)
+        code[..., 0] = marks * unit
+        return {"pose_enc": code, "depth": (1 + marks)[..., None, None, None].expand(*marks.shape, 4, 6, 1) * unit, "depth_conf": torch.ones(*marks.shape, 4, 6)}
+
+
+def test_short_of_memory_chunks_share_the_first_view_and_its_scale(capsys):
+    images = torch.arange(7.0)[:, None, None, None].expand(7, 3, 4, 6)
+    network = ByViews(3)
+    found = photographs.run(network, images)
+    assert network.calls == [3, 3, 3] and "3 views at a time" in capsys.readouterr().out
+    torch.testing.assert_close(found["depth"][:, 0, 0, 0], 1 + torch.arange(7.0))
+    torch.testing.assert_close(found["pose_enc"][:, 0], torch.arange(7.0))
+
+
+def test_two_views_that_do_not_fit_are_refused():
+    with pytest.raises(Stop, match="two views do not fit"):
+        photographs.run(ByViews(1), torch.zeros(4, 3, 4, 6))
+
+
+@pytest.mark.parametrize("count, views, expected", [
+    (1, 1, [[0]]), (3, 3, [[0, 1, 2]]), (5, 3, [[0, 1, 2], [0, 3, 4]]), (4, 2, [[0, 1], [0, 2], [0, 3]]), (4, 3, [[0, 1, 2], [0, 3]]),
+])  # fmt: skip
+def test_chunks_cover_every_photo_once_and_begin_with_the_first(count, views, expected):
+    assert photographs.chunks(count, views) == expected
+
+
+@pytest.mark.parametrize("size, expected", [((1200, 800), (56, 42)), ((800, 1200), (56, 56)), ((3000, 300), (56, 14))])
+def test_the_shape_follows_the_first_photo_in_whole_patches(cfg, size, expected):
+    assert photographs.network_size(cfg, Image.new("RGB", size)) == expected
+
+
+def test_transparent_becomes_white_and_rotated_upright(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert photographs.read(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # turn by 90 degrees to show it
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=turned)
+    assert photographs.read(tmp_path / "turned.jpg").size == (20, 40)
+
+
+def test_what_is_no_folder_of_photos_is_refused(cfg, photos, tmp_path):
+    with pytest.raises(Stop, match="holds no photos"):
+        photographs.photographs(cfg, tmp_path / "nowhere")
+    Image.open(photos / "view0.jpg").save(photos / "view0.png")
+    with pytest.raises(Stop, match="two photos called view0"):
+        photographs.photographs(cfg, photos)
+    (photos / "view0.png").write_bytes((photos / "view0.png").read_bytes()[:200])
+    (photos / "view0.jpg").unlink()
+    with pytest.raises(Stop, match="view0.png cannot be decoded"):
+        photographs.photographs(cfg, photos)
