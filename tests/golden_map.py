@@ -1,4 +1,5 @@
 """Golden kinds of the map recipe; the numbers come from MapTR, mmdet and the nuScenes devkit (golden README)."""
+
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.golden import Case, Distance, Tolerance, Waiver
 
 
 def frame_key(case: Case, number: int) -> str:
-    """"frame7" or "frame07", as the stored outputs write it."""
+    """ "frame7" or "frame07", as the stored outputs write it."""
     heads = {name.split(".")[0] for name in case.expected}
     return next((head for head in sorted(heads) if re.fullmatch(rf"frame0*{number}", head)), f"frame{number}")
 
@@ -31,7 +32,10 @@ def attention_mask(case: Case) -> dict:
 
 def chamfer_ap(case: Case) -> dict:
     thresholds = tuple(case.config["thresholds_m"])
-    frames = [match_frame(*pair, case.config["classes"], thresholds) for pair in zip(case.inputs["predictions"], case.inputs["ground_truth"], strict=True)]
+    frames = [
+        match_frame(*pair, case.config["classes"], thresholds)
+        for pair in zip(case.inputs["predictions"], case.inputs["ground_truth"], strict=True)
+    ]
     found = {}
     for number, classes in enumerate(frames):
         for name, (similarities, _, true, _) in classes.items():
@@ -77,7 +81,11 @@ def tables(case: Case, merged: list, thresholds: tuple[float, ...]) -> dict:
 
 def ranges(case: Case, found: dict) -> dict:
     """Where the order inside a tie is open, a class's AP may be anywhere in a range, and the numbers that follow from it too."""
-    spans = {key.split(".")[1]: (low, case.expected[key[:-1] + "1"]) for key, low in case.expected.items() if key.startswith("acceptable_range.") and key.endswith(".0")}
+    spans = {
+        key.split(".")[1]: (low, case.expected[key[:-1] + "1"])
+        for key, low in case.expected.items()
+        if key.startswith("acceptable_range.") and key.endswith(".0")
+    }
     result = {f"acceptable_range.{key}.{end}": case.expected[f"acceptable_range.{key}.{end}"] for key in spans for end in (0, 1)}
     for key, (low, high) in spans.items():
         ours = found[f"map_table.{key}"]
@@ -103,7 +111,9 @@ def permutations(case: Case) -> dict:
         "start_end": np.stack([np.concatenate([limit[0], limit[-1]]) for limit in limits]),
         "num_variants": torch.cat([case.expected["num_variants"][:, :1], counts], dim=1),  # column 0 is the waived v0
     }
-    return found | {f"variants_v{i}": in_order(groups, case.expected[f"variants_v{i}"]) for i, groups in enumerate((v1, v2, v3, v4), start=1)}
+    return found | {
+        f"variants_v{i}": in_order(groups, case.expected[f"variants_v{i}"]) for i, groups in enumerate((v1, v2, v3, v4), start=1)
+    }
 
 
 def in_order(groups: list[np.ndarray], expected: torch.Tensor) -> torch.Tensor:
@@ -146,7 +156,10 @@ def losses_of(case: Case, truths: list, weights, low, high) -> dict:
         found |= {f"layer{number}.{name}": term.reshape(case.expected[f"layer{number}.{name}"].shape) for name, term in terms.items()}
         found |= {f"layer{number}.{name}": torch.zeros(()) for name in ("loss_bbox", "loss_iou")}  # their weight is 0
         for frame, (m, truth) in enumerate(zip(matches, truths, strict=True)):
-            found |= {f"layer{number}.frame{frame}.{k}": v for k, v in matched(m, truth, layer[0][frame], layer[1][frame], weights, low, high).items()}
+            found |= {
+                f"layer{number}.frame{frame}.{k}": v
+                for k, v in matched(m, truth, layer[0][frame], layer[1][frame], weights, low, high).items()
+            }
     return found
 
 
@@ -207,7 +220,11 @@ def compare_vectors(case: Case, key: str, number: int, vectors: list, points: in
         ours = vectors[partner[i]].vertices
         instance = f"frames.{number}.instances.{i}"
         found[names[i]] = Distance(max(hausdorff_m(ours, curve), abs(length_m(ours) - length_m(curve))))
-        found |= {f"{instance}.type": vectors[partner[i]].label, f"{instance}.length_m": length_m(ours), f"{instance}.is_closed": polylines.is_closed(ours)}
+        found |= {
+            f"{instance}.type": vectors[partner[i]].label,
+            f"{instance}.length_m": length_m(ours),
+            f"{instance}.is_closed": polylines.is_closed(ours),
+        }
     found[f"{key}.labels"] = torch.tensor([vectors[partner[i]].label for i in stored])
     if f"{key}.points20_clamped" in case.expected:
         samples = zip(case.expected[f"{key}.points20_clamped"].numpy(), (vectors[partner[i]].vertices for i in stored), strict=True)
@@ -232,7 +249,10 @@ def sample_distance_m(stored: np.ndarray, ours: np.ndarray, points: int, half: t
 def assign(vectors: list, stored: dict, labels: torch.Tensor) -> dict[int, int]:
     from scipy.optimize import linear_sum_assignment
 
-    cost = [[hausdorff_m(v.vertices, curve) + abs(length_m(v.vertices) - length_m(curve)) + 1e6 * (v.label != labels[i]) for v in vectors] for i, curve in stored.items()]
+    cost = [
+        [hausdorff_m(v.vertices, curve) + abs(length_m(v.vertices) - length_m(curve)) + 1e6 * (v.label != labels[i]) for v in vectors]
+        for i, curve in stored.items()
+    ]
     rows, columns = linear_sum_assignment(np.array(cost, dtype=float).reshape(len(stored), len(vectors)))
     return {list(stored)[row]: int(column) for row, column in zip(rows, columns, strict=True)}
 
@@ -326,6 +346,10 @@ TOLERANCES = (
 )
 
 WAIVED = (
-    Waiver("map_permutations", r"variants_v0", "v0 rolls all samples of a ring, so its repeated closing point travels inside: not the same curve"),
+    Waiver(
+        "map_permutations",
+        r"variants_v0",
+        "v0 rolls all samples of a ring, so its repeated closing point travels inside: not the same curve",
+    ),
     Waiver("map_gt_extraction", r".*\.num_vertices", "sometimes one extra collinear vertex: curves are compared as sets"),
 )

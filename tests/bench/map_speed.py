@@ -5,6 +5,7 @@
 Ground truth is measured on a generated map of at least --nodes nodes, turn by turn with the official devkit's `get_map_geom` where
 that is installed, and extrapolated to the 34 149 key frames of trainval. Seconds are processor time, so a busy machine does not matter.
 """
+
 import argparse
 import importlib.util
 import json
@@ -56,10 +57,18 @@ def ground_truth(root: Path, args: argparse.Namespace) -> dict:
             devkit.get_map_geom((x_m, y_m, 60, 30), np.degrees(yaw), DEVKIT_LAYERS)
         theirs += time.process_time() - started
     a_frame = ours / (TURNS * share)
-    result = {"nodes": nodes, "frames": TURNS * share, "lines_per_frame": round(lines / (TURNS * share), 1), "ms_per_frame": round(1000 * a_frame, 3)}
+    result = {
+        "nodes": nodes,
+        "frames": TURNS * share,
+        "lines_per_frame": round(lines / (TURNS * share), 1),
+        "ms_per_frame": round(1000 * a_frame, 3),
+    }
     result["seconds_for_trainval_on_two_cores"] = round(KEY_FRAMES * a_frame / CORES, 1)
     if devkit:
-        result |= {"devkit_ms_per_frame": round(1000 * theirs / (TURNS * DEVKIT_FRAMES), 1), "times_faster": round(theirs / (TURNS * DEVKIT_FRAMES) / a_frame)}
+        result |= {
+            "devkit_ms_per_frame": round(1000 * theirs / (TURNS * DEVKIT_FRAMES), 1),
+            "times_faster": round(theirs / (TURNS * DEVKIT_FRAMES) / a_frame),
+        }
     return result
 
 
@@ -68,7 +77,9 @@ def write_map(root: Path, wanted: int) -> tuple[str, int, int]:
     while len(expansion.tables["node"]) < wanted:
         expansion.site(build_site(np.random.default_rng(sites), centre(sites)))
         sites += 1
-    standin.write_text(root / "maps" / "expansion" / f"{expansion.location}.json", expansion.written(SITE_SPACING_M * max(ROW, sites / ROW + 1)))
+    standin.write_text(
+        root / "maps" / "expansion" / f"{expansion.location}.json", expansion.written(SITE_SPACING_M * max(ROW, sites / ROW + 1))
+    )
     return expansion.location, len(expansion.tables["node"]), sites
 
 
@@ -118,7 +129,10 @@ def precision(frames: int) -> dict:
             mine = np.flatnonzero(labels == label)
             similarities = metrics.similarity([predicted[i] for i in mine], [curve for other, curve in truth if other == label])
             by_class[label].append((scores[mine], metrics.hits(similarities, scores[mine]), similarities.shape[1]))
-    merged = [metrics.Detections(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), sum(f[2] for f in found)) for found in by_class]
+    merged = [
+        metrics.Detections(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), sum(f[2] for f in found))
+        for found in by_class
+    ]
     table = metrics.table(merged)
     seconds = time.process_time() - started
     return {"frames": frames, "seconds_for_validation": round(seconds * VAL_FRAMES / frames, 1), "mAP": round(table["mAP"], 3)}

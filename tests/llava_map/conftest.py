@@ -1,4 +1,5 @@
 """One small stand-in data set for all tests of the recipe: three scenes at three locations, one held out."""
+
 import pytest
 
 from lib import config

@@ -1,4 +1,5 @@
 """Strict loading of published files, and what of the networks is trained. Files here have the published key names at small sizes."""
+
 import dataclasses
 import json
 
@@ -76,7 +77,10 @@ def test_all_255_blip2_tensors_are_taken(cfg, blip2):
 def test_blip2_under_other_names_stops_with_the_count(cfg, blip2):
     """Where the guide's project loaded 0 of 255 tensors and printed success."""
     folder, tensors = blip2
-    write_shards(folder, {name.replace("attention.attention", "attention.self"): tensor for name, tensor in tensors.items() if "layernorm" not in name})
+    write_shards(
+        folder,
+        {name.replace("attention.attention", "attention.self"): tensor for name, tensor in tensors.items() if "layernorm" not in name},
+    )
     cfg.model.qformer = "blip2"
     with pytest.raises(Stop, match="253 of the 255"):
         list(assemble.qformer_pairs(cfg, {"blip2": folder}))
@@ -95,10 +99,16 @@ def test_language_model_is_any_llama_by_its_config(cfg, base, tmp_path):
     """Sizes come from config.json; the head and stored rotary frequencies have no place."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    told = LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, vocab_size=300)
+    told = LlamaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, vocab_size=300
+    )
     net = LlamaForCausalLM(told)
     told.save_pretrained(tmp_path)
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()} | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}, tmp_path / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)},
+        tmp_path / "model.safetensors",
+    )
     (tmp_path / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
     cfg.model.llm = str(tmp_path)
     parts = assemble.build(cfg, STAGE2, {"base": base, "llm": tmp_path})

@@ -1,4 +1,5 @@
 """Settings that contradict one another end with the name of the key."""
+
 import pytest
 
 from lib import config

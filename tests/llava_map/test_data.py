@@ -1,5 +1,5 @@
 """Step 3 and the samples: what is stored, who is held out, and what a mirror image is."""
-import json
+
 import shutil
 
 import numpy as np
@@ -10,7 +10,7 @@ from lib.errors import Stop
 from lib.order import Key
 from lib.recipes import Manifest, Record
 from lib.recipes.llava_map import data, geometry, roadmap, standin
-from lib.recipes.llava_map.tables import CAMERAS
+from lib.recipes.llava_map.tables import CAMERAS, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,9 @@ def test_every_frame_is_prepared_with_cameras_pictures_and_lines(prepared, cfg):
 def test_intrinsics_follow_the_resize_on_each_axis(prepared, world, cfg):
     """400 x 225 to 200 x 112: the factors differ."""
     stored = data.read_arrays(prepared.arrays / f"{prepared.records[0].sample_id}.npz")["intrinsics"][0]
-    rows = {row["token"]: row for row in json.loads((world / standin.VERSION / "sensor.json").read_text())}
-    front = next(row for row in json.loads((world / standin.VERSION / "calibrated_sensor.json").read_text())
-                 if rows[row["sensor_token"]]["channel"] == "CAM_FRONT" and row["token"] in used_calibrations(world, prepared.records[0]))  # fmt: skip
-    original = np.array(front["camera_intrinsic"])
+    frame = next(frame for frame in read_frames(world, standin.VERSION)[0] if prepared.records[0].sample_id.endswith(frame.token))
+    original = frame.cameras[0].intrinsics
     assert np.allclose(stored[0], original[0] * cfg.data.width_px / 400) and np.allclose(stored[1], original[1] * cfg.data.height_px / 225)
-
-
-def used_calibrations(world, record: Record) -> set[str]:
-    token = record.sample_id.split("/")[1]
-    return {row["calibrated_sensor_token"] for row in json.loads((world / standin.VERSION / "sample_data.json").read_text()) if row["sample_token"] == token}
 
 
 def test_an_overlay_is_there_to_be_looked_at(prepared):
@@ -89,7 +82,10 @@ def test_missing_map_of_a_location_stops_the_run(world, tmp_path, cfg):
 def scenes(places: dict[str, list[tuple[float, float]]]) -> list[Record]:
     found = []
     for scene, points in places.items():
-        found += [Record(f"{scene}/{i}", scene, "", "", columns={"location": "boston-seaport", "x_m": x, "y_m": y}) for i, (x, y) in enumerate(points)]
+        found += [
+            Record(f"{scene}/{i}", scene, "", "", columns={"location": "boston-seaport", "x_m": x, "y_m": y})
+            for i, (x, y) in enumerate(points)
+        ]
     return found
 
 

@@ -1,4 +1,5 @@
 """Rows carry detections as numbers; what comes out is the precision of the whole set."""
+
 import numpy as np
 import pytest
 

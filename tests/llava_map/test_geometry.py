@@ -1,4 +1,5 @@
 """Frames, cameras and mirrors against formulas written out here."""
+
 import numpy as np
 
 from lib.recipes.llava_map import geometry

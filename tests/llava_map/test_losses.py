@@ -1,4 +1,5 @@
 """What the golden cases do not say: invariance, degenerate edges, more lines than queries."""
+
 import numpy as np
 import torch
 

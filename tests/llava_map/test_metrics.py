@@ -1,4 +1,5 @@
 """Average precision on cases whose answer is known by hand."""
+
 import numpy as np
 import pytest
 

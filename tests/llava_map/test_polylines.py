@@ -1,4 +1,5 @@
 """Equal arc length, and all orders that are the same curve."""
+
 import numpy as np
 
 from lib.recipes.llava_map import polylines

@@ -1,4 +1,5 @@
 """Map vectors from small maps made in the test, from the stand-in world, and next to the official devkit's where it is installed."""
+
 import importlib.util
 import json
 
@@ -7,7 +8,7 @@ import pytest
 import shapely
 
 from lib.errors import Stop
-from lib.recipes.llava_map import geometry, polylines, roadmap, standin
+from lib.recipes.llava_map import geometry, polylines, standin
 from lib.recipes.llava_map.roadmap import CLASSES, RoadMap
 
 HALF = (15.0, 30.0)
@@ -79,7 +80,9 @@ def test_turning_world_and_car_together_changes_nothing():
     assert len(plain) == len(turned) > 5
     for label in range(len(CLASSES)):
         for line in of_class(plain, label):
-            distances = [shapely.hausdorff_distance(shapely.LineString(line), shapely.LineString(other)) for other in of_class(turned, label)]
+            distances = [
+                shapely.hausdorff_distance(shapely.LineString(line), shapely.LineString(other)) for other in of_class(turned, label)
+            ]
             assert min(distances) < 1e-6
 
 
@@ -144,7 +147,9 @@ if importlib.util.find_spec("nuscenes"):
                 assert sum(shapely.Polygon(v).area for v in of_class(vectors, CROSSING)) == pytest.approx(crossings.area, abs=1e-6)
                 roads = shapely.union_all([part for layer, shapes in found if layer in ("road_segment", "lane") for part in shapes])
                 kerbs = shapely.LineString() if roads.is_empty else roads.boundary.intersection(shapely.box(-14.8, -29.8, 14.8, 29.8))
-                assert sum(np.hypot(*np.diff(v, axis=0).T).sum() for v in of_class(vectors, BOUNDARY)) == pytest.approx(kerbs.length, abs=1e-6)
+                assert sum(np.hypot(*np.diff(v, axis=0).T).sum() for v in of_class(vectors, BOUNDARY)) == pytest.approx(
+                    kerbs.length, abs=1e-6
+                )
                 compared += bool(vectors)
         assert compared > 50
 

@@ -1,4 +1,5 @@
 """The procedural world: the same bytes again, and what is in the map is painted where the map says."""
+
 import hashlib
 
 import numpy as np
@@ -70,7 +71,9 @@ def painted(line: np.ndarray, frame, camera, picture: np.ndarray) -> tuple[int, 
     length_m = np.hypot(*np.diff(line, axis=0).T).sum()
     points = geometry.on_ground(polylines.resample(line, max(2, int(length_m / 0.2))))
     cam_from_world = geometry.inverse(camera.world_from_cam)
-    pixels, depth_m, seen = geometry.project(geometry.transform(cam_from_world, points), camera.intrinsics, camera.width_px, camera.height_px)
+    pixels, depth_m, seen = geometry.project(
+        geometry.transform(cam_from_world, points), camera.intrinsics, camera.width_px, camera.height_px
+    )
     seen &= depth_m < 20
     column, row = pixels[seen].astype(int).T
     colours = picture[row, column]

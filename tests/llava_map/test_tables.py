@@ -1,4 +1,5 @@
 """The reader of nuScenes tables: a stand-in world with one fault at a time, and the real key frame where it is."""
+
 import json
 import shutil
 from pathlib import Path

@@ -3,6 +3,7 @@
 The idea of LLaVA-Map (its guide), the ground truth, losses and evaluation of MapTR (Liao et al., ICLR 2023). The contract of
 lib.recipes. Nothing here imports torch until a function needs it.
 """
+
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 PRECISIONS = ("bf16", "fp16", "fp32")
 COMPARISON = "random_init"  # queries and decoder of the base are untrained: a comparison, not a competitor
 MAIN_METRIC = "mAP"
-MAP_METRICS = ("mAP", "mAP_guide", *(f"AP_{name}{at}" for name in ("divider", "ped_crossing", "boundary") for at in ("", "_0.5m", "_1.0m", "_1.5m")))
+MAP_METRICS = (
+    "mAP",
+    "mAP_guide",
+    *(f"AP_{name}{at}" for name in ("divider", "ped_crossing", "boundary") for at in ("", "_0.5m", "_1.0m", "_1.5m")),
+)
 METRICS = {name: Metric("", lower_is_better=False) for name in MAP_METRICS}
 READS = {
     2: ("data.root", "data.version", "data.stand_in", "model.encoder", "model.qformer", "model.llm"),

@@ -1,4 +1,5 @@
 """The networks of a stage: published parts strictly loaded, new parts drawn from the run's seed, and what of them is trained."""
+
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,10 @@ def prompt_ids(cfg: Config, size: LlamaSize, places: dict[str, Path]) -> list[in
     else:
         ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(cfg.model.prompt).ids
     if max(ids) >= size.vocabulary:
-        raise Stop(f"the tokenizer in {folder} gives id {max(ids)}, but the language model has {size.vocabulary} words", "use the tokenizer of the same model")
+        raise Stop(
+            f"the tokenizer in {folder} gives id {max(ids)}, but the language model has {size.vocabulary} words",
+            "use the tokenizer of the same model",
+        )
     return ids
 
 
@@ -120,7 +124,10 @@ def qformer_pairs(cfg: Config, places: dict[str, Path]) -> Iterator[tuple[str, t
     index = places["blip2"] / "model.safetensors.index.json"
     names = [name for group in weights.shards(index).values() for name in group if name.startswith(BLIP2_PREFIXES)]
     if len(names) != QFORMER_TENSORS:
-        raise Stop(f"{index} has {len(names)} of the {QFORMER_TENSORS} Q-Former tensors", "bring Salesforce/blip2-opt-2.7b, or set model.qformer=scratch")
+        raise Stop(
+            f"{index} has {len(names)} of the {QFORMER_TENSORS} Q-Former tensors",
+            "bring Salesforce/blip2-opt-2.7b, or set model.qformer=scratch",
+        )
     yield from below(index, BLIP2_PREFIXES[0], BLIP2_PREFIXES[0])
     yield from below(index, BLIP2_PREFIXES[1], BLIP2_PREFIXES[1])
 
@@ -140,7 +147,11 @@ def llm_pairs(cfg: Config, places: dict[str, Path]) -> Iterator[tuple[str, torch
             yield name, tensor
 
 
-PAIRS: dict[str, Callable[[Config, dict[str, Path]], Iterator[tuple[str, torch.Tensor]]]] = {"image": image_pairs, "qformer": qformer_pairs, "llm": llm_pairs}
+PAIRS: dict[str, Callable[[Config, dict[str, Path]], Iterator[tuple[str, torch.Tensor]]]] = {
+    "image": image_pairs,
+    "qformer": qformer_pairs,
+    "llm": llm_pairs,
+}
 
 
 def below(file: Path, before: str, now: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -156,9 +167,13 @@ def four_bit(llm: nn.Module) -> nn.Module:
     try:
         from bitsandbytes.nn import Linear4bit
     except ImportError as error:
-        raise Stop("model.llm_bits=4 needs bitsandbytes, which is not installed", "pip install bitsandbytes, or set model.llm_bits=16") from error
+        raise Stop(
+            "model.llm_bits=4 needs bitsandbytes, which is not installed", "pip install bitsandbytes, or set model.llm_bits=16"
+        ) from error
     for name, layer in [(name, layer) for name, layer in llm.named_modules() if isinstance(layer, nn.Linear)]:
-        small = Linear4bit(layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.bfloat16, quant_type="nf4")
+        small = Linear4bit(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.bfloat16, quant_type="nf4"
+        )
         small.load_state_dict(layer.state_dict())
         llm.set_submodule(name, small)
     return llm
@@ -193,7 +208,12 @@ def prefix(cfg: Config, modules: dict[str, Any]) -> Prefix | None:
 
 def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     """One loss; the guide's three learning rates by module (q, m, d), and one each for what it does not name."""
-    rates = {"q": ("qformer", cfg.train.lr * cfg.train.lr_share_qformer), "b": ("bridge", cfg.train.lr), "m": ("queries", cfg.train.lr), "d": ("decoder", cfg.train.lr)}
+    rates = {
+        "q": ("qformer", cfg.train.lr * cfg.train.lr_share_qformer),
+        "b": ("bridge", cfg.train.lr),
+        "m": ("queries", cfg.train.lr),
+        "d": ("decoder", cfg.train.lr),
+    }
     if cfg.model.scene_interaction:
         rates["i"] = ("interaction", cfg.train.lr)
     if stage.name == "stage3":

@@ -1,4 +1,5 @@
 """Settings of the map recipe. Sizes of published networks are tables here, so that `--plan` needs neither torch nor a file."""
+
 from dataclasses import dataclass, field
 
 from lib import config
@@ -209,7 +210,8 @@ class Config:
 # The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 warm-up steps.
 # Its clip of 0.1 belonged to a loss 20 times smaller; with MapTR's sums it is 35.
 GUIDE = {
-    "train.lr": 1e-4, "train.lr_share_qformer": 0.1, "train.weight_decay": 0.01, "train.epochs": 12, "train.global_batch": 16, "train.warmup_share": 0.024,
+    "train.lr": 1e-4, "train.lr_share_qformer": 0.1, "train.weight_decay": 0.01, "train.epochs": 12, "train.global_batch": 16,
+    "train.warmup_share": 0.024,
 }  # fmt: skip
 STAGE3 = GUIDE | {"train.stages": ["stage2", "stage3"], "train.stage3_epochs": 3, "lora.rank": 32, "lora.alpha": 64.0, "lora.dropout": 0.05}
 PRESETS = {
@@ -222,9 +224,10 @@ PRESETS = {
 
 # A network of 2 million parameters with every part of the large one, on procedural roads; frames of the last location are held out.
 DEMO = {
-    "model.encoder": "demo", "model.qformer": "demo", "model.llm": "demo", "model.tokens_per_view": 16, "model.instances": 20, "model.points": 12,
-    "model.decoder_width": 96, "model.decoder_layers": 3, "data.stand_in": True, "data.width_px": 200, "data.height_px": 112,
-    "train.epochs": 14, "train.lr": 2e-3, "train.micro_batch": 4, "train.global_batch": 4,
+    "model.encoder": "demo", "model.qformer": "demo", "model.llm": "demo", "model.tokens_per_view": 16,
+    "model.instances": 20, "model.points": 12, "model.decoder_width": 96, "model.decoder_layers": 3,
+    "data.stand_in": True, "data.width_px": 200, "data.height_px": 112,
+    "train.epochs": 6, "train.lr": 2e-3, "train.micro_batch": 4, "train.global_batch": 4,
 }  # fmt: skip
 
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.

@@ -1,4 +1,5 @@
 """What the recipe costs, from its sizes alone. No torch, so that `--plan` answers at once; a test compares with the networks."""
+
 import json
 from pathlib import Path
 
@@ -22,9 +23,18 @@ def llama_size(cfg: Config, folder: Path | None = None) -> LlamaSize | None:
         raise Stop(f"the sizes of {cfg.model.llm} are not known before its config.json is there", "python step2_download.py")
     told = json.loads(path.read_text())
     if told.get("model_type") != "llama":
-        raise Stop(f"{path} describes a {told.get('model_type')!r} model, and model.llm must be of the Llama family", "choose another model.llm")
+        raise Stop(
+            f"{path} describes a {told.get('model_type')!r} model, and model.llm must be of the Llama family", "choose another model.llm"
+        )
     heads = told["num_attention_heads"]
-    return LlamaSize(told["hidden_size"], told["num_hidden_layers"], heads, told.get("num_key_value_heads") or heads, told["intermediate_size"], told["vocab_size"])
+    return LlamaSize(
+        told["hidden_size"],
+        told["num_hidden_layers"],
+        heads,
+        told.get("num_key_value_heads") or heads,
+        told["intermediate_size"],
+        told["vocab_size"],
+    )
 
 
 def hidden_width(cfg: Config, size: LlamaSize | None) -> int:
@@ -117,7 +127,13 @@ def decoder(cfg: Config, hidden: int) -> int:
     attention = 4 * linear(dim, dim) + linear(dim, 2 * dim) + linear(2 * dim, dim) + 2 * norm(dim)
     offset = linear(2 * dim + 2 * EMBEDDING, dim) + linear(dim, dim // 2) + linear(dim // 2, 2)
     layer = attention + offset + norm(dim) + linear(dim, CLASSES)
-    return reducers + cfg.model.instances * points * 2 + linear(4 * COORDINATE_OCTAVES, EMBEDDING) + points * EMBEDDING + cfg.model.decoder_layers * layer
+    return (
+        reducers
+        + cfg.model.instances * points * 2
+        + linear(4 * COORDINATE_OCTAVES, EMBEDDING)
+        + points * EMBEDDING
+        + cfg.model.decoder_layers * layer
+    )
 
 
 def interaction(cfg: Config, hidden: int) -> int:

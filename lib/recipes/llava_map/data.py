@@ -3,6 +3,7 @@
 In `out` a frame is `<scene>/<token>.npz` (cameras and vectors, no pickle) and `<scene>/<token>/<channel>.jpg` (resized). What is on
 disk is not made again. `overlays/` shows ground truth drawn into the six pictures: look at it before training.
 """
+
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,12 @@ def prepare_frame(cfg: Config, frame: Frame, road_map: RoadMap, root: Path, out:
         save_frame(arrays, cfg, frame, vectors)
     x_m, y_m = frame.world_from_bev[:2, 3]
     counts = np.bincount(read_arrays(arrays)["labels"], minlength=len(CLASSES))
-    record.columns = {"location": frame.location, "x_m": round(float(x_m), 2), "y_m": round(float(y_m), 2), "timestamp_us": frame.timestamp_us}
+    record.columns = {
+        "location": frame.location,
+        "x_m": round(float(x_m), 2),
+        "y_m": round(float(y_m), 2),
+        "timestamp_us": frame.timestamp_us,
+    }
     record.columns |= {name: int(count) for name, count in zip(CLASSES, counts, strict=True)}
     return record
 
@@ -75,7 +81,10 @@ def vectors_of(cfg: Config, frame: Frame, road_map: RoadMap) -> list[Vector]:
     """The frame's map vectors. More than there are instance queries is refused: MapTR never truncates, and neither do we."""
     vectors = road_map.vectors(*frame.world_from_bev[:2, 3], geometry.yaw_rad(frame.world_from_bev), cfg.data.half_extent_m)
     if len(vectors) > cfg.model.instances:
-        raise Stop(f"{frame.scene}/{frame.token} has {len(vectors)} map elements, and model.instances is {cfg.model.instances}", f"set model.instances={len(vectors)} or more")
+        raise Stop(
+            f"{frame.scene}/{frame.token} has {len(vectors)} map elements, and model.instances is {cfg.model.instances}",
+            f"set model.instances={len(vectors)} or more",
+        )
     return vectors
 
 
@@ -118,7 +127,14 @@ def overlay(cfg: Config, frame: Frame, out: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = read_arrays(out / frame.scene / f"{frame.token}.npz")
     truth = list(zip(arrays["labels"], lines_of(arrays), strict=True))
-    drawing.scene_figure(path, f"{frame.scene}  {frame.location}  ground truth", read_pictures(out / frame.scene / frame.token), arrays, cfg.data.half_extent_m, truth=truth)
+    drawing.scene_figure(
+        path,
+        f"{frame.scene}  {frame.location}  ground truth",
+        read_pictures(out / frame.scene / frame.token),
+        arrays,
+        cfg.data.half_extent_m,
+        truth=truth,
+    )
 
 
 def lines_of(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -140,7 +156,11 @@ def split(cfg: Config, records: list[Record]) -> Split:
         return geographic(cfg, [record for record in records if record.status == "ok"])
     names = "mini_" if cfg.data.version == "v1.0-mini" else ""
     train, val = set(splits.OFFICIAL[f"{names}train"]), set(splits.OFFICIAL[f"{names}val"])
-    foreign = {record.sample_id: f"{record.group} is in neither official list of {cfg.data.version}" for record in records if record.group not in train | val}
+    foreign = {
+        record.sample_id: f"{record.group} is in neither official list of {cfg.data.version}"
+        for record in records
+        if record.group not in train | val
+    }
     return Split("scene", tuple(sorted(val & {record.group for record in records})), foreign)
 
 
@@ -178,7 +198,11 @@ def summarise_data(cfg: Config, records: list[Record]) -> dict:
     for side in ("train", "val"):
         mine = [record for record in usable if record.split == side]
         counts = np.array([[int(record.columns[name]) for name in CLASSES] for record in mine]).reshape(-1, len(CLASSES))
-        summary[side] = {"frames": len(mine), "scenes": len({record.group for record in mine}), "most_in_a_frame": int(counts.sum(1).max(initial=0))}
+        summary[side] = {
+            "frames": len(mine),
+            "scenes": len({record.group for record in mine}),
+            "most_in_a_frame": int(counts.sum(1).max(initial=0)),
+        }
         summary[side] |= {"frames_without": int((counts.sum(1) == 0).sum())} | dict(zip(CLASSES, counts.sum(0).tolist(), strict=True))
     return summary | {f"val_share_within_{NEAR_M:.0f}_m_of_train": round(leak(usable), 4)}
 
@@ -203,7 +227,11 @@ def sampler(cfg: Config, manifest: Manifest, side: str) -> Sampler:
     def draw(index: int, key) -> dict:
         record, generator = records[index], key.generator()
         flip = side == "train" and cfg.data.flip and bool(generator.random() < 0.5)
-        colour = generator.uniform(1 - cfg.data.colour_jitter, 1 + cfg.data.colour_jitter, (2, len(CAMERAS), 1, 1, 1)) if side == "train" else None
+        colour = (
+            generator.uniform(1 - cfg.data.colour_jitter, 1 + cfg.data.colour_jitter, (2, len(CAMERAS), 1, 1, 1))
+            if side == "train"
+            else None
+        )
         return sample(cfg, record, manifest.arrays / record.sample_id, flip, colour if cfg.data.colour_jitter else None)
 
     return Sampler(len(records), draw)

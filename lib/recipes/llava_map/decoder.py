@@ -1,4 +1,5 @@
 """Map queries, the optional look past the language model, and the map decoder (MapTR's refinement, per-layer heads)."""
+
 import math
 
 import torch
@@ -35,7 +36,9 @@ class SceneInteraction(nn.Module):
         super().__init__()
         self.from_map = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))
         self.from_scene = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))
-        self.layers = nn.ModuleList(nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.1, batch_first=True, norm_first=True) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.1, batch_first=True, norm_first=True) for _ in range(layers)
+        )
         self.to_map = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden))
         self.scale = nn.Parameter(torch.tensor(0.1))
 
@@ -60,7 +63,8 @@ class MapDecoder(nn.Module):
         self.layers = nn.ModuleList(Refinement(dim, heads) for _ in range(layers))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, instances * (1 + points), hidden) -> logits (layers, batch, instances, classes), points (layers, batch, instances, points, 2)."""
+        """features (batch, instances * (1 + points), hidden) -> of every layer, logits (layers, batch, instances, classes) and points
+        (layers, batch, instances, points, 2)."""
         with torch.autocast(features.device.type, enabled=False):
             blocks = features.float().unflatten(1, (len(self.reference), -1))
             instance, point = self.reduce_instance(blocks[:, :, 0]), self.reduce_point(blocks[:, :, 1:])
@@ -81,7 +85,9 @@ class Refinement(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.attention = nn.TransformerEncoderLayer(dim, heads, 2 * dim, 0.0, batch_first=True, norm_first=True)
-        self.offset = nn.Sequential(nn.Linear(2 * dim + 2 * EMBEDDING, dim), nn.ReLU(), nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, 2))
+        self.offset = nn.Sequential(
+            nn.Linear(2 * dim + 2 * EMBEDDING, dim), nn.ReLU(), nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, 2)
+        )
         self.classify = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(CLASSES)))
         nn.init.zeros_(self.offset[-1].weight)
         nn.init.zeros_(self.offset[-1].bias)

@@ -1,4 +1,5 @@
 """Pictures of a frame (from above and in its six cameras) and precision-recall curves. One legend everywhere."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,16 @@ SHOWN_SCORE = 0.3  # of predictions in pictures; evaluation has no threshold
 Lines = Sequence[tuple[int, np.ndarray]]  # (class, vertices in metres)
 
 
-def scene_figure(path: Path, title: str, pictures: np.ndarray, cameras: dict, half_extent_m: tuple[float, float], truth: Lines = (), predicted: Lines = ()) -> None:
-    """Ground truth dashed, prediction solid. pictures (6, 3, h, w), cameras with `intrinsics` and `bev_from_cam` of the resized pictures."""
+def scene_figure(
+    path: Path,
+    title: str,
+    pictures: np.ndarray,
+    cameras: dict,
+    half_extent_m: tuple[float, float],
+    truth: Lines = (),
+    predicted: Lines = (),
+) -> None:
+    """Ground truth dashed, prediction solid. pictures (6, 3, h, w); cameras: `intrinsics` and `bev_from_cam` of these pictures."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.2), layout="constrained")
@@ -81,7 +90,15 @@ def draw(cfg, base: list[Row], adapted: list[Row], out: Path) -> None:
         folder = Path(row.arrays["folder"])
         arrays = read_arrays(folder.with_name(folder.name + ".npz"))
         title = f"{row.sample_id}: ground truth dashed, prediction with score above {SHOWN_SCORE} solid"
-        scene_figure(out / f"frame_{number:02d}.png", title, read_pictures(folder), arrays, cfg.data.half_extent_m, row.arrays["truth"], row.arrays["predicted"])
+        scene_figure(
+            out / f"frame_{number:02d}.png",
+            title,
+            read_pictures(folder),
+            arrays,
+            cfg.data.half_extent_m,
+            row.arrays["truth"],
+            row.arrays["predicted"],
+        )
     precision_recall(out / "precision_recall.png", {"untrained": base, "trained": adapted})
 
 

@@ -3,6 +3,7 @@
 A frozen encoder's tokens depend on the picture alone, so the loop keeps them (`Prefix`); the ray code below is trained and
 is computed every time.
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -49,8 +50,12 @@ def clip(size: EncoderSize) -> nn.Module:
 
     return CLIPVisionModel(
         CLIPVisionConfig(
-            hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-            patch_size=size.stride_px, image_size=size.image_px,
+            hidden_size=size.width,
+            intermediate_size=size.mlp,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            patch_size=size.stride_px,
+            image_size=size.image_px,
         )  # fmt: skip
     )
 
@@ -60,8 +65,12 @@ def blip2(size: EncoderSize) -> nn.Module:
 
     return Blip2VisionModel(
         Blip2VisionConfig(
-            hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-            patch_size=size.stride_px, image_size=size.image_px,
+            hidden_size=size.width,
+            intermediate_size=size.mlp,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            patch_size=size.stride_px,
+            image_size=size.image_px,
         )  # fmt: skip
     )
 
@@ -98,7 +107,9 @@ def ray_points(intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], 
     height_px, width_px = size_px
     v = (torch.arange(rows, device=intrinsics.device) + 0.5) * height_px / rows
     u = (torch.arange(columns, device=intrinsics.device) + 0.5) * width_px / columns
-    pixels = torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns), torch.ones_like(u).expand(rows, columns)], -1).flatten(0, 1)
+    pixels = torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns), torch.ones_like(u).expand(rows, columns)], -1).flatten(
+        0, 1
+    )
     rays = torch.einsum("nij,njk,tk->nti", bev_from_cam[:, :3, :3], torch.linalg.inv(intrinsics), pixels)
     steps = torch.arange(depths, device=intrinsics.device) / (depths - 1)
     depths_m = NEAREST_M + (FARTHEST_M - NEAREST_M) * steps.square()

@@ -1,4 +1,5 @@
 """Scores of held-out frames. A row carries its detections as numbers, because average precision is of the whole set."""
+
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,14 @@ def row(cfg: Config, batch: dict[str, Any], number: int, logits: np.ndarray, poi
     best = logits.argmax(1)
     own = 1 / (1 + np.exp(-logits.max(1).astype(np.float64)))
     kept = own > cfg.eval.guide_threshold
-    numbers |= {GUIDE + k: v for k, v in packed(own[kept], best[kept], points[kept], truth, len(points)).items() if not k.startswith("truths")}
+    numbers |= {
+        GUIDE + k: v for k, v in packed(own[kept], best[kept], points[kept], truth, len(points)).items() if not k.startswith("truths")
+    }
     numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
     shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > SHOWN_SCORE]
-    return Row(batch["sample_id"][number], batch["group"][number], numbers, {"folder": batch["folder"][number], "truth": truth, "predicted": shown})
+    return Row(
+        batch["sample_id"][number], batch["group"][number], numbers, {"folder": batch["folder"][number], "truth": truth, "predicted": shown}
+    )
 
 
 def packed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: list, places: int) -> dict[str, float]:
@@ -75,7 +80,9 @@ def unpacked(row: Row, before: str) -> np.ndarray:
     key = f"{before}detections"
     if key not in row.arrays:
         places = sum(name.startswith(f"{before}score_") for name in row.numbers)
-        pairs = np.array([[row.numbers[f"{before}{word}_{place:02d}"] for word in ("score", "kind")] for place in range(places)]).reshape(-1, 2)
+        pairs = np.array([[row.numbers[f"{before}{word}_{place:02d}"] for word in ("score", "kind")] for place in range(places)]).reshape(
+            -1, 2
+        )
         pairs = pairs[pairs[:, 0] >= 0]
         kinds = pairs[:, 1].astype(int)
         row.arrays[key] = np.column_stack([pairs[:, 0], kinds // 10, (kinds % 10)[:, None] & HIT_BITS > 0])
@@ -87,7 +94,9 @@ def detections(rows: list[Row], before: str = "") -> list[Detections]:
     """The detections of all rows by class."""
     every = np.concatenate([unpacked(row, before) for row in rows])
     truths = np.sum([row.arrays["truths"] for row in rows], axis=0)
-    return [Detections(mine[:, 0], mine[:, 2:].astype(bool), int(truths[i])) for i in range(len(CLASSES)) for mine in [every[every[:, 1] == i]]]
+    return [
+        Detections(mine[:, 0], mine[:, 2:].astype(bool), int(truths[i])) for i in range(len(CLASSES)) for mine in [every[every[:, 1] == i]]
+    ]
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
@@ -98,12 +107,16 @@ def summarise(rows: list[Row]) -> dict[str, float]:
 def describe(scores: dict[str, Any]) -> str:
     """AP by class and threshold, and the main number with its interval."""
     found = scores["metrics"]
-    lines = [f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes", f"{'':<14}{'AP 0.5 m':>10}{'1.0 m':>8}{'1.5 m':>8}{'mean':>8}"]
+    lines = [
+        f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes",
+        f"{'':<14}{'AP 0.5 m':>10}{'1.0 m':>8}{'1.5 m':>8}{'mean':>8}",
+    ]
     for name in CLASSES:
         cells = [found[f"AP_{name}_{threshold}m"]["adapted"] for threshold in THRESHOLDS_M] + [found[f"AP_{name}"]["adapted"]]
         lines.append(f"{name:<14}{cells[0]:>10.3f}" + "".join(f"{cell:>8.3f}" for cell in cells[1:]))
     whole = found["mAP"]
     trivial = "" if whole["trivial"] is None else f", straight road {whole['trivial']:.3f}"
-    lines.append(f"mAP {whole['adapted']:.3f}, untrained {whole['base']:.3f}{trivial}; difference {whole['difference']:+.3f} [{whole['low']:+.3f}, {whole['high']:+.3f}]")
+    lines.append(f"mAP {whole['adapted']:.3f}, untrained {whole['base']:.3f}{trivial}")
+    lines.append(f"difference to untrained {whole['difference']:+.3f}, 95 % interval [{whole['low']:+.3f}, {whole['high']:+.3f}]")
     lines.append(f"with the guide's score threshold: mAP {found['mAP_guide']['adapted']:.3f}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ y forward, z up); camera (x right, y down, z forward). Map vectors live in `bev`
 lidar's position and heading, but level and with z = 0 on the ground under the car. Matrices are 4x4 and named
 `target_from_source`: `world_from_ego @ ego_from_lidar` is `world_from_lidar`.
 """
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 

@@ -3,6 +3,7 @@
 Sequence: prefix (scene tokens and prompt), then for each instance its own token and those of its points:
 inst0, p0_0, p0_1, …, inst1, p1_0, …
 """
+
 from dataclasses import dataclass
 
 import torch

@@ -3,6 +3,7 @@
 Points are in [0, 1] over the region of interest here; directions are in metres. Every decoder layer has its own
 matching. A frame's ground truth is `Truth`: labels and all orders of its points (polylines.orders).
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,9 @@ def direction_sum(points: Tensor, targets: Tensor) -> Tensor:
     return (1 - (ours * theirs).sum(-1) / lengths).sum()
 
 
-def layer_loss(logits: Tensor, points: Tensor, truths: list[Truth], weights: Weights, extent_m: Tensor) -> tuple[dict[str, Tensor], list[Match]]:
+def layer_loss(
+    logits: Tensor, points: Tensor, truths: list[Truth], weights: Weights, extent_m: Tensor
+) -> tuple[dict[str, Tensor], list[Match]]:
     """The three weighted terms of one decoder layer. logits (batch, queries, classes), points (batch, queries, points, 2)."""
     matches = [match(*frame, truth, weights) for *frame, truth in zip(logits, points, truths, strict=True)]
     positives = max(sum(len(m.query) for m in matches), 1)

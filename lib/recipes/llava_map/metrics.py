@@ -4,6 +4,7 @@ A frame keeps its 50 best (query, class) pairs without a score threshold. Lines 
 length. A detection looks at its nearest ground truth of its class, whether that is taken or not; it is true where the
 Chamfer distance is within the threshold and nobody with a higher score took that line before.
 """
+
 from dataclasses import dataclass
 
 import numpy as np

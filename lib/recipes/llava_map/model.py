@@ -1,4 +1,5 @@
 """The whole chain: pictures -> image tokens -> scene tokens -> language model with map queries -> map vectors."""
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +8,7 @@ from lib.recipes.llava_map.config import ENCODERS, QFORMERS, Config, LlamaSize
 from lib.recipes.llava_map.decoder import MapDecoder, MapQueries, SceneInteraction
 from lib.recipes.llava_map.encoder import ImageEncoder
 from lib.recipes.llava_map.layout import Layout
-from lib.recipes.llava_map.qformer import VIEWS, Bridge, QFormer, scene_tokens
+from lib.recipes.llava_map.qformer import Bridge, QFormer, scene_tokens
 
 
 def new_parts(cfg: Config, hidden: int) -> dict[str, nn.Module]:
@@ -96,9 +97,10 @@ def recompute(llm: nn.Module) -> None:
     transformers recomputes in training mode only, which a frozen model never is in; a Llama has no dropout that this would wake.
     """
     if getattr(llm, "checkpointing", False) and torch.is_grad_enabled():
-        if not llm.is_gradient_checkpointing:
-            llm.gradient_checkpointing_enable({"use_reentrant": False})
-        llm.train()
+        llm.gradient_checkpointing_enable({"use_reentrant": False})
+        llm.checkpointing = False  # asked for once
+    if llm.layers[0].gradient_checkpointing:
+        llm.train(torch.is_grad_enabled())
 
 
 def masked_states(llm: nn.Module, sequence: Tensor, layout: Layout) -> Tensor:
@@ -125,4 +127,8 @@ def refuse_leaking_mask(llm: nn.Module, hidden: int) -> None:
     llm.layers = layers
     moved = (states[1:] != states[:1]).any(-1).T  # (row, changed token)
     if not torch.equal(moved.cpu(), layout.allowed()):
-        raise Stop("the language model does not obey the attention mask: a token saw what it must not", "install the versions of constraints.txt", FAILED)
+        raise Stop(
+            "the language model does not obey the attention mask: a token saw what it must not",
+            "install the versions of constraints.txt",
+            FAILED,
+        )

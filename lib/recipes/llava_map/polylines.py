@@ -2,6 +2,7 @@
 
 A polyline is (n, 2) in metres in the `bev` frame. It is closed where its first point is repeated as its last.
 """
+
 import numpy as np
 
 FAR_M = -10000.0  # pads the list of orders: never the nearest

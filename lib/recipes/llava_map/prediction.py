@@ -1,8 +1,9 @@
 """Predictions for a person's own frames, and what a trained run is handed on as.
 
-    OUT/predictions.json          {sample token: [{"class", "score", "pts": [[x, y], …]}]}, metres, x right and y ahead of the lidar
-    OUT/<scene>-<token>.png       from above and in the six cameras
+OUT/predictions.json          {sample token: [{"class", "score", "pts": [[x, y], …]}]}, metres, x right and y ahead of the lidar
+OUT/<scene>-<token>.png       from above and in the six cameras
 """
+
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,20 @@ def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
         [(logits, points)] = network_outputs(cfg, parts, batch)
         scores, labels, lines = metrics.best_pairs(logits, points, cfg.eval.detections)
         found[frame.token] = [
-            {"class": CLASSES[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()} for score, label, line in zip(scores, labels, lines, strict=True)
+            {"class": CLASSES[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()}
+            for score, label, line in zip(scores, labels, lines, strict=True)
         ]
         shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > drawing.SHOWN_SCORE]
         cameras = {name: batch[name][0].cpu().numpy() for name in ("intrinsics", "bev_from_cam")}
         title = f"{frame.scene}  {frame.token}: {len(shown)} lines with a score above {drawing.SHOWN_SCORE}"
-        drawing.scene_figure(out / f"{frame.scene}-{frame.token}.png", title, batch["pictures"][0].cpu().numpy(), cameras, cfg.data.half_extent_m, predicted=shown)
+        drawing.scene_figure(
+            out / f"{frame.scene}-{frame.token}.png",
+            title,
+            batch["pictures"][0].cpu().numpy(),
+            cameras,
+            cfg.data.half_extent_m,
+            predicted=shown,
+        )
     write_json(out / "predictions.json", found)
     print(f"{len(found)} frames")
 
@@ -45,7 +54,10 @@ def chosen(folder: Path, wanted: str) -> list[Frame]:
     """The frames of the only version in the folder, of one scene or one sample of it."""
     versions = sorted(path.parent.name for path in folder.glob("*/sample_data.json"))
     if not versions:
-        raise Stop(f"{folder} holds no nuScenes tables (<version>/sample_data.json); without cameras there is no prediction", "give a nuScenes folder to --predict")
+        raise Stop(
+            f"{folder} holds no nuScenes tables (<version>/sample_data.json); without cameras there is no prediction",
+            "give a nuScenes folder to --predict",
+        )
     frames, skipped = read_frames(folder, versions[-1])
     if wanted in skipped:
         raise Stop(f"the sample {wanted} cannot be used: {skipped[wanted]}", "choose another one")
@@ -62,11 +74,17 @@ def as_batch(cfg: Config, frame: Frame, root: Path, device: Any) -> dict[str, An
         try:
             with Image.open(root / camera.filename) as picture:
                 picture.draft("RGB", size_px)
-                pictures.append(np.asarray(picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)).transpose(2, 0, 1))
+                pictures.append(
+                    np.asarray(picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)).transpose(2, 0, 1)
+                )
         except OSError as error:
             raise Stop(f"{root / camera.filename} cannot be decoded: {error}", "bring the picture again") from error
         intrinsics.append(geometry.scaled(camera.intrinsics, size_px[0] / camera.width_px, size_px[1] / camera.height_px))
-    batch = {"pictures": np.stack(pictures), "intrinsics": np.stack(intrinsics).astype(np.float32), "bev_from_cam": frame.bev_from_cam().astype(np.float32)}
+    batch = {
+        "pictures": np.stack(pictures),
+        "intrinsics": np.stack(intrinsics).astype(np.float32),
+        "bev_from_cam": frame.bev_from_cam().astype(np.float32),
+    }
     return {name: torch.from_numpy(array)[None].to(device) for name, array in batch.items()}
 
 
@@ -74,7 +92,12 @@ def export(cfg: Config, parts: Parts, out: Path) -> None:
     """map.safetensors: everything that was trained, by module. A language model that was trained too is saved in its own format."""
     from safetensors.torch import save_file
 
-    tensors = {f"{name}.{key}": tensor.contiguous() for name in TRAINED if name in parts.modules for key, tensor in parts.modules[name].state_dict().items()}
+    tensors = {
+        f"{name}.{key}": tensor.contiguous()
+        for name in TRAINED
+        if name in parts.modules
+        for key, tensor in parts.modules[name].state_dict().items()
+    }
     with atomic(out / "map.safetensors") as temporary:
         save_file(tensors, temporary)
     if "llm" in parts.lora or any(pattern.startswith("llm") for pattern in parts.full):

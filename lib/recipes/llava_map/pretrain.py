@@ -6,6 +6,7 @@ The image encoder is trained on a generic road task: where in a picture are lane
 another seed than the demo's. Q-Former and language model keep random weights of a size that passes signals on: what the demo
 teaches is taught by the run itself. About 3 minutes on one core.
 """
+
 import argparse
 import time
 from pathlib import Path
@@ -60,7 +61,9 @@ def read(cfg, folder: Path, frame) -> np.ndarray:
     from PIL import Image
 
     size_px = (cfg.data.width_px, cfg.data.height_px)
-    return np.stack([np.asarray(Image.open(folder / camera.filename).resize(size_px, Image.Resampling.BILINEAR)) for camera in frame.cameras]).transpose(0, 3, 1, 2)
+    return np.stack(
+        [np.asarray(Image.open(folder / camera.filename).resize(size_px, Image.Resampling.BILINEAR)) for camera in frame.cameras]
+    ).transpose(0, 3, 1, 2)
 
 
 def answer(cfg, frame, vectors: list) -> np.ndarray:
@@ -120,7 +123,8 @@ def train(pictures: np.ndarray, answers: np.ndarray, steps: int):
             with torch.no_grad():
                 guess, wanted = task(*(torch.from_numpy(array[-HELD_OUT:]).flatten(0, 1) for array in (pictures, answers)))
             both, either = ((guess > 0) & (wanted > 0)).sum((0, 2, 3)), ((guess > 0) | (wanted > 0)).sum((0, 2, 3))
-            print(f"step {step + 1} of {steps}  loss {loss.item():.4f}  overlap {(both / either).numpy().round(3)}  {time.monotonic() - started:.0f} s", flush=True)
+            overlap, seconds = (both / either).numpy().round(3), time.monotonic() - started
+            print(f"step {step + 1} of {steps}  loss {loss.item():.4f}  overlap {overlap}  {seconds:.0f} s", flush=True)
             encoder.train()
     return encoder.eval()
 
@@ -138,7 +142,11 @@ def write(encoder, folder: Path) -> None:
         for tensor in parts[name].parameters():
             if tensor.ndim == 2:
                 torch.nn.init.normal_(tensor, std=tensor.shape[1] ** -0.5)  # 0.02 is for widths of thousands: here it would pass nothing on
-    tensors = {f"{name}.{key}": tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous() for name, part in parts.items() for key, tensor in part.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, part in parts.items()
+        for key, tensor in part.state_dict().items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "base.safetensors") as temporary:
         save_file(tensors, temporary)

@@ -4,6 +4,7 @@
 that the checkpoint does not know is in `Bridge`. Each view is read on its own, as in BLIP-2's training, by
 `tokens_per_view` queries; what the views have in common is left to the language model.
 """
+
 import torch
 from torch import Tensor, nn
 

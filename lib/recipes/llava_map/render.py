@@ -1,4 +1,5 @@
 """Pictures of a site: the ground is painted once from above, and each camera looks its pixels up on it."""
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,6 +3,7 @@
 The official devkit walks all records of a layer for every patch; here each layer is one array of geometries with one
 search tree, and everything after the cut happens in the car's own axis-aligned frame.
 """
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,9 @@ def outlines_within(areas: np.ndarray, patch, window) -> list[np.ndarray]:
     union = shapely.get_parts(shapely.union_all(shapely.intersection(areas, patch)))
     polygons = union[shapely.get_type_id(union) == POLYGON]
     rings = shapely.get_rings(shapely.orient_polygons(polygons, exterior_cw=True))
-    lines = shapely.linestrings(shapely.get_coordinates(rings), indices=np.repeat(np.arange(len(rings)), shapely.get_num_coordinates(rings)))
+    lines = shapely.linestrings(
+        shapely.get_coordinates(rings), indices=np.repeat(np.arange(len(rings)), shapely.get_num_coordinates(rings))
+    )
     return pieces(shapely.line_merge(shapely.intersection(lines, window)))
 
 

@@ -4,6 +4,7 @@ Tables, map expansion 1.3, six cameras with near-real calibration and an ego pos
 50 ms from the lidar's). Scenes carry official names, so the official split works; the held-out ones drive at a location
 that no training scene visits. On purpose there are also a line without nodes, a self-crossing polygon and a scene of one frame.
 """
+
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -161,7 +162,9 @@ class Rig:
         self.size_px = tuple(round(side * world.size.image_scale) for side in FULL_PX)
         self.views, self.calibrated = {}, {"LIDAR_TOP": self.calibrate(world, "LIDAR_TOP", "lidar", *LIDAR_POSE, [])}
         for channel, (position_m, yaw_deg, optics) in CAMERAS.items():
-            ego_from_cam = camera_pose(np.add(position_m, rng.uniform(-0.02, 0.02, 3)), yaw_deg + rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5))
+            ego_from_cam = camera_pose(
+                np.add(position_m, rng.uniform(-0.02, 0.02, 3)), yaw_deg + rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)
+            )
             intrinsics = pinhole(optics, self.size_px)
             self.views[channel] = render.look(ego_from_cam, intrinsics, *self.size_px)
             pose = ego_from_cam[:3, 3].tolist(), quaternion(ego_from_cam)
@@ -247,7 +250,9 @@ class Drive:
 
 def add_sweep(world: World, rig: Rig, sample: str, channel: str, timestamp: int, world_from_ego: np.ndarray) -> str:
     """A sensor reading with an ego pose of its own; returns the file's relative path."""
-    pose = world.row("ego_pose", sample, channel, timestamp=timestamp, translation=world_from_ego[:3, 3].tolist(), rotation=quaternion(world_from_ego))
+    pose = world.row(
+        "ego_pose", sample, channel, timestamp=timestamp, translation=world_from_ego[:3, 3].tolist(), rotation=quaternion(world_from_ego)
+    )
     camera = channel != "LIDAR_TOP"
     width_px, height_px = rig.size_px if camera else (0, 0)
     path = f"samples/{channel}/{sample}__{channel}__{timestamp}.{'jpg' if camera else 'pcd.bin'}"

@@ -3,6 +3,7 @@
 Only key frames of the six cameras and the lidar are kept. The big tables (2.6 million rows in trainval) are read row by
 row, so that memory follows the 34 149 key frames and not the files.
 """
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ A site is 200 m of gently curved road with one or two lanes a side, often a cros
 island. Lines that a camera could not see are not in the map, and what is painted is in the map; so a network that learns
 here learns to see.
 """
+
 from dataclasses import dataclass, field
 
 import numpy as np
