@@ -30,8 +30,24 @@ def build(cfg: Config, folder: Path) -> Parts:
     ignored = tuple(pattern for head, pattern in NOT_BUILT.items() if not hasattr(network, head))
     loaded = weights.load_strict(network, weight_file(folder), ignore=ignored, dtype=torch.float32)
     network.eval().checkpointing = cfg.train.checkpointing
+    if cfg.model.base_precision == "bf16":
+        hold_in_bf16(cfg, network)
     spec = {costs.MODULE: lora(cfg)} if costs.lora_targets(cfg) else {}
     return Parts({costs.MODULE: network}, spec, costs.full_tensors(cfg), prefix(cfg, network), loaded.fingerprint, weight_file(folder))
+
+
+def hold_in_bf16(cfg: Config, network: VGGT) -> None:
+    """The aggregator's linear layers, which run in autocast: what autocast would round in every step is rounded once.
+
+    Heads run in fp32 and tokens, norms and adapters stay in fp32. A merged export then is the rounded base plus the adapters,
+    added in fp32: the network that was scored.
+    """
+    layers = [name for name, _ in network.named_modules() if costs.in_autocast(name)]
+    trained = costs.fully_trained({f"{name}.weight": () for name in layers}, costs.full_tensors(cfg))
+    if trained:
+        raise Stop(f"model.base_precision=bf16 is for frozen layers, but lora.full trains {trained[0]}", "set model.base_precision=fp32")
+    for name in layers:
+        network.get_submodule(name).to(torch.bfloat16)
 
 
 def weight_file(folder: Path) -> Path:
@@ -61,7 +77,7 @@ def prefix(cfg: Config, network: VGGT) -> Prefix | None:
     """What is computed once; None when even the patch embed is trained."""
     if costs.frozen_blocks(cfg) is None:
         return None
-    blocks, refused = front_blocks(cfg), "data.colour_jitter changes the images" if cfg.data.colour_jitter else ""
+    blocks, refused = front_blocks(cfg), "augmentation changes the images" if cfg.data.colour_jitter or cfg.data.scale_jitter else ""
     if blocks:
         return Prefix(f"blocks 0-{blocks - 1}", lambda sample: [sample["sample_id"]], lambda sample, unit: whole_sample(network, sample, blocks), costs.frozen_front(blocks), refused)
     return Prefix("patch tokens", lambda sample: sample["units"], lambda sample, unit: one_image(network, sample, unit), costs.frozen_front(0), refused)

@@ -141,6 +141,16 @@ def trainable(config: Config) -> int:
     return adapter_numbers(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
 
 
+def in_autocast(layer: str) -> bool:
+    """Whether a layer is one of the aggregator's linear ones, which model.base_precision is about."""
+    return re.fullmatch(rf"aggregator\..*\.{LINEARS}", layer) is not None
+
+
+def weight_bytes(config: Config) -> int:
+    held = 2 if config.model.base_precision == "bf16" else 4
+    return sum(prod(shape) * (held if in_autocast(name.rpartition(".")[0]) else 4) for name, shape in tensors(config.model).items())
+
+
 def frozen_blocks(config: Config) -> int | None:
     """How many of the aggregator's first blocks nothing trained lies in or before; None if the patch embed itself is trained."""
     shapes = tensors(config.model)
@@ -178,7 +188,7 @@ def memory_bytes(config: Config) -> dict[str, int]:
     between_blocks = 4 * tokens * size.embed_dim
     recompute = config.train.checkpointing
     return {
-        "weights": 4 * sum(prod(shape) for shape in tensors(size).values()),
+        "weights": weight_bytes(config),
         # Adapters themselves, gradient, Adam's two moments, the flat fp64 sum over processes, the average.
         "trained": count * (4 * bool(lora_targets(config)) + 4 + 8 + 8 + 4 * bool(config.train.ema)),
         "layers that heads read": len(size.kept_layers) * 2 * between_blocks,
@@ -192,12 +202,12 @@ def block_bytes(config: Config, tokens: int, number: int) -> int:
 
     fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden layer
     before GELU, and the four adapters' inputs, each with a byte of dropout mask; q and k before their norm are kept in fp32
-    too. Low-precision copies of the frozen weights stay as long as the block's graph.
+    too. Low-precision copies of frozen weights that are held in fp32 stay as long as the block's graph.
     """
     width, ratio = config.model.embed_dim, config.model.mlp_ratio
     stream, attention, hidden = 2 * 4, (3 + 2 + 1) * number + (2 * 4 if number < 4 else 0), ratio * number
     inputs = (3 + ratio) * (number + bool(config.lora.dropout))
-    copies = number * (4 + 2 * ratio) * width**2 if number < 4 else 0
+    copies = number * (4 + 2 * ratio) * width**2 if number < 4 and config.model.base_precision == "fp32" else 0
     return int(tokens * width * (stream + attention + hidden + inputs) + copies)
 
 
