@@ -6,20 +6,22 @@ from lib.errors import Stop
 from lib.recipes import Asset
 from lib.recipes.llava_map.config import Config
 
+MAIN = "main"  # no commit could be checked when this was written: step 2 resolves the branch once for a run
+
 # Encoder -> (hub repository, pinned revision, files, licence). BLIP-2's own image encoder is in the Q-Former's repository.
 ENCODER_SOURCES = {
-    "resnet50": ("microsoft/resnet-50", "34c2154c194f829b11125337b98c8f5f9965ff19", "model.safetensors", "Apache-2.0"),
-    "clip_l14_336": ("openai/clip-vit-large-patch14-336", "ce19dc912ca5cd21c8a653c79e251e808ccabcd1", "pytorch_model.bin", "MIT"),
+    "resnet50": ("microsoft/resnet-50", MAIN, "model.safetensors", "Apache-2.0"),
+    "clip_l14_336": ("openai/clip-vit-large-patch14-336", MAIN, "pytorch_model.bin", "MIT"),
 }
-BLIP2 = ("Salesforce/blip2-opt-2.7b", "59a1ef6c1e5117b3f65523d1c6066825bcf315e3", "MIT")
+BLIP2 = ("Salesforce/blip2-opt-2.7b", MAIN, "MIT")
 # Language model -> (pinned revision, weight files, licence). Another id needs model.llm_revision and safetensors.
 LLM_SOURCES = {
     "lmsys/vicuna-7b-v1.5": (
-        "3321f76e3f527bd14065daf69dad9344000a201d",
+        MAIN,
         ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
         "Llama 2 Community License",
     ),
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": ("fe8a4ea1ffedaf415f4da2f062534de366a451e6", ("model.safetensors",), "Apache-2.0"),
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": (MAIN, ("model.safetensors",), "Apache-2.0"),
 }
 NUSCENES = (
     "register at https://www.nuscenes.org/nuscenes, accept the terms, download 'Full dataset (v1.0)' metadata and key-frame camera "
