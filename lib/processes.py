@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 from lib.errors import DONE, FAILED, PAUSED, Stop
 from lib.run import Run, write_text
 from lib.session import Clock
-
-SHUTDOWN_SECONDS = "600"  # how long torch's launcher lets its ranks save after a signal, before it kills them
 
 
 def is_child() -> bool:
@@ -23,28 +22,34 @@ def is_child() -> bool:
 
 def launch(run: Run, processes: int, threads: int, launch_args: list[str], clock: Clock) -> int:
     """Runs this command line in `processes` processes of this machine and returns the step's exit code."""
-    outcome = run.folder / ".outcome.tmp"
+    outcome, stop = run.folder / ".outcome.tmp", run.folder / ".stop.tmp"
     outcome.unlink(missing_ok=True)
+    stop.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     command += [*launch_args, "--", *sys.argv]  # without the dashes the launcher takes --run for a flag of its own
-    run_child(command, clock, OMP_NUM_THREADS=str(threads), PIPELINE_OUTCOME=str(outcome), TORCH_ELASTIC_SHUTDOWN_TIMEOUT=SHUTDOWN_SECONDS)
+    environment = {"OMP_NUM_THREADS": str(threads), "PIPELINE_OUTCOME": str(outcome), "PIPELINE_STOP": str(stop)}
+    run_child(command, clock, environment, lambda child: write_text(stop, clock.stop_asked))
     code = int(outcome.read_text()) if outcome.exists() else FAILED
     outcome.unlink(missing_ok=True)
+    stop.unlink(missing_ok=True)
     return code
 
 
-def run_child(command: list[str], clock: Clock, **environment: str) -> int:
+def run_child(command: list[str], clock: Clock, environment: dict[str, str] | None = None, ask: Callable = subprocess.Popen.terminate) -> int:
     """Runs a command to its end and returns its exit code. It shares this session's clock, and a request to stop is passed
-    on, once: the child has a process group of its own, or Ctrl-C would reach it twice, which means "stop at once"."""
+    on by `ask`, once: the child has a process group of its own, or Ctrl-C would reach it twice, which means "stop at once".
+
+    Ranks are asked through a file (lib.session): torch's launcher answers a signal with a traceback and a deadline of its own.
+    """
     shared = {"PIPELINE_PARENT": str(os.getpid()), "PIPELINE_SESSION_START": str(clock.started)}
-    child = subprocess.Popen(command, env=os.environ | shared | environment, process_group=0)
+    child = subprocess.Popen(command, env=os.environ | shared | (environment or {}), process_group=0)
     asked = False
     while True:
         try:
             return child.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             if clock.stop_asked and not asked:
-                child.terminate()
+                ask(child)
                 asked = True
 
 

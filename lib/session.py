@@ -126,14 +126,18 @@ def take_lock(path: Path, kind: int) -> int | None:
 def guard_against_dead_parent(clock: Clock) -> None:
     """A step that a notebook started ends when the notebook's kernel dies, or it would keep the GPU for nobody.
 
-    First the step is asked to save; if it has not ended 3 s later it is ended, and the last checkpoint stands.
+    First the step is asked to save; if it has not ended 3 s later it is ended, and the last checkpoint stands. A rank is
+    asked to stop by the step that started it in the file PIPELINE_STOP.
     """
     died = parent_died()
     if died is None:
         return
+    asked = Path(os.environ.get("PIPELINE_STOP") or "no such file")
 
     def watch():
         while not died():
+            if not clock.stop_asked and asked.is_file():
+                clock.stop_asked = asked.read_text()
             time.sleep(0.5)
         clock.stop_asked = clock.stop_asked or "the parent process died"
         time.sleep(3)

@@ -46,7 +46,7 @@ def evaluations(folder):
 
 
 def test_two_and_four_processes_train_as_one_and_two_go_on_as_one(toy, step, prepared, folder):
-    prepared(*SETTINGS)
+    prepared(*SETTINGS, "session.reserve_seconds=2")
     assert step(4) == 0
     one, scored = losses(folder), evaluations(folder)
     for count in (2, 4):
@@ -126,12 +126,12 @@ def test_a_crash_after_the_first_stamp_is_no_pause(tmp_path, monkeypatch):
     """The stamp says "paused" from the first step on; only rank 0's own word makes it one."""
     from lib.run import Run
 
-    monkeypatch.setattr(processes, "run_child", lambda *a, **k: 1)
+    monkeypatch.setattr(processes, "run_child", lambda *arguments: 1)
     run = Run(tmp_path, "r")
     run.folder.mkdir(parents=True)
     run.stamp(4).write_text(json.dumps({"state": "paused"}))
     assert processes.launch(run, 2, 1, [], Clock(None, 1, 0.0)) == 1
-    monkeypatch.setattr(processes, "run_child", lambda *a, **k: Path(k["PIPELINE_OUTCOME"]).write_text("75"))
+    monkeypatch.setattr(processes, "run_child", lambda command, clock, environment, ask: Path(environment["PIPELINE_OUTCOME"]).write_text("75"))
     assert processes.launch(run, 2, 1, [], Clock(None, 1, 0.0)) == 75
     assert not (run.folder / ".outcome.tmp").exists()
 
@@ -156,7 +156,7 @@ def test_two_machines_through_accelerate_launch(tmp_path, prepared, step, folder
     one = losses(folder)
     port = processes.free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "KAGGLE_"))} | {"OMP_NUM_THREADS": "1", "TOY_STEP": "4"}
-    words = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--cpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    words = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
     children = [
         subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", *words, "--machine_rank", str(rank), TOY, "--run", "r", "--force"], cwd=tmp_path, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
