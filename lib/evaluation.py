@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from lib import adapters, assets, checkpoint, machine, report, score, steps
+from lib import adapters, assets, audit, checkpoint, machine, report, score, steps
 from lib.cli import Job
 from lib.errors import Stop
 from lib.processes import accelerator as open_accelerator
 from lib.recipes import Parts, Row, Stage
 from lib.run import Run, append_line, cut_log, read_json, read_log, write_json
-from lib.training import open_prefix, read_prepared
+from lib.training import base_limits, open_prefix, read_prepared
 
 COLUMNS = ("base", "adapted", "trivial")
 
@@ -33,6 +33,8 @@ def run(job: Job) -> list[Path]:
         parts, prefix = network(job, name, stage, where, accelerator, source)
         columns[name] = scored(job, name, parts, prefix, sampler, accelerator, source)
         score.refuse_double(columns[name], sampler.length)
+        if name == "base" and (limits := base_limits(job, manifest)):
+            audit.refuse_other_base(limits, job.recipe.summarise(job.config, columns[name]))
         del parts
     scores = write_scores(job, stage, source, columns)
     figures = job.run.folder / "figures"

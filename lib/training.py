@@ -130,13 +130,21 @@ def assemble(job: Job, stage: Stage, where: dict[str, Path], accelerator: Any, m
     for module in parts.modules.values():
         module.requires_grad_(False).to(accelerator.device)
     sampler = job.recipe.sampler(job.config, stage, manifest, "select")
-    first = lambda: score.rows(job.recipe, job.config, parts, sampler, [0], accelerator, uncached(parts))  # noqa: E731
-    before = first() if check else []
+    scored = lambda count: score.rows(job.recipe, job.config, parts, sampler, list(range(count)), accelerator, uncached(parts))  # noqa: E731
+    if check and (limits := base_limits(job, manifest)):
+        audit.refuse_other_base(limits, job.recipe.summarise(job.config, scored(sampler.length)))
+    before = scored(1) if check else []
     wrapped = adapters.attach(parts)
     for module in parts.modules.values():
         module.to(accelerator.device)
-    audit.refuse_other_output(before, first() if check else [])
+    audit.refuse_other_output(before, scored(1) if check else [])
     return parts, wrapped
+
+
+def base_limits(job: Job, manifest: Manifest) -> dict[str, float]:
+    """What the recipe knows of its published base, before hours of training on another one (lib.recipes)."""
+    known = getattr(job.recipe, "base_limits", None)
+    return known(job.config, manifest) if known else {}
 
 
 def uncached(parts: Parts) -> PrefixCache | None:

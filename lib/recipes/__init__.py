@@ -18,6 +18,8 @@ A new recipe is a new folder and one line in `RECIPES`. Nothing here imports tor
     describe(cfg, scores, base, adapted) -> str                    what step 5 prints; base, adapted: list[Row]
     figures(cfg, base, adapted, out);  predict(cfg, parts, inputs, out);  export(cfg, parts, out)
     COMPARISON                                                     optional: what stands in for the base where there is none
+    base_limits(cfg, manifest) -> {metric: number}                 optional: what the untouched base stays below on held-out samples
+                                                                   if it is the published one; {} where that is not known
 """
 import importlib
 from collections.abc import Callable, Iterable
@@ -51,10 +53,22 @@ def load(name: str) -> ModuleType:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A .7z or .zip of an asset that a person fetches; step 2 unpacks it from the asset's folder or from below the inputs."""
+
+    name: str
+    brings: tuple[str, ...]  # globs; each finds something once the archive is unpacked
+    size_bytes: int = 0  # 0 = not known
+    within: str = ""  # an archive of the same page that holds this one's files too
+    required: bool = True  # False: the recipe has another way, and step 2 only says that it is not here
+
+
+@dataclass(frozen=True)
 class Asset:
     """Something that step 2 brings, finds, or asks a person for.
 
-    kind "hub": a Hugging Face repository (`source` = id, `revision` = 40 hex digits, `files` = what to fetch, nothing else)
+    kind "hub": a Hugging Face repository (`source` = id, `revision` = commit, or a branch that step 2 resolves once for a run;
+        `files` = what to fetch, nothing else)
     kind "folder": the user's own data or weights at the path `source`, used in place
     kind "licensed": a person must accept a licence and place `files` in data/<recipe>/<name>/
     kind "shipped": files of this repository at the path `source`, relative to the repository's root
@@ -71,6 +85,7 @@ class Asset:
     stand_in: Callable[[Path], None] | None = None
     made_from: str = ""  # kind "made": the parameters of the stand-in as text; another text makes it anew
     required: bool = True
+    archives: tuple[Archive, ...] = ()  # kind "licensed": what brings the files
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """Rows, their summary and the printed table, from scenes whose perfect prediction is known."""
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from lib.recipes import vggt_eth3d
+from lib.config import from_dotted
+from lib.recipes import Manifest, Record, vggt_eth3d
 from lib.recipes.vggt_eth3d import assemble, evaluate, geometry
 
 HEIGHT, WIDTH = 28, 42
@@ -94,3 +96,13 @@ def test_the_table_shows_every_block_that_was_scored(monkeypatch):
     text = evaluate.describe(scores, rows, rows)
     for said in ("MAE:", "δ < 1.03:", "AUC@30°:     1.0000", "Chamfer:", "AUSE:", "MAE inside:", "  yard:", "  hall:", "  2 frames:", "adapted 0.3000 (-25.0 %)"):
         assert said in text, said
+
+
+@pytest.mark.parametrize("changed, scene, depth, known", [
+    ({}, "courtyard", "map", True), ({"model.weights": "facebook/VGGT-1B-Commercial"}, "facade", "scans", True),
+    ({"model.weights": "my/model.safetensors"}, "courtyard", "map", False), ({}, "my_street", "map", False), ({}, "courtyard", "points", False),
+])  # fmt: skip
+def test_the_base_is_known_for_published_weights_on_eth3d_with_dense_depth(changed, scene, depth, known):
+    cfg = from_dotted(vggt_eth3d.Config, vggt_eth3d.PRESETS["strategy_b"] | changed)
+    records = [Record(f"{scene}/DSC_1", scene, "", "", split="val", columns={"depth": depth}), Record("yard/x", "yard", "", "", split="train", columns={"depth": "points"})]
+    assert vggt_eth3d.base_limits(cfg, Manifest(records, Path())) == ({"abs_rel": 0.08} if known else {})

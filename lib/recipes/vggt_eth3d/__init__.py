@@ -12,7 +12,13 @@ __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 MAIN_METRIC = "mae"
-READS = {2: ("data.", "model.weights"), 3: ("data.root", "data.scenes", "data.val_scenes", "data.train_val_split", "data.gap_covisibility", "data.depth_scale", "data.stand_in", "model.image_width_px", "model.image_height_px")}
+READS = {
+    2: ("data.", "model.weights", "model.revision"),
+    3: (
+        "data.root", "data.scenes", "data.val_scenes", "data.train_val_split", "data.gap_covisibility", "data.depth_scale", "data.stand_in",
+        "data.drop_obs_masks", "data.region_masks", "model.image_width_px", "model.image_height_px", "train.seed",
+    ),
+}  # fmt: skip
 CODE = {2: ("demo",), 3: ("data",), 4: ("model", "losses", "frames", "assemble"), 5: ("metrics", "evaluate", "drawing")}
 
 SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
@@ -80,6 +86,12 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     from lib.recipes.vggt_eth3d import assemble
 
     return [Objective("depth", assemble.loss(cfg), (Group("vggt", r"vggt\..*", cfg.train.lr, cfg.train.weight_decay),))]
+
+
+def base_limits(cfg: Config, manifest: Manifest) -> dict[str, float]:
+    from lib.recipes.vggt_eth3d import evaluate
+
+    return evaluate.base_limits(cfg, manifest)
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
