@@ -8,12 +8,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lib import find, hub
+from lib import archives, find, hub
 from lib.errors import Paused, Stop
 from lib.hashes import Memo, sha256_of
 from lib.recipes import Asset
@@ -35,6 +35,7 @@ class AssetRecord:
     path: Path
     source: str = ""
     revision: str = ""
+    commit: str = ""  # kind "hub": what the revision named when the files were fetched
     licence: str = ""
     files: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
@@ -49,12 +50,40 @@ class AssetRecord:
 def bring_all(run: Run, recipe: ModuleType, config: Any, inputs: Iterable[Path], should_stop: ShouldStop) -> list[AssetRecord]:
     """Step 2: every asset of the recipe, each found or brought; what a person must fetch comes back as `missing` (see `require`)."""
     memo, name, records = Memo(run.cache / "hashes.json"), recipe_name(recipe), []
+    recorded = {entry["name"]: entry for entry in read_json(run.assets) or []}
     for asset in recipe.assets(config):
-        folder = run.data(name, asset.name)
-        records.append(bring(asset, folder, memo, should_stop, attached(run, name, asset, inputs, memo)))
+        folder, wanted = run.data(name, asset.name), held(asset, recorded.get(asset.name))
+        found = attached(run, name, wanted, inputs, memo)
+        if not found:
+            unpack(wanted, folder, inputs, memo, should_stop)
+        records.append(replace(bring(wanted, folder, memo, should_stop, found), revision=asset.revision))
         if not records[-1].missing:
             remember(run, name, asset.name, records[-1].path)
+            say_what_would_help(asset, records[-1].path)
     return records
+
+
+def held(asset: Asset, entry: dict[str, Any] | None) -> Asset:
+    """The asset at the commit that this run already has: a branch moves, and with it the base would change in silence."""
+    same = entry and (entry["kind"], entry["source"], entry["revision"]) == ("hub", asset.source, asset.revision)
+    return replace(asset, revision=entry["commit"]) if same and entry.get("commit") else asset
+
+
+def unpack(asset: Asset, folder: Path, inputs: Iterable[Path], memo: Memo, should_stop: ShouldStop) -> None:
+    """Archives that a person placed in the asset's folder or below the inputs become files in the folder, each once."""
+    for file in archives.candidates(asset, folder, find.places(inputs)) if asset.archives else ():
+        if not archives.is_unpacked(file, folder, memo):
+            pause(should_stop, f"{asset.name}: before unpacking {file.name}")
+            wanted = archives.contents(file, asset.files)
+            check_space(asset, folder, sum(wanted.values()))
+            print(f"{asset.name}: unpacking {len(wanted)} files of {file}", flush=True)
+            archives.unpack(file, wanted, folder, memo)
+    memo.save()
+
+
+def say_what_would_help(asset: Asset, folder: Path) -> None:
+    if names := archives.missing(asset, folder, required=False):
+        print(f"{asset.name}: not here, and not needed: {', '.join(names)}", flush=True)
 
 
 def places(run: Run, recipe: ModuleType, config: Any, inputs: Iterable[Path]) -> dict[str, Path]:
@@ -138,9 +167,9 @@ def from_repository(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldS
 
 def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """Files that lie where they are: absent ones are named, one with another hash than the recipe's is refused."""
-    absent = tuple(pattern for pattern in asset.files if not matching(folder, pattern))
-    if absent or not folder.is_dir():
-        return lacking(asset, folder, absent or ("all of it",))
+    missing = absent(asset, folder)
+    if missing or not folder.is_dir():
+        return lacking(asset, folder, missing or ("all of it",))
     made = record(asset, folder, memo, should_stop)
     if not made.files:
         raise Stop(f"{asset.name}: {folder} holds no files", "give the right folder")
@@ -163,18 +192,19 @@ def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldSto
 
 
 def from_hub(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
-    """A pinned revision of a hub repository, file by file; what is there and has its hash is not fetched again."""
+    """One commit of a hub repository, file by file; what is there and has its hash is not fetched again."""
     if complete(asset, folder, memo):
         return record(asset, folder, memo, should_stop)
-    wanted = hub.listing(asset)
+    pinned = replace(asset, revision=hub.commit(asset))
+    wanted = hub.listing(pinned)
     absent = [entry for entry in wanted if not hub.is_whole(folder / entry.path, entry, asset, memo)]
     check_space(asset, folder, sum(entry.size for entry in absent))
     for leftover in (folder / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
         leftover.unlink()  # of a killed process; the hub client never takes one up again
     for entry in absent:
         pause(should_stop, f"{asset.name}: before {entry.path}")
-        hub.fetch(asset, entry, folder, memo)
-    write_sources(asset, folder, {entry.path: memo.sha256(folder / entry.path) for entry in wanted})
+        hub.fetch(pinned, entry, folder, memo)
+    write_sources(asset, folder, {entry.path: memo.sha256(folder / entry.path) for entry in wanted}, pinned.revision)
     return record(asset, folder, memo, should_stop)
 
 
@@ -207,8 +237,7 @@ def holds(asset: Asset, folder: Path, memo: Memo) -> bool:
     """Is this folder the asset? A hub asset by hash alone; what a person supplies by its names and the hashes that are known."""
     if asset.kind == "hub":
         return complete(asset, folder, memo)
-    there = bool(asset.files) and all(matching(folder, pattern) for pattern in asset.files)
-    return there and not differing(folder, known_hashes(asset), memo)
+    return bool(asset.files) and not absent(asset, folder) and not differing(folder, known_hashes(asset), memo)
 
 
 def recall(run: Run, recipe: str, name: str) -> Path | None:
@@ -233,9 +262,21 @@ def recipe_name(recipe: ModuleType) -> str:
 def complete(asset: Asset, folder: Path, memo: Memo) -> bool:
     """Is the folder this asset, whole? Without a connection, from its sources.json or the recipe's own hashes."""
     written = read_json(folder / SOURCES)
-    if written and all(written.get(key) == value for key, value in origin(asset).items()):
+    if written and is_from(written, asset):
         return not differing(folder, written["files"] | known_hashes(asset), memo)
     return bool(asset.files) and known_hashes(asset) == asset.files and not differing(folder, asset.files, memo)
+
+
+def is_from(written: dict[str, Any], asset: Asset) -> bool:
+    """Does a sources.json name this asset? Its revision may be asked for as it was then (a branch) or by its commit."""
+    asked = origin(asset)
+    return all(written.get(key) == asked[key] or key == "revision" and written.get("commit") == asked[key] for key in asked)
+
+
+def absent(asset: Asset, folder: Path) -> tuple[str, ...]:
+    """What a person must still bring: the archives that are required, else the patterns that match nothing."""
+    patterns = (pattern for pattern in asset.files if not matching(folder, pattern))
+    return tuple(archives.missing(asset, folder) or patterns)
 
 
 def known_hashes(asset: Asset) -> dict[str, str]:
@@ -251,11 +292,12 @@ def record(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> A
         pause(should_stop, f"{asset.name}: before checking {name}")
         hashes[name] = memo.sha256(folder / name)
     source = asset.source if asset.kind != "folder" else ""  # a path of this machine
-    return AssetRecord(asset.name, asset.kind, folder, source, asset.revision, asset.licence, hashes)
+    commit = written.get("commit", "") if written and asset.kind == "hub" else ""
+    return AssetRecord(asset.name, asset.kind, folder, source, asset.revision, commit, asset.licence, hashes)
 
 
 def lacking(asset: Asset, folder: Path, missing: tuple[str, ...]) -> AssetRecord:
-    return AssetRecord(asset.name, asset.kind, folder, asset.source, asset.revision, asset.licence, {}, missing, asset.how_to_get)
+    return AssetRecord(asset.name, asset.kind, folder, asset.source, asset.revision, "", asset.licence, {}, missing, asset.how_to_get)
 
 
 def listing(folder: Path, patterns: Iterable[str]) -> list[str]:
@@ -275,8 +317,8 @@ def origin(asset: Asset) -> dict[str, Any]:
     return {"name": asset.name, "source": asset.source, "revision": asset.revision, "made_from": asset.made_from}
 
 
-def write_sources(asset: Asset, folder: Path, hashes: dict[str, str]) -> None:
-    write_json(folder / SOURCES, origin(asset) | {"licence": asset.licence, "files": hashes})
+def write_sources(asset: Asset, folder: Path, hashes: dict[str, str], commit: str = "") -> None:
+    write_json(folder / SOURCES, origin(asset) | {"commit": commit, "licence": asset.licence, "files": hashes})
 
 
 def check_space(asset: Asset, folder: Path, needed_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of a pinned Hugging Face repository: what there is, one at a time, each checked by its hash.
+"""Files of a Hugging Face repository at one commit: what there is, one at a time, each checked by its hash.
 
 snapshot_download is not used: offline it reports a partly filled folder as success (huggingface_hub #4624), and between
 its files a session could not pause. The hub client takes up a dropped connection where it broke; a file whose process was
@@ -6,6 +6,7 @@ killed begins anew. It checks sizes only, so the hashes are checked here.
 """
 import fnmatch
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ def client():
     from huggingface_hub.errors import HfHubHTTPError
 
     return huggingface_hub, HfHubHTTPError.__bases__[0]
+
+
+def commit(asset: Asset) -> str:
+    """What the asset's revision, a branch or a tag, names now; 40 hex digits name themselves."""
+    if re.fullmatch(r"[0-9a-f]{40}", asset.revision):
+        return asset.revision
+    hub, TransportError = client()
+    try:
+        found = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(asset.source, revision=asset.revision).sha
+    except (TransportError, OSError) as error:
+        raise unreachable(asset, error) from error
+    print(f"{asset.name}: {asset.source} at {asset.revision} is the commit {found}", flush=True)
+    return found
 
 
 def listing(asset: Asset) -> list[Any]:

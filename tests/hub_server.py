@@ -21,6 +21,7 @@ class Hub:
         self.corrupt: dict[str, int] = {}
         self.requests: list[tuple[str, str, str]] = []
         self.address = ""
+        self.branches: dict[str, str] = {}  # name -> commit
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for, in order."""
@@ -62,7 +63,10 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = self.path.partition("?")[0]
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
             name = path.removeprefix(f"/{hub.repository}/resolve/{hub.revision}/")
-            if path.startswith(f"/api/models/{hub.repository}/tree/{hub.revision}"):
+            branch = path.removeprefix(f"/api/models/{hub.repository}/revision/")
+            if branch in hub.branches:
+                self.send(200, json.dumps({"id": hub.repository, "sha": hub.branches[branch]}).encode(), {"Content-Type": "application/json"}, body)
+            elif path.startswith(f"/api/models/{hub.repository}/tree/{hub.revision}"):
                 self.send(200, json.dumps(hub.tree()).encode(), {"Content-Type": "application/json"}, body)
             elif name in hub.files:
                 self.send_file(name, body)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy
 import pycolmap
@@ -6,9 +7,10 @@ import pytest
 from PIL import Image
 
 from lib.errors import Stop
+from lib.recipes.vggt_eth3d import colmap
 from lib.recipes.vggt_eth3d.colmap import Scene, View
 from lib.recipes.vggt_eth3d.crop import crop, rays
-from lib.recipes.vggt_eth3d.depth import DepthMap, find_depth_map, from_map, from_points, read_depth
+from lib.recipes.vggt_eth3d.depth import DepthMap, dropped_values, find_depth_map, from_map, from_points, known_depth, read_depth
 
 PINHOLE = pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 120, 80])
 LENS = [140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3]
@@ -114,19 +116,44 @@ def test_16_bit_depth_takes_its_scale_from_the_setting_or_the_summary(tmp_path):
     assert read_depth(find_depth_map(scene, view, 0)).max() == pytest.approx(2.5)
 
 
-def test_only_mask_value_2_removes_depth(tmp_path):
-    plane_map(tmp_path / "d.JPG", PINHOLE, 240, 160)
-    mask = numpy.zeros((160, 240), numpy.uint8)
-    mask[:10], mask[10:20] = 1, 2
-    Image.fromarray(mask).save(tmp_path / "d.png")
-    known = read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png")) > 0
-    assert known[:10].all() and not known[10:20].any() and known[20:].all()
-    Image.fromarray(mask[:80]).save(tmp_path / "d.png")
-    with pytest.raises(Stop, match="d.png has the shape"):
-        read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png"))
-    (tmp_path / "d.png").write_bytes(b"broken")
-    with pytest.raises(Stop, match="d.png cannot be read"):
-        read_depth(DepthMap(tmp_path / "d.JPG", PINHOLE, mask=tmp_path / "d.png"))
+def masked_view(streets):
+    """The first view of linden with a mask of the distorted photograph: its upper rows 1, the left of the others 2."""
+    scene = colmap.read(streets / "linden")
+    camera = find_depth_map(scene, scene.views[0], 0).camera
+    mask = numpy.zeros((camera.height, camera.width), numpy.uint8)
+    mask[: camera.height // 2], mask[camera.height // 2 :, : camera.width // 2] = 1, 2
+    path = streets / "linden/masks_for_images/dslr_images/DSC_0001.png"
+    Image.fromarray(mask).save(path)
+    return scene, scene.views[0], crop(scene.views[0].camera, 112, 84), path
+
+
+def test_mask_value_2_removes_depth_and_value_1_on_request(streets):
+    scene, view, frame, _ = masked_view(streets)
+    plain = from_map(find_depth_map(scene, view, 0), frame)
+    default, strict = (known_depth(scene, view, frame, find_depth_map(scene, view, 0), dropped_values(obs)) for obs in (False, True))
+    middle = numpy.s_[46:, :50], numpy.s_[46:, 62:], numpy.s_[:38, :]  # lens and principal point move the borders by a few pixels
+    assert all((plain[part] > 0).any() for part in middle)
+    assert not default[middle[0]].any() and not strict[middle[0]].any() and not strict[middle[2]].any()
+    numpy.testing.assert_array_equal(default[middle[2]], plain[middle[2]])
+    numpy.testing.assert_array_equal(strict[middle[1]], plain[middle[1]])
+
+
+def test_mask_of_another_resolution_or_a_broken_one_is_refused(streets):
+    scene, view, frame, path = masked_view(streets)
+    Image.new("L", (108, 72)).save(path)
+    with pytest.raises(Stop, match=r"DSC_0001.png has the shape \(72, 108\), its photograph is 216 x 144"):
+        known_depth(scene, view, frame, find_depth_map(scene, view, 0), (2,))
+    path.write_bytes(b"broken")
+    with pytest.raises(Stop, match="DSC_0001.png cannot be read"):
+        known_depth(scene, view, frame, find_depth_map(scene, view, 0), (2,))
+
+
+def test_depth_of_the_distorted_photographs_needs_their_cameras(streets):
+    shutil.rmtree(streets / "linden" / "dslr_calibration_jpg")
+    scene = colmap.read(streets / "linden")
+    with pytest.raises(Stop, match="dslr_calibration_jpg is missing") as stop:
+        find_depth_map(scene, scene.views[0], 0)
+    assert "linden_dslr_jpg.7z" in stop.value.command
 
 
 def test_view_without_a_depth_file_has_no_map(tmp_path):
@@ -143,8 +170,6 @@ def test_photographs_of_the_same_name_in_two_folders_have_their_own_depth(tmp_pa
 
 
 def test_scan_depth_belongs_to_the_distorted_camera(streets):
-    from lib.recipes.vggt_eth3d import colmap
-
     scene = colmap.read(streets / "linden")
     found = find_depth_map(scene, scene.views[0], 0)
     assert found.camera.model_name == "THIN_PRISM_FISHEYE" and scene.views[0].camera.model_name == "PINHOLE"

@@ -1,7 +1,8 @@
 """From scenes to samples: arrays at network resolution (step 3), the split, and frames that see the same things.
 
-In `out` each view has `<scene>/<view>.image.npy` (h, w, 3) uint8 and `<view>.depth.npy` (h, w) float32 (0 = unknown), which are
-memory-mapped, and each scene a `scene.json` with cameras and covisibility. A view that is on disk is not made again.
+In `out` each view has `<scene>/<view>.image.npy` (h, w, 3) uint8, `<view>.depth.npy` (h, w) float32 (0 = unknown) and, with
+data.region_masks, `<view>.region.npy` (h, w) bool, which are memory-mapped, and each scene a `scene.json` with cameras and
+covisibility. A view that is on disk is not made again.
 """
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 from lib.errors import Stop
 from lib.hashes import sha256_of
 from lib.recipes import Record, Split
-from lib.recipes.vggt_eth3d import colmap, depth
+from lib.recipes.vggt_eth3d import colmap, depth, regions
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.crop import crop, read_image, resample
 from lib.run import atomic, read_json, write_json
-from lib.split import look
+from lib.split import by_share, look
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
 MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
@@ -26,14 +27,19 @@ def prepare(cfg: Config, assets: dict[str, Path], out: Path) -> Iterator[Record]
     root = assets["scenes"]
     if not root.is_dir():
         raise Stop(f"the folder of scenes {root} is missing", "set data.root to the folder that holds one folder per scene")
+    records = []
     for name in cfg.data.scenes + cfg.data.val_scenes:
-        yield from prepare_scene(cfg, colmap.read(root / name), out / name)
+        for record in prepare_scene(cfg, colmap.read(root / name), out / name, assets.get("regions")):
+            records.append(record)
+            yield record
+    if "regions" in assets:
+        regions.report(assets["regions"], records)
 
 
-def prepare_scene(cfg: Config, scene: colmap.Scene, out: Path) -> Iterator[Record]:
+def prepare_scene(cfg: Config, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
     usable, reasons = [], []
     for number, view in enumerate(scene.views):
-        record = prepare_view(cfg, scene, view, out)
+        record = prepare_view(cfg, scene, view, out, masks)
         record.group = group_of(cfg, scene.name, number, len(scene.views))
         if record.status == "ok":
             usable.append(view)
@@ -53,29 +59,33 @@ def group_of(cfg: Config, scene: str, number: int, views: int) -> str:
     return f"{scene} {HELD_OUT}" if alone and number >= round(views * cfg.data.train_val_split) else scene
 
 
-def prepare_view(cfg: Config, scene: colmap.Scene, view: colmap.View, out: Path) -> Record:
-    """Writes the two arrays of a view, or says in the record why it cannot be used."""
+def prepare_view(cfg: Config, scene: colmap.Scene, view: colmap.View, out: Path, masks: Path | None) -> Record:
+    """Writes the arrays of a view, or says in the record why it cannot be used."""
     import numpy
 
     source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
     record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
     depth_map = depth.find_depth_map(scene, view, cfg.data.depth_scale)
+    region = regions.find(masks, scene, view)
     try:
         frame = crop(view.camera, cfg.model.image_width_px, cfg.model.image_height_px)
-        if not (out / f"{view.name}.depth.npy").exists():  # it is written after the image
+        if not (out / f"{view.name}.depth.npy").exists():  # it is written last
             pixels = resample(read_image(view.image, view.camera), view.camera, frame)
-            points = scene.points[view.seen]
-            known = depth.from_map(depth_map, frame) if depth_map else depth.from_points(points, view.cam_from_world, frame)
+            known = depth.known_depth(scene, view, frame, depth_map, depth.dropped_values(cfg.data.drop_obs_masks))
             if (count := int((known > 0).sum())) < MIN_VALID_PX:
                 raise Stop(f"{view.image} has {count} pixels of known depth, fewer than {MIN_VALID_PX}")
             save(out / f"{view.name}.image.npy", pixels)
+            if masks:
+                save(out / f"{view.name}.region.npy", regions.read(region, view.camera, frame))
             save(out / f"{view.name}.depth.npy", known)
     except Stop as stop:
         record.status, record.reason = "skipped", stop.cause
         return record
     image, known = (numpy.load(out / f"{view.name}.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
     record.sha256, record.look = sha256_of(view.image), look(image.mean(-1))
-    record.columns = {"depth": "map" if depth_map else "points", "valid_share": round(float((known > 0).mean()), 4)}
+    record.columns = {"depth": "map" if depth_map else depth.without_map(scene), "valid_share": round(float((known > 0).mean()), 4)}
+    if masks:
+        record.columns["region"] = "mask" if region else "none"
     return record
 
 
@@ -134,9 +144,12 @@ def seen_share(world: Any, known: Any, camera: Any, cam_from_world: Any) -> floa
 
 
 def split(cfg: Config, records: list[Record], arrays: Path) -> Split:
-    """By scene. A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named."""
+    """By scene: the named ones, or whole scenes by share. A scene that is alone is cut into two groups of views with a gap, and
+    the views of the gap are named."""
     if cfg.data.val_scenes:
         return Split("scene", tuple(cfg.data.val_scenes))
+    if len(cfg.data.scenes) > 1:
+        return by_share(records, "scene", 1 - cfg.data.train_val_split, cfg.train.seed)
     scene = cfg.data.scenes[0]
     held_out = f"{scene} {HELD_OUT}"
     return Split("views of one scene, with a gap", (held_out,), gap(cfg, records, read_json(arrays / scene / "scene.json"), held_out))
@@ -166,9 +179,12 @@ def summarise_data(cfg: Config, records: list[Record]) -> dict[str, dict[str, An
     for name in cfg.data.scenes + cfg.data.val_scenes:
         mine = [record for record in records if record.sample_id.startswith(f"{name}/")]
         usable = [record for record in mine if record.status == "ok"]
-        summary[name] = {
+        counts = {
             "images": len(usable), "skipped": len(mine) - len(usable),
             "depth": " and ".join(sorted({record.columns["depth"] for record in usable})),
             "valid_share": round(sum(float(record.columns["valid_share"]) for record in usable) / max(len(usable), 1), 4),
         }  # fmt: skip
+        if cfg.data.region_masks:
+            counts["without_region_mask"] = sum(record.columns["region"] == "none" for record in usable)
+        summary[name] = counts
     return summary

@@ -1,4 +1,4 @@
-"""Depth at network resolution, from a depth map where there is one, else from the sparse points.
+"""Depth at network resolution: from a depth map where there is one, else from laser scans, else from the sparse points.
 
 Depth is z-depth in the unit of the scene (metres in ETH3D), 0 where nothing is known.
 """
@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import Stop
+from lib.recipes.vggt_eth3d import scans
 from lib.recipes.vggt_eth3d.colmap import Scene, View, read_model
-from lib.recipes.vggt_eth3d.crop import Crop
+from lib.recipes.vggt_eth3d.crop import Crop, rays, resample
+from lib.recipes.vggt_eth3d.surfaces import Samples, nearest_surface, splat
 from lib.run import read_json
 
-NOT_IN_SCAN = 2  # value of ETH3D's masks: the image shows what the scan lacks (1: the geometry is right, the appearance unsuited)
-LAYER = 0.05  # relative depth within which two points of one pixel count as one surface
+UNSUITED, NOT_IN_SCAN = 1, 2  # values of ETH3D's masks: right geometry with an unsuited appearance; the image shows what the scan lacks
+LAYER = 0.05  # relative depth within which two sparse points of one pixel count as one surface
+TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"  # ETH3D's depth of the distorted photographs, and their cameras
+SURFACE = 0.005  # the same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm
+MOST_REACH_PX = 6  # holes in a depth map wider than twice this stay holes
 
 
 @dataclass(frozen=True)
@@ -24,21 +29,60 @@ class DepthMap:
     path: Path
     camera: Any
     scale: float = 1.0  # metres = value / scale
-    mask: Path | None = None
+
+
+def dropped_values(drop_obs_masks: bool) -> tuple[int, ...]:
+    return (UNSUITED, NOT_IN_SCAN) if drop_obs_masks else (NOT_IN_SCAN,)
+
+
+def without_map(scene: Scene) -> str:
+    """Where depth comes from when there is no map of it: "scans" or "points"."""
+    return "scans" if (scene.folder / scans.FOLDER).is_dir() else "points"
+
+
+def known_depth(scene: Scene, view: View, crop: Crop, depth_map: DepthMap | None, dropped: tuple[int, ...]) -> Any:
+    """(h, w) float32: the best depth of a view, as its crop sees it, without what ETH3D's mask drops."""
+    import numpy
+
+    if depth_map:
+        seen = from_map(depth_map, crop)
+    elif without_map(scene) == "scans":
+        seen = scans.depth(scans.read(scene.folder), view.cam_from_world, crop)
+    else:
+        return from_points(scene.points[view.seen], view.cam_from_world, crop)
+    return numpy.where(dropped_region(scene, view, crop, dropped), 0, seen)
 
 
 def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
     """The depth file of a view, or None: ETH3D's, which belongs to the distorted photograph, or the plain layout's in depth/."""
-    truth = scene.folder / "ground_truth_depth" / "dslr_images" / view.image.name
-    if truth.parent.is_dir():
-        mask = scene.folder / "masks_for_images" / "dslr_images" / f"{truth.stem}.png"
-        return DepthMap(truth, distorted_camera(scene.folder, view.image.name), 1.0, mask if mask.exists() else None)
-    beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
-    found = [path for path in map(beside.with_suffix, (".npy", ".png", ".bin", ".raw")) if path.exists()]
+    if (scene.folder / TRUTH).is_dir():
+        truth, camera = scene.folder / TRUTH / view.image.name, distorted_camera(scene.folder, view.image.name)
+        return DepthMap(truth, camera)
+    found = depth_beside(scene, view)
     if not found:
         return None
-    scale = (depth_scale or stated_scale(scene)) if found[0].suffix == ".png" else 1.0
-    return DepthMap(found[0], view.camera, scale)
+    scale = (depth_scale or stated_scale(scene)) if found.suffix == ".png" else 1.0
+    return DepthMap(found, view.camera, scale)
+
+
+def depth_beside(scene: Scene, view: View) -> Path | None:
+    beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
+    return next((path for path in map(beside.with_suffix, (".npy", ".png", ".bin", ".raw")) if path.exists()), None)
+
+
+def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> Any:
+    """(h, w) bool: what ETH3D's mask of the distorted photograph drops, as the crop's camera sees it."""
+    import numpy
+    from PIL import Image
+
+    path = scene.folder / "masks_for_images" / "dslr_images" / f"{view.image.stem}.png"
+    if not path.exists():  # most photographs have none
+        return numpy.zeros((crop.height, crop.width), bool)
+    mask, camera = decode(path), distorted_camera(scene.folder, view.image.name)
+    if mask.shape != (camera.height, camera.width):
+        raise Stop(f"{path} has the shape {mask.shape}, its photograph is {camera.width} x {camera.height}")
+    white = Image.fromarray(numpy.where(numpy.isin(mask, dropped), 255, 0).astype(numpy.uint8)).convert("RGB")
+    return resample(white, camera, crop)[..., 0] >= 128
 
 
 def stated_scale(scene: Scene) -> float:
@@ -50,16 +94,19 @@ def stated_scale(scene: Scene) -> float:
 
 
 def distorted_camera(folder: Path, name: str) -> Any:
+    if not (folder / LENS).is_dir():
+        cause = f"{folder} has depth or masks of the distorted photographs, but not their cameras: {LENS} is missing"
+        raise Stop(cause, f"place {folder.name}_dslr_jpg.7z and run step 2, or remove {TRUTH} to go on without")
     cameras = distorted_cameras(folder)
     if name not in cameras:
-        raise Stop(f"{folder / 'dslr_calibration_jpg'} does not list dslr_images/{name}, whose depth is there")
+        raise Stop(f"{folder / LENS} does not list dslr_images/{name}, whose depth is there")
     return cameras[name]
 
 
 @lru_cache(maxsize=1)
 def distorted_cameras(folder: Path) -> dict[str, Any]:
     """The cameras of the photographs as taken, by file name."""
-    reconstruction = read_model(folder / "dslr_calibration_jpg")
+    reconstruction = read_model(folder / LENS)
     return {Path(image.name).name: copy.copy(image.camera) for image in reconstruction.images.values()}
 
 
@@ -76,7 +123,7 @@ def read_depth(depth_map: DepthMap) -> Any:
         depth = depth.reshape(camera.height, camera.width)
     if depth.ndim != 2 or abs(depth.shape[1] / depth.shape[0] * camera.height / camera.width - 1) > 0.01:
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
-    usable = numpy.isfinite(depth) & (depth > 0) & ~masked(depth_map, depth.shape)
+    usable = numpy.isfinite(depth) & (depth > 0)
     return numpy.where(usable, depth / depth_map.scale, 0).astype(numpy.float32)
 
 
@@ -98,32 +145,47 @@ def decode(path: Path) -> Any:
         raise Stop(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
-def masked(depth_map: DepthMap, shape: tuple[int, int]) -> Any:
-    """(h, w) bool: where the photograph shows what the scan does not have."""
-    import numpy
-
-    if depth_map.mask is None:
-        return numpy.zeros(shape, bool)
-    mask = decode(depth_map.mask)
-    if mask.shape != shape:
-        raise Stop(f"{depth_map.mask} has the shape {mask.shape}, the depth of its image {shape}")
-    return mask == NOT_IN_SCAN
-
-
 def from_map(depth_map: DepthMap, crop: Crop) -> Any:
     """(h, w) float32: a depth map of the same viewpoint, seen by the crop's camera.
 
-    Every measured pixel goes to the network pixel that its ray meets, and the one nearest to the centre of that pixel stays. So a
-    sparse map loses nothing, edges stay sharp, and slanted surfaces keep their depth, which a minimum or a median would not do.
+    Each network pixel looks up the measurements around the place where its ray meets the file (nothing hides anything else from the
+    same viewpoint, so the ray's direction decides). So a sparse map loses nothing, edges stay sharp, and slanted surfaces keep
+    their depth, which a minimum or a median would not do.
     """
     import numpy
 
-    depth = read_depth(depth_map)
-    row, column = numpy.nonzero(depth)
-    stretch = numpy.array([depth_map.camera.width / depth.shape[1], depth_map.camera.height / depth.shape[0]])
-    seen = depth_map.camera.cam_from_img((numpy.stack([column, row], 1) + 0.5) * stretch)  # (n, 2)
-    k = crop.intrinsics
-    return splat(seen[:, 0] * k[0, 0] + k[0, 2], seen[:, 1] * k[1, 1] + k[1, 2], depth[row, column], crop)
+    depth, camera = read_depth(depth_map), depth_map.camera
+    reach = reach_px(depth > 0)
+    stretch = numpy.array([camera.width / depth.shape[1], camera.height / depth.shape[0]])
+    column, row = (camera.img_from_cam(rays(crop).reshape(-1, 3)) / stretch).T  # in pixels of the map, their centres at + 0.5
+    farthest, found = int(reach[depth > 0].max(initial=1) + 1), []
+    steps = range(-farthest, farthest + 1)
+    for down in steps:
+        for across in steps:
+            x, y = numpy.floor(column).astype(int) + across, numpy.floor(row).astype(int) + down
+            distance = numpy.maximum(numpy.abs(column - x - 0.5), numpy.abs(row - y - 0.5))
+            inside = (x >= 0) & (x < depth.shape[1]) & (y >= 0) & (y < depth.shape[0])
+            x, y = numpy.where(inside, x, 0), numpy.where(inside, y, 0)
+            cell = numpy.flatnonzero(inside & (depth[y, x] > 0) & (distance <= reach[y, x]))
+            found.append((cell, distance[cell], reach[y, x][cell], depth[y, x][cell]))
+    cell, distance, reach, depth = (numpy.concatenate(part) for part in zip(*found))
+    focal = crop.intrinsics[0, 0]
+    pitch = focal * stretch[0] / camera.focal_length_x  # network pixels per pixel of the map
+    slack = 3 * reach * pitch * depth / focal + SURFACE * depth
+    return nearest_surface(Samples(cell, distance * pitch, reach * pitch, depth, slack), crop)
+
+
+def reach_px(known: Any) -> Any:
+    """(h, w): how far from a measurement its surface is taken to go on, in pixels of the map: 1.25 spacings, by the density near it.
+
+    With 1 a surface that covers the centre of a network pixel has a measurement within reach if the laser left no holes; the rest
+    is for holes. The densest neighbourhood counts, so that surfaces do not grow at the border of what is known (the sky).
+    """
+    import numpy
+    from scipy.ndimage import maximum_filter, uniform_filter
+
+    share = maximum_filter(uniform_filter(known.astype(numpy.float32), 7, mode="nearest"), 7)
+    return numpy.minimum(1.25 / numpy.sqrt(numpy.maximum(share, 1e-3)), MOST_REACH_PX).astype(numpy.float32)
 
 
 def from_points(points: Any, cam_from_world: Any, crop: Crop) -> Any:
@@ -132,27 +194,4 @@ def from_points(points: Any, cam_from_world: Any, crop: Crop) -> Any:
 
     cam = points @ cam_from_world[:, :3].T + cam_from_world[:, 3]
     cam = cam[cam[:, 2] > 1e-6]
-    k = crop.intrinsics
-    column, row = cam[:, 0] / cam[:, 2] * k[0, 0] + k[0, 2], cam[:, 1] / cam[:, 2] * k[1, 1] + k[1, 2]
-    return splat(column, row, cam[:, 2].astype(numpy.float32), crop, layer=LAYER)
-
-
-def splat(column: Any, row: Any, depth: Any, crop: Crop, layer: float | None = None) -> Any:
-    """(h, w) float32: per pixel the sample nearest to its centre; with `layer`, among those as near to the camera as the nearest."""
-    import numpy
-
-    near_column, near_row = numpy.rint(column), numpy.rint(row)
-    inside = (near_column >= 0) & (near_column < crop.width) & (near_row >= 0) & (near_row < crop.height)
-    column, row, depth, near_column, near_row = (values[inside] for values in (column, row, depth, near_column, near_row))
-    cell = near_row.astype(numpy.int64) * crop.width + near_column.astype(numpy.int64)
-    offset = (column - near_column) ** 2 + (row - near_row) ** 2
-    if layer is not None:
-        nearest = numpy.full(crop.height * crop.width, numpy.inf)
-        numpy.minimum.at(nearest, cell, depth)
-        offset = numpy.where(depth <= nearest[cell] * (1 + layer), offset, numpy.inf)
-    closest = numpy.full(crop.height * crop.width, numpy.inf)
-    numpy.minimum.at(closest, cell, offset)
-    chosen = (offset == closest[cell]) & numpy.isfinite(offset)
-    pooled = numpy.zeros(crop.height * crop.width, numpy.float32)
-    pooled[cell[chosen]] = depth[chosen]
-    return pooled.reshape(crop.height, crop.width)
+    return nearest_surface(splat(cam, numpy.full(len(cam), 0.5), LAYER * cam[:, 2], crop), crop)

@@ -58,7 +58,7 @@ def sampler(cfg: Config, manifest: Manifest, split: str) -> Sampler:
     if split == "select" and len(sequences) > cfg.eval.select_samples:
         spread = numpy.linspace(0, len(sequences) - 1, cfg.eval.select_samples).round().astype(int)
         sequences = [sequences[i] for i in spread]
-    return Sampler(len(sequences), lambda index, key: load(*sequences[index]))
+    return Sampler(len(sequences), lambda index, key: load(*sequences[index], with_region=bool(cfg.data.region_masks)))
 
 
 def draw_training(cfg: Config, scenes: list[Scene]) -> Callable[[int, Key], Sample]:
@@ -71,18 +71,25 @@ def draw_training(cfg: Config, scenes: list[Scene]) -> Callable[[int, Key], Samp
         available = anchors[generator.integers(len(anchors))]
         scene, anchor, partners, length = available[generator.integers(len(available))]
         frames = numpy.append(generator.choice(partners, length - 1, replace=False), anchor)
-        sample = load(scene, generator.permutation(frames))
+        sample = load(scene, generator.permutation(frames), with_region=bool(cfg.data.region_masks))
+        if cfg.data.scale_jitter:
+            sample = enlarge(sample, cfg.data.scale_jitter, generator)
         return jitter(sample, cfg.data.colour_jitter, generator) if cfg.data.colour_jitter else sample
 
     return draw
 
 
 def anchors_by_length(cfg: Config, scenes: list[Scene]) -> list[list[tuple[Scene, int, numpy.ndarray, int]]]:
-    """For each number of frames the views that have enough covisible partners; lengths that no view can fill are left out."""
+    """For each number of frames the views that have enough covisible partners; lengths that no view can fill are left out.
+
+    A view that fewer than the fewest partners see is an anchor of nothing; those that nobody sees are never drawn, and named.
+    """
     low, high = cfg.data.covisibility
     fewest, most = cfg.data.frames
     views = [(scene, i, row) for scene in scenes for i, row in enumerate(scene.covisibility)]
     partners = [(scene, i, numpy.flatnonzero((row >= low) & (row <= high) & (row > 0))) for scene, i, row in views]
+    if lonely := [f"{scene.name}/{scene.views[i]}" for scene, i, seen in partners if not len(seen) and most > 1]:
+        print(f"  {len(lonely)} training views share too little with every other one (data.covisibility): {', '.join(lonely[:5])}", flush=True)
     lengths = [[(*view, length) for view in partners if len(view[2]) >= length - 1] for length in range(fewest, most + 1)]
     if not lengths[0]:
         cause = f"no training view has {fewest - 1} partners with a covisibility in {cfg.data.covisibility}"
@@ -97,27 +104,37 @@ def held_out_sequences(cfg: Config, scene: Scene) -> list[tuple[Scene, numpy.nda
 
 
 def chains(scene: Scene, length: int, most: int) -> list[list[int]]:
-    """Up to `most` disjoint sequences: each starts spread over the scene and takes the unused view that its frames see best."""
+    """Up to `most` disjoint sequences: each starts spread over the scene and takes the unused view that its frames see best.
+
+    Where no unused view shares anything with them the sequence ends too early and is left out: its depth has no common scale.
+    """
     count = min(most, len(scene.views) // length)
     unused = set(range(len(scene.views)))
     found = []
     for start in numpy.linspace(0, len(scene.views), count, endpoint=False).astype(int):
+        if not unused:
+            break  # taken by a sequence that ended too early
         chain = [min(unused, key=lambda view: (abs(view - start), view))]
         unused.remove(chain[0])
         while len(chain) < length:
-            following = max(sorted(unused), key=lambda view: scene.covisibility[chain, view].max())
+            following = max(sorted(unused), key=lambda view: scene.covisibility[chain, view].max(), default=None)
+            if following is None or scene.covisibility[chain, following].max() == 0:
+                print(f"  {scene.name}: no sequence of {length} held-out views from {scene.views[chain[0]]}, they share nothing", flush=True)
+                break
             chain.append(following)
             unused.remove(following)
-        found.append(chain)
+        else:
+            found.append(chain)
     return found
 
 
-def load(scene: Scene, frames: numpy.ndarray) -> Sample:
+def load(scene: Scene, frames: numpy.ndarray, with_region: bool = False) -> Sample:
     """The arrays of some views, the first of which is the reference. Depth 0 is unknown; pixel centres are integers."""
     names = [scene.views[i] for i in frames]
     images = numpy.stack([numpy.load(scene.folder / f"{name}.image.npy", mmap_mode="r") for name in names])
     depths = numpy.stack([numpy.load(scene.folder / f"{name}.depth.npy", mmap_mode="r") for name in names])
-    return {
+    region = {"region": numpy.stack([numpy.load(scene.folder / f"{name}.region.npy") for name in names])} if with_region else {}
+    return region | {  # region: (frames, h, w) bool
         "sample_id": f"{scene.name}/{'+'.join(names)}",
         "group": scene.group,
         "units": [f"{scene.name}/{name}" for name in names],
@@ -127,6 +144,29 @@ def load(scene: Scene, frames: numpy.ndarray) -> Sample:
         "extrinsics": scene.cam_from_world[frames].astype(numpy.float32),  # (frames, 3, 4) camera from world
         "intrinsics": scene.intrinsics[frames].astype(numpy.float32),  # (frames, 3, 3) in pixels
     }
+
+
+def enlarge(sample: Sample, strength: float, generator: numpy.random.Generator) -> Sample:
+    """Crop and scale: of each frame the middle, min(1, 1 +- strength) of its size, at full size. The focal length follows, the
+    principal point stays, and depth, which is along the axis, keeps its value."""
+    from PIL import Image
+
+    changed = {name: [] for name in ("images", "depths", "valid", "region", "intrinsics") if name in sample}
+    height, width = sample["depths"].shape[1:]
+    for number in range(len(sample["images"])):
+        share = min(1.0, 1 + strength * generator.uniform(-1, 1))
+        # The principal point, (width / 2, height / 2) with pixel centres at integers, is what stays in place.
+        left, top = (1 - share) * (width + 1) / 2, (1 - share) * (height + 1) / 2
+        box = (left, top, left + share * width, top + share * height)
+        channels = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC, box=box) for channel in sample["images"][number]]
+        rows = numpy.rint((numpy.arange(height) - height / 2) * share + height / 2).astype(int)
+        columns = numpy.rint((numpy.arange(width) - width / 2) * share + width / 2).astype(int)
+        changed["images"].append(numpy.clip(numpy.stack([numpy.asarray(channel) for channel in channels]), 0, 1))
+        changed["intrinsics"].append(sample["intrinsics"][number] / numpy.array([[share], [share], [1]], numpy.float32))
+        changed["intrinsics"][-1][:2, 2] = sample["intrinsics"][number][:2, 2]
+        for name in changed.keys() - {"images", "intrinsics"}:
+            changed[name].append(sample[name][number][numpy.ix_(rows, columns)])
+    return sample | {name: numpy.stack(frames) for name, frames in changed.items()}
 
 
 def jitter(sample: Sample, strength: float, generator: numpy.random.Generator) -> Sample:

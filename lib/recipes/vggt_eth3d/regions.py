@@ -1,0 +1,41 @@
+"""Regions of the photographs that weigh differently (windows, say): one mask per photograph, `<folder>/<scene>/<view>.png`.
+
+Nonzero is the region. A mask is of its photograph's size and is cropped and straightened like it. <view> is the photograph's file
+name without its suffix; "/" of subfolders becomes "-".
+"""
+from pathlib import Path
+from typing import Any
+
+from lib.errors import Stop
+from lib.recipes import Record
+from lib.recipes.vggt_eth3d.colmap import Scene, View
+from lib.recipes.vggt_eth3d.crop import Crop, read_image, resample
+
+
+def find(masks: Path | None, scene: Scene, view: View) -> Path | None:
+    path = masks and masks / scene.name / f"{view.name}.png"
+    return path if path and path.exists() else None
+
+
+def read(path: Path | None, camera: Any, crop: Crop) -> Any:
+    """(h, w) bool: the region as the crop sees it; nothing where there is no mask. Stop: a mask of another size, or a broken one."""
+    import numpy
+
+    if path is None:
+        return numpy.zeros((crop.height, crop.width), bool)
+    white = read_image(path, camera).convert("L").point(lambda level: 255 if level else 0)
+    return resample(white.convert("RGB"), camera, crop)[..., 0] >= 128
+
+
+def report(masks: Path, records: list[Record]) -> None:
+    """Says which photographs have no mask and which masks no photograph; Stop when nothing fits together."""
+    usable = [record for record in records if record.status == "ok"]
+    without = [record.sample_id for record in usable if record.columns["region"] == "none"]
+    strange = sorted({path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")} - {record.sample_id for record in records})
+    if len(without) == len(usable):
+        cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png" + (f", but {strange[0]}.png" if strange else "")
+        raise Stop(cause, "name the masks <scene>/<photograph>.png, or leave data.region_masks out")
+    if without:
+        print(f"  {len(without)} of {len(usable)} photographs have no region mask, all of them is outside: {', '.join(without[:5])}", flush=True)
+    if strange:
+        print(f"  {len(strange)} region masks belong to no photograph: {', '.join(strange[:5])}", flush=True)
