@@ -57,17 +57,16 @@ def table(recipe: str, result: dict) -> list[str]:
     """The README's table of a recipe, line by line."""
     first = next(iter(result["presets"].values()))
     lines = [
-        f"| preset | {first['metric'].upper()} untouched base | adapted | change | 95 % interval of the difference | verdict | seconds | peak memory |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| preset | {first['metric']}, untouched base | adapted | change | 95 % interval of the difference | verdict |",
+        "|---|---|---|---|---|---|",
     ]
     for preset, row in result["presets"].items():
+        unit = f" {row['unit']}" if row["unit"] else ""
         change = 100 * row["difference"] / row["base"]
-        lines.append(
-            f"| `{preset}` | {row['base']:.3f} {row['unit']} | {row['adapted']:.3f} {row['unit']} | {change:+.1f} % | [{row['low']:.3f}, {row['high']:.3f}] | {row['verdict']} | "
-            f"{row['seconds']:.0f} | {row['peak_memory_bytes'] / 1e9:.1f} GB |"
-        )
-    groups = f"{first['n_samples']} held-out samples of {first['n_groups']} groups, {first['resampled']} resampled"
-    return [*lines, "", f"Measured by `python -m tests.long` on {result['date']}, {result['machine']}: {groups}; the first row through papermill, all five steps."]
+        lines.append(f"| `{preset}` | {row['base']:.3f}{unit} | {row['adapted']:.3f}{unit} | {change:+.1f} % | {row['low']:.3f} to {row['high']:.3f} | {row['verdict'] or 'no verdict'} |")
+    held_out = f"{first['n_samples']} held-out samples of {first['n_groups']} groups, {first['resampled']} resampled"
+    cost = f"{first['seconds']:.0f} s and {first['peak_memory_bytes'] / 1e9:.1f} GB for the first row, all five steps through papermill"
+    return [*lines, "", f"Measured by `python -m tests.long {recipe}` on {result['date']} with {result['machine']}: {held_out}; {cost}."]
 
 
 def papermill(recipe: str, preset: str, root: Path) -> list[str]:
