@@ -185,6 +185,29 @@ def test_no_language_model_leaves_none(cfg, base):
     assert "llm" not in parts.modules and "prompt" not in parts.modules and "interaction" in parts.modules
 
 
+def test_four_bits_without_bitsandbytes_are_refused(cfg, base, monkeypatch):
+    import sys
+
+    cfg.model.llm_bits = 4
+    for name in ("bitsandbytes", "bitsandbytes.nn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(Stop, match="bitsandbytes"):
+        assemble.build(cfg, STAGE2, {"base": base})
+
+
+def test_language_model_that_does_not_obey_the_mask_is_refused(cfg, base, monkeypatch):
+    built = model.bare_llama
+
+    def eager(size):
+        llm = built(size)
+        llm.config._attn_implementation = "eager"
+        return llm
+
+    monkeypatch.setattr(model, "bare_llama", eager)
+    with pytest.raises(Stop, match="does not obey the attention mask"):
+        assemble.build(cfg, STAGE2, {"base": base})
+
+
 def test_colour_jitter_keeps_image_tokens_from_being_cached(cfg, base):
     cfg.data.colour_jitter = 0.5
     assert "colour_jitter" in assemble.build(cfg, STAGE2, {"base": base}).prefix.refused

@@ -128,6 +128,18 @@ def test_recomputed_activations_give_the_same_gradient():
     assert torch.allclose(*gradients, atol=1e-6) and gradients[0].any()
 
 
+def test_a_half_precision_language_model_works_under_autocast():
+    """As on a card: the language model is held in bf16, everything new in fp32."""
+    cfg = small()
+    modules = modules_of(cfg)
+    modules["llm"].to(torch.bfloat16).requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, points = model.detect(modules, cfg, batch_of())
+    assert logits.dtype == points.dtype == torch.float32
+    logits.sum().backward()
+    assert modules["queries"].point_content.grad.isfinite().all() and modules["queries"].point_content.grad.any()
+
+
 def test_pictures_matter_with_and_without_language_model():
     for cfg in (small(), small(llm="none", scene_interaction=True)):
         modules, one, other = modules_of(cfg), batch_of(1), batch_of(1)

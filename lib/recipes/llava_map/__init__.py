@@ -21,10 +21,10 @@ MAP_METRICS = (
     *(f"AP_{name}{at}" for name in ("divider", "ped_crossing", "boundary") for at in ("", "_0.5m", "_1.0m", "_1.5m")),
 )
 METRICS = {name: Metric("", lower_is_better=False) for name in MAP_METRICS}
+PREPARED = ("root", "version", "split", "geographic", "width_px", "height_px", "half_", "stand_in", "overlays")
 READS = {
     2: ("data.root", "data.version", "data.stand_in", "model.encoder", "model.qformer", "model.llm"),
-    3: ("data.", "model.instances"),
-    5: ("data.", "model."),
+    3: ("model.instances", *(f"data.{name}" for name in PREPARED)),
 }
 CODE = {2: ("standin",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate",)}
 

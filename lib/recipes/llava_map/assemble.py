@@ -32,7 +32,6 @@ def build(cfg: Config, stage: Stage, places: dict[str, Path]) -> Parts:
         print("the Q-Former starts from random weights (model.qformer=scratch)")
         modules["qformer"] = model.new_qformer(cfg)
     if size:
-        model.refuse_leaking_mask(modules["llm"], size.hidden)
         modules["prompt"] = Prompt(prompt_ids(cfg, size, places))
     spec, full = {}, [rf"{name}\..*" for name in (*NEW_PARTS, "qformer") if name in modules] + list(cfg.lora.full)
     if stage.name == "stage3" and cfg.train.stage3 == "full":
@@ -88,8 +87,10 @@ def load_published(cfg: Config, size: LlamaSize | None, places: dict[str, Path])
         rebuild_buffers(module)
         dtype = torch.float32 if name != "llm" or cfg.model.llm == "demo" else torch.bfloat16
         prints.append(weights.load_strict(module, PAIRS[name](cfg, places), dtype=dtype).fingerprint)
-    if size is not None and cfg.model.llm_bits == 4:
-        modules["llm"] = four_bit(modules["llm"])
+    if size is not None:
+        model.refuse_leaking_mask(modules["llm"], size.hidden)
+        if cfg.model.llm_bits == 4:
+            modules["llm"] = four_bit(modules["llm"])
     return modules | {"fingerprint": "".join(prints)}
 
 

@@ -176,7 +176,7 @@ def plan(cfg: Config) -> Plan:
         return Plan(1, 0, {}, (f"the sizes of {cfg.model.llm} are known after step 2",))
     needs = () if cfg.data.stand_in and not cfg.data.root else ("nuScenes key frames and map expansion 1.3, by registration",)
     if cfg.train.stage3 == "full" and "stage3" in cfg.train.stages:
-        needs += ("stage 3 in full needs FSDP or DeepSpeed: accelerate launch --config_file fsdp.yaml step4_train.py …",)
+        needs += ("stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`",)
     return Plan(sum(parts(cfg).values()), trainable(cfg), memory_bytes(cfg), needs)
 
 

@@ -18,6 +18,7 @@ from lib.recipes.llava_map.geometry import MIRRORED_CAMERA
 CAMERAS = tuple(MIRRORED_CAMERA)  # the order of views everywhere
 LIDAR = "LIDAR_TOP"
 CHUNK_BYTES = 1 << 20
+LONGEST_RECORD = 1 << 26  # characters; a file that is broken in the middle must not be collected to its end
 COMMAND = "python step2_download.py --recipe llava_map data.root=<nuScenes folder> data.version=v1.0-trainval"
 
 
@@ -142,5 +143,7 @@ def rows(path: Path) -> Iterator[dict]:
                     break  # the record goes on in the next chunk
                 yield record
             text = text[start:]
+            if len(text) > LONGEST_RECORD:
+                break
     if text.strip() != "]":
         raise Stop(f"{path} ends in the middle of a record: it is truncated or not a list", COMMAND)
