@@ -17,7 +17,7 @@ GROUND_M = 25.0  # the ground ends here
 EYES = [(-3.0, -3.0, 1.7), (-1.0, -4.0, 1.5), (1.0, -3.5, 2.2), (3.0, -2.5, 1.6)]
 TARGETS = [(-1.0, 8.0, 1.5), (0.0, 8.0, 2.0), (0.5, 8.0, 1.2), (0.0, 8.0, 1.8)]
 SCANNERS = [(-4.0, -1.0, 1.8), (3.5, -1.5, 1.8), (-0.3, 3.0, 1.8)]
-SCAN_STEP_DEG = 0.2
+SCAN_STEP_DEG = 0.25
 PINHOLES = [("PINHOLE", 480, 320, [400, 400, 240, 160]), ("PINHOLE", 500, 330, [410, 410, 251, 166])]  # the last view has another camera
 LENSES = [
     ("THIN_PRISM_FISHEYE", 480, 320, [360, 360, 241, 159, 0.02, -0.01, 1e-3, -1e-3, 0.002, -0.001, 1e-3, 1e-3]),
@@ -160,7 +160,7 @@ def write_scans(folder):
     folder.mkdir(parents=True)
     meshes = []
     for number, eye in enumerate(SCANNERS, 1):
-        azimuth, height = numpy.meshgrid(numpy.deg2rad(numpy.arange(-20, 200, SCAN_STEP_DEG)), numpy.deg2rad(numpy.arange(-50, 60, SCAN_STEP_DEG)))
+        azimuth, height = numpy.meshgrid(numpy.deg2rad(numpy.arange(-10, 190, SCAN_STEP_DEG)), numpy.deg2rad(numpy.arange(-45, 50, SCAN_STEP_DEG)))
         world = numpy.stack([numpy.cos(azimuth) * numpy.cos(height), numpy.sin(azimuth) * numpy.cos(height), numpy.sin(height)], -1)
         world = world.reshape(-1, 3)
         distance = trace(numpy.array(eye), world)
@@ -187,8 +187,9 @@ def write_ply(path, points):
     path.write_bytes(("\n".join(header) + "\n").encode() + vertices.tobytes() + b"\0\0\0\0")
 
 
-def pack(root, archive, *names):
-    """A .7z of some folders below `root`, named from there."""
+def pack(folder, archive, *names):
+    """A .7z of some parts of a scene's folder. The scene's name is the archive's."""
+    scene = archive.name.partition("_dslr_")[0]
     with py7zr.SevenZipFile(archive, "w", filters=[{"id": py7zr.FILTER_COPY}]) as packed:
         for name in names:
-            packed.writeall(root / name, name)
+            packed.writeall(folder / name, f"{scene}/{name}")
