@@ -89,4 +89,5 @@ def test_the_demo_shares_the_published_structure():
     from lib.config import from_dotted
 
     size = from_dotted(Config, DEMO).model.autoencoder
-    assert (size.levels, size.attention, size.latent_channels, size.downscale) == (5, (4,), 32, 16)
+    # as published, only the last level attends, and 32 channels are kept
+    assert size.attention == (size.levels - 1,) and size.latent_channels == 32 and size.multipliers[-1] == max(size.multipliers)

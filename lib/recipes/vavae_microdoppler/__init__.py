@@ -16,7 +16,7 @@ MAIN_METRIC = "psnr"
 HIGHER = ("psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette", "user_ratio")
 LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32")
 METRICS = {name: Metric("dB" if "psnr" in name else "", name in LOWER) for name in (*HIGHER, *LOWER)}
-READS = {2: ("model.", "data."), 3: ("data.", "model.image_px")}
+READS = {2: ("model.weights", "model.vf", "model.image_px", "data."), 3: ("data.", "model.image_px", "train.seed")}
 CODE = {2: ("simulator",), 3: ("data",), 4: ("training", "assemble"), 5: ("evaluate", "metrics")}
 
 

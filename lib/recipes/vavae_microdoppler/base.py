@@ -7,7 +7,6 @@ published structure learns to reproduce them, aligned with that vision network. 
 The two files hold the published names, in fp16, so that the demo is loaded by the code that loads the 2 GB original.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -29,7 +28,8 @@ from lib.weights import load_strict
 
 FOLDER = Path(__file__).parent / "demo"
 SEED = 20
-SMALL_PX = 64  # the convolutional networks learn at a quarter of the demo's area, for a quarter of the time
+COARSE = 6  # periods of the finest pattern that the autoencoder is shown: it keeps one number in 6
+VISION_PX, SMALL_PX = 128, 64  # sides of the pictures: one cell of textures.py per position of the vision network; the demo's images
 
 
 def main(part: str) -> None:
@@ -38,7 +38,7 @@ def main(part: str) -> None:
     model = from_dotted(Config, DEMO).model
     vision, perceptual = Vision(model.vision_size), Perceptual(tuple(model.lpips_widths))
     if part == "vision":
-        learn_textures(vision, vision, model.image_px, steps=600)
+        learn_textures(vision, vision, VISION_PX, steps=600)
         learn_textures(perceptual, lambda image: perceptual.net(perceptual.scaling_layer(image))[-1], SMALL_PX, steps=250)
         set_heads(perceptual)
         save("vision.safetensors", {"foundation_model.model.": to_timm(vision), "loss.perceptual_loss.": perceptual.state_dict()})
@@ -48,15 +48,17 @@ def main(part: str) -> None:
     load_strict(perceptual, groups["perceptual"].items())
     for network in (vision, perceptual):
         network.eval().requires_grad_(False)
-    autoencoder, projection, critic = learn_pictures(model, vision, perceptual, steps=400)
+    autoencoder = build_autoencoder(model.autoencoder)
+    learn_to_copy(autoencoder, steps=700)
+    projection, critic = learn_pictures(model, autoencoder, vision, perceptual, steps=50)
     save(
         "autoencoder.safetensors",
         {"": to_published(autoencoder), "linear_proj.": projection.state_dict(), "loss.discriminator.": critic.state_dict()},
     )
 
 
-def batch(step: int, size: int, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px) for index in range(size)]
+def batch(step: int, size: int, side_px: int, periods: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px, periods) for index in range(size)]
     return torch.stack([torch.from_numpy(image) for image, _ in drawn]).float(), torch.stack([torch.from_numpy(kind) for _, kind in drawn])
 
 
@@ -100,43 +102,56 @@ def set_heads(perceptual: Perceptual) -> None:
         nn.init.constant_(getattr(perceptual, f"lin{number}").model[1].weight, 0.4)
 
 
-def learn_pictures(model, vision: Vision, perceptual: Perceptual, steps: int):
-    autoencoder, critic = build_autoencoder(model.autoencoder), PatchCritic(model.critic_width, model.critic_layers)
+def learn_to_copy(autoencoder, steps: int) -> None:
+    """Mean absolute error alone: five of these steps cost as much as one of the real loss."""
+    optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, step / 50 + 0.02) * (1 - 0.9 * step / steps)
+        image = batch(10_000 + step, 4, SMALL_PX, COARSE)[0]
+        posterior = Posterior.of(moments_of(autoencoder, image))
+        noise = (
+            torch.randn_like(posterior.mean) if step > steps // 2 else torch.zeros_like(posterior.mean)
+        )  # noise of 1 would drown a start
+        recon = decode(autoencoder, posterior.sample(noise))
+        loss = F.l1_loss(recon, image) + 1e-6 * posterior.kl().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        optimiser.step()
+        if step % 100 == 0:
+            print(f"copying step {step}: squared error {F.mse_loss(recon, image).item():.4f}", flush=True)
+
+
+def learn_pictures(model, autoencoder, vision: Vision, perceptual: Perceptual, steps: int):
+    critic = PatchCritic(model.critic_width, model.critic_layers)
     projection = nn.Conv2d(model.latent_channels, model.vision_size.width, 1, bias=False)
-    slow = torch.optim.Adam([*autoencoder.parameters(), *projection.parameters()], lr=1e-3, betas=(0.5, 0.9))
+    slow = torch.optim.Adam([*autoencoder.parameters(), *projection.parameters()], lr=5e-4, betas=(0.5, 0.9))
     fast = torch.optim.Adam(critic.parameters(), lr=3e-4, betas=(0.5, 0.9))
-    weights, seen = LossWeights(alignment=0.3, critic=0.2), at_grid(vision, SMALL_PX // model.downscale)
+    weights = LossWeights(alignment=0.3, critic=0.2)
     for step in range(steps):
         share = step / steps
-        slow.param_groups[0]["lr"] = 1e-3 * min(1.0, step / 50 + 0.02) * (1 - share) + 2e-5
-        image = batch(10_000 + step, 8, SMALL_PX)[0]
+        slow.param_groups[0]["lr"] = 5e-4 * (1 - share) + 2e-5
+        image = batch(20_000 + step, 8, SMALL_PX, COARSE)[0]
         posterior = Posterior.of(moments_of(autoencoder, image))
         sample = posterior.sample(torch.randn_like(posterior.mean))
-        p = Pass(image, decode(autoencoder, sample), posterior, projection(sample), seen(image))
-        judge = critic if share > 0.7 else None
+        p = Pass(image, decode(autoencoder, sample), posterior, projection(sample), vision(image))
+        judge = critic if share > 0.5 else None
         terms = generator_terms(p, weights, perceptual, judge, autoencoder.decoder.conv_out.weight, autoencoder.encoder.conv_out.weight)
         slow.zero_grad()
         (terms["total"] / image[0].numel()).backward()
         nn.utils.clip_grad_norm_([*autoencoder.parameters(), *projection.parameters()], 1.0)
         slow.step()
-        if share > 0.6:
+        if share > 0.3:
             fast.zero_grad()
             critic_loss(critic, image, p.recon, hinge)["disc_loss"].backward()
             fast.step()
-        if step % 25 == 0:
+        if step % 10 == 0:
             shown = {
                 name: round(float(terms[name].detach()), 4)
                 for name in ("rec_loss", "kl_loss", "vf_cosine", "vf_distance", "alignment_share")
             }
             print(f"VA-VAE step {step} mse {F.mse_loss(p.recon, image).item():.4f} {shown}", flush=True)
-    return autoencoder, projection, critic
-
-
-def at_grid(vision: Vision, grid: int) -> Vision:
-    """The same network for pictures of another size, as a run with that size would load it."""
-    other = Vision(dataclasses.replace(vision.size, grid=grid))
-    other.load_state_dict(from_timm(to_timm(vision), grid))
-    return other.eval().requires_grad_(False)
+    return projection, critic
 
 
 def save(name: str, groups: dict[str, dict[str, torch.Tensor]]) -> None:

@@ -44,6 +44,10 @@ class ModelConfig:
             )
         if self.image_px < self.downscale or self.image_px % self.downscale:
             raise Stop(f"model.image_px={self.image_px} is not a multiple of {self.downscale}, the autoencoder's reduction")
+        if self.image_px < 3 * 2**self.critic_layers:
+            raise Stop(
+                f"model.image_px={self.image_px} is too small for the critic: at least {3 * 2**self.critic_layers} for model.critic_layers={self.critic_layers}"
+            )
         if self.norm_groups < 1 or any(self.channels * m % self.norm_groups for m in self.multipliers):
             raise Stop(f"model.norm_groups={self.norm_groups} does not divide every width {[self.channels * m for m in self.multipliers]}")
         if not 0 <= self.freeze_encoder_layers <= len(self.multipliers):
@@ -200,10 +204,10 @@ PRESETS = {
     },
 }  # fmt: skip
 
-# The published structure with 1.1 million numbers, on simulated walkers.
+# The published structure with 1.1 million numbers, one level less (f8) and images of 64 px, on simulated walkers.
 DEMO = {
-    "model.weights": "demo", "model.image_px": 128, "model.channels": 8, "model.multipliers": [1, 2, 4, 8, 8], "model.blocks": 1,
-    "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
+    "model.weights": "demo", "model.image_px": 64, "model.channels": 16, "model.multipliers": [1, 2, 4, 4], "model.blocks": 1,
+    "model.attention": [3], "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
     "model.lpips_widths": [8, 16, 32, 48, 48], "model.critic_width": 16,
     "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 8, "data.stand_in_windows": 3,
     "train.epochs": 12, "train.lr": 5e-4, "train.global_batch": 8, "train.micro_batch": 8,
@@ -211,7 +215,7 @@ DEMO = {
 
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.
 TINY = {
-    "model.image_px": 64, "data.stand_in_users": 3, "data.stand_in_recordings": 3, "data.stand_in_windows": 2, "train.epochs": 3,
+    "model.image_px": 32, "data.stand_in_users": 3, "data.stand_in_recordings": 3, "data.stand_in_windows": 2, "train.epochs": 3,
     "train.global_batch": 4, "train.micro_batch": 4,
 }  # fmt: skip
 

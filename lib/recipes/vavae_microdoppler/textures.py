@@ -10,8 +10,11 @@ KINDS = ("ramp", "grating", "checker", "cloud", "dots", "stripes", "chirp", "spe
 CELL_PX = 16
 
 
-def picture(generator: np.random.Generator, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """(image (3, side, side) in [-1, 1], kind of each cell (cells, cells) as an index into KINDS)."""
+def picture(generator: np.random.Generator, side_px: int, periods: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """(image (3, side, side) in [-1, 1], kind of each cell (cells, cells) as an index into KINDS).
+
+    periods: of the finest pattern over the whole picture.
+    """
     y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32) / side_px
     count = int(generator.integers(1, 5))
     seeds = generator.uniform(size=(count, 2))
@@ -20,7 +23,7 @@ def picture(generator: np.random.Generator, side_px: int) -> tuple[np.ndarray, n
     image = np.zeros((3, side_px, side_px), np.float32)
     kinds = generator.integers(len(KINDS), size=count)
     for number in range(count):
-        angle, frequency = generator.uniform(0, np.pi), np.exp(generator.uniform(np.log(2), np.log(24)))
+        angle, frequency = generator.uniform(0, np.pi), np.exp(generator.uniform(np.log(2), np.log(periods)))
         level = fill(KINDS[kinds[number]], generator, x, y, angle, frequency)
         colours = generator.uniform(-1, 1, (2, 3)).astype(np.float32)
         painted = colours[0][:, None, None] * (1 - level) + colours[1][:, None, None] * level

@@ -1,0 +1,49 @@
+import sys
+from subprocess import run
+
+import pytest
+
+from lib.config import from_dotted
+from lib.errors import Stop
+from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, TINY, Config
+
+ALLOWED_IN_DEMO = ("model.", "data.", "train.epochs", "train.lr", "train.micro_batch", "train.global_batch")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("scale", [{}, DEMO, DEMO | TINY], ids=["full", "demo", "tiny"])
+def test_every_preset_composes_with_the_demo(preset, scale):
+    cfg = from_dotted(Config, PRESETS[preset] | scale)
+    assert cfg.train.stages == from_dotted(Config, PRESETS[preset]).train.stages
+    assert (cfg.model.vf == "none") == (preset == "decoder_only")
+
+
+def test_the_demo_changes_only_what_it_may():
+    assert all(key.startswith(ALLOWED_IN_DEMO) for key in DEMO | TINY)
+
+
+def test_the_guides_numbers_are_the_defaults():
+    cfg = Config()
+    assert (cfg.train.epochs, cfg.train.reconstruct_share * 30, cfg.train.margin_share * 30) == (30, 15, pytest.approx(10))
+    assert (cfg.loss.align_vf, cfg.loss.reconstruct_vf, cfg.loss.distance_margin, cfg.loss.cosine_margin) == (0.5, 0.1, 0.25, 0.5)
+    assert (cfg.train.global_batch, cfg.train.micro_batch, cfg.train.clip, cfg.loss.adaptive_vf) == (16, 8, 0.5, True)
+
+
+@pytest.mark.parametrize(("settings", "word"), [
+    ({"model.image_px": 250}, "not a multiple of 16"), ({"model.image_px": 16}, "too small for the critic"), ({"model.norm_groups": 48}, "does not divide"),
+    ({"model.freeze_encoder_layers": 6}, "between 0 and 5"), ({"model.vf": "dinov2_bas"}, "dinov2_base"), ({"model.vf": "dinov2_base"}, "fresh_projection"),
+    ({"train.stages": ["aling"]}, "did you mean 'align'"), ({"train.stages": ["decoder"]}, "nothing to align"), ({"train.stages": ["align", "decoder"]}, "stands alone"),
+    ({"data.val_share": 1.0}, "between 0 and 1"),
+])  # fmt: skip
+def test_impossible_settings_are_named(settings, word):
+    with pytest.raises(Stop, match=word):
+        from_dotted(Config, settings)
+
+
+def test_the_plan_needs_no_torch():
+    code = (
+        "import sys; from lib.recipes import vavae_microdoppler as r; c = r.Config(); r.plan(c); r.assets(c)\n"
+        "assert not {'torch', 'numpy', 'scipy', 'diffusers'} & set(sys.modules), 'heavy import'"
+    )
+    done = run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
