@@ -165,9 +165,9 @@ PRESETS = {
 
 # A small network with the true key names, and pictures of the made-up hand. Only model.*, data.* and four train settings may change.
 DEMO = {
-    "model.init": "demo", "model.mano": "stand_in", "model.crop_px": 128, "model.width": 144, "model.depth": 5, "model.heads": 4,
-    "model.decoder_width": 128, "model.decoder_depth": 2, "model.decoder_heads": 4, "model.decoder_head_width": 32, "model.decoder_mlp": 256,
-    "data.format": "made", "data.val_share": 0.3, "data.keep_side_px": 256,
+    "model.init": "demo", "model.mano": "stand_in", "model.crop_px": 128, "model.width": 96, "model.depth": 4, "model.heads": 4,
+    "model.decoder_width": 96, "model.decoder_depth": 2, "model.decoder_heads": 4, "model.decoder_head_width": 24, "model.decoder_mlp": 192,
+    "data.format": "made", "data.val_share": 0.3, "data.keep_side_px": 256, "data.augment_rotation_deg": 8.0, "data.augment_scale": 0.15,
     "train.epochs": 12, "train.lr": 1e-3, "train.global_batch": 16, "train.micro_batch": 16,
 }  # fmt: skip
 TINY = {"data.made_subjects": 5, "data.made_hands": 8, "train.epochs": 2}

@@ -126,6 +126,8 @@ def unusable(hand: Hand, width: int, height: int) -> str:
     inside = ((points >= low) & (points <= high)).all(1)
     if len(points) and inside.mean() < 0.5:
         return f"{(~inside).sum()} of {len(points)} 2D keypoints lie outside the crop: pixels of the whole image are expected"
+    if len(points) > 1 and (points.max(0) - points.min(0)).max() < 0.05 * hand.side_px:
+        return f"the 2D keypoints lie within 5 % of the crop of {hand.side_px:.0f} px: pixels of the whole image are expected"
     bones = bone_lengths(hand.labels)
     if len(bones) and not BONE_M[0] <= numpy.median(bones) <= BONE_M[1]:
         return f"the median bone is {numpy.median(bones):.3g} long: 3D keypoints are expected in metres"

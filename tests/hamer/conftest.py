@@ -1,0 +1,60 @@
+"""A very small network, the made-up hand, and folders of made-up data."""
+import json
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from lib.config import from_dotted
+from lib.recipes.hamer import config as settings
+from lib.recipes.hamer.hand import stand_in
+from lib.recipes.hamer.mano import Mano
+from lib.recipes.hamer.model import HaMeR
+
+SMALL = {
+    "model.init": "hamer", "model.mano": "stand_in", "model.crop_px": 64, "model.width": 32, "model.depth": 3, "model.heads": 2,
+    "model.decoder_width": 32, "model.decoder_depth": 2, "model.decoder_heads": 2, "model.decoder_head_width": 8, "model.decoder_mlp": 16,
+    "data.format": "made", "data.made_subjects": 3, "data.made_hands": 3, "data.made_px": 96, "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def hand():
+    return stand_in()
+
+
+@pytest.fixture
+def configure():
+    return lambda **changes: from_dotted(settings.Config, SMALL | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+@pytest.fixture
+def network(hand):
+    def make(config) -> HaMeR:
+        torch.manual_seed(0)
+        module = HaMeR(config.model, Mano(hand)).eval()
+        torch.nn.init.trunc_normal_(module.backbone.pos_embed, std=0.5)
+        return module
+
+    return make
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A folder of pictures with hands.json; `edit(entries)` breaks what a test wants broken."""
+
+    def make(edit=lambda entries: None, count: int = 4):
+        root, random = tmp_path / "hands", numpy.random.default_rng(0)
+        root.mkdir()
+        flat = numpy.stack([numpy.linspace(40, 100, 21), numpy.linspace(50, 90, 21)], 1)
+        bone = numpy.cumsum(numpy.full((21, 3), 0.01), 0)
+        entries = []
+        for i in range(count):
+            Image.fromarray(random.integers(0, 255, (140, 160, 3), numpy.uint8)).save(root / f"{i}.png")
+            entries.append({"file": f"{i}.png", "hand": "right", "box": [40, 50, 100, 90], "group": f"p{i}", "keypoints_2d": flat.tolist(), "keypoints_3d": bone.tolist()})
+        edit(entries)
+        (root / "hands.json").write_text(json.dumps(entries))
+        return root
+
+    return make

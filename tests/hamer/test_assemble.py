@@ -1,0 +1,224 @@
+"""Strict loading of hamer.ckpt's twins, adapters, objectives, the frozen front, the merged export."""
+import re
+
+import omegaconf
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib import adapters
+from lib.errors import Stop
+from lib.recipes.hamer import assemble, costs, data, evaluate
+from lib.recipes.hamer.critic import Discriminator
+from lib.recipes.hamer.mano import Mano
+
+
+@pytest.fixture
+def base(network, configure, hand, tmp_path):
+    """A folder with a twin of hamer.ckpt: critic, MANO's buffers, the stray flag and a configuration object inside."""
+
+    def write(extra=None, lost=()):
+        torch.manual_seed(1)
+        state = dict(network(configure()).state_dict())
+        state |= {f"discriminator.{name}": tensor for name, tensor in Discriminator().state_dict().items()}
+        state |= {f"mano.{name}": tensor for name, tensor in Mano(hand).named_buffers()} | {"initialized": torch.tensor(True)}
+        parameters = {"cfg": omegaconf.OmegaConf.create({"MODEL": {"IMAGE_SIZE": 256}})} | (extra or {})
+        folder = tmp_path / "base"
+        folder.mkdir(exist_ok=True)
+        torch.save({"state_dict": {n: t for n, t in state.items() if n not in lost}, "epoch": 3, "hyper_parameters": parameters}, folder / "hamer.ckpt")
+        return folder
+
+    return write
+
+
+def batch_of(config, seed: int = 0):
+    torch.manual_seed(seed)
+    size = config.model.crop_px
+    return {
+        "image": torch.randn(2, 3, size, size), "keypoints_2d": torch.rand(2, 21, 3), "keypoints_3d": torch.rand(2, 21, 4), "pose": torch.randn(2, 48),
+        "betas": torch.randn(2, 10), "has_pose": torch.ones(2), "has_betas": torch.ones(2), "real_pose": torch.randn(2, 2, 48), "real_betas": torch.randn(2, 2, 10),
+    }  # fmt: skip
+
+
+def test_twin_of_the_checkpoint_loads_whole_and_drops_mano(base, configure):
+    config, folder = configure(), base()
+    parts = assemble.build(config, {"base": folder})
+    stored = torch.load(folder / "hamer.ckpt", weights_only=False)["state_dict"]
+    for name, tensor in parts.modules["hamer"].state_dict().items():
+        torch.testing.assert_close(tensor, stored[name])
+    assert set(parts.modules) == {"hamer"} and parts.base
+
+
+class Harm:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('the file ran code')",)
+
+
+def test_malicious_twin_is_refused(base, configure):
+    with pytest.raises(Stop, match="exec"):
+        assemble.build(configure(), {"base": base(extra={"x": Harm()})})
+
+
+def test_lost_tensor_stops_the_load(base, configure):
+    with pytest.raises(Stop, match=r"1 missing \(backbone.blocks.1.mlp.fc1.weight\)"):
+        assemble.build(configure(), {"base": base(lost=("backbone.blocks.1.mlp.fc1.weight",))})
+
+
+def test_loading_into_a_wrapped_network_stops_with_the_count(base, configure):
+    config, folder = configure(), base()
+    parts = assemble.build(config, {"base": folder})
+    adapters.attach(parts)
+    adapted = sum(".base_layer." in name for name in parts.modules["hamer"].state_dict())
+    with pytest.raises(Stop, match=f"{adapted} tensors of the base would be lost"):
+        assemble.load(config, parts.modules["hamer"], folder / "hamer.ckpt")
+
+
+def test_full_size_targets_are_162_modules_with_the_tables_numbers(hand):
+    from lib.config import from_dotted
+    from lib.recipes import LoraSpec, Parts, hamer
+    from lib.recipes.hamer.model import HaMeR
+
+    for preset, numbers in {"rank4": 2_869_684, "rank8": 5_739_368, "rank16": 11_478_736}.items():
+        config = from_dotted(hamer.Config, hamer.PRESETS[preset])
+        assert costs.trainable_numbers(config) == numbers
+    mano = Mano(hand)
+    with torch.device("meta"):
+        parts = Parts({"hamer": HaMeR(config.model, mano)}, {"hamer": LoraSpec(costs.targets(config), 16, 32.0, expected=numbers)})
+        adapters.attach(parts)
+    assert len([name for name in adapters.trainable(parts) if name.endswith("lora_A.weight")]) == 162
+
+
+@pytest.mark.parametrize("changes", [
+    {"lora__targets__backbone": ["attn"]}, {"lora__targets__backbone": [], "lora__targets__head": ["attn", "mlp"]}, {"lora__last_blocks": 2},
+    {"lora__full_readouts": True}, {"loss__adversarial": 0.1}, {"lora__rank": 5},
+])  # fmt: skip
+def test_closed_forms_agree_with_peft(base, configure, changes):
+    config = configure(**changes)
+    parts = assemble.build(config, {"base": base()})
+    assert sum(p.numel() for m in parts.modules.values() for p in m.parameters()) == costs.plan(config).parameters
+    adapters.attach(parts)
+    assert sum(p.numel() for p in adapters.trainable(parts).values()) == costs.trainable_numbers(config)
+
+
+def test_prefix_gives_the_same_output_and_runs_through_nothing_trained(base, configure):
+    config = configure(lora__last_blocks=1, data__augment=False)
+    parts = assemble.build(config, {"base": base()})
+    adapters.attach(parts)
+    batch = batch_of(config)
+    whole = assemble.forward(config, parts, batch)
+    kept = torch.stack([parts.prefix.compute({"image": image.numpy()}, 0) for image in batch["image"]])
+    ahead = assemble.forward(config, parts, batch | {"prefix": kept[:, None]})
+    torch.testing.assert_close(ahead["pred_vertices"], whole["pred_vertices"], atol=1e-6, rtol=0)
+    assert not any(re.fullmatch(parts.prefix.frozen, name) for name in adapters.trainable(parts))
+    frozen = [name for name, _ in parts.modules["hamer"].named_parameters() if re.fullmatch(parts.prefix.frozen, f"hamer.{name}")]
+    assert len(frozen) == 3 + 2 * 12  # patch embedding, positions, two blocks of twelve tensors
+
+
+def test_augmentation_forbids_keeping_the_prefix(base, configure):
+    assert "augment" in assemble.build(configure(lora__last_blocks=1), {"base": base()}).prefix.refused
+    assert assemble.build(configure(), {"base": base()}).prefix is None
+
+
+def test_each_objective_moves_its_own_network(base, configure):
+    config = configure(loss__adversarial=0.5)
+    parts = assemble.build(config, {"base": base()})
+    adapters.attach(parts)
+    batch, stored = batch_of(config), torch.load(base() / "hamer.ckpt", weights_only=False)["state_dict"]
+    assert torch.equal(parts.modules["discriminator"].D_conv1.weight, stored["discriminator.D_conv1.weight"])
+    fit, critic = assemble.objectives(config)
+    tensors = adapters.trainable(parts)
+    for objective in (fit, critic):
+        assert [name for name in tensors if any(re.fullmatch(group.tensors, name) for group in objective.groups)]
+    critic.loss(parts, batch, 0)[0].backward()
+    assert all(p.grad is None for name, p in tensors.items() if name.startswith("hamer."))
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for name, p in tensors.items() if name == "discriminator.D_alljoints_fc1.weight")
+    value, numbers = fit.loss(parts, batch, 0)
+    assert "loss_adversarial" in numbers and value.requires_grad
+
+
+def test_without_a_critic_there_is_one_objective(base, configure):
+    assert [objective.name for objective in assemble.objectives(configure())] == ["hand"]
+
+
+def test_merged_export_has_the_exact_keys_and_the_same_mesh(base, configure, tmp_path):
+    config = configure()
+    parts = assemble.build(config, {"base": base()})
+    names = set(parts.modules["hamer"].state_dict())
+    wrapped = adapters.attach(parts)
+    for name, tensor in adapters.trainable(parts).items():
+        torch.nn.init.normal_(tensor, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    batch = batch_of(config)
+    with torch.no_grad():
+        adapted = assemble.forward(config, parts, batch)["pred_vertices"]
+        parts.modules |= adapters.merge(wrapped)
+        assemble.export(parts, tmp_path)
+        merged = assemble.build(configure(model__checkpoint=str(tmp_path / "hamer.safetensors")), {"base": tmp_path})
+        torch.testing.assert_close(assemble.forward(config, merged, batch)["pred_vertices"], adapted, atol=1e-5, rtol=0)
+    assert set(load_file(tmp_path / "hamer.safetensors")) == names
+    assert not any(name.startswith("mano.") for name in names)
+
+
+def test_plain_peft_loads_the_adapter(base, configure, tmp_path):
+    import peft
+
+    config, folder = configure(), base()
+    parts = assemble.build(config, {"base": folder})
+    wrapped = adapters.attach(parts)
+    for name, tensor in adapters.trainable(parts).items():
+        torch.nn.init.normal_(tensor, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    adapters.save(wrapped, tmp_path / "adapter", parts.base)
+    saved = next(tmp_path.glob("adapter/**/adapter_config.json")).parent
+    other = assemble.build(config, {"base": folder}).modules["hamer"]
+    with torch.no_grad():
+        images = batch_of(config)["image"]
+        parts.modules["hamer"].eval()
+        expected = parts.modules["hamer"](images)["pred_vertices"]
+        loaded = peft.PeftModel.from_pretrained(other, saved).eval()
+        torch.testing.assert_close(loaded(images)["pred_vertices"], expected, atol=1e-6, rtol=0)
+    assert not any("mano." in name for name in load_file(saved / "adapter_model.safetensors"))
+
+
+def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, tmp_path):
+    config = configure(model__init="vitpose")
+    state = network(config).backbone.state_dict()
+    torch.save({"state_dict": {f"backbone.{name}": tensor for name, tensor in state.items()} | {"keypoint_head.x": torch.zeros(3)}}, tmp_path / "vitpose_backbone.pth")
+    parts = assemble.build(config, {"base": tmp_path})
+    assert torch.equal(parts.modules["hamer"].backbone.blocks[0].mlp.fc1.weight, state["blocks.0.mlp.fc1.weight"])
+    adapters.attach(parts)
+    head = [name for name in adapters.trainable(parts) if name.startswith("hamer.mano_head.")]
+    assert len(head) == len(list(parts.modules["hamer"].mano_head.parameters()))
+    assert sum(p.numel() for p in adapters.trainable(parts).values()) == costs.trainable_numbers(config)
+
+
+def test_scores_of_a_perfect_answer_are_perfect(base, configure):
+    config = configure()
+    parts = assemble.build(config, {"base": base()})
+    batch = batch_of(config)
+    with torch.no_grad():
+        answer = assemble.forward(config, parts, batch)
+        batch |= {"keypoints_2d": torch.cat([answer["pred_keypoints_2d"], torch.ones(2, 21, 1)], 2), "keypoints_3d": torch.cat([answer["pred_keypoints_3d"], torch.ones(2, 21, 1)], 2)}
+        batch |= {"sample_id": ["a", "b"], "group": ["g", "g"], "vertices": torch.zeros(2), "mean_2d": torch.zeros(2, 21, 2), "mean_3d": batch["keypoints_3d"][..., :3]}
+        numbers = evaluate.summarise(evaluate.score_batch(config, parts, batch))
+        trivial = evaluate.summarise(evaluate.score_batch(config, None, batch))
+    assert numbers["pa_mpjpe_mm"] < 1e-3 and numbers["pck_05"] == 1 and numbers["auc_joints"] > 0.98
+    assert "pa_mpvpe_mm" not in numbers  # no mesh to compare with
+    assert trivial["pa_mpjpe_mm"] < 1e-3 and trivial["pck_05"] < 1
+
+
+def test_mesh_scores_need_a_mesh_of_the_same_hand(base, configure):
+    config = configure()
+    parts = assemble.build(config, {"base": base()})
+    batch = batch_of(config) | {"sample_id": ["a", "b"], "group": ["g", "g"], "vertices": torch.ones(2)}
+    with torch.no_grad():
+        numbers = evaluate.score_batch(config, parts, batch)[0].numbers
+        truth = evaluate.true_vertices(parts, batch)[0]
+    assert {"pa_mpvpe_mm", "f5", "f15", "auc_vertices"} <= numbers.keys()
+    perfect = evaluate.mesh_numbers(truth, truth)
+    assert perfect["f5"] == 1 and perfect["pa_mpvpe_mm"] < 1e-3
+
+
+def test_collate_stacks_arrays_and_lists_texts():
+    import numpy
+
+    batch = data.collate([{"a": numpy.zeros(2), "prefix": torch.ones(1, 3), "name": "x"}, {"a": numpy.ones(2), "prefix": torch.ones(1, 3), "name": "y"}])
+    assert batch["a"].shape == (2, 2) and batch["prefix"].shape == (2, 1, 3) and batch["name"] == ["x", "y"]

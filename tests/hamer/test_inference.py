@@ -1,0 +1,91 @@
+"""--predict and the drawing: boxes, mirrored hands, files on disk."""
+import json
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from lib.errors import Stop
+from lib.recipes import Parts
+from lib.recipes.hamer import draw, inference, render
+
+
+@pytest.fixture
+def parts(network, configure):
+    return Parts({"hamer": network(configure())})
+
+
+def photographs(root, boxes):
+    root.mkdir()
+    random = numpy.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (90, 120, 3), numpy.uint8)).save(root / "a.png")
+    (root / "hands.json").write_text(json.dumps([{"file": "a.png", "hand": hand, "box": box} for hand, box in boxes]))
+    return root
+
+
+def test_each_hand_gets_pictures_mesh_and_numbers(parts, configure, tmp_path, capsys):
+    root = photographs(tmp_path / "in", [("right", [20, 20, 60, 70]), ("left", [50, 10, 110, 60])])
+    (tmp_path / "out").mkdir()
+    with torch.no_grad():
+        inference.predict(configure(), parts, root, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"a_{i}{end}" for i in (0, 1) for end in (".png", "_keypoints.png", ".obj", ".json")} | {"a_all.jpg"}
+    lines = (tmp_path / "out" / "a_0.obj").read_text().splitlines()
+    assert lines[0] == "# stand-in hand, not MANO"
+    assert sum(line.startswith("v ") for line in lines) == 778 and sum(line.startswith("f ") for line in lines) == 1552
+    assert "pred.json is not written" in capsys.readouterr().out
+
+
+def test_left_hand_is_the_mirror_image_of_a_right_one(parts, configure, tmp_path):
+    root = photographs(tmp_path / "in", [("right", [20, 20, 60, 70])])
+    picture = numpy.asarray(Image.open(root / "a.png"))
+    entry = {"file": "a.png", "hand": "right", "box": [20, 20, 60, 70]}
+    mirrored = {"file": "a.png", "hand": "left", "box": [119 - 60, 20, 119 - 20, 70]}
+    with torch.no_grad():
+        one = inference.hand(configure(), parts.modules["hamer"], picture, entry)
+        other = inference.hand(configure(), parts.modules["hamer"], picture[:, ::-1], mirrored)
+    numpy.testing.assert_allclose(other["vertices"], one["vertices"] * [-1, 1, 1], atol=1e-5)
+    project = lambda found: (found["joints"] + found["translation"])[:, :2] / (found["joints"] + found["translation"])[:, 2:] * found["focal_px"] + found["principal"]  # noqa: E731
+    numpy.testing.assert_allclose(project(other)[:, 0], 119 - project(one)[:, 0], atol=1.01)  # the principal point is the middle, half a pixel off the mirror
+    numpy.testing.assert_allclose(project(other)[:, 1], project(one)[:, 1], atol=1e-2)
+
+
+@pytest.mark.parametrize(("box", "message"), [([10, 10, 10, 40], "has no area"), ([200, 10, 240, 40], "lies outside the image of 120 x 90 px")])
+def test_bad_box_is_named(parts, configure, tmp_path, box, message):
+    with pytest.raises(Stop, match=message), torch.no_grad():
+        inference.predict(configure(), parts, photographs(tmp_path / "in", [("right", box)]), tmp_path)
+
+
+def test_folder_without_images_is_named(parts, configure, tmp_path):
+    with pytest.raises(Stop, match="holds no images"):
+        inference.predict(configure(), parts, tmp_path, tmp_path)
+
+
+def test_nearer_face_hides_the_farther_one():
+    points = numpy.array([[0, 0], [0, 20], [20, 0], [0, 0], [0, 20], [20, 0]], float)
+    depth = numpy.array([2.0, 2, 2, 1, 1, 1])
+    seen = render.cover(points, depth, numpy.array([[3, 4, 5], [0, 1, 2]])[:, [0, 2, 1]], 20, 20)
+    other = render.cover(points, depth, numpy.array([[3, 4, 5], [0, 1, 2]]), 20, 20)
+    assert (seen.face >= 0).any() != (other.face >= 0).any()  # one of the two windings looks away
+    shown = seen if (seen.face >= 0).any() else other
+    assert set(numpy.unique(shown.face)) == {-1, 0} and numpy.isclose(shown.depth[2, 2], 1)
+
+
+def test_interpolation_reproduces_a_linear_function():
+    points = numpy.array([[1.0, 1], [28, 3], [5, 27]])
+    for faces in (numpy.array([[0, 1, 2]]), numpy.array([[0, 2, 1]])):
+        seen = render.cover(points, numpy.ones(3), faces, 30, 30)
+        if (seen.face >= 0).any():
+            y, x = numpy.nonzero(seen.face >= 0)
+            numpy.testing.assert_allclose(seen.interpolate(faces, points), numpy.stack([x, y], 1), atol=1e-9)
+            assert abs(len(x) - abs(numpy.linalg.det(points[1:] - points[0])) / 2) < 30  # pixels of the border
+            return
+    raise AssertionError("neither winding is seen")
+
+
+def test_photograph_undoes_the_normalisation():
+    from lib.recipes.hamer.crop import normalise
+
+    levels = numpy.arange(3 * 16).reshape(3, 4, 4) * 5.0
+    assert (draw.photograph(normalise(levels)) == levels.transpose(1, 2, 0)).all()
