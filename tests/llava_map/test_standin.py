@@ -45,8 +45,8 @@ def test_stripes_of_a_crossing_cover_half_of_it():
 
 
 def test_solid_centre_lines_land_on_painted_pixels(tmp_path):
-    """At half of nuScenes' picture size, to 20 m: the pixel of a map point must be brighter than the asphalt beside the line."""
-    standin.write(tmp_path, standin.Size(train_scenes=3, val_scenes=1, frames=2, image_scale=0.5))
+    """At 0.3 of nuScenes' picture size, to 20 m: the pixel of a map point must be brighter than the asphalt beside the line."""
+    standin.write(tmp_path, standin.Size(train_scenes=1, val_scenes=1, frames=2, image_scale=0.3))
     hits, asked = 0, 0
     maps = {location: RoadMap.read(tmp_path / "maps" / "expansion" / f"{location}.json") for location in roadmap.LOCATIONS}
     for frame in read_frames(tmp_path, standin.VERSION)[0]:
@@ -56,7 +56,7 @@ def test_solid_centre_lines_land_on_painted_pixels(tmp_path):
             for line in centre_lines(tmp_path, frame.location, solid):
                 good, all_ = painted(np.asarray(line.coords), frame, camera, picture)
                 hits, asked = hits + good, asked + all_
-    assert asked > 1000 and hits / asked >= 0.95
+    assert asked > 300 and hits / asked >= 0.95
 
 
 def centre_lines(folder, location: str, geometries) -> list:
