@@ -65,7 +65,9 @@ def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[
         args.always_work = any(getattr(args, flag) for flag in again)
         if args.list:
             return show_list(args)
+        place = args.root
         run, recipe, config, record = settings(step, args)
+        place = run.folder
         if args.plan:
             return show_plan(run, recipe, config, record, args)
         with locked(run):
@@ -75,7 +77,7 @@ def attempt(step: int, work: Callable, add_flags: Callable | None, again: tuple[
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        return say(disk_full(error, args))
+        return say(disk_full(error, place))
 
 
 def say(stop: Stop) -> int:
@@ -86,13 +88,13 @@ def say(stop: Stop) -> int:
     return stop.code
 
 
-def disk_full(error: OSError, args: argparse.Namespace) -> Stop:
-    import shutil
+def disk_full(error: OSError, place: Path) -> Stop:
+    from lib.machine import free_bytes
 
-    free = shutil.disk_usage(args.root).free
+    free = free_bytes(place)
     needed = getattr(error, "needed_bytes", 0)
     wanted = f", {needed / 1e6:.1f} MB needed" if needed else ""
-    return Stop(f"the disk is full: {free / 1e6:.1f} MB free below {args.root}{wanted}; the last good checkpoint stands", "free some space, then run the same command", FAILED)
+    return Stop(f"the disk is full: {free / 1e6:.1f} MB free below {place}{wanted}; the last good checkpoint stands", "free some space, then run the same command", FAILED)
 
 
 def parse(step: int, add_flags: Callable | None) -> argparse.Namespace:
