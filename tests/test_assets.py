@@ -302,3 +302,33 @@ def test_optional_asset_that_nobody_placed_has_no_place(tmp_path):
     records = step_2(run, recipe, [])
     assert [made.missing for made in records] == [("MANO_RIGHT.pkl",), ()]
     assert assets.places(run, recipe, None, []).keys() == {"scenes"}
+
+
+# ---------------------------------------------------------------------------------------------- branches of a repository
+
+
+def test_branch_is_resolved_to_its_commit_which_is_recorded(hub, tmp_path):
+    hub.branches["main"] = REVISION
+    run, recipe = Run(tmp_path, "r"), recipe_of(hub_asset(revision="main"))
+    made = step_2(run, recipe, [])[0]
+    assert (made.revision, made.commit, made.files["model.safetensors"]) == ("main", REVISION, sha(WEIGHTS))
+    assert json.loads(run.assets.read_text())[0]["commit"] == REVISION
+    assert json.loads((made.path / "sources.json").read_text())["commit"] == REVISION
+
+
+def test_run_keeps_its_commit_when_the_branch_moves(hub, tmp_path):
+    hub.branches["main"] = REVISION
+    run, recipe = Run(tmp_path, "r"), recipe_of(hub_asset(revision="main"))
+    first = step_2(run, recipe, [])[0]
+    hub.branches["main"] = "f" * 40
+    shutil.rmtree(first.path)  # as on another machine
+    assert step_2(run, recipe, [])[0] == first
+    assert step_2(run, recipe, [])[0] == first  # and from the folder that the commit was fetched into
+    with pytest.raises(Stop):  # a new run takes the branch as it is now, which this hub cannot serve
+        assets.bring(hub_asset(revision="main"), tmp_path / "another", Memo(tmp_path / "m.json"))
+    assert not any(path.endswith("/" + "f" * 40) for _, path, _ in hub.requests[:-1] if "resolve" in path)
+
+
+def test_unknown_branch_is_refused(hub, memo, tmp_path):
+    with pytest.raises(Stop, match="base: someone/weights cannot be fetched"):
+        assets.bring(hub_asset(revision="no-such-branch"), tmp_path / "base", memo)
