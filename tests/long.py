@@ -6,6 +6,7 @@ Runs every preset of CLAIMS through papermill or the steps, in a scratch folder,
 the README quotes. Ten minutes to half an hour per recipe on 2 cores; nothing else should run meanwhile.
 """
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -20,20 +21,24 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tests" / "long_results.json"
 # recipe -> presets; the first one runs through papermill, all five steps, and is what the time limit is about
 CLAIMS = {"vggt_eth3d": ("strategy_b", "strategy_a", "strategy_c", "head_full")}
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="*", default=list(CLAIMS), metavar="recipe")
+    parser.add_argument("--presets", nargs="+", default=[], help="only these; the results of the others stay as they are")
     parser.add_argument("--keep", type=Path, help="keep the runs below this folder")
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for recipe in args.recipes:
         root = args.keep or Path(tempfile.mkdtemp(prefix="long-"))
-        results[recipe] = {"date": datetime.date.today().isoformat(), "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}", "presets": {}}
-        for number, preset in enumerate(CLAIMS[recipe]):
-            results[recipe]["presets"][preset] = measured(recipe, preset, root, through_papermill=number == 0)
+        machine = {"date": datetime.date.today().isoformat(), "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"}
+        before = results.get(recipe, {}).get("presets", {})
+        results[recipe] = machine | {"presets": {preset: before[preset] for preset in CLAIMS[recipe] if preset in before}}
+        for preset in args.presets or CLAIMS[recipe]:
+            results[recipe]["presets"][preset] = measured(recipe, preset, root, through_papermill=preset == CLAIMS[recipe][0])
+            results[recipe]["presets"] = {name: results[recipe]["presets"][name] for name in CLAIMS[recipe] if name in results[recipe]["presets"]}
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             print(preset, json.dumps(results[recipe]["presets"][preset]))
 
@@ -93,19 +98,20 @@ def run_and_watch(command: list[str]) -> int:
 
 
 def tree_memory(root: int) -> int:
-    """Proportional set size of a process and all below it (shared pages are counted once)."""
-    parents, sizes = {}, {}
+    """Proportional set size of a process and all below it (shared pages are counted once), in bytes."""
+    parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            sizes[int(folder.name)] = 1024 * sum(int(line.split()[1]) for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
-        except (FileNotFoundError, ProcessLookupError, PermissionError, OSError):
-            continue  # it ended meanwhile
-    below = {root}
+    below, size = {root}, 0
     for pid in sorted(parents):
         if parents[pid] in below:
             below.add(pid)
-    return sum(sizes.get(pid, 0) for pid in below)
+    for pid in below:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            size += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return size
 
 
 if __name__ == "__main__":
