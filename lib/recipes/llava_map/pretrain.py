@@ -1,10 +1,10 @@
 """Makes the base of the demo and writes demo/base.safetensors (fp16) and demo/tokenizer.json:
 
-    python -m lib.recipes.llava_map.pretrain
+    python -m lib.recipes.llava_map.pretrain --worlds FOLDER
 
 The image encoder is trained on a generic road task: where in a picture are lane lines, crossings and kerbs? Its worlds are drawn from
 another seed than the demo's. Q-Former and language model keep random weights of a size that passes signals on: what the demo
-teaches is taught by the run itself. About 3 minutes on one core.
+teaches is taught by the run itself. About 5 minutes on one core.
 """
 
 import argparse

@@ -8,21 +8,18 @@ from lib.recipes.llava_map.config import Config
 
 MAIN = "main"  # no commit could be checked when this was written: step 2 resolves the branch once for a run
 
-# Encoder -> (hub repository, pinned revision, files, licence). BLIP-2's own image encoder is in the Q-Former's repository.
-ENCODER_SOURCES = {
-    "resnet50": ("microsoft/resnet-50", MAIN, "model.safetensors", "Apache-2.0"),
-    "clip_l14_336": ("openai/clip-vit-large-patch14-336", MAIN, "pytorch_model.bin", "MIT"),
+# name -> (hub repository, files, licence)
+ENCODERS = {
+    "resnet50": ("microsoft/resnet-50", ("model.safetensors",), "Apache-2.0"),
+    "clip_l14_336": ("openai/clip-vit-large-patch14-336", ("pytorch_model.bin",), "MIT"),
 }
-BLIP2 = ("Salesforce/blip2-opt-2.7b", MAIN, "MIT")
-# Language model -> (pinned revision, weight files, licence). Another id needs model.llm_revision and safetensors.
-LLM_SOURCES = {
-    "lmsys/vicuna-7b-v1.5": (
-        MAIN,
-        ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-        "Llama 2 Community License",
-    ),
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": (MAIN, ("model.safetensors",), "Apache-2.0"),
+BLIP2 = ("Salesforce/blip2-opt-2.7b", ("model.safetensors.index.json", "model-*.safetensors"), "MIT")  # 15 GB, its image encoder included
+LLM_FILES = ("config.json", "tokenizer*")
+LLMS = {
+    "lmsys/vicuna-7b-v1.5": (("pytorch_model*.bin", "pytorch_model.bin.index.json"), "Llama 2 Community License"),
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": (("model.safetensors",), "Apache-2.0"),
 }
+BASE = Asset("base", "shipped", "lib/recipes/llava_map/demo", files={"base.safetensors": "", "tokenizer.json": ""}, licence="MIT")
 NUSCENES = (
     "register at https://www.nuscenes.org/nuscenes, accept the terms, download 'Full dataset (v1.0)' metadata and key-frame camera "
     "files (or the mini split) and 'Map expansion pack v1.3', and unpack all of it here; or set data.root to where you have it"
@@ -31,54 +28,34 @@ NUSCENES = (
 
 def assets(cfg: Config) -> list[Asset]:
     found = [nuscenes(cfg)]
-    if cfg.model.encoder == "demo":
-        found.append(
-            Asset(
-                "base", "shipped", source="lib/recipes/llava_map/demo", files={"base.safetensors": "", "tokenizer.json": ""}, licence="MIT"
-            )
-        )
-    if cfg.model.encoder in ENCODER_SOURCES:
-        source, revision, file, licence = ENCODER_SOURCES[cfg.model.encoder]
-        found.append(Asset("encoder", "hub", source, revision, {file: ""}, licence, f"from huggingface.co/{source}"))
+    if "demo" in (cfg.model.encoder, cfg.model.qformer, cfg.model.llm):
+        found.append(BASE)
+    if cfg.model.encoder in ENCODERS:
+        found.append(hub("encoder", *ENCODERS[cfg.model.encoder]))
     if cfg.model.qformer == "blip2" or cfg.model.encoder == "blip2_vitg":
-        source, revision, licence = BLIP2
-        files = {"model.safetensors.index.json": "", "model-*.safetensors": ""}
-        found.append(
-            Asset(
-                "blip2",
-                "hub",
-                source,
-                revision,
-                files,
-                licence,
-                f"about 15 GB from huggingface.co/{source}; only Q-Former tensors are read",
-            )
-        )
+        found.append(hub("blip2", *BLIP2))
     if cfg.model.llm not in ("none", "demo"):
         found.append(language_model(cfg))
     return found
+
+
+def hub(name: str, repository: str, files: tuple[str, ...], licence: str, revision: str = MAIN) -> Asset:
+    return Asset(name, "hub", repository, revision, dict.fromkeys(files, ""), licence, f"from huggingface.co/{repository}")
 
 
 def language_model(cfg: Config) -> Asset:
     """A Llama-family model by hub id or by folder."""
     name = cfg.model.llm
     if Path(name).is_dir():
-        return Asset(
-            "llm",
-            "folder",
-            name,
-            files={"config.json": "", "tokenizer*": "", "*model*": ""},
-            how_to_get="set model.llm to a Llama-family model's folder",
-        )
-    revision, weights, licence = LLM_SOURCES.get(name, (cfg.model.llm_revision, ("*.safetensors*",), ""))
-    if not revision:
-        raise Stop(
-            f"model.llm={name!r} is neither a folder nor one of {', '.join(LLM_SOURCES)}, and no revision pins it",
-            "give model.llm_revision, 40 hex digits from its page",
-        )
-    return Asset(
-        "llm", "hub", name, revision, dict.fromkeys(("config.json", "tokenizer*", *weights), ""), licence, f"from huggingface.co/{name}"
-    )
+        files = dict.fromkeys((*LLM_FILES, "*model*"), "")
+        return Asset("llm", "folder", name, files=files, how_to_get="set model.llm to a Llama-family model's folder")
+    if name in LLMS:
+        weights, licence = LLMS[name]
+        return hub("llm", name, LLM_FILES + weights, licence, cfg.model.llm_revision or MAIN)
+    if not cfg.model.llm_revision:
+        cause = f"model.llm={name!r} is neither a folder nor one of {', '.join(LLMS)}, and no revision pins it"
+        raise Stop(cause, "give model.llm_revision, 40 hex digits from its page")
+    return hub("llm", name, (*LLM_FILES, "*.safetensors*"), "", cfg.model.llm_revision)
 
 
 def nuscenes(cfg: Config) -> Asset:
