@@ -91,42 +91,58 @@ def train(pictures: np.ndarray, answers: np.ndarray, steps: int):
     from lib.gradients import learning_rate
     from lib.recipes.llava_map import model
 
-    cfg = demo_config()
     torch.manual_seed(0)
-    encoder = model.published_parts(cfg, None)["image"]
-    head = torch.nn.Conv2d(encoder.size.width, 3 * (encoder.size.stride_px // CELL_PX) ** 2, 1)
-    torch.nn.init.constant_(head.bias, -3.0)
+    encoder = model.published_parts(demo_config(), None)["image"]
+    cells = encoder.size.stride_px // CELL_PX
+    head = torch.nn.Sequential(torch.nn.Conv2d(encoder.size.width, 3 * cells**2, 1), torch.nn.PixelShuffle(cells))
+    torch.nn.init.constant_(head[0].bias, -3.0)
     optimiser = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], 2e-3, weight_decay=0.01)
-
-    def task(images: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        grid = encoder.body(pixel_values=model.normalised(images)).last_hidden_state
-        return F.pixel_shuffle(head(grid), encoder.size.stride_px // CELL_PX)[..., : wanted.shape[-2], : wanted.shape[-1]], wanted
-
     started = time.monotonic()
     for step in range(steps):
-        generator = Key(0, 0, step).generator()
-        chosen = generator.integers(0, len(pictures) - HELD_OUT, 3)
-        images, wanted = (torch.from_numpy(array[chosen]).flatten(0, 1) for array in (pictures, answers))
-        light = torch.from_numpy(generator.uniform(0.7, 1.3, (len(images), 1, 1, 1)).astype(np.float32))
-        images = (images * light).clamp(0, 255)
-        if generator.random() < 0.5:
-            images, wanted = images.flip(3), wanted.flip(3)
-        guess, wanted = task(images, wanted)
-        loss = F.binary_cross_entropy_with_logits(guess, wanted, pos_weight=torch.tensor(3.0))
+        images, wanted = batch(pictures, answers, step)
+        loss = F.binary_cross_entropy_with_logits(guess(encoder, head, images, wanted), wanted, pos_weight=torch.tensor(3.0))
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(2e-3, 1e-5, step, steps, 0.1)
         optimiser.step()
         if step % 50 == 49 or step == steps - 1:
-            encoder.eval()
-            with torch.no_grad():
-                guess, wanted = task(*(torch.from_numpy(array[-HELD_OUT:]).flatten(0, 1) for array in (pictures, answers)))
-            both, either = ((guess > 0) & (wanted > 0)).sum((0, 2, 3)), ((guess > 0) | (wanted > 0)).sum((0, 2, 3))
-            overlap, seconds = (both / either).numpy().round(3), time.monotonic() - started
-            print(f"step {step + 1} of {steps}  loss {loss.item():.4f}  overlap {overlap}  {seconds:.0f} s", flush=True)
-            encoder.train()
+            overlap = held_out(encoder, head, pictures[-HELD_OUT:], answers[-HELD_OUT:])
+            print(f"step {step + 1} of {steps}  loss {loss.item():.4f}  overlap {overlap}  {time.monotonic() - started:.0f} s", flush=True)
     return encoder.eval()
+
+
+def batch(pictures: np.ndarray, answers: np.ndarray, step: int):
+    """Three frames in changing light, mirrored half of the time, as a function of the step."""
+    import torch
+
+    generator = Key(0, 0, step).generator()
+    chosen = generator.integers(0, len(pictures) - HELD_OUT, 3)
+    images, wanted = (torch.from_numpy(array[chosen]).flatten(0, 1) for array in (pictures, answers))
+    light = torch.from_numpy(generator.uniform(0.7, 1.3, (len(images), 1, 1, 1)).astype(np.float32))
+    images = (images * light).clamp(0, 255)
+    return (images.flip(3), wanted.flip(3)) if generator.random() < 0.5 else (images, wanted)
+
+
+def guess(encoder, head, images, wanted):
+    """Logits in the shape of the answers; the encoder's last column hangs over the picture's edge."""
+    from lib.recipes.llava_map import model
+
+    grid = encoder.body(pixel_values=model.normalised(images)).last_hidden_state
+    return head(grid)[..., : wanted.shape[-2], : wanted.shape[-1]]
+
+
+def held_out(encoder, head, pictures: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class."""
+    import torch
+
+    encoder.eval()
+    images, wanted = (torch.from_numpy(array).flatten(0, 1) for array in (pictures, answers))
+    with torch.no_grad():
+        found = guess(encoder, head, images, wanted) > 0
+    encoder.train()
+    both, either = (found & (wanted > 0)).sum((0, 2, 3)), (found | (wanted > 0)).sum((0, 2, 3))
+    return (both / either).numpy().round(3)
 
 
 def write(encoder, folder: Path) -> None:
