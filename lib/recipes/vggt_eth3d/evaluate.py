@@ -95,7 +95,7 @@ def summarise(rows: list[Row]) -> dict[str, float]:
 def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
     """What the guide's users know: mean ± std (median) per metric, for base and adapted side by side."""
     title = f"Depth metrics over {scores['n_samples']} held-out sequences of {scores['n_groups']} scenes (one scale per sequence):"
-    lines = [title, f"  {'':<13}{'untouched base':<34}adapted", *(line(label, base, adapted, name, spread) for label, name in ERRORS)]
+    lines = [title, f"  {'':<14}{'untouched base':<34}adapted", *(line(label, base, adapted, name, spread) for label, name in ERRORS)]
     for heading, table in SHARES.items():
         found = [line(label, base, adapted, name, mean) for label, name in table if name in base[0].numbers]
         lines += [f"{heading}:", *found] if found else []
@@ -112,7 +112,7 @@ def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str
 
 
 def line(label: str, base: list[Row], adapted: list[Row], name: str, number: Callable[[list[Row], str], str]) -> str:
-    return f"  {label + ':':<13}" + "".join(f"{number(rows, name):<34}" for rows in (base, adapted)).rstrip()
+    return f"  {label + ':':<14}" + "".join(f"{number(rows, name):<34}" for rows in (base, adapted)).rstrip()
 
 
 def by(kind: Callable[[Row], str], base: list[Row], adapted: list[Row]) -> list[str]:
