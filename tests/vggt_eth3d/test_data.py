@@ -4,9 +4,13 @@ import shutil
 
 import numpy
 import pytest
+from PIL import Image
 
 from lib.errors import Stop
+from lib.order import Key
+from lib.recipes import Manifest
 from lib.recipes.vggt_eth3d.data import prepare, seen_share, split, summarise_data, surface
+from lib.recipes.vggt_eth3d.frames import sampler
 
 
 def prepared(cfg, root, out):
@@ -91,6 +95,69 @@ def test_without_a_depth_map_the_points_give_depth(streets, settings, tmp_path):
     a, b = (numpy.load(tmp_path / kind / "linden" / "DSC_0001.depth.npy") for kind in ("dense", "sparse"))
     both = (a > 0) & (b > 0)
     assert both.sum() > 50 and numpy.median(numpy.abs(a[both] / b[both] - 1)) < 0.005
+
+
+# ---------------------------------------------------------------------------------------------- regions
+
+
+def write_masks(folder, scene, names, size=(216, 144)):
+    """The left half of the photograph is the region."""
+    (folder / scene).mkdir(parents=True, exist_ok=True)
+    mask = numpy.zeros(size[::-1], numpy.uint8)
+    mask[:, : size[0] // 2] = 1
+    for name in names:
+        Image.fromarray(mask).save(folder / scene / f"{name}.png")
+
+
+def with_regions(settings, rendered, masks, out):
+    return list(prepare(settings(data__region_masks=str(masks)), {"scenes": rendered, "regions": masks}, out))
+
+
+def test_region_masks_are_cropped_like_their_photographs(rendered, settings, tmp_path, capsys):
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    write_masks(masks, "linden", [f"DSC_000{i}" for i in range(1, 6)])
+    write_masks(masks, "harbour", ["DSC_0001", "DSC_9999"])
+    records = with_regions(settings, rendered, masks, out)
+    assert [record.columns["region"] for record in records] == ["mask"] * 5 + ["none"] + ["mask"] + ["none"] * 5
+    region = numpy.load(out / "linden" / "DSC_0001.region.npy")
+    assert region.dtype == bool and region[:, :62].all() and not region[:, 65:].any()  # the principal point is in column 63
+    assert not numpy.load(out / "linden" / "DSC_0006.region.npy").any()
+    said = capsys.readouterr().out
+    assert "6 of 12 photographs have no region mask" in said and "linden/DSC_0006" in said
+    assert "1 region masks belong to no photograph: harbour/DSC_9999" in said
+    summary = summarise_data(settings(data__region_masks=str(masks)), records)
+    assert [summary[scene]["without_region_mask"] for scene in ("linden", "harbour")] == [1, 5]
+
+
+def test_samples_carry_the_region_when_there_are_masks(rendered, settings, tmp_path):
+    write_masks(tmp_path / "masks", "linden", [f"DSC_000{i}" for i in range(1, 7)])
+    records = with_regions(settings, rendered, tmp_path / "masks", tmp_path / "out")
+    for record in records:
+        record.split = "val" if record.group == "harbour" else "train"
+    for cfg, present in ((settings(data__region_masks="masks", data__scale_jitter=0.3), True), (settings(), False)):
+        sample = sampler(cfg, Manifest(records, tmp_path / "out"), "train").draw(0, Key(1, 0, 0))
+        assert ("region" in sample) == present
+        if present:
+            assert sample["region"].shape == (3, 84, 126) and sample["region"][:, :, :60].all() and not sample["region"][:, :, 67:].any()
+
+
+def test_masks_that_belong_to_no_photograph_at_all_are_refused(rendered, settings, tmp_path):
+    write_masks(tmp_path / "masks", "linden", ["IMG_1"])
+    with pytest.raises(Stop, match="no mask in .* belongs to a photograph: there is no linden/DSC_0001.png, but linden/IMG_1.png"):
+        with_regions(settings, rendered, tmp_path / "masks", tmp_path / "out")
+
+
+def test_mask_of_another_size_is_refused_with_its_view(rendered, settings, tmp_path):
+    write_masks(tmp_path / "masks", "linden", ["DSC_0001"])
+    write_masks(tmp_path / "masks", "linden", ["DSC_0002"], size=(108, 72))
+    skipped = [record for record in with_regions(settings, rendered, tmp_path / "masks", tmp_path / "out") if record.status == "skipped"]
+    assert [record.sample_id for record in skipped] == ["linden/DSC_0002"] and "DSC_0002.png is 108 x 72 pixels" in skipped[0].reason
+
+
+def test_several_scenes_without_named_ones_split_by_share(rendered, settings, tmp_path):
+    cfg = settings(data__scenes=["linden", "harbour"], data__val_scenes=[], data__train_val_split=0.6)
+    wish = split(cfg, prepared(cfg, rendered, tmp_path), tmp_path)
+    assert wish.by == "scene" and len(wish.val_groups) == 1 and set(wish.val_groups) < {"linden", "harbour"} and not wish.dropped
 
 
 def test_scenes_split_by_name(settings):

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy
 import pytest
 import torch
@@ -5,8 +8,9 @@ import torch
 from lib.errors import Stop
 from lib.order import Key
 from lib.recipes import Manifest
+from lib.recipes.vggt_eth3d import assemble
 from lib.recipes.vggt_eth3d.data import prepare
-from lib.recipes.vggt_eth3d.frames import collate, open_scenes, sampler
+from lib.recipes.vggt_eth3d.frames import collate, middle, open_scenes, sampler
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +82,8 @@ def test_sample_holds_arrays_of_the_promised_shapes_and_ranges(prepared, setting
 def test_frames_of_a_sample_agree_on_the_geometry(prepared, settings):
     """Depth of one frame, moved into another by the poses, must be the depth there wherever both see the surface."""
     sample = sampler(settings(), prepared, "train").draw(0, Key(1, 0, 0))
-    (row, column), camera = numpy.nonzero(sample["depths"][0]), sample["intrinsics"][0]
-    cam = numpy.linalg.inv(camera) @ numpy.stack([column, row, numpy.ones(len(row))]) * sample["depths"][0][row, column]
-    first, second = sample["extrinsics"][:2]
-    there = second[:, :3] @ (first[:, :3].T @ (cam - first[:, 3:])) + second[:, 3:]
-    u, v = numpy.rint((sample["intrinsics"][1] @ there)[:2] / there[2]).astype(int)
-    inside = (u >= 0) & (u < 126) & (v >= 0) & (v < 84) & (there[2] > 0)
-    ratio = sample["depths"][1][v[inside], u[inside]] / there[2, inside]
-    seen = numpy.abs(ratio - 1) < 0.1
-    assert seen.sum() > 500 and numpy.median(numpy.abs(ratio[seen] - 1)) < 0.01
+    error, pixels = frames_agree(sample)
+    assert pixels > 500 and error < 0.01
 
 
 def test_held_out_sequences_are_fixed_disjoint_and_of_every_length(prepared, settings):
@@ -114,6 +111,72 @@ def test_colour_jitter_changes_colours_of_each_frame_and_nothing_else(prepared, 
     change = numpy.abs(plain["images"] - jittered["images"]).mean((1, 2, 3))
     assert (change > 0.01).all() and len(set(change.round(4))) == 3
     assert equal({k: v for k, v in plain.items() if k != "images"}, {k: v for k, v in jittered.items() if k != "images"})
+
+
+def frames_agree(sample):
+    """How far depth of one frame, moved into another by poses and intrinsics, is from the depth there (median), and of how many pixels."""
+    (row, column), height, width = numpy.nonzero(sample["depths"][0]), *sample["depths"].shape[1:]
+    cam = numpy.linalg.inv(sample["intrinsics"][0]) @ numpy.stack([column, row, numpy.ones(len(row))]) * sample["depths"][0][row, column]
+    first, second = sample["extrinsics"][:2]
+    there = second[:, :3] @ (first[:, :3].T @ (cam - first[:, 3:])) + second[:, 3:]
+    u, v = numpy.rint((sample["intrinsics"][1] @ there)[:2] / there[2]).astype(int)
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (there[2] > 0)
+    ratio = sample["depths"][1][v[inside], u[inside]] / there[2, inside]
+    seen = numpy.abs(ratio - 1) < 0.1
+    return numpy.median(numpy.abs(ratio[seen] - 1)), seen.sum()
+
+
+def test_crop_and_scale_keep_the_geometry(prepared, settings):
+    plain, scaled = (sampler(settings(data__scale_jitter=strength), prepared, "train").draw(2, Key(1, 0, 2)) for strength in (0.0, 0.4))
+    larger = scaled["intrinsics"][:, 0, 0] / plain["intrinsics"][:, 0, 0]
+    assert (larger >= 1).all() and larger.max() > 1.1 and larger.max() <= 1 / 0.6
+    numpy.testing.assert_allclose(scaled["intrinsics"][:, 1, 1] / plain["intrinsics"][:, 1, 1], larger, rtol=1e-6)
+    numpy.testing.assert_array_equal(scaled["intrinsics"][:, :2, 2], plain["intrinsics"][:, :2, 2])
+    error, pixels = frames_agree(scaled)
+    assert error < 0.01 and pixels > 300
+    numpy.testing.assert_array_equal(scaled["valid"], scaled["depths"] > 0)
+    assert equal(scaled, sampler(settings(data__scale_jitter=0.4), prepared, "train").draw(2, Key(1, 0, 2)))
+
+
+def test_scaled_pixels_show_what_their_rays_meet():
+    """Red is the column, so that an enlarged image must show (u - c) * share + c."""
+    column, row = numpy.meshgrid(numpy.arange(40.0), numpy.arange(30.0))
+    image = (numpy.stack([column, row, 0 * row]) / 64).astype(numpy.float32)
+    share = 0.8
+    shown = middle(image, share) * 64
+    numpy.testing.assert_allclose(shown[0, 3:-3, 3:-3], ((column - 20) * share + 20)[3:-3, 3:-3], atol=0.02)
+    numpy.testing.assert_allclose(shown[1, 3:-3, 3:-3], ((row - 15) * share + 15)[3:-3, 3:-3], atol=0.02)
+
+
+@pytest.mark.parametrize("augmentation", ["data__scale_jitter", "data__colour_jitter"])
+def test_augmented_images_are_not_kept_as_prefix(settings, augmentation):
+    assert assemble.prefix(settings(), None).refused == ""
+    assert "augmentation" in assemble.prefix(settings(**{augmentation: 0.2}), None).refused
+
+
+def alone(prepared, name, tmp_path):
+    """The arrays with one view of a scene that shares nothing with the others."""
+    arrays = shutil.copytree(prepared.arrays, tmp_path / "arrays")
+    stored = json.loads((arrays / name / "scene.json").read_text())
+    for i in range(6):
+        stored["covisibility"][2][i] = stored["covisibility"][i][2] = float(i == 2)
+    (arrays / name / "scene.json").write_text(json.dumps(stored))
+    return Manifest(prepared.records, arrays)
+
+
+def test_view_that_shares_nothing_is_named_and_never_drawn(prepared, settings, tmp_path, capsys):
+    draw = sampler(settings(), alone(prepared, "linden", tmp_path), "train").draw
+    assert "1 training views share too little with every other one (data.covisibility): linden/DSC_0003" in capsys.readouterr().out
+    drawn = {unit for i in range(40) for unit in draw(i, Key(1, 0, i))["units"]}
+    assert drawn == {f"linden/DSC_000{i}" for i in (1, 2, 4, 5, 6)}
+
+
+def test_held_out_sequence_holds_no_view_that_shares_nothing(prepared, settings, tmp_path, capsys):
+    val = sampler(settings(eval__lengths=[1, 2, 6]), alone(prepared, "harbour", tmp_path), "val")
+    sequences = [val.draw(i, None)["units"] for i in range(val.length)]
+    assert all("harbour/DSC_0003" not in units for units in sequences if len(units) > 1)
+    assert {len(units) for units in sequences} == {1, 2}
+    assert "harbour: no sequence of 6 held-out views from DSC_0001, they share nothing" in capsys.readouterr().out
 
 
 def test_batch_stacks_arrays_and_lists_names(prepared, settings):

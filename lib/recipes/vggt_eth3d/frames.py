@@ -149,24 +149,27 @@ def load(scene: Scene, frames: numpy.ndarray, with_region: bool = False) -> Samp
 def enlarge(sample: Sample, strength: float, generator: numpy.random.Generator) -> Sample:
     """Crop and scale: of each frame the middle, min(1, 1 +- strength) of its size, at full size. The focal length follows, the
     principal point stays, and depth, which is along the axis, keeps its value."""
+    shares = numpy.minimum(1, 1 + strength * generator.uniform(-1, 1, len(sample["images"])))
+    images = numpy.stack([middle(image, share) for image, share in zip(sample["images"], shares)])
+    intrinsics = sample["intrinsics"].copy()
+    intrinsics[:, [0, 1], [0, 1]] /= shares[:, None]
+    height, width = sample["depths"].shape[1:]
+    # Pixel centres are integers, and the principal point, which stays in place, lies at (width / 2, height / 2).
+    rows, columns = (numpy.rint((numpy.arange(size) - size / 2) * shares[:, None] + size / 2).astype(int) for size in (height, width))
+    nearest = (numpy.arange(len(shares))[:, None, None], rows[:, :, None], columns[:, None, :])
+    maps = {name: sample[name][nearest] for name in ("depths", "valid", "region") if name in sample}
+    return sample | maps | {"images": images, "intrinsics": intrinsics}
+
+
+def middle(image: numpy.ndarray, share: float) -> numpy.ndarray:
+    """(3, h, w) in 0..1: the part of an image around its principal point, at full size."""
     from PIL import Image
 
-    changed = {name: [] for name in ("images", "depths", "valid", "region", "intrinsics") if name in sample}
-    height, width = sample["depths"].shape[1:]
-    for number in range(len(sample["images"])):
-        share = min(1.0, 1 + strength * generator.uniform(-1, 1))
-        # The principal point, (width / 2, height / 2) with pixel centres at integers, is what stays in place.
-        left, top = (1 - share) * (width + 1) / 2, (1 - share) * (height + 1) / 2
-        box = (left, top, left + share * width, top + share * height)
-        channels = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC, box=box) for channel in sample["images"][number]]
-        rows = numpy.rint((numpy.arange(height) - height / 2) * share + height / 2).astype(int)
-        columns = numpy.rint((numpy.arange(width) - width / 2) * share + width / 2).astype(int)
-        changed["images"].append(numpy.clip(numpy.stack([numpy.asarray(channel) for channel in channels]), 0, 1))
-        changed["intrinsics"].append(sample["intrinsics"][number] / numpy.array([[share], [share], [1]], numpy.float32))
-        changed["intrinsics"][-1][:2, 2] = sample["intrinsics"][number][:2, 2]
-        for name in changed.keys() - {"images", "intrinsics"}:
-            changed[name].append(sample[name][number][numpy.ix_(rows, columns)])
-    return sample | {name: numpy.stack(frames) for name, frames in changed.items()}
+    height, width = image.shape[1:]
+    left, top = (1 - share) * (width + 1) / 2, (1 - share) * (height + 1) / 2
+    box = (left, top, left + share * width, top + share * height)
+    channels = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC, box=box) for channel in image]
+    return numpy.clip(numpy.stack([numpy.asarray(channel) for channel in channels]), 0, 1)
 
 
 def jitter(sample: Sample, strength: float, generator: numpy.random.Generator) -> Sample:
