@@ -12,7 +12,7 @@ from tests import long
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-DEMO, TESTS, OWN_DATA = (block.strip() for block in BLOCKS)
+DEMO, TESTS, OWN_DATA, SWEEP = (block.strip() for block in BLOCKS)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,8 @@ def test_second_command_is_what_ci_runs(clone):
 def test_commands_for_own_data_run(clone):
     run(OWN_DATA, clone)
     assert (clone / "runs/mine/export/merged/model.safetensors").exists()
+    run(". .venv/bin/activate\n" + SWEEP, clone)
+    assert (clone / "runs/comparison.csv").exists()
 
 
 def test_every_python_file_of_lib_is_in_the_file_tree():
