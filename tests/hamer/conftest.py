@@ -52,7 +52,8 @@ def labelled(tmp_path):
         entries = []
         for i in range(count):
             Image.fromarray(random.integers(0, 255, (140, 160, 3), numpy.uint8)).save(root / f"{i}.png")
-            entries.append({"file": f"{i}.png", "hand": "right", "box": [40, 50, 100, 90], "group": f"p{i}", "keypoints_2d": flat.tolist(), "keypoints_3d": bone.tolist()})
+            entry = {"file": f"{i}.png", "hand": "right", "box": [40, 50, 100, 90], "group": f"p{i}"}
+            entries.append(entry | {"keypoints_2d": flat.tolist(), "keypoints_3d": bone.tolist()})
         edit(entries)
         (root / "hands.json").write_text(json.dumps(entries))
         return root

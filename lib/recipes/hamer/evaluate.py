@@ -96,7 +96,8 @@ def describe(config: Config, scores: dict[str, Any]) -> str:
         lines.append(f"  {name:<24}{entry['base']:>10.3f}{entry['adapted']:>10.3f}{trivial:>11}")
     main = scores["metrics"][scores["main"]["metric"]]
     change = 100 * main["difference"] / main["base"]
-    lines.append(f"PA-MPJPE {change:+.1f} %, 95 % interval [{main['low']:.2f}, {main['high']:.2f}] mm, {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}")
+    interval = f"95 % interval [{main['low']:.2f}, {main['high']:.2f}] mm, {scores['resampled']} resampled"
+    lines.append(f"PA-MPJPE {change:+.1f} %, {interval}: {main['verdict'] or 'no verdict'}")
     if config.model.mano == "stand_in":
         lines.append("Made with the stand-in hand, not MANO: these numbers cannot be compared with published ones.")
     return "\n".join(lines)

@@ -7,8 +7,14 @@ from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.mano_file import MD5
 
 CHECKPOINTS = {
-    "hamer": ("hamer.ckpt", "HaMeR, MIT (trained with MANO: non-commercial)", "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put hamer_ckpts/checkpoints/hamer.ckpt here"),
-    "vitpose": ("vitpose_backbone.pth", "ViTPose, Apache-2.0", "put the ViT-H backbone of ViTPose here as vitpose_backbone.pth, or set model.checkpoint to its path"),
+    "hamer": (
+        "hamer.ckpt", "HaMeR, MIT (trained with MANO: non-commercial)",
+        "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put hamer_ckpts/checkpoints/hamer.ckpt here",
+    ),
+    "vitpose": (
+        "vitpose_backbone.pth", "ViTPose, Apache-2.0",
+        "put the ViT-H backbone of ViTPose here as vitpose_backbone.pth, or set model.checkpoint to its path",
+    ),
 }  # fmt: skip
 
 
@@ -21,7 +27,8 @@ def base(config: Config) -> Asset:
         path = Path(config.model.checkpoint)
         return Asset("base", "folder", source=str(path.parent), files={path.name: ""}, how_to_get="set model.checkpoint to the file")
     if config.model.init == "demo":
-        return Asset("base", "shipped", source="lib/recipes/hamer/demo", files={"base.safetensors": ""}, licence="MIT (trained by this project on made-up hands)")
+        licence = "MIT (trained by this project on made-up hands)"
+        return Asset("base", "shipped", source="lib/recipes/hamer/demo", files={"base.safetensors": ""}, licence=licence)
     name, licence, how_to_get = CHECKPOINTS[config.model.init]
     return Asset("base", "licensed", files={name: ""}, licence=licence, how_to_get=how_to_get)
 
@@ -29,7 +36,8 @@ def base(config: Config) -> Asset:
 def mano() -> Asset:
     return Asset(
         "mano", "licensed", files={"MANO_RIGHT.*": ""}, licence="MANO licence: registration, non-commercial, no redistribution",
-        how_to_get=f"register at https://mano.is.tue.mpg.de, download Models & Code and put MANO_RIGHT.pkl (MD5 {MD5}) here; until then model.mano=stand_in runs with a made-up hand",
+        how_to_get=f"register at https://mano.is.tue.mpg.de, download Models & Code and put MANO_RIGHT.pkl (MD5 {MD5}) here; "
+        "until then model.mano=stand_in runs with a made-up hand",
     )  # fmt: skip
 
 
