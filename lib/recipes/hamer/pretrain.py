@@ -54,7 +54,8 @@ def main(pictures: int, steps: int) -> None:
 def initialise(model: HaMeR) -> None:
     """Sane starts for training from scratch; the published model never needs this.
 
-    Positions start as sines of the strength of the patches: from 0.02 noise a small ViT takes thousands of steps to find them.
+    Positions start as sines of the strength of the patches, patch filters as cosines. One run each: loss 3.96 at step 125 with both and a
+    peak rate of 2e-3; 4.22 at step 500 with the sines alone and 1e-3. Which of the two changes helped was not measured apart.
     """
     with torch.no_grad():
         model.backbone.pos_embed[0, 1:] = sines(model.config)
