@@ -29,8 +29,8 @@ def refuse_other_base(limits: dict[str, float], scores: dict[str, float]) -> Non
     """Published weights are known to be good; weights that are half loaded, or another network's, load as silently and are not."""
     for name, limit in limits.items():
         if not scores[name] < limit:  # also where it is not a number
-            cause = f"the base is not the published one: its {name} on the held-out samples is {scores[name]:.3g}, the published weights stay below {limit:g}"
-            raise Stop(cause, "bring the weights and the ground truth again: python step2_download.py --force, python step3_prepare.py --force", FAILED)
+            found = f"its {name} on the held-out samples is {scores[name]:.3g}, the published weights stay below {limit:g}"
+            raise Stop(f"the base is not the published one: {found}", "bring weights and ground truth again: python step2_download.py --force", FAILED)
 
 
 def refuse_bad_group(objective: Objective, group: Group, names: list[str], taken: dict[str, str]) -> None:

@@ -107,7 +107,8 @@ def take_a_step(strategy: str, folder: Path, export: bool) -> None:
     train.set_up(training)
     started = time.monotonic()
     record = train.optimiser_step(training)
-    said |= {"trained_numbers": sum(p.numel() for p in tensors.values()), "step_seconds": seconds_since(started), "peak_gb": peak_gb(), "record": record}
+    said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb()}
+    said |= {"trained_numbers": sum(p.numel() for p in tensors.values()), "record": record}
     print(json.dumps(said, indent=1), flush=True)
     refuse_above(strategy, said)
     if export:
@@ -144,7 +145,8 @@ def compare(folder: Path) -> None:
 
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     times, worst, moved = config["lora_alpha"] / config["r"], 0.0, 0
-    base, merged, adapter = (safe_open(folder / name, "pt") for name in ("model.safetensors", "merged/model.safetensors", "adapter/adapter_model.safetensors"))
+    files = ("model.safetensors", "merged/model.safetensors", "adapter/adapter_model.safetensors")
+    base, merged, adapter = (safe_open(folder / name, "pt") for name in files)
     names, low_rank = set(base.keys()), set(adapter.keys())
     assert set(merged.keys()) == names and len(names) == 1797, f"{len(merged.keys())} keys"
     for name in sorted(names):

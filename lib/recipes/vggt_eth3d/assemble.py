@@ -78,9 +78,11 @@ def prefix(cfg: Config, network: VGGT) -> Prefix | None:
     if costs.frozen_blocks(cfg) is None:
         return None
     blocks, refused = front_blocks(cfg), "augmentation changes the images" if cfg.data.colour_jitter or cfg.data.scale_jitter else ""
+    name, units, compute = "patch tokens", lambda sample: sample["units"], lambda sample, unit: one_image(network, sample, unit)
     if blocks:
-        return Prefix(f"blocks 0-{blocks - 1}", lambda sample: [sample["sample_id"]], lambda sample, unit: whole_sample(network, sample, blocks), costs.frozen_front(blocks), refused)
-    return Prefix("patch tokens", lambda sample: sample["units"], lambda sample, unit: one_image(network, sample, unit), costs.frozen_front(0), refused)
+        name, units = f"blocks 0-{blocks - 1}", lambda sample: [sample["sample_id"]]
+        compute = lambda sample, unit: whole_sample(network, sample, blocks)  # noqa: E731
+    return Prefix(name, units, compute, costs.frozen_front(blocks), refused)
 
 
 def one_image(network: VGGT, sample: dict[str, Any], unit: int) -> torch.Tensor:

@@ -12,17 +12,21 @@ from lib.recipes.vggt_eth3d.sources import LICENCES
 
 ERRORS = (("MAE", "mae"), ("RMSE", "rmse"), ("Abs Rel", "abs_rel"), ("Sq Rel", "sq_rel"))
 SHARES = {
-    "Threshold accuracy": (("δ < 1.03", "delta_103"), ("δ < 1.10", "delta_110"), ("δ < 1.25", "delta_1"), ("δ < 1.25²", "delta_2"), ("δ < 1.25³", "delta_3")),
-    "Cameras": (("AUC@3°", "pose_auc_3"), ("AUC@5°", "pose_auc_5"), ("AUC@15°", "pose_auc_15"), ("AUC@30°", "pose_auc_30"), ("FoV error °", "fov_error")),
+    "Threshold accuracy": (
+        ("δ < 1.03", "delta_103"), ("δ < 1.10", "delta_110"), ("δ < 1.25", "delta_1"), ("δ < 1.25²", "delta_2"), ("δ < 1.25³", "delta_3"),
+    ),
+    "Cameras": (*((f"AUC@{limit}°", f"pose_auc_{limit}") for limit in cameras.AUC_DEG), ("FoV error °", "fov_error")),
     "Point map after Umeyama (m)": (("Accuracy", "accuracy"), ("Completeness", "completeness"), ("Chamfer", "chamfer")),
     "Confidence": (("AUSE", "ause"), ("Mean", "confidence")),
-    "Region": (("MAE inside", "mae_region"), ("MAE outside", "mae_outside"), ("Abs Rel in", "abs_rel_region"), ("Abs Rel out", "abs_rel_outside")),
+    "Region": (
+        ("MAE inside", "mae_region"), ("MAE outside", "mae_outside"), ("Abs Rel in", "abs_rel_region"), ("Abs Rel out", "abs_rel_outside"),
+    ),
 }  # fmt: skip
-
 
 # The high-resolution multi-view training scenes of ETH3D, on which the published base has AbsRel 0.036 in its authors' table.
 ETH3D_SCENES = {
-    "courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office", "pipes", "playground", "relief", "relief_2", "terrace", "terrains",
+    "courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office", "pipes", "playground", "relief", "relief_2",
+    "terrace", "terrains",
 }  # fmt: skip
 PUBLISHED_ABS_REL = 0.08  # a random depth head has 0.43
 
@@ -106,7 +110,8 @@ def describe(scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str
     change = 100 * main["difference"] / main["base"]
     lines.append(
         f"Depth MAE: base {main['base']:.4f}, adapted {main['adapted']:.4f} ({change:+.1f} %), median depth {main['trivial']:.4f}; "
-        f"95 % interval of the difference [{main['low']:.4f}, {main['high']:.4f}], {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}"
+        f"95 % interval of the difference [{main['low']:.4f}, {main['high']:.4f}], {scores['resampled']} resampled: "
+        f"{main['verdict'] or 'no verdict'}"
     )
     return "\n".join(lines)
 

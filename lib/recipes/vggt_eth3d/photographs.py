@@ -160,7 +160,7 @@ def eight_bit(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def write_model(folder: Path, names: list[str], cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int) -> None:
-    """COLMAP's text format (colmap.github.io/format.html): quaternions scalar first; its pixel centres lie at +0.5, ours at whole numbers."""
+    """COLMAP's text format (colmap.github.io/format.html): quaternions scalar first; pixel centres at +0.5, where ours are whole."""
     cameras = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
     images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line follows"]
     quaternions = geometry.quaternion_from_rotation(cam_from_world[..., :3])
