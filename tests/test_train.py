@@ -2,11 +2,14 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from lib import train
+from lib import train, training
+from lib.errors import Stop
 from lib.run import read_json, read_log
 from tests.toy import equal_files
 
@@ -16,7 +19,7 @@ def log(folder, stage="adapt"):
 
 
 @pytest.fixture
-def whole(prepared, made_runs, tmp_path, folder):
+def whole(prepared, tmp_path, folder):
     """The same run, never interrupted: whole(words) -> its files that must be equal; leaves a prepared run here."""
 
     def make(*words):
@@ -105,8 +108,6 @@ def test_a_step_is_adamw_on_the_mean_gradient(step, prepared, folder):
     """The first step written out: B starts at 0, its gradient is clipped to norm 1 and AdamW moves every number by lr * sign."""
     prepared("train.epochs=1", "lora.dropout=0.0", "train.checkpoint_steps=1", "train.keep_checkpoints=9")
     assert step(4) == 0
-    from safetensors.torch import load_file
-
     first = load_file(folder / "train" / "adapt" / "step-000001" / "adapter" / "adapter_model.safetensors")
     rate = log(folder)[1]["lr_all"]
     moved = first["base_model.model.2.lora_B.weight"].abs()
@@ -146,6 +147,56 @@ def test_one_objective_that_is_always_bad_stops_although_the_other_is_good(step,
     prepared("train.epochs=2", "train.second_loss=true", "train.fault=nan-4", "train.stop_after_bad_steps=3")
     assert step(4) == 1
     assert "3 steps in a row were not finite" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Training with a gradient scaler, as in fp16 on a GPU; scaled(step) says at which steps the gradients overflow."""
+    real_open, real_accumulate = training.open_accelerator, train.accumulate
+
+    def opened(*arguments):
+        accelerator = real_open(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    def put(overflows):
+        def accumulate(stage, number, objective):
+            totals, seen = real_accumulate(stage, number, objective)
+            if overflows(stage.step):
+                stage.sums[objective.name].flat[0] = float("inf")
+            return totals, seen
+
+        monkeypatch.setattr(training, "open_accelerator", opened)
+        monkeypatch.setattr(train, "accumulate", accumulate)
+
+    return put
+
+
+def test_an_overflow_of_the_scaled_gradients_is_no_fault_even_in_the_first_step(step, prepared, folder, scaled):
+    prepared("train.epochs=1", "train.checkpoint_steps=1", "train.keep_checkpoints=9")
+    scaled(lambda at: at == 0)
+    assert step(4) == 0
+    states = [read_json(folder / "train" / "adapt" / f"step-00000{n}" / "state.json") for n in (1, 2)]
+    assert [state["scaler"]["scale"] for state in states] == [2.0**15, 2.0**15] and states[1]["skipped"] == 0
+    assert log(folder)[2]["grad_norm_all"] < 100  # unscaled
+
+
+def test_gradients_that_no_scale_makes_finite_stop(step, prepared, scaled, capsys):
+    prepared("train.epochs=6", "train.stop_after_bad_steps=3", "train.evaluate_epochs=0")
+    scaled(lambda at: at > 0)
+    assert step(4) == 1  # 17 halvings from 2**16 to below 1, then three bad steps
+    captured = capsys.readouterr()
+    assert "3 steps in a row were not finite" in captured.err and "step 21: fit is not finite" in captured.out
+
+
+def test_a_paused_run_with_a_scaler_goes_on_bit_equal(step, prepared, folder, scaled, monkeypatch, tmp_path):
+    prepared("train.epochs=1")
+    scaled(lambda at: at == 1)
+    assert step(4) == 0
+    wanted = {p.name: p.read_bytes() for p in (folder / "train" / "adapt" / "step-000005").rglob("*.safetensors")}
+    stop_at(monkeypatch, 3)
+    assert step(4, "--force") == 75 and step(4) == 0
+    assert {p.name: p.read_bytes() for p in (folder / "train" / "adapt" / "step-000005").rglob("*.safetensors")} == wanted
 
 
 @pytest.mark.parametrize("fault, said", [
@@ -247,11 +298,11 @@ def test_without_keep_best_the_last_checkpoint_is_scored(step, prepared, folder)
     assert read_json(folder / "eval" / "scores.json")["step"] == 10
 
 
-def test_the_global_batch_must_divide(step, prepared, capsys):
-    prepared("train.global_batch=6", "train.micro_batch=2")
-    assert step(4, "train.epochs=1") == 0
-    assert step(1, "train.global_batch=5", "train.micro_batch=5") == 0
-    assert step(4, "--force", "train.epochs=1") == 0
+def test_the_global_batch_must_divide_over_the_processes():
+    job = SimpleNamespace(record={"micro_batch": 2}, config=SimpleNamespace(train=SimpleNamespace(global_batch=4)))
+    training.refuse_uneven(job, 2)
+    with pytest.raises(Stop, match="train.global_batch=4 is not divisible by train.micro_batch=2 x 3 processes"):
+        training.refuse_uneven(job, 3)
 
 
 def test_the_log_holds_no_times_and_timing_no_values(step, prepared, folder):
