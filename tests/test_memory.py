@@ -55,8 +55,8 @@ def test_where_nothing_is_left_to_lower_the_training_begins_and_gives_the_advice
 
 def test_the_largest_sample_is_found_by_its_bytes():
     sizes = [3, 7, 5, 1]
-    sampler = Sampler(4, lambda index, key: {"sample_id": str(index), "images": numpy.zeros(sizes[index], numpy.float32), "valid": torch.zeros(2)})
-    training = SimpleNamespace(train=sampler, config=SimpleNamespace(seed=1))
+    draw = lambda index, key: {"sample_id": str(index), "images": numpy.zeros(sizes[index]), "valid": torch.zeros(2)}  # noqa: E731
+    training = SimpleNamespace(train=Sampler(4, draw), config=SimpleNamespace(seed=1))
     assert memory.largest_sample(training)["sample_id"] == "1"
 
 

@@ -28,7 +28,8 @@ INTRINSICS = torch.tensor([[100.0, 0, 56], [0, 100.0, 42], [0, 0, 1]], dtype=tor
 @pytest.mark.parametrize("metres_per_unit", [1.0, 0.07])
 def test_perfect_cameras_of_any_scale_in_any_world_score_one(metres_per_unit):
     world_turn = turned(1, 70)
-    moved = torch.cat([THREE[..., :3] @ world_turn, metres_per_unit * (THREE[..., 3:] + THREE[..., :3] @ torch.tensor([[3.0], [1], [2]]).double())], -1)
+    shift = THREE[..., :3] @ torch.tensor([[3.0], [1], [2]]).double()
+    moved = torch.cat([THREE[..., :3] @ world_turn, metres_per_unit * (THREE[..., 3:] + shift)], -1)
     code = geometry.encode_cameras(moved, INTRINSICS, 84, 112)
     found = cameras.camera_numbers(code, THREE, INTRINSICS, 84, 112)
     assert {name: found[name] for name in found if name != "fov_error"} == {f"pose_auc_{k}": 1.0 for k in (3, 5, 15, 30)}

@@ -102,6 +102,6 @@ def test_ause_is_zero_for_the_right_order_and_largest_for_the_reverse():
 def test_confidence_counts_valid_pixels_alone():
     confidence = 1 + torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(3))
     predicted = TRUTH * 1.1
-    expected = metrics.confidence_numbers(predicted[VALID].view(1, 1, -1), TRUTH[VALID].view(1, 1, -1), VALID[VALID].view(1, 1, -1), confidence[VALID].view(1, 1, -1))
+    expected = metrics.confidence_numbers(*(values[VALID].view(1, 1, -1) for values in (predicted, TRUTH, VALID, confidence)))
     assert metrics.confidence_numbers(predicted, TRUTH, VALID, confidence) == expected
     assert all(math.isnan(value) for value in metrics.confidence_numbers(predicted, TRUTH, VALID & False, confidence).values())

@@ -29,7 +29,8 @@ def photos(tmp_path):
     folder.mkdir()
     rows, columns = numpy.mgrid[:90, :120]
     for number, kind in enumerate(("jpg", "JPEG", "png")):
-        picture = numpy.stack([columns * 2 + 5 * number, rows * 2, 255 * ((rows // 9 + columns // 12 + number) % 2)], -1).astype(numpy.uint8)
+        board = 255 * ((rows // 9 + columns // 12 + number) % 2)
+        picture = numpy.stack([columns * 2 + 5 * number, rows * 2, board], -1).astype(numpy.uint8)
         Image.fromarray(picture).save(folder / f"view{number}.{kind}", format="PNG" if kind == "png" else "JPEG")
     return folder
 
@@ -113,7 +114,8 @@ class ByViews(torch.nn.Module):
         self.calls.append(images.shape[1])
         code = torch.zeros(*marks.shape, 9)
         code[..., 0] = marks * unit
-        return {"pose_enc": code, "depth": (1 + marks)[..., None, None, None].expand(*marks.shape, 4, 6, 1) * unit, "depth_conf": torch.ones(*marks.shape, 4, 6)}
+        depth = unit * (1 + marks)[..., None, None, None].expand(*marks.shape, 4, 6, 1)
+        return {"pose_enc": code, "depth": depth, "depth_conf": torch.ones(*marks.shape, 4, 6)}
 
 
 def test_short_of_memory_chunks_share_the_first_view_and_its_scale(capsys):
