@@ -39,7 +39,8 @@ def candidates(asset: Asset, folder: Path, places: Iterable[Path]) -> list[Path]
 
 def missing(asset: Asset, folder: Path, required: bool = True) -> list[str]:
     """The asset's archives whose files are not all in the folder, in words: name, size where it is known, what also holds it."""
-    return [label(archive) for archive in asset.archives if archive.required == required and not all(any(folder.glob(one)) for one in archive.brings)]
+    wanted = [archive for archive in asset.archives if archive.required == required]
+    return [label(archive) for archive in wanted if not all(any(folder.glob(one)) for one in archive.brings)]
 
 
 def label(archive: Any) -> str:

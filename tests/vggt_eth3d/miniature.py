@@ -89,7 +89,8 @@ def seen_by_a_scanner(view, x, y):
     """(h, w) bool: which of the surfaces some scanner sees too."""
     depth = z_depth(view, x, y)
     pose = cam_from_world(view)
-    points = (numpy.stack([x, y, numpy.ones_like(x)], -1) * numpy.where(numpy.isfinite(depth), depth, 0)[..., None] - pose[:, 3]) @ pose[:, :3]
+    reached = numpy.where(numpy.isfinite(depth), depth, 0)
+    points = (numpy.stack([x, y, numpy.ones_like(x)], -1) * reached[..., None] - pose[:, 3]) @ pose[:, :3]
     seen = [trace(numpy.array(eye), points - eye) > 0.999 for eye in SCANNERS]
     return numpy.any(seen, axis=0) & numpy.isfinite(depth)
 
@@ -160,7 +161,8 @@ def write_scans(folder):
     folder.mkdir(parents=True)
     meshes = []
     for number, eye in enumerate(SCANNERS, 1):
-        azimuth, height = numpy.meshgrid(numpy.deg2rad(numpy.arange(-10, 190, SCAN_STEP_DEG)), numpy.deg2rad(numpy.arange(-45, 50, SCAN_STEP_DEG)))
+        turns, tilts = numpy.arange(-10, 190, SCAN_STEP_DEG), numpy.arange(-45, 50, SCAN_STEP_DEG)
+        azimuth, height = numpy.meshgrid(numpy.deg2rad(turns), numpy.deg2rad(tilts))
         world = numpy.stack([numpy.cos(azimuth) * numpy.cos(height), numpy.sin(azimuth) * numpy.cos(height), numpy.sin(height)], -1)
         world = world.reshape(-1, 3)
         distance = trace(numpy.array(eye), world)
@@ -171,7 +173,8 @@ def write_scans(folder):
         matrix[:3, 3] = eye
         write_ply(folder / f"scan{number}.ply", (points - matrix[:3, 3]) @ matrix[:3, :3])
         text = "\n".join(" ".join(f"{value:.9f}" for value in row) for row in matrix)
-        meshes.append(f'  <MLMesh label="scan{number}.ply" filename="scan{number}.ply">\n   <MLMatrix44>\n{text}\n</MLMatrix44>\n  </MLMesh>')
+        name = f"scan{number}.ply"
+        meshes.append(f'  <MLMesh label="{name}" filename="{name}">\n   <MLMatrix44>\n{text}\n</MLMatrix44>\n  </MLMesh>')
     body = "\n".join(["<!DOCTYPE MeshLabDocument>", "<MeshLabProject>", " <MeshGroup>", *meshes, " </MeshGroup>", "</MeshLabProject>"])
     (folder / "scan_alignment.mlp").write_text(body + "\n")
 
@@ -182,7 +185,8 @@ def write_ply(path, points):
     for axis, values in zip("xyz", points.T):
         vertices[axis] = values
     names = {"<f4": "float", "u1": "uchar"}
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *(f"property {names[type]} {name}" for name, type in kind)]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    header += [f"property {names[type]} {name}" for name, type in kind]
     header += ["element camera 1", "property float view_px", "end_header"]
     path.write_bytes(("\n".join(header) + "\n").encode() + vertices.tobytes() + b"\0\0\0\0")
 

@@ -25,7 +25,8 @@ def cloud(*walls):
 def write_alignment(folder, matrix, name="scan1.ply"):
     text = "\n".join(" ".join(map(str, row)) for row in numpy.asarray(matrix))
     mesh = f'<MLMesh label="{name}" filename="{name}"><MLMatrix44>\n{text}\n</MLMatrix44></MLMesh>'
-    (folder / "scan_alignment.mlp").write_text(f"<!DOCTYPE MeshLabDocument>\n<MeshLabProject><MeshGroup>{mesh}</MeshGroup></MeshLabProject>")
+    project = f"<!DOCTYPE MeshLabDocument>\n<MeshLabProject><MeshGroup>{mesh}</MeshGroup></MeshLabProject>"
+    (folder / "scan_alignment.mlp").write_text(project)
 
 
 @pytest.fixture

@@ -89,7 +89,8 @@ def anchors_by_length(cfg: Config, scenes: list[Scene]) -> list[list[tuple[Scene
     views = [(scene, i, row) for scene in scenes for i, row in enumerate(scene.covisibility)]
     partners = [(scene, i, numpy.flatnonzero((row >= low) & (row <= high) & (row > 0))) for scene, i, row in views]
     if lonely := [f"{scene.name}/{scene.views[i]}" for scene, i, seen in partners if not len(seen) and most > 1]:
-        print(f"  {len(lonely)} training views share too little with every other one (data.covisibility): {', '.join(lonely[:5])}", flush=True)
+        names = ", ".join(lonely[:5])
+        print(f"  {len(lonely)} training views share too little with every other one (data.covisibility): {names}", flush=True)
     lengths = [[(*view, length) for view in partners if len(view[2]) >= length - 1] for length in range(fewest, most + 1)]
     if not lengths[0]:
         cause = f"no training view has {fewest - 1} partners with a covisibility in {cfg.data.covisibility}"
@@ -119,7 +120,8 @@ def chains(scene: Scene, length: int, most: int) -> list[list[int]]:
         while len(chain) < length:
             following = max(sorted(unused), key=lambda view: scene.covisibility[chain, view].max(), default=None)
             if following is None or scene.covisibility[chain, following].max() == 0:
-                print(f"  {scene.name}: no sequence of {length} held-out views from {scene.views[chain[0]]}, they share nothing", flush=True)
+                first = scene.views[chain[0]]
+                print(f"  {scene.name}: no sequence of {length} held-out views from {first}, they share nothing", flush=True)
                 break
             chain.append(following)
             unused.remove(following)

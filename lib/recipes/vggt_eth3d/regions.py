@@ -31,11 +31,13 @@ def report(masks: Path, records: list[Record]) -> None:
     """Says which photographs have no mask and which masks no photograph; Stop when nothing fits together."""
     usable = [record for record in records if record.status == "ok"]
     without = [record.sample_id for record in usable if record.columns["region"] == "none"]
-    strange = sorted({path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")} - {record.sample_id for record in records})
+    named = {path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")}
+    strange = sorted(named - {record.sample_id for record in records})
     if len(without) == len(usable):
         cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png" + (f", but {strange[0]}.png" if strange else "")
         raise Stop(cause, "name the masks <scene>/<photograph>.png, or leave data.region_masks out")
     if without:
-        print(f"  {len(without)} of {len(usable)} photographs have no region mask, all of them is outside: {', '.join(without[:5])}", flush=True)
+        counts = f"{len(without)} of {len(usable)} photographs have no region mask"
+        print(f"  {counts}, all of them is outside: {', '.join(without[:5])}", flush=True)
     if strange:
         print(f"  {len(strange)} region masks belong to no photograph: {', '.join(strange[:5])}", flush=True)
