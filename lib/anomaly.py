@@ -39,7 +39,8 @@ def named(parts: Parts) -> Iterator[None]:
 def refuse_bad_loss(objective: str, loss: torch.Tensor, samples: list[str]) -> None:
     """Every module's output passed, so the loss's own arithmetic made it."""
     if not torch.isfinite(loss):
-        raise Stop(f"every module's output is finite, but the loss {objective} of {', '.join(samples)} is {float(loss.detach())}", "look at that loss and at those samples", FAILED)
+        cause = f"every module's output is finite, but the loss {objective} of {', '.join(samples)} is {float(loss.detach())}"
+        raise Stop(cause, "look at that loss and at those samples", FAILED)
 
 
 def refuse_bad_gradient(sums: GradientSum) -> None:

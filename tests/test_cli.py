@@ -99,10 +99,13 @@ def test_step_5_never_starts_a_training(step, prepared, capsys, folder):
     assert not (folder / "train").exists()
 
 
+HOLDER = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+
+
 def test_two_steps_do_not_work_on_one_run(step, prepared, capsys, folder):
     prepared()
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()", str(folder / ".lock")],
+        [sys.executable, "-c", HOLDER, str(folder / ".lock")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout.readline() == "held\n"
@@ -145,10 +148,13 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("words", [("step4_train.py", "--help"), ("step1_setup.py", "--list"), ("step5_evaluate.py", "--plan"), ("step1_setup.py", "--plan", "--json", "lora.rank=4")])
+@pytest.mark.parametrize("words", [
+    ("step4_train.py", "--help"), ("step1_setup.py", "--list"), ("step5_evaluate.py", "--plan"), ("step1_setup.py", "--plan", "--json", "lora.rank=4"),
+])  # fmt: skip
 def test_help_list_and_plan_import_nothing_heavy_and_write_nothing(tmp_path, words):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")}
-    ended = subprocess.run([sys.executable, "-c", LIGHT, str(ROOT / words[0]), *words[1:]], cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LIGHT, str(ROOT / words[0]), *words[1:]]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout and list(tmp_path.iterdir()) == []
 
@@ -156,7 +162,8 @@ def test_help_list_and_plan_import_nothing_heavy_and_write_nothing(tmp_path, wor
 def test_wrong_flags_exit_2(tmp_path):
     ended = subprocess.run([sys.executable, str(ROOT / "step4_train.py"), "--proceses", "2"], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 2 and "--proceses" in ended.stderr
-    assert "exit codes: 0 done, 75 paused" in subprocess.run([sys.executable, str(ROOT / "step2_download.py"), "--help"], capture_output=True, text=True).stdout.replace("\n", " ")
+    helped = subprocess.run([sys.executable, str(ROOT / "step2_download.py"), "--help"], capture_output=True, text=True)
+    assert "exit codes: 0 done, 75 paused" in " ".join(helped.stdout.split())
 
 
 def test_list_as_json_holds_every_setting(step, capsys):

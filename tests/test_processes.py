@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,11 +155,15 @@ def test_two_machines_through_accelerate_launch(tmp_path, prepared, step, folder
     one = losses(folder)
     port = processes.free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "KAGGLE_"))} | {"OMP_NUM_THREADS": "1", "TOY_STEP": "4"}
-    words = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "2", "--num_processes", "2", "--multi_gpu"]
+    launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--mixed_precision", "no", "--dynamo_backend", "no"]
     children = [
-        subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", *words, "--machine_rank", str(rank), TOY, "--run", "r", "--force"], cwd=tmp_path, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*launch, "--machine_rank", str(rank), TOY, "--run", "r", "--force"],
+            cwd=tmp_path, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
         for rank in (0, 1)
-    ]
+    ]  # fmt: skip
     ended = [end(child) for child in children]
     assert [code for code, _, _ in ended] == [0, 0], ended
     assert "cpu, 2 processes" in ended[0][1]
@@ -186,12 +191,24 @@ def test_processes_that_see_different_checkpoints_stop(monkeypatch):
         training.refuse_other_places(None, None)
 
 
-def test_a_child_shares_the_clock_and_is_told_to_stop_once(tmp_path):
-    code = "import os, signal, sys, time; print(os.environ['PIPELINE_SESSION_START'], os.environ['PIPELINE_PARENT'], file=open(sys.argv[1], 'w')); signal.signal(signal.SIGTERM, lambda *a: sys.exit(75)); time.sleep(60)"
-    clock = Clock(None, 1, 123.5)
-    import threading
+CHILD = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *ignored: sys.exit(75))
+with open(sys.argv[1], "w") as file:
+    print(os.environ["PIPELINE_SESSION_START"], os.environ["PIPELINE_PARENT"], file=file)
+time.sleep(60)
+"""
 
-    threading.Timer(1.0, lambda: setattr(clock, "stop_asked", "SIGTERM")).start()
+
+def test_a_child_shares_the_clock_and_is_told_to_stop_once(tmp_path):
+    clock = Clock(None, 1, 123.5)
     said = tmp_path / "said"
-    assert processes.run_child([sys.executable, "-c", code, str(said)], clock) in (75, -signal.SIGTERM)
+    threading.Thread(target=ask_once_it_said, args=(clock, said)).start()
+    assert processes.run_child([sys.executable, "-c", CHILD, str(said)], clock) == 75
     assert said.read_text().split() == ["123.5", str(os.getpid())]
+
+
+def ask_once_it_said(clock: Clock, said: Path) -> None:
+    while not said.exists() or not said.read_text():
+        time.sleep(0.05)
+    clock.stop_asked = "SIGTERM"

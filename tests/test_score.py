@@ -50,7 +50,11 @@ def test_groups_are_drawn_where_five_are_held_out_and_samples_below_that():
 
 
 def test_whole_set_metrics_are_computed_anew_for_every_resample():
-    recipe = SimpleNamespace(summarise=lambda cfg, rs: {"spread": max(r.numbers["error"] for r in rs) - min(r.numbers["error"] for r in rs)}, METRICS={"spread": Metric()})
+    def spread(cfg, rows):
+        errors = [row.numbers["error"] for row in rows]
+        return {"spread": max(errors) - min(errors)}
+
+    recipe = SimpleNamespace(summarise=spread, METRICS={"spread": Metric()})
     found = score.compare(recipe, CONFIG, rows(range(10)), rows([0] * 10), None, "base")["metrics"]["spread"]
     assert found["difference"] == -9 and -9 <= found["low"] < found["high"] <= 0 and found["trivial"] is None
 

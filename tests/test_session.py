@@ -76,7 +76,8 @@ sys.exit(75)
 
 
 def waiter(polite=True, **environment):
-    child = subprocess.Popen([sys.executable, "-c", WAITER.format(root=str(ROOT), polite=polite)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    command = [sys.executable, "-c", WAITER.format(root=str(ROOT), polite=polite)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     assert child.stdout.readline() == "ready\n"
     return child
 
@@ -93,10 +94,18 @@ def test_a_signal_asks_and_a_second_one_ends_at_once(number):
     assert child.wait(timeout=20) == 128 + number
 
 
+PARENT = """
+import os, subprocess, sys
+os.environ["PIPELINE_PARENT"] = str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
 def test_a_child_whose_parent_died_ends_itself(tmp_path):
     """The parent is killed; the child, which would wait for ever, asks itself to stop and then ends within 5 s (0.5 s + 3 s)."""
-    parent = f"import subprocess, sys, os; os.environ['PIPELINE_PARENT'] = str(os.getpid()); child = subprocess.Popen([sys.executable, '-c', {WAITER.format(root=str(ROOT), polite=False)!r}]); print(child.pid, flush=True); child.wait()"
-    started = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen([sys.executable, "-c", PARENT, WAITER.format(root=str(ROOT), polite=False)], stdout=subprocess.PIPE, text=True)
     child = int(started.stdout.readline())
     assert started.stdout.readline() == "ready\n"
     started.kill()
