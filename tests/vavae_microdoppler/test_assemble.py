@@ -165,6 +165,21 @@ def test_the_two_losses_reach_their_own_networks_only(file):
     assert all(g.isfinite().all() for g in (*one.values(), *other.values()))
 
 
+def test_the_drift_holds_the_critics_logits(file):
+    cfg = config()
+    found = {}
+    for drift in (0.0, cfg.loss.critic_drift):
+        parts = build(config(loss__critic_drift=drift), file)
+        torch.nn.init.zeros_(parts.modules["critic"].main[-1].weight)
+        torch.nn.init.constant_(parts.modules["critic"].main[-1].bias, -3.0)
+        sure = batch(parts) | {"image": torch.zeros(2, 3, 32, 32)}
+        opened(parts)
+        loss, _ = training.critic_objective(config(loss__critic_drift=drift))(parts, sure, 0)
+        found[drift] = loss
+    # -3 for both: the hinge is (relu(1 + 3) + relu(1 - 3)) / 2 = 2, the drift 1e-3 * 9
+    assert float(found[0.0].detach()) == pytest.approx(2.0) and float(found[1e-3].detach()) == pytest.approx(2.009)
+
+
 def test_frozen_levels_get_no_gradient(file):
     cfg = config(model__freeze_encoder_layers=2)
     names = set(gradients(cfg, ALIGN, build(cfg, file), 0))
@@ -236,7 +251,7 @@ def test_stages_hand_over_and_keep_the_guides_proportions():
 def test_critic_learns_before_it_is_listened_to_and_goes_on_in_later_stages():
     listens, learns = schedule.critic_steps(config(), Stage("align", 1000))
     assert (listens, learns) == (170, 139)
-    assert schedule.critic_steps(config(), Stage("reconstruct", 500, "align")) == (0, 1)
+    assert schedule.critic_steps(config(), Stage("reconstruct", 500, "align")) == (0, 0)
 
 
 def test_margins_and_shares_belong_to_their_stages():

@@ -129,6 +129,7 @@ class LossConfig:
     kl: float = 1e-6
     critic: float = 0.5
     critic_kind: str = "hinge"  # or vanilla
+    critic_drift: float = 1e-3  # times the mean square of its logits; the published code has 0
     critic_start_share: float = 0.17  # of the first stage (5 of 30 epochs); the later stages have it from their first step
     critic_warmup_share: float = 0.03  # of a stage: a fresh critic learns alone for so long before it is listened to
     align_vf: float = 0.5  # share of the alignment's gradient at the encoder's last layer, by stage
@@ -144,7 +145,17 @@ class LossConfig:
 
     def __post_init__(self):
         one_of("loss.critic_kind", self.critic_kind, ("hinge", "vanilla"))
-        for name in ("perceptual", "kl", "critic", "align_vf", "reconstruct_vf", "margin_vf", "distance_weight", "cosine_weight"):
+        for name in (
+            "perceptual",
+            "kl",
+            "critic",
+            "critic_drift",
+            "align_vf",
+            "reconstruct_vf",
+            "margin_vf",
+            "distance_weight",
+            "cosine_weight",
+        ):
             at_least(f"loss.{name}", getattr(self, name), 0)
 
 

@@ -28,9 +28,8 @@ def critic_steps(cfg: Config, stage: Stage) -> tuple[int, int]:
     """(first step that listens to the critic, first step that trains it).
 
     The published count of 5001 is in steps of two optimisers, so 2500 batches; here it is a share of the first stage. Later
-    stages go on with the critic they were handed, and listen from their first step. It is never trained in step 0: a hinge
-    critic that is sure of a whole batch has no gradient, which the loop's audit of the first step takes for a fault.
+    stages go on with the critic they were handed, and listen from their first step.
     """
     first = stage.init_from == "base"
     listens = round(cfg.loss.critic_start_share * stage.steps) if first else 0
-    return listens, max(1, listens - round(cfg.loss.critic_warmup_share * stage.steps) - 1)
+    return listens, max(0, listens - round(cfg.loss.critic_warmup_share * stage.steps) - 1)

@@ -97,6 +97,9 @@ def critic_objective(cfg: Config) -> Callable[[Parts, dict[str, Any], int], tupl
             _, _, recon = forward(parts, batch["image"])
         with torch.autocast(recon.device.type, enabled=False):
             terms = critic_loss(parts.modules["critic"], batch["image"], recon, kind)
-        return terms["disc_loss"], {name: value for name, value in terms.items() if name != "disc_loss"}
+        # A hinge critic that is sure of a whole batch has no gradient at all; the drift keeps it within reach (Karras et al. 2018).
+        return terms["disc_loss"] + cfg.loss.critic_drift * terms["drift"], {
+            name: value for name, value in terms.items() if name != "disc_loss"
+        }
 
     return loss
