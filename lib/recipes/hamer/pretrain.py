@@ -22,7 +22,8 @@ from lib.recipes.hamer.mano import Mano
 from lib.recipes.hamer.model import HaMeR
 
 SEED, BATCH, PEAK_LR, HANDS_PER_SUBJECT = 1, 16, 1e-3, 10
-WEIGHTS = configuration.LossConfig(keypoints_3d=1.0, keypoints_2d=0.3, global_orient=0.1, hand_pose=0.03, betas=0.002)
+# A heavy 2D loss pulls at the camera first: with 0.3 / 0.1 / 0.03 the held-out error stayed at 24 mm for 1500 steps, with these it was 20 mm after 250.
+WEIGHTS = configuration.LossConfig(keypoints_3d=1.0, keypoints_2d=0.02, global_orient=1.0, hand_pose=0.3, betas=0.002)
 OUT = Path(__file__).parent / "demo" / "base.safetensors"
 
 
