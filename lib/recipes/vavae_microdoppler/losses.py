@@ -155,7 +155,10 @@ def alignment_terms(p: Pass, nll: Tensor, weights: LossWeights, encoder_layer: T
 
 
 def critic_loss(critic, image: Tensor, recon: Tensor, kind=hinge) -> dict[str, Tensor]:
-    """The critic's own loss; the reconstruction is detached here, so that nothing else can get a gradient. `drift` is the mean square of the logits."""
+    """The critic's own loss; the reconstruction is detached here, so that nothing else can get a gradient.
+
+    `drift` is the mean square of the logits.
+    """
     real, fake = critic(image), critic(recon.detach())
     drift = 0.5 * (real.square().mean() + fake.square().mean())
     return {"disc_loss": kind(real, fake), "logits_real": real.mean(), "logits_fake": fake.mean(), "drift": drift}
