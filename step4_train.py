@@ -5,7 +5,7 @@ tensorboard/. On one device it needs no launcher; on several devices of one mach
 (--processes forces a number). Several machines, FSDP and DeepSpeed:
 
     accelerate launch --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500 \\
-        --num_processes 2 --multi_gpu step4_train.py --run NAME          (the same with --machine_rank 1 on the other)
+        --num_processes 2 --multi_gpu step4_train.py --run NAME          (the same with --machine_rank 1 on the other; --root on a shared disk)
 """
 import argparse
 import os
