@@ -130,7 +130,7 @@ SMALL_MISTAKES = {
         "vggt_d_pose_encoding", "lib.recipes.vggt_eth3d.geometry.encode_cameras",
         lambda *cameras, exact=geometry.encode_cameras: exact(*cameras)[..., [0, 1, 2, 3, 4, 5, 6, 8, 7]],
     ),
-    "delta of another base": ("vggt_h_depth_metrics", "lib.recipes.vggt_eth3d.metrics.DELTA", 1.2),
+    "delta of another base": ("vggt_h_depth_metrics", "lib.recipes.vggt_eth3d.metrics.DELTAS", {f"delta_{k}": 1.2**k for k in (1, 2, 3)}),
 }  # fmt: skip
 
 
