@@ -72,7 +72,13 @@ def facts(run: Run) -> dict[str, Any]:
         "n_samples": scores["n_samples"], "held_out": held_out(run), "seconds": round(sum(entry["seconds"] for entry in times), 1),
         "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
         "samples_per_second": middle([entry["samples_per_second"] for entry in times]),
-    } | {f"adapted_{name}": other["adapted"] for name, other in scores["metrics"].items() if name != main["metric"]}  # fmt: skip
+    } | {f"adapted_{name}": other["adapted"] for name, other in scores["metrics"].items() if name != main["metric"]} | by_group(scores)  # fmt: skip
+
+
+def by_group(scores: dict[str, Any]) -> dict[str, float]:
+    """The main metric of every held-out group, so that one of another kind (an indoor scene) can be read by itself."""
+    metric = scores["main"]["metric"]
+    return {f"{column}_{metric}_in_{group}": row[column] for group, row in scores["by_group"].items() for column in ("base", "adapted")}
 
 
 def trainable(run: Run) -> int:

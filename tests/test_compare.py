@@ -39,6 +39,14 @@ def test_runs_are_ranked_by_the_main_metric(tmp_path):
     assert float(rows[1]["seconds"]) == 60 * 0.5 and rows[1]["memory_bytes"] == "1500000060" and rows[1]["adapted_inliers"] == "0.61"
 
 
+def test_every_held_out_group_has_its_columns(tmp_path):
+    run = add_run(tmp_path, "r8", 0.18)
+    change(run.scores, by_group={"courtyard": {"n": 3, "base": 0.2, "adapted": 0.1}, "kitchen": {"n": 2, "base": 0.3, "adapted": 0.4}})
+    compare.compare([run], tmp_path / "runs")
+    [row] = read(tmp_path / "runs" / "comparison.csv")
+    assert (row["base_abs_rel_in_kitchen"], row["adapted_abs_rel_in_kitchen"], row["adapted_abs_rel_in_courtyard"]) == ("0.3", "0.4", "0.1")
+
+
 def test_a_metric_where_more_is_better_is_ranked_the_other_way(tmp_path):
     runs = [add_run(tmp_path, "low", 0.3), add_run(tmp_path, "high", 0.7)]
     for run in runs:
