@@ -87,7 +87,8 @@ def compare(recipe, config, base: list[Row], adapted: list[Row], trivial: list[R
             differences[name].append(other[name] - one[name])
     metrics = {}
     for name, value in scores["adapted"].items():
-        low, high = numpy.nanpercentile(differences[name], INTERVAL) if draws else (float("nan"), float("nan"))
+        known = [value for value in differences[name] if value == value]  # NaN: the metric means nothing for this draw
+        low, high = numpy.percentile(known, INTERVAL) if known else (float("nan"), float("nan"))
         metrics[name] = {
             "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
             "difference": value - scores["base"][name], "low": float(low), "high": float(high),
