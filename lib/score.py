@@ -87,7 +87,7 @@ def compare(recipe, config, base: list[Row], adapted: list[Row], trivial: list[R
             differences[name].append(other[name] - one[name])
     metrics = {}
     for name, value in scores["adapted"].items():
-        known = [value for value in differences[name] if value == value]  # NaN: the metric means nothing for this draw
+        known = [number for number in differences[name] if number == number]  # NaN: the metric means nothing for this draw
         low, high = numpy.percentile(known, INTERVAL) if known else (float("nan"), float("nan"))
         metrics[name] = {
             "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
