@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 from lib.errors import DONE, FAILED, PAUSED, Stop
 from lib.run import Run, write_text
@@ -108,10 +107,3 @@ def any_asks(accelerator, asked: bool) -> bool:
         return asked
     flag = torch.tensor([float(asked)], device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum").item() > 0)
-
-
-def alone(device="cpu"):
-    """A stand-in for an accelerator where one process scores in fp32 (tests, tools)."""
-    import contextlib
-
-    return SimpleNamespace(device=device, num_processes=1, process_index=0, autocast=contextlib.nullcontext)
