@@ -40,6 +40,16 @@ class Job:
     clock: Clock
     before: steps.State = field(default_factory=lambda: steps.State("absent"))
     progress: dict[str, Any] | None = None
+    made_from: dict[str, Any] = field(default_factory=dict)  # the fingerprint that the step's stamp stores
+
+    def settle(self, decided: dict[str, Any]) -> None:
+        """Lay what the recipe decided over the settings, from now on and in every later session of this run."""
+        record = self.record
+        self.config, _ = configuration.compose(self.recipe, record["preset"], record["demo"], record["scale"], record["overrides"] | decided)
+        record |= {"decided": decided, "config": configuration.to_dotted(self.config)}
+        self.made_from = steps.fingerprint(self.run, self.step, self.recipe, self.config)
+        if is_first_rank():
+            write_json(self.run.record, record)
 
     def advance(self, done: int, total: int, unit: str) -> None:
         self.progress = {"done": done, "total": total, "unit": unit}
@@ -140,10 +150,11 @@ def settings(step: int, args: argparse.Namespace) -> tuple[Run, ModuleType, Any,
     if os.environ.get("PIPELINE_SCALE") and stored["demo"]:
         refuse_other(stored, run, "scale", scale)
     recipe = recipes.load(stored["recipe"])
-    asked = stored["overrides"] | dict(configuration.parse_override(text) for text in args.overrides)
-    config, _ = configuration.compose(recipe, stored["preset"], stored["demo"], stored["scale"], asked)
+    said = dict(configuration.parse_override(text) for text in args.overrides)
+    asked = stored["overrides"] | said
+    config, _ = configuration.compose(recipe, stored["preset"], stored["demo"], stored["scale"], stored["overrides"] | stored.get("decided", {}) | said)
     if not args.plan:
-        refuse_changes(run, stored["config"], configuration.to_dotted(config))
+        refuse_changes(run, stored["config"], config)
     return run, recipe, config, stored | {"overrides": asked, "config": configuration.to_dotted(config)}
 
 
@@ -161,7 +172,10 @@ def compose(run: Run, args: argparse.Namespace, scale: str, stored: dict[str, An
     scale = scale if demo else "full"
     said = dict(configuration.parse_override(text) for text in args.overrides)
     asked = (stored.get("overrides", {}) if args.run else {}) | said
-    config, differs = configuration.compose(recipe, preset, demo, scale, asked)
+    config, differs = configuration.compose(recipe, preset, demo, scale, asked | stored.get("decided", {}))
+    if changed_settings(stored.get("config", {}), config):  # what the base decided for the old ones is asked anew
+        stored = {key: value for key, value in stored.items() if key != "decided"}
+        config, differs = configuration.compose(recipe, preset, demo, scale, asked)
     record = stored | {
         "run": run.name, "recipe": recipe.__name__.rpartition(".")[2], "preset": preset, "demo": demo, "scale": scale, "overrides": asked,
         "config": configuration.to_dotted(config), "differs_from_preset": differs, "seed": config.train.seed,
@@ -174,12 +188,17 @@ def refuse_other(stored: dict[str, Any], run: Run, key: str, given: Any) -> None
         raise Stop(f"the run {run.name} was made with {key}={stored[key]}, not {given}", "leave it out, or choose another --run NAME")
 
 
-def refuse_changes(run: Run, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    """Later steps may move only what the samples and the noise do not depend on (lib.steps.FREE_SETTINGS)."""
-    changed = [key for key in given if given[key] != stored.get(key) and not key.startswith(steps.FREE_SETTINGS)]
+def changed_settings(stored: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Settings that differ from the stored ones and that the samples or the noise depend on (lib.steps.FREE_SETTINGS)."""
+    return {key: value for key, value in configuration.to_dotted(config).items() if value != stored.get(key) and not key.startswith(steps.FREE_SETTINGS)}
+
+
+def refuse_changes(run: Run, stored: dict[str, Any], config: Any) -> None:
+    """Later steps may move only what no sample and no noise depends on."""
+    changed = changed_settings(stored, config)
     if changed:
-        shown = ", ".join(f"{key}: stored {stored.get(key)!r}, given {given[key]!r}" for key in changed)
-        again = " ".join(f"{key}={given[key]}" for key in changed)
+        shown = ", ".join(f"{key}: stored {stored.get(key)!r}, given {value!r}" for key, value in changed.items())
+        again = " ".join(f"{key}={value}" for key, value in changed.items())
         raise Stop(f"the run {run.name} was made with other settings ({shown})", f"python {SCRIPTS[1]} --run {run.name} {again}   (changes the run), or another --run NAME")
 
 
@@ -212,7 +231,7 @@ def perform(step: int, work: Callable, args: argparse.Namespace, run: Run, recip
 
 def carry_out(job: Job, work: Callable) -> int:
     """The work itself between the two ends of a stamp."""
-    made_from = steps.fingerprint(job.run, job.step, job.recipe, job.config)
+    job.made_from = steps.fingerprint(job.run, job.step, job.recipe, job.config)
     started = time.time()
     if is_first_rank():
         print(f"step {job.step} ({STEPS[job.step]}) of {job.run.name}: {job.before}", flush=True)
@@ -220,7 +239,7 @@ def carry_out(job: Job, work: Callable) -> int:
         outputs = work(job)
     except Paused as pause:
         if is_first_rank():
-            steps.write_stamp(job.run, job.step, "paused", made_from, job.progress, [], time.time() - started)
+            steps.write_stamp(job.run, job.step, "paused", job.made_from, job.progress, [], time.time() - started)
             at = steps.where(job.progress)
             print(f"paused{at}: {pause}. Go on with: {job.run.command(job.step)}", flush=True)
         return PAUSED
@@ -228,7 +247,7 @@ def carry_out(job: Job, work: Callable) -> int:
         return outputs
     if is_first_rank():
         names = [str(path.relative_to(job.run.folder) if path.is_relative_to(job.run.folder) else path.relative_to(job.run.root)) for path in outputs]
-        steps.write_stamp(job.run, job.step, "complete", made_from, job.progress, names, time.time() - started)
+        steps.write_stamp(job.run, job.step, "complete", job.made_from, job.progress, names, time.time() - started)
         following = f"; next: {job.run.command(job.step + 1)}" if job.step < 5 else ""
         print(f"step {job.step} ({STEPS[job.step]}): done in {time.time() - started:.0f} s{following}", flush=True)
     return DONE

@@ -12,9 +12,9 @@ from lib import adapters, assets, audit, checkpoint, machine, report, score, ste
 from lib.cli import Job
 from lib.errors import Stop
 from lib.processes import accelerator as open_accelerator
-from lib.recipes import Parts, Row, Stage
+from lib.recipes import Manifest, Parts, Row, Stage, main_measure
 from lib.run import Run, append_line, cut_log, read_json, read_log, write_json
-from lib.training import base_limits, open_prefix, read_prepared
+from lib.training import base_limits, lay_groundwork, open_prefix, read_prepared
 
 COLUMNS = ("base", "adapted", "trivial")
 
@@ -24,7 +24,7 @@ def outputs(run: Run) -> list[Path]:
 
 
 def run(job: Job) -> list[Path]:
-    accelerator, where, stage, manifest = open_session(job)
+    accelerator, where, manifest, stage = open_session(job)
     source = checkpoint.choose(job.run.stage(stage.name), job.config.eval.checkpoint)
     sampler = job.recipe.sampler(job.config, stage, manifest, "val")
     columns = {}
@@ -47,13 +47,14 @@ def run(job: Job) -> list[Path]:
     return outputs(job.run)
 
 
-def open_session(job: Job) -> tuple[Any, dict[str, Path], Stage, Any]:
-    """The device, the assets, the stage that is scored (the last one trained) and the held-out data."""
+def open_session(job: Job) -> tuple[Any, dict[str, Path], Manifest, Stage]:
+    """The device, the assets, the held-out data and the stage that is scored (the last one trained)."""
     torch.set_num_threads(job.record["threads"])
     accelerator = open_accelerator(machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0], job.run.folder)
     where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
-    return accelerator, where, job.recipe.stages(job.config, manifest)[-1], manifest
+    stage = job.recipe.stages(job.config, manifest)[-1]
+    return accelerator, *lay_groundwork(job, stage, manifest, where, accelerator), stage
 
 
 def network(job: Job, column: str, stage: Stage, where: dict[str, Path], accelerator: Any, source: Path) -> tuple[Parts | None, Any]:
@@ -102,16 +103,17 @@ def partial_folder(job: Job, source: Path) -> Path:
 
 def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> dict[str, Any]:
     """eval/scores.json and eval/per_sample.csv. They hold no times, so they are equal after any interruption."""
-    recipe, metric = job.recipe, job.recipe.METRICS[job.recipe.MAIN_METRIC]
-    comparison = getattr(recipe, "COMPARISON", "base")
-    compared = score.compare(recipe, job.config, columns["base"], columns["adapted"], columns["trivial"], comparison)
+    recipe, measures = job.recipe, job.recipe.measures(job.config, stage)
+    main, metric = main_measure(recipe, job.config, stage)
+    comparison = recipe.comparison(job.config, stage) if hasattr(recipe, "comparison") else "base"
+    compared = score.compare(recipe, job.config, stage, columns["base"], columns["adapted"], columns["trivial"], comparison)
     scores = {
         "recipe": job.record["recipe"], "preset": job.record["preset"], "demo": job.record["demo"], "step": read_json(source / "state.json")["step"], "stage": stage.name,
-        "main": {"metric": recipe.MAIN_METRIC, "unit": metric.unit, "lower_is_better": metric.lower_is_better}, "comparison": comparison,
+        "main": {"metric": main, "unit": metric.unit, "lower_is_better": metric.lower_is_better}, "comparison": comparison,
         "n_samples": len(columns["base"]), "n_groups": len({row.group for row in columns["base"]}), "resampled": compared["resampled"],
-        "metrics": compared["metrics"], "units": {name: m.unit for name, m in recipe.METRICS.items()},
-        "lower_is_better": {name: m.lower_is_better for name, m in recipe.METRICS.items()},
-        "by_group": score.by_group(recipe, job.config, columns["base"], columns["adapted"]), "guards": guards(job, source),
+        "metrics": compared["metrics"], "units": {name: m.unit for name, m in measures.items()},
+        "lower_is_better": {name: m.lower_is_better for name, m in measures.items()},
+        "by_group": score.by_group(recipe, job.config, main, columns["base"], columns["adapted"]), "guards": guards(job, source),
     }  # fmt: skip
     score.write_table(job.run.folder / "eval" / "per_sample.csv", columns)
     write_json(job.run.scores, scores)
@@ -133,7 +135,7 @@ def guards(job: Job, source: Path) -> list[str]:
 
 
 def adapted_parts(job: Job) -> tuple[Parts, dict[str, Any], Any]:
-    accelerator, where, stage, _ = open_session(job)
+    accelerator, where, _, stage = open_session(job)
     source = checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint)
     parts = job.recipe.build(job.config, stage, where)
     wrapped = adapters.attach(parts)

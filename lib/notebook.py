@@ -182,10 +182,10 @@ def show_data(run: Run, record: dict[str, Any]) -> None:
 def show_curves(run: Run, record: dict[str, Any]) -> None:
     from IPython.display import Image, display
 
-    from lib import plots, recipes, report
+    from lib import plots, report
 
     for stage in report.stage_folders(run):
-        drawn = plots.curves(stage, recipes.load(record["recipe"]).MAIN_METRIC)
+        drawn = plots.curves(stage)
         if drawn:
             display(Image(filename=drawn, width=900))
 

@@ -22,19 +22,19 @@ STYLE = {
 COLUMNS, PANEL_INCHES = 3, (3.2, 2.3)
 STRONG_POINTS = 25  # means that the strong line of a noisy curve goes through
 LOG_SCALE_FROM = 20  # ratio of the largest to the smallest value
-NOT_DRAWN = ("step", "epoch", "eval", "skipped")
+NOT_DRAWN = ("step", "epoch", "eval", "main", "skipped")
 FAMILIES = {"lr_": "learning rate", "grad_norm_": "gradient norm (before clipping)"}  # start of the log key -> title of their panel
 
 Curve = tuple[list[int], list[float]]  # optimiser steps, values
 
 
-def curves(stage: Path, main_metric: str) -> Path | None:
-    """Draw a stage's log.jsonl into curves.png beside it: evaluations, losses, learning rates, gradient norms.
+def curves(stage: Path) -> Path | None:
+    """Draw a stage's log.jsonl into curves.png beside it: the main metric, losses, learning rates, gradient norms.
 
     Returns None where the stage has not logged anything yet.
     """
     log = read_log(stage / "log.jsonl")
-    found = panels(log, main_metric)
+    found = panels(log)
     if not found:
         return None
     with sheet(stage / "curves.png", len(found)) as axes:
@@ -43,11 +43,12 @@ def curves(stage: Path, main_metric: str) -> Path | None:
     return stage / "curves.png"
 
 
-def panels(log: list[dict[str, Any]], main_metric: str) -> dict[str, dict[str, Curve]]:
+def panels(log: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
     """Which curves share a panel: learning rates and gradient norms do; losses differ too much in size."""
     keys = [key for key in dict.fromkeys(key for record in log for key in record) if key not in NOT_DRAWN]
-    evaluations = [{"step": record["step"], **record["eval"]} for record in log if main_metric in record.get("eval", {})]
-    found = {f"evaluation: {main_metric}": {main_metric: curve(evaluations, main_metric)}} if evaluations else {}
+    evaluations = [{"step": record["step"], record["main"]: record["eval"][record["main"]]} for record in log if "eval" in record]
+    main = evaluations[-1].keys() - {"step"} if evaluations else ()
+    found = {f"evaluation: {metric}": {metric: curve(evaluations, metric)} for metric in main}
     found |= {key: {key: curve(log, key)} for key in keys if not key.startswith(tuple(FAMILIES))}
     for family, title in FAMILIES.items():
         members = {key.removeprefix(family): curve(log, key) for key in keys if key.startswith(family)}

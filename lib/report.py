@@ -59,7 +59,7 @@ def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
         "name": run.name, "record": record, "scores": scores, "verdict": verdict(scores, record), "banner": banner(record),
         "paired": paired and data_uri(paired),
         "figures": [{"caption": path.stem.replace("_", " "), "uri": data_uri(path)} for path in figures],
-        "stages": [stage_facts(folder, main["metric"]) for folder in stage_folders(run)],
+        "stages": [stage_facts(folder) for folder in stage_folders(run)],
         "data": data_facts(run), "steps": step_times(run),
         "changed": as_text(record["differs_from_preset"]), "settings": as_text(record["config"]),
         "circumstances": circumstances(record), "commands": commands(run, record),
@@ -117,7 +117,7 @@ def stage_folders(run: Run) -> list[Path]:
     return [log.parent for log in sorted(logs, key=lambda log: (log.stat().st_mtime_ns, log.parent.name))]
 
 
-def stage_facts(stage: Path, main_metric: str) -> dict[str, Any]:
+def stage_facts(stage: Path) -> dict[str, Any]:
     log = read_log(stage / "log.jsonl")
     times = read_log(stage / "timing.jsonl")
     best = read_json(stage / "best.json")
@@ -128,7 +128,7 @@ def stage_facts(stage: Path, main_metric: str) -> dict[str, Any]:
     parts += [f"{skipped} skipped because a number was not finite"] if skipped else []
     if times:
         parts += [f"{rates[len(rates) // 2]:.3g} samples/s (median)", f"peak memory {gigabytes(max(time['memory_bytes'] for time in times))}"]
-    drawn = plots.curves(stage, main_metric)
+    drawn = plots.curves(stage)
     return {"name": stage.name, "summary": " · ".join(parts), "curves": drawn and data_uri(drawn)}
 
 

@@ -70,7 +70,7 @@ def to_device(value: Any, device) -> Any:
     return value
 
 
-def compare(recipe, config, base: list[Row], adapted: list[Row], trivial: list[Row] | None, comparison: str) -> dict[str, Any]:
+def compare(recipe, config, stage, base: list[Row], adapted: list[Row], trivial: list[Row] | None, comparison: str) -> dict[str, Any]:
     """The metrics of scores.json: {name: {base, adapted, trivial, difference, low, high, verdict}}, and how it was resampled.
 
     `comparison` names what stands in the column "base": "base", or "random_init" and the like, which get no verdict.
@@ -79,6 +79,7 @@ def compare(recipe, config, base: list[Row], adapted: list[Row], trivial: list[R
 
     scores = {"base": recipe.summarise(config, base), "adapted": recipe.summarise(config, adapted)}
     scores["trivial"] = recipe.summarise(config, trivial) if trivial else {}
+    measures = recipe.measures(config, stage)
     by, draws = resamples(base, config.eval.resamples, config.train.seed)
     differences: dict[str, list[float]] = {name: [] for name in scores["adapted"]}
     for draw in draws:
@@ -92,7 +93,7 @@ def compare(recipe, config, base: list[Row], adapted: list[Row], trivial: list[R
         metrics[name] = {
             "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
             "difference": value - scores["base"][name], "low": float(low), "high": float(high),
-            "verdict": verdict(low, high, recipe.METRICS.get(name)) if comparison == "base" else "",
+            "verdict": verdict(low, high, measures.get(name)) if comparison == "base" else "",
         }  # fmt: skip
     return {"resampled": by, "metrics": metrics}
 
@@ -118,12 +119,12 @@ def verdict(low: float, high: float, metric) -> str:
     return "better" if (high < 0) == metric.lower_is_better else "worse"
 
 
-def by_group(recipe, config, base: list[Row], adapted: list[Row]) -> dict[str, dict[str, Any]]:
-    """The main metric of every held-out group."""
+def by_group(recipe, config, main: str, base: list[Row], adapted: list[Row]) -> dict[str, dict[str, Any]]:
+    """The metric `main` of every held-out group."""
     table = {}
     for group in dict.fromkeys(row.group for row in base):
-        one = recipe.summarise(config, [row for row in base if row.group == group])[recipe.MAIN_METRIC]
-        other = recipe.summarise(config, [row for row in adapted if row.group == group])[recipe.MAIN_METRIC]
+        one = recipe.summarise(config, [row for row in base if row.group == group])[main]
+        other = recipe.summarise(config, [row for row in adapted if row.group == group])[main]
         table[group] = {"n": sum(row.group == group for row in base), "base": one, "adapted": other}
     return table
 

@@ -21,7 +21,7 @@ from lib.errors import FAILED, Paused, Stop
 from lib.gradients import GradientSum
 from lib.processes import any_asks
 from lib.progress import Progress
-from lib.recipes import Objective
+from lib.recipes import Objective, main_measure
 from lib.run import append_line
 from lib.state import Training, averaged, begin, restore, restore_optimisers, save
 
@@ -213,16 +213,17 @@ def evaluate(training: Training) -> None:
     with averaged(training):
         scored = score.sharded_rows(recipe, config, training.parts, training.select, training.accelerator, training.prefix)
     scores = recipe.summarise(config, scored)
-    value, lower = scores[recipe.MAIN_METRIC], recipe.METRICS[recipe.MAIN_METRIC].lower_is_better
+    main, measure = main_measure(recipe, config, training.stage)
+    value = scores[main]
     if not math.isfinite(value):
-        raise Stop(f"{recipe.MAIN_METRIC} is {value} at step {training.step}", training.job.run.command(4, "--detect-anomaly"), FAILED)
-    better = training.step > 0 and (training.best is None or (value < training.best["value"] if lower else value > training.best["value"]))
+        raise Stop(f"{main} is {value} at step {training.step}", training.job.run.command(4, "--detect-anomaly"), FAILED)
+    better = training.step > 0 and (training.best is None or (value < training.best["value"] if measure.lower_is_better else value > training.best["value"]))
     training.evaluations_since_best = 0 if better or not training.step else training.evaluations_since_best + 1
     if is_first_rank():
-        append_line(training.folder / "log.jsonl", {"step": training.step, "eval": scores})
-        print(f"  step {training.step}: {recipe.MAIN_METRIC} {value:.5g}" + (" (best)" if better else ""), flush=True)
+        append_line(training.folder / "log.jsonl", {"step": training.step, "eval": scores, "main": main})
+        print(f"  step {training.step}: {main} {value:.5g}" + (" (best)" if better else ""), flush=True)
     if better:
-        training.best = {"step": training.step, "metric": recipe.MAIN_METRIC, "value": value}
+        training.best = {"step": training.step, "metric": main, "value": value}
         if training.config.keep_best:
             save(training)
     training.job.clock.note_finishing(time.monotonic() - started)

@@ -1,5 +1,6 @@
 """From a run's settings to its trained stages: build strictly, check the identity, attach, train, hand over."""
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run(job: Job) -> list[Path]:
     refuse_uneven(job, accelerator.num_processes)
     where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
+    ask_base(job, manifest, where, accelerator)
     stages = job.recipe.stages(job.config, manifest)
     if job.args.force and is_first_rank():
         for stage in chosen(job, stages):
@@ -67,6 +69,39 @@ def read_prepared(job: Job) -> Manifest:
     return split.read_manifest(job.run.manifest, folder)
 
 
+def ask_base(job: Job, manifest: Manifest, where: dict[str, Path], accelerator: Any) -> None:
+    """Settings that a recipe leaves to the untouched base's scores are decided before the first step, once in a training."""
+    if not hasattr(job.recipe, "decide") or ("decided" in job.record and not job.args.force):
+        return
+    job.settle({})
+    stage = job.recipe.stages(job.config, manifest)[0]
+    where, manifest = lay_groundwork(job, stage, manifest, where, accelerator)
+    parts = job.recipe.build(job.config, stage, where)
+    for module in parts.modules.values():
+        module.requires_grad_(False).to(accelerator.device)
+    sampler = job.recipe.sampler(job.config, stage, manifest, "select")
+    rows = score.sharded_rows(job.recipe, job.config, parts, sampler, accelerator, uncached(parts))
+    job.settle(job.recipe.decide(job.config, job.recipe.summarise(job.config, rows)))
+
+
+def lay_groundwork(job: Job, stage: Stage, manifest: Manifest, where: dict[str, Path], accelerator: Any) -> tuple[dict[str, Path], Manifest]:
+    """Places and manifest with what the stage stands on beside its base; rank 0 makes it, the others wait and find it."""
+    if not hasattr(job.recipe, "groundwork"):
+        return where, manifest
+    earlier = None
+    if stage.after:
+        before = next(s for s in job.recipe.stages(job.config, manifest) if s.name == stage.after)
+        if finished_steps(job.run.stage(before.name)) < before.steps:
+            raise Stop(f"the stage {stage.name} stands on the stage {before.name}, which is not finished", job.run.command(4, "--stages", before.name))
+        earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
+    lay = lambda: job.recipe.groundwork(job.config, stage, manifest, where, earlier, job.run.cache, job.pause_if_out_of_time)  # noqa: E731
+    if is_first_rank():
+        lay()
+    accelerator.wait_for_everyone()
+    folder = lay()
+    return (where | {"groundwork": folder}, replace(manifest, groundwork=folder)) if folder else (where, manifest)
+
+
 def chosen(job: Job, stages: list[Stage]) -> list[Stage]:
     wanted = [name for name in getattr(job.args, "stages", "").split(",") if name]
     unknown = set(wanted) - {stage.name for stage in stages}
@@ -78,10 +113,9 @@ def chosen(job: Job, stages: list[Stage]) -> list[Stage]:
 def begin_stamp(job: Job, stages: list[Stage]) -> None:
     """A killed training is a paused one: the stamp says from the first step on what it is made from."""
     if is_first_rank():
-        made_from = steps.fingerprint(job.run, 4, job.recipe, job.config)
         done, total = sum(finished_steps(job.run.stage(s.name)) for s in stages), sum(s.steps for s in stages)
         job.advance(done, total, "steps")
-        steps.write_stamp(job.run, 4, "paused", made_from, job.progress, [], 0.0)
+        steps.write_stamp(job.run, 4, "paused", job.made_from, job.progress, [], 0.0)
 
 
 def finished_steps(folder: Path) -> int:
@@ -94,6 +128,7 @@ def finished_steps(folder: Path) -> int:
 
 
 def train_stage(job: Job, stage: Stage, manifest: Manifest, where: dict[str, Path], accelerator: Any) -> None:
+    where, manifest = lay_groundwork(job, stage, manifest, where, accelerator)
     folder = job.run.stage(stage.name)
     resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
     refuse_other_places(accelerator, resume)

@@ -47,14 +47,14 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
 
 def write_training(run: Run) -> None:
     stage = run.stage("main")
-    append_line(stage / "log.jsonl", {"step": 0, "eval": {"abs_rel": 0.2, "inliers": 0.6}})
+    append_line(stage / "log.jsonl", {"step": 0, "eval": {"abs_rel": 0.2, "inliers": 0.6}, "main": "abs_rel"})
     for step in range(1, 61):
         noise = 0.1 * ((step * 37) % 11 - 5) / 5
         losses = {"loss_objective": 5 / step**0.5 + noise, "loss_camera": 0.5 / step + 0.01}
         append_line(stage / "log.jsonl", {"step": step, "epoch": step / 20} | losses | {"lr_lora": 1e-4 * (1 - step / 61), "grad_norm_lora": 1 + noise})
         append_line(stage / "timing.jsonl", {"step": step, "seconds": 0.5, "samples_per_second": 2.0, "memory_bytes": 1_500_000_000 + step})
         if step % 20 == 0:
-            append_line(stage / "log.jsonl", {"step": step, "eval": {"abs_rel": 0.2 - step / 1000, "inliers": 0.6}})
+            append_line(stage / "log.jsonl", {"step": step, "eval": {"abs_rel": 0.2 - step / 1000, "inliers": 0.6}, "main": "abs_rel"})
     write_json(stage / "best.json", {"step": 40, "metric": "abs_rel", "value": 0.16})
     write_json(run.stamp(4), {"state": "complete", "fingerprint": {}, "progress": None, "outputs": [], "seconds": 33.0, "next": ""})
 
@@ -169,7 +169,7 @@ def test_a_run_without_scores_names_step_5(tmp_path):
 
 def test_curves_have_a_panel_per_loss_and_the_evaluations_of_the_main_metric(tmp_path):
     stage = make_run(tmp_path).stage("main")
-    found = plots.panels(read_log(stage / "log.jsonl"), "abs_rel")
+    found = plots.panels(read_log(stage / "log.jsonl"))
     assert list(found) == ["evaluation: abs_rel", "loss_objective", "loss_camera", "learning rate", "gradient norm (before clipping)"]
     steps, values = found["evaluation: abs_rel"]["abs_rel"]
     assert steps == [0, 20, 40, 60] and values == pytest.approx([0.2, 0.18, 0.16, 0.14])
@@ -178,11 +178,11 @@ def test_curves_have_a_panel_per_loss_and_the_evaluations_of_the_main_metric(tmp
 
 def test_an_objective_that_is_not_due_at_every_step_keeps_its_steps():
     log = [{"step": 1, "loss_objective": 1.0}, {"step": 2, "loss_objective": 1.0, "loss_critic": 3.0, "skipped": 1.0}]
-    assert plots.panels(log, "abs_rel") == {"loss_objective": {"loss_objective": ([1, 2], [1.0, 1.0])}, "loss_critic": {"loss_critic": ([2], [3.0])}}
+    assert plots.panels(log) == {"loss_objective": {"loss_objective": ([1, 2], [1.0, 1.0])}, "loss_critic": {"loss_critic": ([2], [3.0])}}
 
 
 def test_a_stage_that_has_logged_nothing_has_no_curves(tmp_path):
-    assert plots.curves(tmp_path, "abs_rel") is None
+    assert plots.curves(tmp_path) is None
 
 
 @pytest.mark.parametrize("value, shown", [(0.2, "0.2000"), (1234, "1,234"), (1234.56, "1235"), (-1e-7, "−1.000e−07"), (None, "–"), (float("nan"), "–")])

@@ -18,7 +18,7 @@ def rows(errors, group=lambda i: f"g{i}"):
 
 
 def compared(base, adapted, group=lambda i: f"g{i}", comparison="base"):
-    return score.compare(toy, CONFIG, rows(base, group), rows(adapted, group), rows(base, group), comparison)
+    return score.compare(toy, CONFIG, None, rows(base, group), rows(adapted, group), rows(base, group), comparison)
 
 
 def test_better_worse_and_not_shown():
@@ -54,8 +54,8 @@ def test_whole_set_metrics_are_computed_anew_for_every_resample():
         errors = [row.numbers["error"] for row in rows]
         return {"spread": max(errors) - min(errors)}
 
-    recipe = SimpleNamespace(summarise=spread, METRICS={"spread": Metric()})
-    found = score.compare(recipe, CONFIG, rows(range(10)), rows([0] * 10), None, "base")["metrics"]["spread"]
+    recipe = SimpleNamespace(summarise=spread, measures=lambda cfg, stage: {"spread": Metric()})
+    found = score.compare(recipe, CONFIG, None, rows(range(10)), rows([0] * 10), None, "base")["metrics"]["spread"]
     assert found["difference"] == -9 and -9 <= found["low"] < found["high"] <= 0 and found["trivial"] is None
 
 

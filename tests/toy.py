@@ -36,6 +36,8 @@ class TrainConfig(config.TrainConfig):
 
     fault: str = ""
     stages: int = 1
+    stand: bool = False  # the last stage stands on a file made from the stage before it
+    plan: str = "long"  # auto: what the base decides: short (half the steps) if it is good, else long
     second_loss: bool = False
 
 
@@ -55,8 +57,6 @@ DEMO = {"train.epochs": 2}
 TINY = {"train.epochs": 1}
 EXPECTED = {"small": "an error below the base's"}
 PRECISIONS = ("bf16", "fp16", "fp32")
-METRICS = {"error": Metric("", True)}
-MAIN_METRIC = "error"
 READS = {3: ("data.",)}
 CODE: dict = {}
 
@@ -114,9 +114,28 @@ def summarise_data(cfg, records):
 
 
 def stages(cfg, manifest):
-    steps = cfg.train.epochs * len(manifest.side("train")) // cfg.train.global_batch
+    steps = cfg.train.epochs * len(manifest.side("train")) // cfg.train.global_batch // (2 if cfg.train.plan == "short" else 1)
     names = ("adapt", "again", "once_more")[: cfg.train.stages]
-    return [Stage(name, steps, before) for name, before in zip(names, ("base", *names), strict=False)]
+    made = [Stage(name, steps, before) for name, before in zip(names, ("base", *names), strict=False)]
+    return [*made[:-1], Stage(made[-1].name, steps, after=names[-2])] if cfg.train.stand else made
+
+
+def groundwork(cfg, stage, manifest, places, earlier, cache, pause):
+    """A file that names the checkpoint it was made from; made once."""
+    if earlier is None:
+        return None
+    before, checkpoint = earlier
+    folder = cache / f"groundwork-{before.name}-{checkpoint.name}"
+    if not (folder / "made.txt").exists():
+        pause()
+        folder.mkdir(parents=True)
+        (folder / "made.txt").write_text(checkpoint.name)
+    return folder
+
+
+def decide(cfg, scores):
+    good = scores["error"] < 0.1
+    return {"train.plan": "short" if good else "long"} if cfg.train.plan == "auto" else {}
 
 
 def network():
@@ -191,6 +210,10 @@ def run_out_of_memory():
 
     if int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
         raise torch.OutOfMemoryError("injected")
+
+
+def measures(cfg, stage):
+    return {"error": Metric("", True)}
 
 
 def score_batch(cfg, parts, batch):

@@ -4,7 +4,7 @@ A recipe is a package with the names that `CONTRACT` lists; the loop, the steps 
 A new recipe is a new folder and one line in `RECIPES`. Nothing here imports torch: `--plan` must answer in half a second.
 
     Config, PRESETS (the first is the default), DEMO, TINY        settings; TINY is laid over DEMO under PIPELINE_SCALE=tiny
-    EXPECTED, PRECISIONS, METRICS (name -> Metric), MAIN_METRIC    what a good run shows, what it may be trained in
+    EXPECTED, PRECISIONS                                           what a good run shows, what it may be trained in
     READS, CODE                                                    what the fingerprint of a step covers, see below
     plan(cfg) -> Plan;  assets(cfg) -> list[Asset]                 torch-free
     prepare(cfg, places, out) -> Iterator[Record]                  places: asset name -> folder; out: arrays, kept over pauses
@@ -13,12 +13,23 @@ A new recipe is a new folder and one line in `RECIPES`. Nothing here imports tor
     build(cfg, stage, places) -> Parts                             strict, without adapters; on the CPU
     sampler(cfg, stage, manifest, side) -> Sampler                 side: train | select (chooses the best) | val (step 5)
     collate(samples) -> Batch;  objectives(cfg, stage) -> list[Objective]
+    measures(cfg, stage) -> {metric: Metric}                       the first is the main one, which chooses the best checkpoint
     score_batch(cfg, parts, batch) -> list[Row]                    parts None: the trivial predictor
     summarise(cfg, rows) -> {metric: number}                       called again for every resample: keep it fast
     describe(cfg, scores, base, adapted) -> str                    what step 5 prints; base, adapted: list[Row]
     figures(cfg, base, adapted, out);  predict(cfg, parts, inputs, out);  export(cfg, parts, out)
-    COMPARISON                                                     optional: what stands in for the base where there is none
-    base_limits(cfg, manifest) -> {metric: number}                 optional: what the untouched base stays below on held-out samples
+
+optional:
+
+    comparison(cfg, stage) -> str                                  what stands in for the base where there is none: "random_init"
+    groundwork(cfg, stage, manifest, places, earlier, cache, pause) -> Path | None
+                                                                   what a stage stands on beside its base (latents of a network that
+                                                                   an earlier stage trained); the same folder in every call. `build`
+                                                                   finds it as places["groundwork"], `sampler` as manifest.groundwork.
+                                                                   earlier: stage.after and its best checkpoint, or None; pause() may raise
+    decide(cfg, scores) -> {setting: value}                        asked once, before the first step of a training, with the untouched
+                                                                   base's scores on the selection samples; kept in run.json
+    base_limits(cfg, manifest) -> {metric: number}                 what the untouched base stays below on held-out samples
                                                                    if it is the published one; {} where that is not known
 """
 import importlib
@@ -36,9 +47,9 @@ from lib.errors import Stop, nearest
 RECIPES = ("vggt_eth3d", "vavae_microdoppler", "llava_map")  # the first one is the default
 
 CONTRACT = (
-    "Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "METRICS", "MAIN_METRIC", "READS", "CODE",
+    "Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "READS", "CODE",
     "plan", "assets", "prepare", "split", "summarise_data", "stages", "build", "sampler", "collate", "objectives",
-    "score_batch", "summarise", "describe", "predict", "figures", "export",
+    "measures", "score_batch", "summarise", "describe", "predict", "figures", "export",
 )  # fmt: skip
 
 Sample = dict[str, Any]  # one item of a batch: numpy arrays or tensors by name, and "sample_id"
@@ -50,6 +61,11 @@ def load(name: str) -> ModuleType:
     if name not in RECIPES:
         raise Stop(f"unknown recipe {name!r}: {nearest(name, RECIPES)}", "python step1_setup.py --list")
     return importlib.import_module(f"lib.recipes.{name}")
+
+
+def main_measure(recipe: ModuleType, cfg: Any, stage: "Stage") -> tuple[str, "Metric"]:
+    """The metric that chooses the best checkpoint and heads the report."""
+    return next(iter(recipe.measures(cfg, stage).items()))
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,7 @@ class Manifest:
 
     records: list[Record]
     arrays: Path
+    groundwork: Path | None = None  # what the recipe's `groundwork` made for the stage
 
     def side(self, split: str) -> list[Record]:
         return [record for record in self.records if record.split == split and record.status == "ok"]
@@ -135,11 +152,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stage:
-    """A leg of the training. `init_from` is "base" or the name of an earlier stage, whose trained tensors are loaded."""
+    """A leg of the training. `init_from` is "base" or the name of an earlier stage, whose trained tensors are loaded.
+
+    `after` names an earlier stage that must be finished although its tensors are not trained on: `groundwork` reads it.
+    """
 
     name: str
     steps: int  # optimiser steps
     init_from: str = "base"
+    after: str = ""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def test_a_perfect_prediction_of_another_scale_scores_zero(monkeypatch, autocast
 def test_every_number_of_a_row_has_a_unit_and_a_direction_except_the_confidence(monkeypatch):
     batch = truth(2, region=True)
     numbers = scored(monkeypatch, batch, perfect(batch, 1.0)).numbers
-    assert numbers.keys() - vggt_eth3d.METRICS.keys() == {"frames", "confidence"}
-    assert not vggt_eth3d.METRICS.keys() - numbers.keys()
+    assert numbers.keys() - vggt_eth3d.MEASURES.keys() == {"frames", "confidence"}
+    assert not vggt_eth3d.MEASURES.keys() - numbers.keys()
 
 
 def test_wrong_cameras_move_points_and_not_depth(monkeypatch):

@@ -11,21 +11,11 @@ from lib.recipes.hamer.config import DEMO, EXPECTED, PRESETS, TINY, Config
 __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
-MAIN_METRIC = "pa_mpjpe_mm"
 READS = {
     2: ("data.format", "data.root", "data.made_", "model.init", "model.checkpoint", "model.mano"),
     3: ("data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.box_factor", "data.keep_side_px", "model.mano", "train.seed"),
 }  # fmt: skip
 CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "panels")}
-
-
-def __getattr__(name: str) -> Any:
-    """METRICS lies beside the code that computes them, which imports numpy."""
-    if name != "METRICS":
-        raise AttributeError(name)
-    from lib.recipes.hamer import evaluate
-
-    return evaluate.METRICS
 
 
 def plan(cfg: Config) -> Plan:
@@ -84,6 +74,12 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     from lib.recipes.hamer import assemble
 
     return assemble.objectives(cfg)
+
+
+def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:
+    from lib.recipes.hamer import evaluate
+
+    return evaluate.METRICS
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:

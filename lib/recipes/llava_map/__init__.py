@@ -13,14 +13,11 @@ from lib.recipes.llava_map.config import DEMO, EXPECTED, PRESETS, TINY, Config
 __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
-COMPARISON = "random_init"  # queries and decoder of the base are untrained: a comparison, not a competitor
-MAIN_METRIC = "mAP"
-MAP_METRICS = (
+MEASURES = (
     "mAP",
     "mAP_guide",
     *(f"AP_{name}{at}" for name in ("divider", "ped_crossing", "boundary") for at in ("", "_0.5m", "_1.0m", "_1.5m")),
 )
-METRICS = {name: Metric("", lower_is_better=False) for name in MAP_METRICS}
 PREPARED = ("root", "version", "split", "geographic", "width_px", "height_px", "half_", "stand_in", "overlays")
 READS = {
     2: ("data.root", "data.version", "data.stand_in", "model.encoder", "model.qformer", "model.llm"),
@@ -91,6 +88,15 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     from lib.recipes.llava_map import assemble
 
     return assemble.objectives(cfg, stage)
+
+
+def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:
+    return {name: Metric("", lower_is_better=False) for name in MEASURES}
+
+
+def comparison(cfg: Config, stage: Stage) -> str:
+    """Queries and decoder of the base are untrained: a comparison, not a competitor."""
+    return "random_init"
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:

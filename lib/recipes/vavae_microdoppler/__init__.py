@@ -12,10 +12,8 @@ from lib.recipes.vavae_microdoppler.config import DEMO, EXPECTED, PRESETS, TINY,
 __all__ = ["DEMO", "EXPECTED", "PRESETS", "TINY", "Config"]
 
 PRECISIONS = ("bf16", "fp32")  # fp16 overflows in the losses' sums
-MAIN_METRIC = "psnr"
 HIGHER = ("psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette", "user_ratio")
 LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32")
-METRICS = {name: Metric("dB" if "psnr" in name else "", name in LOWER) for name in (*HIGHER, *LOWER)}
 READS = {2: ("model.weights", "model.vf", "model.image_px", "data."), 3: ("data.", "model.image_px", "train.seed")}
 CODE = {2: ("simulator",), 3: ("data",), 4: ("training", "assemble"), 5: ("evaluate", "metrics")}
 
@@ -78,6 +76,10 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     from lib.recipes.vavae_microdoppler import training
 
     return training.objectives(cfg, stage)
+
+
+def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:
+    return {name: Metric("dB" if "psnr" in name else "", name in LOWER) for name in (*HIGHER, *LOWER)}
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:

@@ -11,7 +11,6 @@ from lib.recipes.vggt_eth3d.config import DEMO, EXPECTED, PRESETS, TINY, Config
 __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
-MAIN_METRIC = "mae"
 READS = {
     2: ("data.", "model.weights", "model.revision"),
     3: (
@@ -24,10 +23,10 @@ CODE = {2: ("demo",), 3: ("data",), 4: ("model", "losses", "frames", "assemble")
 SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
 DEPTH = {"mae": Metric("m"), "rmse": Metric("m"), "abs_rel": Metric(), "sq_rel": Metric("m")}
 DEPTH |= {f"delta_{limit}": Metric(lower_is_better=False) for limit in ("1", "2", "3", "103", "110")}  # 1.25, its powers, 1.03, 1.10
-METRICS = {name + suffix: metric for suffix in SUFFIXES.values() for name, metric in DEPTH.items()}
-METRICS |= {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in (3, 5, 15, 30)} | {"fov_error": Metric("deg")}
-METRICS |= {"accuracy": Metric("m"), "completeness": Metric("m"), "chamfer": Metric("m"), "ause": Metric()}  # the mean confidence has no better
-METRICS |= {f"{name}_{side}": DEPTH[name] for side in ("region", "outside") for name in ("mae", "abs_rel")}
+MEASURES = {name + suffix: metric for suffix in SUFFIXES.values() for name, metric in DEPTH.items()}
+MEASURES |= {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in (3, 5, 15, 30)} | {"fov_error": Metric("deg")}
+MEASURES |= {"accuracy": Metric("m"), "completeness": Metric("m"), "chamfer": Metric("m"), "ause": Metric()}  # the mean confidence has no better
+MEASURES |= {f"{name}_{side}": DEPTH[name] for side in ("region", "outside") for name in ("mae", "abs_rel")}
 
 
 def plan(cfg: Config) -> Plan:
@@ -92,6 +91,10 @@ def base_limits(cfg: Config, manifest: Manifest) -> dict[str, float]:
     from lib.recipes.vggt_eth3d import evaluate
 
     return evaluate.base_limits(cfg, manifest)
+
+
+def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:
+    return MEASURES
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
