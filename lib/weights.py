@@ -267,10 +267,11 @@ def fingerprint(pairs: Iterable[tuple[str, Any]]) -> str:
     return combine({name: digest(name, tensor) for name, tensor in pairs})
 
 
-def convert(source: Path, out: Path) -> Path:
+def convert(source: Path, out: Path, *, without: tuple[str, ...] = ()) -> Path:
     """A pickled checkpoint as a safetensors file with the same names, written once; later calls find it and return.
 
-    The source's size and time are kept in the file, so another source is converted anew.
+    without: regexes over whole names that are left out (a licensed part). The source's size and time are kept in the file,
+    so another source is converted anew.
     """
     from safetensors.torch import save_file
 
@@ -279,8 +280,9 @@ def convert(source: Path, out: Path) -> Path:
         with open_safetensors(out) as handle:
             if (handle.metadata() or {}).get("made_from") == made_from:
                 return out
+    kept = {name: tensor for name, tensor in read_pickled(source).items() if not any(re.fullmatch(pattern, name) for pattern in without)}
     with atomic(out) as temporary:
-        save_file(unshared(read_pickled(source)), temporary, metadata={"made_from": made_from})
+        save_file(unshared(kept), temporary, metadata={"made_from": made_from})
     return out
 
 

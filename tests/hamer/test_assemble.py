@@ -198,8 +198,8 @@ def test_scores_of_a_perfect_answer_are_perfect(base, configure):
         answer = assemble.forward(config, parts, batch)
         batch |= {"keypoints_2d": torch.cat([answer["pred_keypoints_2d"], torch.ones(2, 21, 1)], 2), "keypoints_3d": torch.cat([answer["pred_keypoints_3d"], torch.ones(2, 21, 1)], 2)}
         batch |= {"sample_id": ["a", "b"], "group": ["g", "g"], "vertices": torch.zeros(2), "mean_2d": torch.zeros(2, 21, 2), "mean_3d": batch["keypoints_3d"][..., :3]}
-        numbers = evaluate.summarise(evaluate.score_batch(config, parts, batch))
-        trivial = evaluate.summarise(evaluate.score_batch(config, None, batch))
+        numbers = evaluate.summarise(config, evaluate.score_batch(config, parts, batch))
+        trivial = evaluate.summarise(config, evaluate.score_batch(config, None, batch))
     assert numbers["pa_mpjpe_mm"] < 1e-3 and numbers["pck_05"] == 1 and numbers["auc_joints"] > 0.98
     assert "pa_mpvpe_mm" not in numbers  # no mesh to compare with
     assert trivial["pa_mpjpe_mm"] < 1e-3 and trivial["pck_05"] < 1

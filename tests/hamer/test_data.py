@@ -1,4 +1,6 @@
 """Checks at the border, shards, and samples that equal crops of the whole photograph."""
+import dataclasses
+
 import numpy
 import pytest
 from PIL import Image
@@ -78,9 +80,16 @@ def test_impossible_pose_or_shape_is_dropped_with_a_note():
     assert data.checked(hand_of(pose=wrist), trusted=True)[0].has_pose
 
 
-def test_numbers_of_another_hand_model_are_not_used():
-    labels, notes = data.checked(hand_of(), trusted=False)
-    assert not labels.has_pose and "another hand model" in notes[0]
+def test_numbers_of_another_hand_model_are_not_used(configure):
+    labels, notes = data.checked(hand_of(), *data.doubt(configure(data__format="hamer_npz"), stand_in()))
+    assert not labels.has_pose and not labels.has_betas and "another hand model" in notes[0]
+    assert data.doubt(configure(), stand_in()) == (True, "")
+
+
+def test_freihand_labels_of_another_mano_version_are_used_with_a_note(configure):
+    mano = dataclasses.replace(stand_in(), name="MANO", of_freihand=False)
+    labels, notes = data.checked(hand_of(), *data.doubt(configure(data__format="freihand", model__mano="licensed"), mano))
+    assert labels.has_pose and labels.has_betas and "another version of MANO" in notes[0]
 
 
 def test_left_hand_called_right_is_noticed():

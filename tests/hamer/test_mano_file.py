@@ -53,6 +53,7 @@ def test_twin_of_the_genuine_file_is_read_without_chumpy(twin, hand):
     for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_components", "hands_mean", "f"):
         numpy.testing.assert_array_equal(getattr(found, name), getattr(hand, name))
     assert not found.stand_in
+    assert not found.of_freihand  # the twin has another MD5 than the genuine file
 
 
 def test_npz_is_read_too(twin, tmp_path, hand):

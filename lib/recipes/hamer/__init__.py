@@ -5,7 +5,7 @@ The contract of lib.recipes. Nothing here imports torch until a function needs i
 from pathlib import Path
 from typing import Any
 
-from lib.recipes import Asset, Manifest, Objective, Parts, Plan, Record, Row, Sampler, Split, Stage
+from lib.recipes import Asset, Manifest, Metric, Objective, Parts, Plan, Record, Row, Sampler, Split, Stage
 from lib.recipes.hamer.config import DEMO, EXPECTED, PRESETS, TINY, Config
 
 __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
@@ -13,7 +13,7 @@ __all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
 PRECISIONS = ("bf16", "fp16", "fp32")
 READS = {
     2: ("data.format", "data.root", "data.made_", "model.init", "model.checkpoint", "model.mano"),
-    3: ("data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.box_factor", "data.keep_side_px", "model.mano", "train.seed"),
+    3: ("data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.truth", "data.box_factor", "data.keep_side_px", "model.mano", "train.seed"),
 }  # fmt: skip
 CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "panels")}
 
@@ -52,6 +52,12 @@ def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
     return [Stage("adapt", cfg.train.epochs * -(-len(manifest.side("train")) // cfg.train.global_batch))]
 
 
+def groundwork(cfg: Config, stage: Stage, manifest: Manifest, places: dict[str, Path], earlier: Any, cache: Path, pause: Any) -> Path | None:
+    from lib.recipes.hamer import assemble
+
+    return assemble.groundwork(cfg, places, cache)
+
+
 def build(cfg: Config, stage: Stage, places: dict[str, Path]) -> Parts:
     from lib.recipes.hamer import assemble
 
@@ -79,7 +85,7 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
 def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:
     from lib.recipes.hamer import evaluate
 
-    return evaluate.METRICS
+    return evaluate.measures(cfg)
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
@@ -91,7 +97,7 @@ def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list
 def summarise(cfg: Config, rows: list[Row]) -> dict[str, float]:
     from lib.recipes.hamer import evaluate
 
-    return evaluate.summarise(rows)
+    return evaluate.summarise(cfg, rows)
 
 
 def describe(cfg: Config, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:

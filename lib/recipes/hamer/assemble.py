@@ -1,4 +1,5 @@
 """The networks of a run: strictly loaded, told what is adapted and what is frozen in front; losses; the merged export."""
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,26 @@ from lib.recipes.hamer.model import HaMeR
 
 LICENSED = (r"mano\..*", r"initialized")  # smplx's buffers hold MANO itself: never loaded from a checkpoint, never saved
 CRITIC = r"discriminator\..*"
+CONVERTED = "base.safetensors"
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+
+
+def groundwork(config: Config, where: dict[str, Path], cache: Path) -> Path | None:
+    """A folder with the checkpoint as safetensors and without MANO's arrays: a pickle is read once. None: it is no pickle."""
+    source = weight_file(config, where["base"])
+    if source.suffix == ".safetensors":
+        return None
+    status = source.stat()
+    made_from = f"{source.name} {status.st_size} {status.st_mtime_ns}"
+    folder = cache / f"base-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
+    weights.convert(source, folder / CONVERTED, without=LICENSED)
+    return folder
 
 
 def build(config: Config, where: dict[str, Path]) -> Parts:
     """The base on the CPU, every tensor matched. With `loss.adversarial` the critic is built as well and trained in full."""
-    mano, source = Mano(mano_of(config, where)), weight_file(config, where["base"])
+    mano = Mano(mano_of(config, where))
+    source = where["groundwork"] / CONVERTED if "groundwork" in where else weight_file(config, where["base"])
     with torch.device("meta"):
         network = HaMeR(config.model, mano)
     loaded = load(config, network, source)

@@ -45,26 +45,25 @@ def mano_of(config: Config, where: dict[str, Path]) -> ManoModel:
 def prepare(config: Config, where: dict[str, Path], out: Path) -> Iterator[Record]:
     """Records in the data's order; a finished shard is read back instead of being made again."""
     mano, waiting, number = mano_of(config, where), [], 0
-    trusted = (config.data.format == "made") == mano.stand_in  # poses and shapes are numbers of one hand model
     named = Path(config.data.root).suffix in (".npz", ".tar")
     root = where["data"] / Path(config.data.root).name if named else where["data"]
     for hand in hands(config.data, root, mano.hands_mean):
         waiting.append(hand)
         if len(waiting) == SHARD:
-            yield from shard(config, waiting, trusted, out / f"shard-{number:05d}.safetensors")
+            yield from shard(config, waiting, mano, out / f"shard-{number:05d}.safetensors")
             waiting, number = [], number + 1
     if waiting:
-        yield from shard(config, waiting, trusted, out / f"shard-{number:05d}.safetensors")
+        yield from shard(config, waiting, mano, out / f"shard-{number:05d}.safetensors")
 
 
-def shard(config: Config, found: list[Hand], trusted: bool, path: Path) -> Iterator[Record]:
+def shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) -> Iterator[Record]:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     if not path.exists():
         records, rows = [], []
         for hand in found:
-            record, row = one(config, hand, trusted, path.name, len(rows))
+            record, row = one(config, hand, mano, path.name, len(rows))
             records.append(record)
             rows += [row] if row else []
         with atomic(path) as temporary:
@@ -85,7 +84,7 @@ def packed(rows: list[dict[str, Any]]) -> dict[str, numpy.ndarray]:
     return arrays | {"pixels": pixels, "offset": numpy.concatenate([[0], numpy.cumsum(sizes)]).astype(numpy.int64)}
 
 
-def one(config: Config, hand: Hand, trusted: bool, shard_name: str, row: int) -> tuple[Record, dict[str, Any] | None]:
+def one(config: Config, hand: Hand, mano: ManoModel, shard_name: str, row: int) -> tuple[Record, dict[str, Any] | None]:
     """The record of a hand and its arrays, or None and the reason why it cannot be used."""
     from PIL import Image, UnidentifiedImageError
 
@@ -105,9 +104,10 @@ def one(config: Config, hand: Hand, trusted: bool, shard_name: str, row: int) ->
     if record.reason:
         record.status = "skipped"
         return record, None
-    labels, notes = checked(hand, trusted)
-    solid = int((labels.keypoints_3d[:, 3] > 0).all())
-    record.columns |= {"shard": shard_name, "row": row, "pose": int(labels.has_pose), "solid": solid, "notes": "; ".join(notes)}
+    labels, notes = checked(hand, *doubt(config, mano))
+    known = {"2d": (labels.keypoints_2d[:, 2] > 0).any(), "3d": (labels.keypoints_3d[:, 3] > 0).all()}
+    record.columns |= {"shard": shard_name, "row": row, "pose": int(labels.has_pose), "notes": "; ".join(notes)}
+    record.columns |= {name: int(there) for name, there in known.items()}
     record.look = splits.look(look(picture, hand))
     return record, window(picture, hand, labels, config.data.keep_side_px)
 
@@ -139,12 +139,21 @@ def bone_lengths(labels: Labels) -> numpy.ndarray:
     return numpy.array([numpy.linalg.norm(labels.keypoints_3d[a, :3] - labels.keypoints_3d[b, :3]) for a, b in pairs])
 
 
-def checked(hand: Hand, trusted: bool) -> tuple[Labels, list[str]]:
+def doubt(config: Config, mano: ManoModel) -> tuple[bool, str]:
+    """Poses and shapes are numbers of one hand model: are those of the data this model's, and what is to be said of them?"""
+    if (config.data.format == "made") != mano.stand_in:
+        return False, "pose and shape are numbers of another hand model and are not used"
+    if config.data.format == "freihand" and not mano.of_freihand:
+        return True, "FreiHAND's labels were made with another version of MANO: meshes differ by up to 6 mm"
+    return True, ""
+
+
+def checked(hand: Hand, trusted: bool, note: str = "") -> tuple[Labels, list[str]]:
     """The labels without what cannot be right, and a note on each."""
     labels, notes = dataclasses.replace(hand.labels), []
-    if not trusted and (labels.has_pose or labels.has_betas):
-        labels.has_pose = labels.has_betas = False
-        notes.append("pose and shape are numbers of another hand model and are not used")
+    if note and (labels.has_pose or labels.has_betas):
+        notes.append(note)
+        labels.has_pose, labels.has_betas = labels.has_pose and trusted, labels.has_betas and trusted
     if labels.has_betas and numpy.abs(labels.betas).max() > 3:
         labels.has_pose = labels.has_betas = False
         notes.append("a shape number beyond 3")
@@ -202,8 +211,8 @@ def shifted(points: numpy.ndarray, low: numpy.ndarray, factor: int) -> numpy.nda
 def split(config: Config, records: list[Record]) -> Split:
     """Whole subjects or sequences: the named ones, else FreiHAND's evaluation set, else a drawn share."""
     refuse_mostly_unusable(records)
-    if not any(int(record.columns.get("solid", 0)) for record in records):
-        raise Stop("no hand has all 21 keypoints in 3D, so there is nothing to measure PA-MPJPE against", "add keypoints_3d to the labels")
+    if not any(int(record.columns.get(truth(config), 0)) for record in records):
+        raise Stop(f"no hand has keypoints in {truth(config)}, so there is nothing to score against", "add them to the labels, or set data.truth")
     groups = sorted({record.group for record in records if record.status == "ok"})
     unknown = sorted(set(config.data.val_groups) - set(groups))
     if unknown:
@@ -213,6 +222,11 @@ def split(config: Config, records: list[Record]) -> Split:
     if config.data.format == "freihand" and "evaluation" in groups:
         return Split("official set", ("evaluation",))
     return splits.by_share(records, "group", config.data.val_share, config.train.seed)
+
+
+def truth(config: Config) -> str:
+    """The column of the manifest that says whether a hand can be scored."""
+    return "3d" if config.scores_3d else "2d"
 
 
 def refuse_mostly_unusable(records: list[Record]) -> None:
@@ -266,7 +280,7 @@ class Shards:
 
 
 def sampler(config: Config, manifest: Manifest, side: str) -> Sampler:
-    """"train": augmented crops; "val": every held-out hand with 3D keypoints; "select": some of them, spread over the groups.
+    """"train": augmented crops; "val": every held-out hand that can be scored; "select": some of them, spread over the groups.
 
     "vertices" tells the scores whether all held-out hands have a mesh (pose and shape) to compare with.
     """
@@ -276,8 +290,8 @@ def sampler(config: Config, manifest: Manifest, side: str) -> Sampler:
         real = [record for record in train if int(record.columns["pose"])]
         return Sampler(len(train), lambda index, key: train_sample(config, shards, train[index], real, key.generator()))
     mean, held = mean_hand(config, shards, train), manifest.side("val")
-    held = [record for record in held if int(record.columns["solid"])]
-    mean["vertices"] = numpy.float32(all(int(record.columns["pose"]) for record in held))
+    held = [record for record in held if int(record.columns[truth(config)])]
+    mean["vertices"] = numpy.float32(config.scores_3d and all(int(record.columns["pose"]) for record in held))
     if side == "select":
         held = spread(held, config.eval.select_samples)
     return Sampler(len(held), lambda index, key: sample(config, shards, held[index], crop.Change()) | mean)

@@ -14,11 +14,13 @@ from lib.recipes.hamer import render
 from lib.recipes.hamer.hand import stand_in
 
 FOCAL_PX, REACH_M = 1500.0, 0.21  # a long lens, as HaMeR's virtual camera; REACH_M fills the tight box
+BOX_FACTOR = 1.2  # side of a box relative to the extent of its keypoints; DEMO's data.box_factor
+UPRIGHT = ((0, 0, -1), (1, 0, 0), (0, -1, 0))  # wrist rotation: the back to the camera, fingers up
 FINER = 2  # pictures are drawn at this scale and averaged down
 TONES = ((0.95, 0.78, 0.66), (0.87, 0.66, 0.52), (0.74, 0.53, 0.40), (0.56, 0.38, 0.27), (0.38, 0.25, 0.18), (0.27, 0.18, 0.14))
 # Radians about x, y, z of a joint: low and high. Bending is about z; the thumb also turns.
-KNUCKLE, MIDDLE, END = ((-0.1, 0.1), (-0.2, 0.2), (-0.2, 1.35)), ((0, 0), (0, 0), (0.0, 1.6)), ((0, 0), (0, 0), (0.0, 0.9))
-THUMB = ((-0.5, 0.3), (-0.3, 0.6), (-0.2, 0.4)), ((-0.1, 0.1), (-0.2, 0.5), (-0.2, 0.5)), ((0, 0), (-0.2, 0.9), (0, 0.3))
+KNUCKLE, MIDDLE, END = ((-0.1, 0.1), (-0.2, 0.2), (-0.2, 1.2)), ((0, 0), (0, 0), (0.0, 1.4)), ((0, 0), (0, 0), (0.0, 0.8))
+THUMB = ((-0.4, 0.2), (-0.2, 0.5), (-0.2, 0.3)), ((-0.1, 0.1), (-0.1, 0.4), (-0.1, 0.4)), ((0, 0), (-0.1, 0.8), (0, 0.2))
 
 
 class Studio:
@@ -76,7 +78,7 @@ def person(number: int, seed: int, gloved: bool) -> Subject:
 
 def glove(generator) -> dict:
     """Colours of back, palm, finger tips and seams; width of ribs and thickness in metres."""
-    back, palm, tips = (generator.uniform(0.02, 1.0, 3) * generator.choice([0.25, 0.6, 1.0]) for _ in range(3))
+    back, palm, tips = (generator.uniform(0.02, 1.0, 3) * generator.choice([0.35, 0.7, 1.0]) for _ in range(3))
     return {
         "back": back, "palm": palm, "tips": tips, "seam": generator.uniform(0, 0.15, 3), "rib_m": generator.uniform(0.004, 0.009),
         "rib": generator.uniform(0.1, 0.5), "tip_x_m": generator.uniform(-0.07, -0.03), "thickness_m": generator.uniform(0.001, 0.003),
@@ -87,7 +89,7 @@ def take(studio: Studio, subject: Subject, generator, side_px: int) -> tuple[num
     """A picture (side, side, 3) uint8 and its annotation row; half of the hands are left ones, made by mirroring."""
     pose = numpy.concatenate([orientation(generator), fingers(generator)])
     rest, vertices, joints = studio.pose(pose, subject.betas)
-    zoom = generator.uniform(0.62, 0.78) * side_px / REACH_M / FOCAL_PX  # 1 / depth
+    zoom = generator.uniform(0.70, 0.84) * side_px / REACH_M / FOCAL_PX  # 1 / depth
     middle = (joints.max(0) + joints.min(0)) / 2
     shift = generator.uniform(-0.06, 0.06, 2) * REACH_M
     joints, vertices = (points - middle + [*shift, 1 / zoom] for points in (joints, vertices))
@@ -101,12 +103,12 @@ def take(studio: Studio, subject: Subject, generator, side_px: int) -> tuple[num
 
 
 def row(points, joints, pose, betas, right: bool, side_px: int) -> dict:
-    """HaMeR's evaluation record of one hand; the box is twice the keypoints' extent, in pixels."""
+    """HaMeR's evaluation record of one hand; the box is in pixels."""
     low, high = points.min(0), points.max(0)
     single = lambda array: numpy.asarray(array, numpy.float32)  # noqa: E731
     ones = numpy.ones((len(points), 1))
     return {
-        "center": single((low + high) / 2), "scale": single(1.5 * (high - low)), "right": single(right),
+        "center": single((low + high) / 2), "scale": single(BOX_FACTOR * (high - low)), "right": single(right),
         "hand_keypoints_2d": single(numpy.hstack([points, ones])), "hand_keypoints_3d": single(numpy.hstack([joints, ones])),
         "hand_pose": single(pose), "has_hand_pose": single(1), "betas": single(betas), "has_betas": single(1),
     }  # fmt: skip
@@ -116,17 +118,16 @@ def orientation(generator) -> numpy.ndarray:
     """Wrist rotation (3,) axis-angle: fingers roughly up, back or palm to the camera."""
     from scipy.spatial.transform import Rotation
 
-    upright = Rotation.from_matrix([[0, 0, -1], [1, 0, 0], [0, -1, 0]])  # the back to the camera, fingers up
-    about_arm = generator.normal(0, 0.5) + (numpy.pi if generator.random() < 0.5 else 0)
-    turn = Rotation.from_euler("yxz", [about_arm, generator.normal(0, 0.35), generator.normal(0, 0.5)])
-    return (turn * upright).as_rotvec()
+    about_arm = generator.normal(0, 0.4) + (numpy.pi if generator.random() < 0.5 else 0)
+    turn = Rotation.from_euler("yxz", [about_arm, generator.normal(0, 0.3), generator.normal(0, 0.4)])
+    return (turn * Rotation.from_matrix(UPRIGHT)).as_rotvec()
 
 
 def fingers(generator) -> numpy.ndarray:
     """45 numbers within joint limits; the fingers of a hand bend together, each with its own part."""
     together, pose = generator.uniform(0, 1), numpy.zeros((15, 3))
     for first in (0, 3, 6, 9):
-        own = numpy.clip(together + generator.normal(0, 0.3), 0, 1)
+        own = numpy.clip(together + generator.normal(0, 0.25), 0, 1)
         for i, limits in enumerate((KNUCKLE, MIDDLE, END)):
             low, high = numpy.array(limits).T
             share = numpy.array([generator.uniform(), generator.uniform(), numpy.clip(own + generator.normal(0, 0.08), 0, 1)])
@@ -173,12 +174,12 @@ def background(generator, side: int) -> numpy.ndarray:
     """Soft noise around one colour, and some hard rectangles: (side, side, 3) floats."""
     colour, colourful = generator.random(3), generator.uniform(0, 0.6)
     picture = numpy.full((side, side, 3), colourful * colour + (1 - colourful) * colour.mean()) * generator.uniform(0.4, 1.2)
-    for cells, weight in ((3, 0.6), (12, 0.3), (48, 0.15)):
+    for cells, weight in ((3, 0.4), (12, 0.15), (48, 0.08)):
         cell = generator.random((cells, cells, 3))
         cell = colourful * cell + (1 - colourful) * cell.mean(-1, keepdims=True)
         coarse = Image.fromarray((255 * cell).astype(numpy.uint8))
         picture += weight * (numpy.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) / 255 - 0.5)
-    for _ in range(generator.integers(0, 6)):
+    for _ in range(generator.integers(0, 4)):
         x, y, w, h = (generator.random(4) * [side, side, side / 2, side / 2]).astype(int)
-        picture[y : y + h, x : x + w] = 0.3 * picture[y : y + h, x : x + w] + 0.7 * generator.random(3) * generator.random()
+        picture[y : y + h, x : x + w] = 0.5 * picture[y : y + h, x : x + w] + 0.5 * generator.random(3) * generator.random()
     return picture

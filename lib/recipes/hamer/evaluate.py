@@ -10,11 +10,16 @@ from lib.recipes.hamer.config import Config
 # Thresholds at which rows keep the share of right keypoints, for the curves of the report.
 CURVE_MM = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 CURVE_BOX = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-METRICS = {
+SOLID = {
     "pa_mpjpe_mm": Metric("mm"), "pa_mpjpe_reflected_mm": Metric("mm"), "mpjpe_mm": Metric("mm"), "auc_joints": Metric("", False),
     "pa_mpvpe_mm": Metric("mm"), "f5": Metric("", False), "f15": Metric("", False), "auc_vertices": Metric("", False),
-    "pck_05": Metric("", False), "pck_10": Metric("", False), "pck_15": Metric("", False),
 }  # fmt: skip
+FLAT = {"pck_10": Metric("", False), "pck_05": Metric("", False), "pck_15": Metric("", False)}
+
+
+def measures(config: Config) -> dict[str, Metric]:
+    """What held-out hands are scored by; the first is the main one."""
+    return SOLID | FLAT if config.scores_3d else FLAT
 
 
 def score_batch(config: Config, parts: Parts | None, batch: Batch) -> list[Row]:
@@ -39,8 +44,9 @@ def true_vertices(parts: Parts, batch: Batch) -> numpy.ndarray:
 
 
 def row(config: Config, parts: Parts | None, batch: Batch, i: int, predicted: dict, truth: dict) -> Row:
-    numbers = joint_numbers(predicted["pred_keypoints_3d"][i], truth["keypoints_3d"][i, :, :3])
-    numbers |= flat_numbers(predicted["pred_keypoints_2d"][i], truth["keypoints_2d"][i], 1 / config.data.box_factor)
+    numbers = flat_numbers(predicted["pred_keypoints_2d"][i], truth["keypoints_2d"][i], 1 / config.data.box_factor)
+    if config.scores_3d:
+        numbers |= joint_numbers(predicted["pred_keypoints_3d"][i], truth["keypoints_3d"][i, :, :3])
     arrays = {"image": truth["image"][i], "true_2d": truth["keypoints_2d"][i], "predicted_2d": predicted["pred_keypoints_2d"][i]}
     if parts is not None:
         mano = parts.modules["hamer"].mano
@@ -80,9 +86,9 @@ def flat_numbers(predicted: numpy.ndarray, truth: numpy.ndarray, tight_side: flo
     return found
 
 
-def summarise(rows: list[Row]) -> dict[str, float]:
+def summarise(config: Config, rows: list[Row]) -> dict[str, float]:
     """Means over hands. Every hand has 21 keypoints in 3D, so the mean of their AUCs is FreiHAND's AUC."""
-    names = [name for name in METRICS if name in rows[0].numbers]
+    names = [name for name in measures(config) if name in rows[0].numbers]
     table = numpy.array([[row.numbers[name] for name in names] for row in rows])
     known = ~numpy.isnan(table)
     means = numpy.where(known, table, 0).sum(0) / numpy.maximum(known.sum(0), 1)
@@ -94,10 +100,11 @@ def describe(config: Config, scores: dict[str, Any]) -> str:
     for name, entry in scores["metrics"].items():
         trivial = "" if entry["trivial"] is None else f"{entry['trivial']:.3f}"
         lines.append(f"  {name:<24}{entry['base']:>10.3f}{entry['adapted']:>10.3f}{trivial:>11}")
-    main = scores["metrics"][scores["main"]["metric"]]
-    change = 100 * main["difference"] / main["base"]
-    interval = f"95 % interval [{main['low']:.2f}, {main['high']:.2f}] mm, {scores['resampled']} resampled"
-    lines.append(f"PA-MPJPE {change:+.1f} %, {interval}: {main['verdict'] or 'no verdict'}")
+    main, unit = scores["metrics"][scores["main"]["metric"]], scores["main"]["unit"]
+    change = f" ({100 * main['difference'] / main['base']:+.1f} %)" if main["base"] else ""
+    interval = f"95 % interval [{main['low']:.3f}, {main['high']:.3f}], {scores['resampled']} resampled"
+    lines.append(f"{scores['main']['metric']} {main['difference']:+.3f} {unit}{change}, {interval}: {main['verdict'] or 'no verdict'}")
     if config.model.mano == "stand_in":
         lines.append("Made with the stand-in hand, not MANO: these numbers cannot be compared with published ones.")
+        lines += [] if config.scores_3d or config.data.truth == "2d" else [f"The 3D scores of {config.data.format} are refused with it."]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ class ManoModel:
     f: numpy.ndarray  # (1538, 3)
     hands_components: numpy.ndarray  # (45, 45)
     hands_mean: numpy.ndarray  # (45,) radians; FreiHAND's poses are relative to it, HaMeR's are not
+    of_freihand: bool = True  # the version of MANO that FreiHAND's labels were made with
 
     @property
     def stand_in(self) -> bool:

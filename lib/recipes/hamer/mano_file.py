@@ -24,10 +24,11 @@ def read(path: Path) -> ManoModel:
         raise Stop(f"the MANO file {path} does not exist", "python step2_download.py")
     arrays = {name: numpy.asarray(array) for name, array in (from_npz(path) if path.suffix == ".npz" else from_pickle(path)).items()}
     check(path, arrays)
-    return ManoModel(name="MANO", **{name: arrays[name] for name in SHAPES if name != "kintree_table"})
+    return ManoModel(name="MANO", of_freihand=known_version(path), **{name: arrays[name] for name in SHAPES if name != "kintree_table"})
 
 
 def known_version(path: Path) -> bool:
+    """Is this the version that FreiHAND's labels were made with? A re-saved .npz cannot be told."""
     return path.suffix != ".pkl" or hashlib.md5(path.read_bytes()).hexdigest() == MD5
 
 

@@ -6,7 +6,7 @@ import numpy
 from lib.recipes import Row
 from lib.recipes.hamer import draw
 from lib.recipes.hamer.config import Config
-from lib.recipes.hamer.evaluate import CURVE_BOX, CURVE_MM
+from lib.recipes.hamer.evaluate import CURVE_BOX, CURVE_MM, measures
 
 COLUMNS = ("crop", "overlay", "side view", "predicted skeleton", "labelled skeleton")
 SHOWN_PX = 224
@@ -16,7 +16,7 @@ def write(config: Config, base: list[Row], adapted: list[Row], out: Path) -> Non
     for number, (one, other) in enumerate(zip(base, adapted, strict=True)):
         if "vertices" in one.arrays and "vertices" in other.arrays:
             hand(config, {"base": one, "adapted": other}, out / f"hand-{number:02d}.png")
-    curves(base, adapted, out / "curves.png")
+    curves(config, base, adapted, out / "curves.png")
 
 
 def hand(config: Config, rows: dict[str, Row], path: Path) -> None:
@@ -24,11 +24,12 @@ def hand(config: Config, rows: dict[str, Row], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 5, figsize=(12.5, 5.4), layout="constrained")
+    main, measure = next(iter(measures(config).items()))
     for line, (name, row) in zip(axes, rows.items(), strict=True):
         for axis, picture, column in zip(line, pictures(config, row), COLUMNS, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[], title=column if name == "base" else "")
-        line[0].set_ylabel(f"{name}, PA-MPJPE {row.numbers['pa_mpjpe_mm']:.1f} mm")
+        line[0].set_ylabel(f"{name}, {main.removesuffix('_mm')} {row.numbers[main]:.3g} {measure.unit}")
     note = " (stand-in hand, not MANO)" if rows["base"].arrays["stand_in"] else ""
     figure.suptitle(rows["base"].sample_id + note, fontsize=10)
     figure.savefig(path, dpi=100)
@@ -46,17 +47,18 @@ def pictures(config: Config, row: Row) -> list[numpy.ndarray]:
     return [crop, overlay, side, *skeletons]
 
 
-def curves(base: list[Row], adapted: list[Row], path: Path) -> None:
-    """Share of right keypoints over the threshold: in 3D after alignment (its area is the AUC), and in 2D."""
+def curves(config: Config, base: list[Row], adapted: list[Row], path: Path) -> None:
+    """Share of right keypoints over the threshold: in 2D, and where there is 3D truth after alignment (its area is the AUC)."""
     from matplotlib import pyplot
 
-    figure, (solid, flat) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for name, rows, style in (("base", base, "--"), ("adapted", adapted, "-")):
-        solid.plot(CURVE_MM, [share(rows, f"within_{limit:02d}_mm") for limit in CURVE_MM], style, label=name)
-        flat.plot(CURVE_BOX, [share(rows, f"pck_{100 * limit:02.0f}") for limit in CURVE_BOX], style, label=name)
-    solid.set(xlabel="PA joint error (mm)", ylabel="share of keypoints", ylim=(0, 1.02))
-    flat.set(xlabel="2D error (share of the tight box)", ylabel="share of keypoints", ylim=(0, 1.02))
-    for axis in (solid, flat):
+    shown = [("2D error (share of the tight box)", CURVE_BOX, [f"pck_{100 * limit:02.0f}" for limit in CURVE_BOX])]
+    if config.scores_3d:
+        shown.append(("PA joint error (mm)", CURVE_MM, [f"within_{limit:02d}_mm" for limit in CURVE_MM]))
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 3.8), layout="constrained", squeeze=False)
+    for axis, (label, limits, numbers) in zip(axes[0], shown, strict=True):
+        for name, rows, style in (("base", base, "--"), ("adapted", adapted, "-")):
+            axis.plot(limits, [share(rows, number) for number in numbers], style, label=name)
+        axis.set(xlabel=label, ylabel="share of keypoints", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=100)
