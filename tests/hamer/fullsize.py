@@ -101,8 +101,8 @@ def take_a_step(folder: Path, preset: str) -> None:
     sampler = Sampler(1, lambda index, key: sample)
     job = SimpleNamespace(recipe=hamer, config=config, record={}, args=SimpleNamespace(detect_anomaly=False))
     tensors, objectives = adapters.trainable(parts), hamer.objectives(config, stage)
-    alone = processes.accelerator("fp32", folder)
-    training = Training(job, stage, folder, alone, parts, wrapped, objectives, sampler, sampler, PrefixCache(parts, None, 0), tensors)
+    alone, prefix = processes.accelerator("fp32", folder), PrefixCache(parts, None, 0) if parts.prefix else None
+    training = Training(job, stage, folder, alone, parts, wrapped, objectives, sampler, sampler, prefix, tensors)
     train.set_up(training)
     started = time.monotonic()
     record = train.optimiser_step(training)

@@ -203,3 +203,24 @@ def test_split_holds_out_whole_groups_and_names_unknown_ones(manifest, configure
     assert data.split(config, prepared.records).val_groups == ("subject-02",)
     with pytest.raises(Stop, match="names 'subject-9'; there are: subject-00, subject-01, subject-02"):
         data.split(configure(data__val_groups=["subject-9"]), prepared.records)
+
+
+def flat_only(entries):
+    for entry in entries:
+        del entry["keypoints_3d"]
+
+
+def test_data_without_the_asked_truth_is_refused(folder):
+    config, records = folder(flat_only)
+    with pytest.raises(Stop, match="no hand has keypoints in 3d"):
+        data.split(config, records)
+
+
+def test_hands_with_2d_labels_alone_are_held_out_when_the_settings_say_so(folder, tmp_path):
+    config, records = folder(flat_only, data__truth="2d", data__val_groups=["p3"])
+    assert data.split(config, records).val_groups == ("p3",)
+    for record in records:
+        record.split = "val" if record.group == "p3" else "train"
+    sampler = data.sampler(config, Manifest(records, tmp_path / "prepared"), "val")
+    found = sampler.draw(0, None)
+    assert sampler.length == 1 and not found["vertices"] and numpy.isfinite(found["mean_2d"]).all()

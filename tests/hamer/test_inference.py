@@ -8,7 +8,8 @@ from PIL import Image
 
 from lib.errors import Stop
 from lib.recipes import Parts
-from lib.recipes.hamer import draw, inference, render
+from lib.recipes.hamer import draw, inference, mano_file, render
+from lib.recipes.hamer.mano import PARENTS, Mano
 
 
 @pytest.fixture
@@ -49,6 +50,22 @@ def test_left_hand_is_the_mirror_image_of_a_right_one(parts, configure, tmp_path
     project = lambda found: (found["joints"] + found["translation"])[:, :2] / (found["joints"] + found["translation"])[:, 2:] * found["focal_px"] + found["principal"]  # noqa: E731
     numpy.testing.assert_allclose(project(other)[:, 0], 119 - project(one)[:, 0], atol=1.01)  # the principal point is the middle, half a pixel off the mirror
     numpy.testing.assert_allclose(project(other)[:, 1], project(one)[:, 1], atol=1e-2)
+
+
+def test_hands_of_a_mano_file_are_written_in_freihands_format(network, configure, hand, tmp_path):
+    """The file is a twin: the made-up hand's arrays under MANO's names."""
+    tree = numpy.array([[-1, *PARENTS[1:]], range(16)])
+    numpy.savez(tmp_path / "MANO_RIGHT.npz", kintree_table=tree, **{name: getattr(hand, name) for name in mano_file.SHAPES if name != "kintree_table"})
+    module = network(configure())
+    module.mano = Mano(mano_file.read(tmp_path / "MANO_RIGHT.npz"))
+    root, out = photographs(tmp_path / "in", [("right", [20, 20, 60, 70]), ("left", [50, 10, 110, 60])]), tmp_path / "out"
+    out.mkdir()
+    with torch.no_grad():
+        inference.predict(configure(), Parts({"hamer": module}), root, out)
+    joints, vertices = json.loads((out / "pred.json").read_text())
+    assert numpy.array(joints).shape == (2, 21, 3) and numpy.array(vertices).shape == (2, 778, 3)
+    numpy.testing.assert_allclose(joints[0], json.loads((out / "a_0.json").read_text())["keypoints_3d_m"], atol=1e-6)
+    assert (out / "a_0.obj").read_text().startswith("# derived from MANO: non-commercial")
 
 
 @pytest.mark.parametrize(("box", "message"), [([10, 10, 10, 40], "has no area"), ([200, 10, 240, 40], "lies outside the image of 120 x 90 px")])
