@@ -22,13 +22,15 @@ from lib.recipes.vavae_microdoppler.latents import RunningMoments
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.vision import Vision, from_timm, from_transformers
 
-# Part -> what its names begin with. The first that fits wins; "loss.logvar" is a constant 0 in the original.
+# Part -> what its names begin with. The first that fits wins; "loss.logvar" is a constant 0 in the original. Statistics of latents
+# stand in our own export (exporting.py); they are counted and measured anew where they are needed.
 PREFIXES = {
     "vision": "foundation_model.model.",
     "perceptual": "loss.perceptual_loss.",
     "critic": "loss.discriminator.",
     "projection": "linear_proj.",
     "constant": "loss.logvar",
+    "statistics": "latent_",
 }
 AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 SOURCES = "sources.json"  # written by lib.assets beside what it fetched

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from lib import config
 from lib.config import at_least, one_of
 from lib.errors import Stop
-from lib.recipes.vavae_microdoppler.size import VGG16, VISIONS, AutoencoderSize, VisionSize
+from lib.recipes.vavae_microdoppler.size import DITS, VGG16, VISIONS, AutoencoderSize, DiTSize, VisionSize
 
 PUBLISHED = "hustvl/vavae-imagenet256-f16d32-dinov2"
-STAGES = ("align", "reconstruct", "margin", "single", "decoder")
+PUBLISHED_DIT = "hustvl/lightningdit-xl-imagenet256-64ep"
+STAGES = ("align", "reconstruct", "margin", "single", "decoder", "dit")
 
 
 @dataclass
@@ -34,10 +35,23 @@ class ModelConfig:
     critic_width: int = 64
     critic_layers: int = 3
     freeze_encoder_layers: int = 0  # the first levels of the encoder; the guide: 3 or 4 below 5000 images
+    dit: str = "S"  # or B, L, XL: depth, width and heads of the stage dit's network
+    dit_width: int = 0  # 0 = what `dit` names; the demo's network is smaller
+    dit_depth: int = 0
+    dit_heads: int = 0
+    dit_patch: int = 1  # side of a token in latent positions
+    dit_weights: str = "scratch"  # or published (XL, patch 1; the demo has its own), or a path of a file in the published format
+    dit_trains: str = "all"  # or table (class table and last layer; the trunk is frozen), lora (these two and adapters in the trunk)
 
     def __post_init__(self):
         one_of("model.vf", self.vf, (*VISIONS, "none"))
         one_of("model.vf_input", self.vf_input, ("published", "imagenet"))
+        one_of("model.dit", self.dit, tuple(DITS))
+        one_of("model.dit_trains", self.dit_trains, ("all", "table", "lora"))
+        if self.dit_weights == "scratch" and self.dit_trains != "all":
+            raise Stop(f"model.dit_trains={self.dit_trains} freezes a trunk that nobody trained: set model.dit_weights=published or a path")
+        if self.dit_patch < 1 or self.latent_side % self.dit_patch:
+            raise Stop(f"model.dit_patch={self.dit_patch} does not divide the latent's side, {self.latent_side}")
         if self.vf in ("dinov2_base", "dinov2_small") and not self.fresh_projection:
             raise Stop(
                 f"model.vf={self.vf} has other features than the published projection was trained for: add model.fresh_projection=true"
@@ -73,6 +87,13 @@ class ModelConfig:
         return VisionSize(
             self.vf_width or width, self.vf_depth or depth, self.vf_heads or heads, self.latent_side, self.vf_input == "imagenet"
         )
+
+    def dit_size(self, labels: int) -> DiTSize:
+        depth, width, heads = DITS[self.dit]
+        return DiTSize(
+            self.dit_depth or depth, self.dit_width or width, self.dit_heads or heads, self.latent_side, self.latent_channels, labels,
+            self.dit_patch,
+        )  # fmt: skip
 
 
 @dataclass
@@ -139,9 +160,14 @@ class LossConfig:
     cosine_margin: float = 0.5
     averaged: bool = False  # means over pixels instead of sums (the original's pp_style)
     fix_projection: bool = True  # the projection stands still in the stage margin, as in the published model's last stage
+    velocity_cosine: float = 1.0  # stage dit: 1 - cosine of the velocities beside their squared error
+    contrastive: float = 0.0  # stage dit: between users, on the tokens of the middle block; the guide: 0.3
+    contrastive_temperature: float = 0.1
 
     def __post_init__(self):
         one_of("loss.critic_kind", self.critic_kind, ("hinge", "vanilla"))
+        if self.contrastive_temperature <= 0:
+            raise Stop(f"loss.contrastive_temperature={self.contrastive_temperature} is impossible: it must be above 0")
         for name in (
             "perceptual",
             "kl",
@@ -152,8 +178,41 @@ class LossConfig:
             "margin_vf",
             "distance_weight",
             "cosine_weight",
+            "velocity_cosine",
+            "contrastive",
         ):
             at_least(f"loss.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class DiTConfig:
+    """Stage dit: its latents, and how spectrograms are sampled. The last six change no training, only what is drawn from it."""
+
+    latents: str = ""  # a latent folder that another run made; empty: made here, from the autoencoder of the stage before
+    label_dropout: float = 0.1  # share of the samples that train the null row of the class table, which guidance subtracts
+    method: str = "euler"  # or heun (two evaluations an update), dopri5 (adaptive)
+    updates: int = 50
+    shift: float = 0.3  # spends more updates near noise; 0 = evenly
+    guidance: float = 2.0  # on all channels; 1 = none
+    guidance_start: float = 0.1  # no guidance before this time (0 = noise, 1 = data)
+    guidance_first3: bool = False  # the published sampler guides three channels of 32 and needs a scale of 7 to 10 for it
+
+    def __post_init__(self):
+        one_of("dit.method", self.method, ("euler", "heun", "dopri5"))
+        at_least("dit.updates", self.updates, 1)
+        for name in ("label_dropout", "shift", "guidance_start"):
+            if not 0 <= getattr(self, name) < 1:
+                raise Stop(f"dit.{name}={getattr(self, name)} is not in [0, 1)")
+        if self.guidance != 1 and not self.label_dropout:
+            raise Stop("dit.guidance subtracts the null row, which dit.label_dropout=0 leaves untrained: set dit.guidance=1")
+
+
+@dataclass
+class LoraConfig(config.LoraConfig):
+    """Adapters of the stage dit (model.dit_trains=lora)."""
+
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: [r"blocks\..*\.(qkv|proj|w12|w3)"])
 
 
 @dataclass
@@ -161,10 +220,11 @@ class TrainConfig(config.TrainConfig):
     """Adam (0.5, 0.9), fp32 in spirit: losses are always fp32. A floor that is not below the rate makes the rate constant."""
 
     stages: list[str] = field(default_factory=lambda: ["align", "reconstruct", "margin"])
-    plan: str = "deep"  # light: half of every stage, for data that the untouched network already reproduces fairly
+    plan: str = "auto"  # by the untouched base's scores (decision.py): light (half of every stage) or deep
     epochs: int = 30  # of the first stage
     reconstruct_share: float = 0.5  # of `epochs`: 15
     margin_share: float = 1 / 3  # of `epochs`: 10
+    dit_share: float = 10.0  # of `epochs`: 300
     lr: float = 1e-4
     reconstruct_lr_share: float = 0.5
     margin_lr_share: float = 0.2
@@ -177,11 +237,13 @@ class TrainConfig(config.TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("train.plan", self.plan, ("light", "deep"))
+        one_of("train.plan", self.plan, ("auto", "light", "deep"))
         for stage in self.stages:
             one_of("train.stages", stage, STAGES)
         if not self.stages or len(set(self.stages)) != len(self.stages):
             raise Stop(f"train.stages={self.stages} must name at least one stage, each once")
+        if "dit" in self.stages[:-1]:
+            raise Stop("the stage dit stands on the latents of a finished autoencoder: it must be the last of train.stages")
 
 
 @dataclass
@@ -189,6 +251,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: config.EvalConfig = field(default_factory=config.EvalConfig)
     cache: config.CacheConfig = field(default_factory=config.CacheConfig)
@@ -196,11 +260,19 @@ class Config:
 
     def __post_init__(self):
         frozen = "decoder" in self.train.stages
-        if frozen and len(self.train.stages) > 1:
+        if frozen and set(self.train.stages) - {"decoder", "dit"}:
             raise Stop("the stage decoder trains other tensors than the rest, so it stands alone: train.stages=[decoder]")
+        if self.dit.latents and self.train.stages != ["dit"]:
+            raise Stop("dit.latents are of a finished autoencoder, which no stage of this run may train: set train.stages=[dit]")
         if frozen and self.model.vf != "none":
             raise Stop("the stage decoder leaves the encoder as it is, so there is nothing to align: add model.vf=none")
 
+
+# A generated set is scored as a whole: more selection samples, seldom. Averages: the published decay, which lib warms up.
+DIT = {
+    "train.stages": ["dit"], "train.epochs": 20, "train.ema": 0.9999, "train.global_batch": 64, "train.micro_batch": 32,
+    "train.evaluate_epochs": 20.0, "train.weight_decay": 0.01, "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
+}  # fmt: skip
 
 PRESETS = {
     "three_stages": {"train.stages": ["align", "reconstruct", "margin"]},
@@ -210,13 +282,16 @@ PRESETS = {
         "train.stages": ["single"], "train.epochs": 25, "train.lr": 1e-5, "train.lr_floor": 1e-5, "model.freeze_encoder_layers": 3,
         "loss.distance_weight": 0.5, "loss.cosine_weight": 0.5,
     },
+    "dit_scratch_s": DIT | {"model.dit": "S"},
+    "dit_frozen": DIT | {"model.dit": "XL", "model.dit_weights": "published", "model.dit_trains": "table"},
+    "dit_lora": DIT | {"model.dit": "XL", "model.dit_weights": "published", "model.dit_trains": "lora"},
 }  # fmt: skip
 
 # The published structure with 1.1 million numbers, one level less (f8) and images of 64 px, on simulated walkers.
 DEMO = {
     "model.weights": "demo", "model.image_px": 64, "model.channels": 16, "model.multipliers": [1, 2, 4, 4], "model.blocks": 1,
     "model.attention": [3], "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
-    "model.lpips_widths": [8, 16, 32, 48, 48], "model.critic_width": 16,
+    "model.lpips_widths": [8, 16, 32, 48, 48], "model.critic_width": 16, "model.dit_width": 128, "model.dit_depth": 6, "model.dit_heads": 4,
     "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 8, "data.stand_in_windows": 3,
     "train.epochs": 12, "train.lr": 5e-4, "train.global_batch": 8, "train.micro_batch": 8,
 }  # fmt: skip
@@ -232,4 +307,7 @@ EXPECTED = {
     "single_stage": "the published one-stage recipe: PSNR near three_stages', margins from the start",
     "decoder_only": "PSNR above the base with the published latent space untouched; latents_stats.pt stays valid",
     "frozen_encoder": "the guide's second half: the first levels frozen, learning rate 1e-5; a smaller gain, little risk",
+    "dit_scratch_s": "generated spectrograms that a judge of real ones gives to the right user in 80 %, no collapse, no copies",
+    "dit_frozen": "the published XL with a new class table and last layer: better than its base, below dit_lora",
+    "dit_lora": "the published XL with adapters: the same marks as dit_scratch_s from fewer recordings",
 }

@@ -4,7 +4,7 @@ import itertools
 
 from lib.recipes import Plan
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.size import AutoencoderSize, VisionSize
+from lib.recipes.vavae_microdoppler.size import AutoencoderSize, DiTSize, VisionSize
 
 FLOAT = 4  # bytes
 IMAGE_BYTES = 2_000_000_000  # activations of one 256 px image through the published autoencoder and LPIPS, measured
@@ -88,8 +88,70 @@ def perceptual(widths: tuple[int, ...]) -> int:
     return count
 
 
+def dit(size: DiTSize) -> int:
+    """LightningDiT with the released options, the position table (a constant) included."""
+    w, h = size.width, size.hidden
+    block = 2 * w + matrix(w, 3 * w) + matrix(w, w) + matrix(w, 2 * h) + matrix(h, w) + matrix(w, 6 * w)
+    ends = matrix(256, w) + matrix(w, w) + convolution(size.latent_channels, w, size.patch) + size.side**2 * w
+    return size.depth * block + ends + dit_heads(size)
+
+
+def dit_heads(size: DiTSize) -> int:
+    """Class table and last layer: what is trained beside a frozen trunk."""
+    w = size.width
+    return (size.labels + 1) * w + w + matrix(w, size.patch**2 * size.latent_channels) + matrix(w, 2 * w)
+
+
+def dit_lora(size: DiTSize, rank: int) -> int:
+    """Adapters on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
+    w, h = size.width, size.hidden
+    return size.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w))
+
+
+def matrix(before: int, after: int) -> int:
+    return before * after + after
+
+
+def judge(labels: int) -> int:
+    layers = sum(convolution(a, b, 3) + norm(b) for a, b in ((3, 24), (24, 48), (48, 64)))
+    return layers + matrix(2 * 64 * 8, labels)
+
+
+def labels(cfg: Config) -> int:
+    """Users, as far as settings tell; the data decide (31 in the guide's)."""
+    return len(cfg.data.users) or (cfg.data.stand_in_users if cfg.data.stand_in and not cfg.data.root else 31)
+
+
+def dit_parameters(cfg: Config) -> dict[str, int]:
+    """Part -> numbers of the networks of the stage dit."""
+    size = cfg.model.autoencoder
+    return {
+        "dit": dit(cfg.model.dit_size(labels(cfg))), "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
+        "perceptual": perceptual(tuple(cfg.model.lpips_widths)), "judge": judge(labels(cfg)),
+    }  # fmt: skip
+
+
+def dit_trainable(cfg: Config) -> int:
+    size = cfg.model.dit_size(labels(cfg))
+    if cfg.model.dit_trains == "all":
+        return dit(size) - size.side**2 * size.width
+    return dit_heads(size) + (dit_lora(size, cfg.lora.rank) if cfg.model.dit_trains == "lora" else 0)
+
+
+def dit_memory(cfg: Config) -> dict[str, int]:
+    """Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
+    size = cfg.model.dit_size(labels(cfg))
+    block = size.side**2 * (26 * size.width + 4 * size.hidden)
+    trained = dit_trainable(cfg)
+    return {
+        "weights": FLOAT * sum(dit_parameters(cfg).values()),
+        "gradients, Adam and average": 5 * FLOAT * trained,
+        "activations": FLOAT * size.depth * block * cfg.train.micro_batch,
+    }
+
+
 def parameters(cfg: Config) -> dict[str, int]:
-    """Part -> numbers of every network that the run builds."""
+    """Part -> numbers of every network that the stages of the autoencoder build."""
     size = cfg.model.autoencoder
     found = {
         "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
@@ -112,6 +174,21 @@ def trainable(cfg: Config) -> int:
 
 
 def plan(cfg: Config) -> Plan:
+    """Of a chain that ends in dit: the sums, and the memory of the stage that needs more."""
+    own, needs = autoencoder_plan(cfg), ()
+    if "dit" not in cfg.train.stages:
+        return own
+    found, trained, memory = dit_parameters(cfg), dit_trainable(cfg), dit_memory(cfg)
+    if cfg.model.dit_weights == "published" and cfg.model.weights != "demo":
+        needs = ("the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8")
+    if cfg.train.stages == ["dit"]:
+        return Plan(sum(found.values()), trained, memory, own.needs[:2] + needs)
+    both = {**found, **parameters(cfg)}
+    larger = max(memory, own.memory_bytes, key=lambda parts: sum(parts.values()))
+    return Plan(sum(both.values()), own.trainable + trained, larger, own.needs + needs)
+
+
+def autoencoder_plan(cfg: Config) -> Plan:
     found, trained = parameters(cfg), trainable(cfg)
     total = sum(found.values())
     share = cfg.model.image_px**2 * cfg.model.channels * cfg.model.blocks / (256**2 * 128 * 2)

@@ -254,10 +254,17 @@ def sample(arrays: Path, record: Record) -> dict[str, Any]:
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Arrays are stacked, numbers become a tensor, names stay a list; of the prefix, one unit is the image's feature."""
     import numpy as np
     import torch
 
-    batch = {"image": torch.from_numpy(np.stack([s["image"] for s in samples])), "label": torch.tensor([s["label"] for s in samples])}
-    if "prefix" in samples[0]:
-        batch["feature"] = torch.stack([s["prefix"][0] for s in samples])
-    return batch | {name: [s[name] for s in samples] for name in ("sample_id", "group")}
+    batch: dict[str, Any] = {}
+    for name, first in samples[0].items():
+        values = [s[name] for s in samples]
+        if isinstance(first, np.ndarray):
+            batch[name] = torch.from_numpy(np.stack(values))
+        elif name == "prefix":
+            batch["feature"] = torch.stack([value[0] for value in values])
+        else:
+            batch[name] = values if isinstance(first, str) else torch.tensor(values)
+    return batch

@@ -148,7 +148,7 @@ class LightningDiT(nn.Module):
         condition = self.t_embedder(t) + self.y_embedder(label)
         x = self.x_embedder(latent) + self.pos_embed
         for block in self.blocks:
-            if self.checkpointing and self.training:
+            if self.checkpointing and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(block, x, condition, self.feat_rope, use_reentrant=False)
             else:
                 x = block(x, condition, self.feat_rope)

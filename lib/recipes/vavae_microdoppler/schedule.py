@@ -2,6 +2,7 @@
 
 align: the alignment supplies half as much gradient as the reconstruction. reconstruct: a tenth. margin: a tenth, and only
 where latents are further from the features than the margins. Weights, critic, projection and moments go from one to the next.
+dit: another network, from its own base, on the latents of the stage before.
 """
 
 from lib.recipes import Manifest, Stage
@@ -10,12 +11,13 @@ from lib.recipes.vavae_microdoppler.config import Config
 
 def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
     images = len(manifest.side("train"))
-    shares = {"reconstruct": cfg.train.reconstruct_share, "margin": cfg.train.margin_share}
+    shares = {"reconstruct": cfg.train.reconstruct_share, "margin": cfg.train.margin_share, "dit": cfg.train.dit_share}
     made: list[Stage] = []
     for name in cfg.train.stages:
-        epochs = cfg.train.epochs * shares.get(name, 1.0) * (0.5 if cfg.train.plan == "light" else 1.0)
+        epochs = cfg.train.epochs * shares.get(name, 1.0) * (0.5 if cfg.train.plan == "light" and name != "dit" else 1.0)
         steps = max(1, round(epochs * images / cfg.train.global_batch))
-        made.append(Stage(name, steps, made[-1].name if made else "base"))
+        before = made[-1].name if made else ""
+        made.append(Stage(name, steps, after=before) if name == "dit" else Stage(name, steps, before or "base"))
     return made
 
 

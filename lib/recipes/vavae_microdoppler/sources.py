@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.recipes import Asset
-from lib.recipes.vavae_microdoppler.config import PUBLISHED, Config
+from lib.recipes.vavae_microdoppler.config import PUBLISHED, PUBLISHED_DIT, Config
 
 PUBLISHED_FILE = "vavae-imagenet256-f16d32-dinov2.pt"
 OTHER_VISIONS = {"dinov2_base": "facebook/dinov2-base", "dinov2_small": "facebook/dinov2-small"}
@@ -12,6 +12,8 @@ OTHER_VISIONS = {"dinov2_base": "facebook/dinov2-base", "dinov2_small": "faceboo
 
 def assets(cfg: Config) -> list[Asset]:
     wanted = [base(cfg), images(cfg)]
+    if "dit" in cfg.train.stages and cfg.model.dit_weights != "scratch":
+        wanted.append(dit(cfg))
     if cfg.model.vf in OTHER_VISIONS:
         source = OTHER_VISIONS[cfg.model.vf]
         files = {"config.json": "", "model.safetensors": ""}
@@ -60,6 +62,20 @@ def base(cfg: Config) -> Asset:
         files={name: ""},
         how_to_get="set model.weights to a VA-VAE file in the published format (.pt, .ckpt, .safetensors)",
     )
+
+
+def dit(cfg: Config) -> Asset:
+    weights = cfg.model.dit_weights
+    if weights != "published":
+        path = Path(weights)
+        how = "set model.dit_weights to a LightningDiT file in the published format (.pt, .safetensors)"
+        return Asset("dit", "folder", source=str(path.parent), files={path.name: ""}, how_to_get=how)
+    if cfg.model.weights == "demo":
+        source = "lib/recipes/vavae_microdoppler/demo_dit"
+        return Asset("dit", "shipped", source=source, files={"dit.safetensors": ""}, licence="MIT (trained by this project on textures)")
+    how = f"10 GB from huggingface.co/{PUBLISHED_DIT}; only the averaged weights are used, 2.7 GB"
+    file = f"{PUBLISHED_DIT.partition('/')[2]}.pt"
+    return Asset("dit", "hub", source=PUBLISHED_DIT, revision="main", files={file: ""}, licence="MIT (LightningDiT)", how_to_get=how)
 
 
 def images(cfg: Config) -> Asset:
