@@ -96,8 +96,12 @@ def test_summary_means_and_whole_set_metrics():
     assert "lpips" not in found
 
 
-@pytest.mark.parametrize(
-    ("psnr", "lpips", "word"), [(31, 0.05, "as they are"), (31, 0.3, "light"), (26, 0.2, "light"), (21.9, 0.3, "deep")]
-)
-def test_decision_follows_the_guides_tree(psnr, lpips, word):
-    assert word in evaluate.decision({"psnr": {"base": psnr}, "lpips": {"base": lpips}})
+def test_a_linear_reader_is_trained_and_read_on_different_recordings():
+    def row(user: int, recording: int, vector: list[float]) -> Row:
+        return Row(f"{user}/{recording}", f"{user}/{recording}", {"label": user} | {f"latent_{i:02}": v for i, v in enumerate(vector)})
+
+    apart = [row(user, recording, [10.0 * user, recording]) for user in (0, 1) for recording in range(4)]
+    assert evaluate.probe(apart) == 1.0
+    swapped = [row(user, recording, [10.0 * (user ^ recording % 2), 0.0]) for user in (0, 1) for recording in range(4)]
+    assert evaluate.probe(swapped) == 0.0  # what it learns of the even recordings is wrong of the odd ones
+    assert np.isnan(evaluate.probe(apart[:1]))

@@ -8,7 +8,7 @@ import numpy as np
 from lib.recipes import Row
 from lib.recipes.vavae_microdoppler import metrics
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.evaluate import gathered
+from lib.recipes.vavae_microdoppler.evaluate import gathered, probe
 
 
 def draw(cfg: Config, base: list[Row], adapted: list[Row], out: Path) -> None:
@@ -72,16 +72,3 @@ def statistics(cfg: Config, rows: list[Row]) -> dict:
         "latent_dim": cfg.model.latent_channels, "spatial_size": cfg.model.latent_side, "side": "val",
         "effective_rank_of_pooled": metrics.effective_rank(gathered(rows, "latent")), "user_probe": probe(rows),
     }  # fmt: skip
-
-
-def probe(rows: list[Row]) -> float:
-    """How often a linear reader of pooled latents tells the user, trained on every other held-out recording, read on the rest."""
-    vectors, labels = gathered(rows, "latent"), np.array([int(row.numbers["label"]) for row in rows])
-    order: dict[str, dict[str, int]] = {}  # user -> recording -> its number
-    for row in rows:
-        seen = order.setdefault(row.group.split("/")[0], {})
-        seen.setdefault(row.group, len(seen))
-    even = np.array([order[row.group.split("/")[0]][row.group] % 2 == 0 for row in rows])
-    if even.all() or len(np.unique(labels[even])) < 2:
-        return float("nan")
-    return metrics.linear_probe(vectors[even], labels[even], vectors[~even], labels[~even])

@@ -14,6 +14,7 @@ from lib.recipes import Parts, Row
 from lib.recipes.vavae_microdoppler import metrics
 from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.decision import tree
 from lib.recipes.vavae_microdoppler.losses import Posterior
 
 FEATURES = 32  # of the set metrics: LPIPS's last VGG map, pooled, by a fixed random projection
@@ -107,7 +108,21 @@ def summarise(rows: list[Row]) -> dict[str, float]:
     if latent.size:
         labels = np.array([row.numbers["label"] for row in rows])
         found |= {"user_silhouette": metrics.silhouette(latent, labels), "user_ratio": metrics.separation_ratio(latent, labels)}
+        found["user_probe"] = probe(rows)
     return found
+
+
+def probe(rows: list[Row]) -> float:
+    """How often a linear reader of pooled latents tells the user, trained on every other held-out recording, read on the rest."""
+    vectors, labels = gathered(rows, "latent"), np.array([int(row.numbers["label"]) for row in rows])
+    order: dict[str, dict[str, int]] = {}  # user -> recording -> its number
+    for row in rows:
+        seen = order.setdefault(row.group.split("/")[0], {})
+        seen.setdefault(row.group, len(seen))
+    even = np.array([order[row.group.split("/")[0]][row.group] % 2 == 0 for row in rows])
+    if even.all() or len(np.unique(labels[even])) < 2:
+        return float("nan")
+    return metrics.linear_probe(vectors[even], labels[even], vectors[~even], labels[~even])
 
 
 def describe(scores: dict[str, Any]) -> str:
@@ -118,22 +133,10 @@ def describe(scores: dict[str, Any]) -> str:
             value = scores["metrics"][name]["adapted"]
             passed = value > bound if above else value < bound
             lines.append(f"  {name} {value:.4g} ({'>' if above else '<'} {bound:g}: {'passed' if passed else 'not passed'})")
-    lines.append("  " + decision(scores["metrics"]))
     main = scores["metrics"]["psnr"]
+    lines += [f"  {line}" for line in tree(main["base"], scores["metrics"].get("lpips", {}).get("base")).splitlines()]
     lines.append(
         f"  PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB "
         f"[{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}"
     )
     return "\n".join(lines)
-
-
-def decision(found: dict[str, dict[str, float]]) -> str:
-    """The guide's tree, with the base's numbers: what the untouched network would have asked for."""
-    psnr, lpips = found["psnr"]["base"], found.get("lpips", {}).get("base", float("nan"))
-    if psnr > 30 and not lpips >= 0.1:
-        said = "it reproduces these images well: the DiT could be trained on its latents as they are"
-    elif psnr > 25:
-        said = "it reproduces these images fairly: a light adaptation is enough (train.plan=light)"
-    else:
-        said = "these images are far from what it knows: a deep adaptation is right (train.plan=deep)"
-    return f"untouched base: PSNR {psnr:.2f} dB, LPIPS {lpips:.3f}; {said}"
