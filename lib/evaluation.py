@@ -77,14 +77,15 @@ def scored(job: Job, column: str, parts: Parts | None, prefix: Any, sampler: Any
     """
     path = partial_folder(job, source) / f"{column}.jsonl"
     cut_log(path, sampler.length)
-    kept = {record["index"]: Row(record["sample_id"], record["group"], record["numbers"]) for record in read_log(path)}
+    kept = {record["index"]: Row(record["sample_id"], record["group"], record["numbers"], texts=record["texts"]) for record in read_log(path)}
     started, begun, before = time.monotonic(), job.progress["done"], len(kept)
     for index in range(sampler.length):
         if index in kept and index >= job.config.eval.figures:
             continue
         [row] = score.rows(job.recipe, job.config, parts, sampler, [index], accelerator, prefix)
         if index not in kept:
-            append_line(path, {"index": index, "step": index, "sample_id": row.sample_id, "group": row.group, "numbers": row.numbers})
+            kept_on_disk = {"sample_id": row.sample_id, "group": row.group, "numbers": row.numbers, "texts": row.texts}
+            append_line(path, {"index": index, "step": index} | kept_on_disk)
         if index >= job.config.eval.figures:
             row.arrays.clear()
         kept[index] = row

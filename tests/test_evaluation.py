@@ -54,8 +54,9 @@ def test_the_base_is_the_untouched_one_and_every_sample_is_scored_once(trained, 
 
 
 def test_paused_by_a_signal_and_resumed_it_is_bit_equal(trained, step, folder, monkeypatch, capsys):
+    files = [folder / name for name in ("eval/scores.json", "eval/per_sample.csv", "figures/guesses.txt")]
     assert step(5) == 0
-    wanted = [(folder / "eval" / name).read_bytes() for name in ("scores.json", "per_sample.csv")]
+    wanted = [file.read_bytes() for file in files]
     with monkeypatch.context() as patched:
         stop_after(patched, 7)
         assert step(5, "--force") == 75
@@ -64,7 +65,7 @@ def test_paused_by_a_signal_and_resumed_it_is_bit_equal(trained, step, folder, m
         stop_after(patched, 20)
         assert step(5) == 75
     assert step(5) == 0
-    assert [(folder / "eval" / name).read_bytes() for name in ("scores.json", "per_sample.csv")] == wanted
+    assert [file.read_bytes() for file in files] == wanted
     assert not (folder / "eval" / "partial").exists()
 
 

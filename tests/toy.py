@@ -221,7 +221,10 @@ def score_batch(cfg, parts, batch):
         time.sleep(0.02)
     guess = parts.modules["net"](batch["x"]) if parts else 0 * truth(batch["x"])
     errors = (guess - truth(batch["x"])).abs()[:, 0].tolist()
-    return [Row(name, group, {"error": e}) for name, group, e in zip(batch["names"], batch["groups"], errors, strict=True)]
+    return [
+        Row(name, group, {"error": e}, texts={"guess": f"{name} {y:.6f}"})
+        for name, group, e, y in zip(batch["names"], batch["groups"], errors, guess[:, 0].tolist(), strict=True)
+    ]
 
 
 def summarise(cfg, rows):
@@ -240,7 +243,7 @@ def predict(cfg, parts, inputs, out):
 
 
 def figures(cfg, base, adapted, out):
-    pass
+    (out / "guesses.txt").write_text("\n".join(row.texts["guess"] for row in adapted))
 
 
 def export(cfg, parts, out):

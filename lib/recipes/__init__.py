@@ -240,12 +240,17 @@ class Objective:
 
 @dataclass
 class Row:
-    """The score of one held-out sample. `arrays` are for figures only and are kept for the first few samples."""
+    """The score of one held-out sample. `arrays` are for figures only and are kept for the first few samples.
+
+    `texts` are kept for all of them: what `figures` writes one file of (the detections of a submission). Text, because six
+    thousand samples' lines as Python numbers would take a gigabyte.
+    """
 
     sample_id: str
     group: str
     numbers: dict[str, float]
     arrays: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
