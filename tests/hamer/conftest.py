@@ -15,7 +15,8 @@ from lib.recipes.hamer.model import HaMeR
 SMALL = {
     "model.init": "hamer", "model.mano": "stand_in", "model.crop_px": 64, "model.width": 32, "model.depth": 3, "model.heads": 2,
     "model.decoder_width": 32, "model.decoder_depth": 2, "model.decoder_heads": 2, "model.decoder_head_width": 8, "model.decoder_mlp": 16,
-    "data.format": "made", "data.made_subjects": 3, "data.made_hands": 3, "data.made_px": 96, "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.0,
+    "data.format": "made", "data.made_subjects": 3, "data.made_hands": 3, "data.made_px": 96,
+    "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.0,
 }  # fmt: skip
 
 

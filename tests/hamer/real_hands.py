@@ -39,10 +39,10 @@ def signs(folder: Path) -> None:
     content = json.loads((REAL / "sign_digits" / "labels.json").read_text(encoding="utf-8"))
     if not folder.exists():
         shutil.copytree(REAL / "sign_digits" / "images", folder / "images")
-    hands = [
-        {"file": item["file"], "hand": item["hand"], "group": f"person-{item['img_no'] - item['digit']}", "keypoints_2d": item["keypoints2d"], "keypoints_3d": item["world3d_m"]}
-        for item in content["items"]
-    ]  # fmt: skip
+    hands = []
+    for item in content["items"]:
+        hand = {"file": item["file"], "hand": item["hand"], "group": f"person-{item['img_no'] - item['digit']}"}
+        hands.append(hand | {"keypoints_2d": item["keypoints2d"], "keypoints_3d": item["world3d_m"]})
     (folder / "hands.json").write_text(json.dumps(hands), encoding="utf-8")
 
 

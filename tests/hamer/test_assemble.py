@@ -25,7 +25,10 @@ def base(network, configure, hand, tmp_path):
         parameters = {"cfg": omegaconf.OmegaConf.create({"MODEL": {"IMAGE_SIZE": 256}})} | (extra or {})
         folder = tmp_path / "base"
         folder.mkdir(exist_ok=True)
-        torch.save({"state_dict": {n: t for n, t in state.items() if n not in lost}, "epoch": 3, "hyper_parameters": parameters}, folder / "hamer.ckpt")
+        torch.save(
+            {"state_dict": {n: t for n, t in state.items() if n not in lost}, "epoch": 3, "hyper_parameters": parameters},
+            folder / "hamer.ckpt",
+        )
         return folder
 
     return write
@@ -35,8 +38,9 @@ def batch_of(config, seed: int = 0):
     torch.manual_seed(seed)
     size = config.model.crop_px
     return {
-        "image": torch.randn(2, 3, size, size), "keypoints_2d": torch.rand(2, 21, 3), "keypoints_3d": torch.rand(2, 21, 4), "pose": torch.randn(2, 48),
-        "betas": torch.randn(2, 10), "has_pose": torch.ones(2), "has_betas": torch.ones(2), "real_pose": torch.randn(2, 2, 48), "real_betas": torch.randn(2, 2, 10),
+        "image": torch.randn(2, 3, size, size), "keypoints_2d": torch.rand(2, 21, 3), "keypoints_3d": torch.rand(2, 21, 4),
+        "pose": torch.randn(2, 48), "betas": torch.randn(2, 10), "has_pose": torch.ones(2), "has_betas": torch.ones(2),
+        "real_pose": torch.randn(2, 2, 48), "real_betas": torch.randn(2, 2, 10),
     }  # fmt: skip
 
 
@@ -110,8 +114,8 @@ def test_full_size_targets_are_162_modules_with_the_tables_numbers(hand):
 
 
 @pytest.mark.parametrize("changes", [
-    {"lora__targets__backbone": ["attn"]}, {"lora__targets__backbone": [], "lora__targets__head": ["attn", "mlp"]}, {"lora__last_blocks": 2},
-    {"lora__full_readouts": True}, {"loss__adversarial": 0.1}, {"lora__rank": 5},
+    {"lora__targets__backbone": ["attn"]}, {"lora__targets__backbone": [], "lora__targets__head": ["attn", "mlp"]},
+    {"lora__last_blocks": 2}, {"lora__full_readouts": True}, {"loss__adversarial": 0.1}, {"lora__rank": 5},
 ])  # fmt: skip
 def test_closed_forms_agree_with_peft(base, configure, changes):
     config = configure(**changes)
@@ -152,7 +156,9 @@ def test_each_objective_moves_its_own_network(base, configure):
         assert [name for name in tensors if any(re.fullmatch(group.tensors, name) for group in objective.groups)]
     critic.loss(parts, batch, 0)[0].backward()
     assert all(p.grad is None for name, p in tensors.items() if name.startswith("hamer."))
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for name, p in tensors.items() if name == "discriminator.D_alljoints_fc1.weight")
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0 for name, p in tensors.items() if name == "discriminator.D_alljoints_fc1.weight"
+    )
     value, numbers = fit.loss(parts, batch, 0)
     assert "loss_adversarial" in numbers and value.requires_grad
 
@@ -202,7 +208,10 @@ def test_plain_peft_loads_the_adapter(base, configure, tmp_path):
 def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, tmp_path):
     config = configure(model__init="vitpose")
     state = network(config).backbone.state_dict()
-    torch.save({"state_dict": {f"backbone.{name}": tensor for name, tensor in state.items()} | {"keypoint_head.x": torch.zeros(3)}}, tmp_path / "vitpose_backbone.pth")
+    torch.save(
+        {"state_dict": {f"backbone.{name}": tensor for name, tensor in state.items()} | {"keypoint_head.x": torch.zeros(3)}},
+        tmp_path / "vitpose_backbone.pth",
+    )
     parts = assemble.build(config, {"base": tmp_path})
     assert torch.equal(parts.modules["hamer"].backbone.blocks[0].mlp.fc1.weight, state["blocks.0.mlp.fc1.weight"])
     adapters.attach(parts)
@@ -214,5 +223,7 @@ def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, 
 def test_collate_stacks_arrays_and_lists_texts():
     import numpy
 
-    batch = data.collate([{"a": numpy.zeros(2), "prefix": torch.ones(1, 3), "name": "x"}, {"a": numpy.ones(2), "prefix": torch.ones(1, 3), "name": "y"}])
+    batch = data.collate(
+        [{"a": numpy.zeros(2), "prefix": torch.ones(1, 3), "name": "x"}, {"a": numpy.ones(2), "prefix": torch.ones(1, 3), "name": "y"}]
+    )
     assert batch["a"].shape == (2, 2) and batch["prefix"].shape == (2, 1, 3) and batch["name"] == ["x", "y"]

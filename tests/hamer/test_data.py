@@ -63,7 +63,12 @@ def test_data_that_is_mostly_unusable_stops_the_run(folder):
 
 
 def hand_of(pose=None, betas=None, right=True, joints=None):
-    labels = crop.Labels(hand_pose=pose if pose is not None else numpy.zeros(48), betas=betas if betas is not None else numpy.zeros(10), has_pose=True, has_betas=True)
+    labels = crop.Labels(
+        hand_pose=pose if pose is not None else numpy.zeros(48),
+        betas=betas if betas is not None else numpy.zeros(10),
+        has_pose=True,
+        has_betas=True,
+    )
     if joints is not None:
         labels.keypoints_3d = numpy.hstack([joints, numpy.ones((21, 1))])
     return formats.Hand("a", "g", b"", "a", right, numpy.zeros(2), 10.0, labels)

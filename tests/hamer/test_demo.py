@@ -28,7 +28,7 @@ def test_keypoints_lie_on_the_hand():
     for i in range(8):
         pose = numpy.concatenate([demo.orientation(Key(0, 0, i).generator()), demo.fingers(Key(0, 1, i).generator())])
         _, vertices, joints = studio.pose(pose, numpy.zeros(10))
-        project = lambda points: points[:, :2] * 500 + 100  # noqa: E731
+        project = lambda points: points[:, :2] * 500 + 100
         middle = joints.mean(0)
         seen = render.cover(project(vertices - middle), vertices[:, 2], studio.faces, 200, 200)
         x, y = project(joints - middle).round().astype(int).T

@@ -17,8 +17,17 @@ def answered(network, configure):
         with torch.no_grad():
             answer = assemble.forward(config, parts, batch)
         one = torch.ones(2, 21, 1)
-        batch |= {"keypoints_2d": torch.cat([answer["pred_keypoints_2d"], one], 2), "keypoints_3d": torch.cat([answer["pred_keypoints_3d"], one], 2)}
-        batch |= {"sample_id": ["a", "b"], "group": ["g", "g"], "vertices": torch.zeros(2), "mean_2d": torch.zeros(2, 21, 2), "mean_3d": batch["keypoints_3d"][..., :3]}
+        batch |= {
+            "keypoints_2d": torch.cat([answer["pred_keypoints_2d"], one], 2),
+            "keypoints_3d": torch.cat([answer["pred_keypoints_3d"], one], 2),
+        }
+        batch |= {
+            "sample_id": ["a", "b"],
+            "group": ["g", "g"],
+            "vertices": torch.zeros(2),
+            "mean_2d": torch.zeros(2, 21, 2),
+            "mean_3d": batch["keypoints_3d"][..., :3],
+        }
         return config, parts, batch
 
     return make
@@ -63,7 +72,10 @@ def test_a_made_up_hand_gets_no_3d_score_of_a_published_benchmark(answered, form
         rows = evaluate.score_batch(config, parts, batch)
     assert not any("mm" in name or name.startswith(("auc", "f5", "f15")) for row in rows for name in row.numbers)
     entry = {"base": 0.5, "adapted": 0.6, "trivial": None, "difference": 0.1, "low": 0.05, "high": 0.2, "verdict": "better"}
-    said = evaluate.describe(config, {"n_samples": 2, "n_groups": 1, "metrics": {"pck_10": entry}, "main": {"metric": "pck_10", "unit": ""}, "resampled": "samples"})
+    said = evaluate.describe(
+        config,
+        {"n_samples": 2, "n_groups": 1, "metrics": {"pck_10": entry}, "main": {"metric": "pck_10", "unit": ""}, "resampled": "samples"},
+    )
     assert f"The 3D scores of {form} are refused" in said and "+20.0 %" in said
 
 

@@ -64,7 +64,8 @@ def test_freihand_folder_without_tables_is_named(tmp_path):
 
 def evaluation_file(root, **changes):
     columns = {
-        "imgname": numpy.array(["anna/1.jpg", "bert/1.jpg"]), "center": numpy.array([[20.0, 18], [22, 20]]), "scale": numpy.array([[12.0, 30], [30, 12]]),
+        "imgname": numpy.array(["anna/1.jpg", "bert/1.jpg"]), "center": numpy.array([[20.0, 18], [22, 20]]),
+        "scale": numpy.array([[12.0, 30], [30, 12]]),
         "right": numpy.array([1, 0]), "betas": numpy.zeros((2, 10)), "has_betas": numpy.array([1, 0]),
     } | changes  # fmt: skip
     numpy.savez(root / "eval.npz", **columns)
@@ -97,7 +98,8 @@ def dictionary(**changes):
     points = numpy.column_stack([numpy.linspace(5, 30, 21), numpy.linspace(8, 30, 21), numpy.linspace(0.1, 1, 21)]).astype(numpy.float32)
     loss = numpy.array({"reprojection_loss": 10.0}, object)
     return {
-        "keypoints_2d": points, "keypoints_3d": numpy.ones((21, 4), numpy.float32), "center": numpy.array([18.0, 19.0]), "scale": numpy.array([0.2, 0.1]),
+        "keypoints_2d": points, "keypoints_3d": numpy.ones((21, 4), numpy.float32), "center": numpy.array([18.0, 19.0]),
+        "scale": numpy.array([0.2, 0.1]),
         "hand_pose": numpy.zeros(48), "betas": numpy.zeros(10), "right": 1, "has_hand_pose": numpy.float32(1), "has_betas": 1.0,
         "extra_info": {"fitting_loss": loss},
     } | changes  # fmt: skip
@@ -112,7 +114,11 @@ def write_tar(path, payload: bytes) -> None:
 
 
 def test_tar_members_are_read_with_the_original_filters(tmp_path):
-    hands = [dictionary(), dictionary(right=0, betas=numpy.full(10, 3.5)), dictionary(extra_info={"fitting_loss": numpy.array({"reprojection_loss": 40000.0}, object)})]
+    hands = [
+        dictionary(),
+        dictionary(right=0, betas=numpy.full(10, 3.5)),
+        dictionary(extra_info={"fitting_loss": numpy.array({"reprojection_loss": 40000.0}, object)}),
+    ]
     write_tar(tmp_path / "000.tar", pickle.dumps(hands, protocol=4))
     one, large, unfit = read("hamer_tar", tmp_path)
     assert one.side_px == pytest.approx(40) and one.labels.has_pose  # 0.2 x 200, no growth

@@ -47,15 +47,24 @@ def test_left_hand_is_the_mirror_image_of_a_right_one(parts, configure, tmp_path
         one = inference.hand(configure(), parts.modules["hamer"], picture, entry)
         other = inference.hand(configure(), parts.modules["hamer"], picture[:, ::-1], mirrored)
     numpy.testing.assert_allclose(other["vertices"], one["vertices"] * [-1, 1, 1], atol=1e-5)
-    project = lambda found: (found["joints"] + found["translation"])[:, :2] / (found["joints"] + found["translation"])[:, 2:] * found["focal_px"] + found["principal"]  # noqa: E731
-    numpy.testing.assert_allclose(project(other)[:, 0], 119 - project(one)[:, 0], atol=1.01)  # the principal point is the middle, half a pixel off the mirror
+    project = lambda found: (
+        (found["joints"] + found["translation"])[:, :2] / (found["joints"] + found["translation"])[:, 2:] * found["focal_px"]
+        + found["principal"]
+    )
+    numpy.testing.assert_allclose(
+        project(other)[:, 0], 119 - project(one)[:, 0], atol=1.01
+    )  # the principal point is the middle, half a pixel off the mirror
     numpy.testing.assert_allclose(project(other)[:, 1], project(one)[:, 1], atol=1e-2)
 
 
 def test_hands_of_a_mano_file_are_written_in_freihands_format(network, configure, hand, tmp_path):
     """The file is a twin: the made-up hand's arrays under MANO's names."""
     tree = numpy.array([[-1, *PARENTS[1:]], range(16)])
-    numpy.savez(tmp_path / "MANO_RIGHT.npz", kintree_table=tree, **{name: getattr(hand, name) for name in mano_file.SHAPES if name != "kintree_table"})
+    numpy.savez(
+        tmp_path / "MANO_RIGHT.npz",
+        kintree_table=tree,
+        **{name: getattr(hand, name) for name in mano_file.SHAPES if name != "kintree_table"},
+    )
     module = network(configure())
     module.mano = Mano(mano_file.read(tmp_path / "MANO_RIGHT.npz"))
     root, out = photographs(tmp_path / "in", [("right", [20, 20, 60, 70]), ("left", [50, 10, 110, 60])]), tmp_path / "out"
@@ -68,7 +77,9 @@ def test_hands_of_a_mano_file_are_written_in_freihands_format(network, configure
     assert (out / "a_0.obj").read_text().startswith("# derived from MANO: non-commercial")
 
 
-@pytest.mark.parametrize(("box", "message"), [([10, 10, 10, 40], "has no area"), ([200, 10, 240, 40], "lies outside the image of 120 x 90 px")])
+@pytest.mark.parametrize(
+    ("box", "message"), [([10, 10, 10, 40], "has no area"), ([200, 10, 240, 40], "lies outside the image of 120 x 90 px")]
+)
 def test_bad_box_is_named(parts, configure, tmp_path, box, message):
     with pytest.raises(Stop, match=message), torch.no_grad():
         inference.predict(configure(), parts, photographs(tmp_path / "in", [("right", box)]), tmp_path)

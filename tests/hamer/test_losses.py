@@ -14,7 +14,8 @@ def made(batch: int = 3, seed: int = 0):
     }  # fmt: skip
     labels = {
         "keypoints_3d": torch.rand(batch, 21, 4), "keypoints_2d": torch.rand(batch, 21, 3), "betas": torch.randn(batch, 10),
-        "global_orient": torch.randn(batch, 1, 3, 3), "hand_pose": torch.randn(batch, 15, 3, 3), "has_pose": torch.ones(batch), "has_betas": torch.ones(batch),
+        "global_orient": torch.randn(batch, 1, 3, 3), "hand_pose": torch.randn(batch, 15, 3, 3),
+        "has_pose": torch.ones(batch), "has_betas": torch.ones(batch),
     }  # fmt: skip
     return predicted, labels
 

@@ -38,7 +38,13 @@ def twin(hand, tmp_path, monkeypatch):
         picked = numpy.arange(wide.size).reshape(wide.shape)[:, :, :10].ravel()
         tree = numpy.array([[4294967295, *PARENTS[1:]], range(16)], numpy.int64)
         content = {name: getattr(hand, name) for name in ("v_template", "posedirs", "weights", "hands_components", "hands_mean")}
-        content |= {"f": hand.f.astype(numpy.uint32), "kintree_table": tree, "bs_style": "lbs", "bs_type": "lrotmin", "J": numpy.zeros((16, 3))}
+        content |= {
+            "f": hand.f.astype(numpy.uint32),
+            "kintree_table": tree,
+            "bs_style": "lbs",
+            "bs_type": "lrotmin",
+            "J": numpy.zeros((16, 3)),
+        }
         content |= {"J_regressor": scipy.sparse.csc_matrix(hand.J_regressor)}
         content |= {"shapedirs": Select(a=Ch(x=wide), idxs=picked, preferred_shape=hand.shapedirs.shape)}
         path = tmp_path / "MANO_RIGHT.pkl"
@@ -57,7 +63,11 @@ def test_twin_of_the_genuine_file_is_read_without_chumpy(twin, hand):
 
 
 def test_npz_is_read_too(twin, tmp_path, hand):
-    numpy.savez(tmp_path / "MANO_RIGHT.npz", kintree_table=numpy.array([[-1, *PARENTS[1:]], range(16)]), **{n: getattr(hand, n) for n in mano_file.SHAPES if n != "kintree_table"})
+    numpy.savez(
+        tmp_path / "MANO_RIGHT.npz",
+        kintree_table=numpy.array([[-1, *PARENTS[1:]], range(16)]),
+        **{n: getattr(hand, n) for n in mano_file.SHAPES if n != "kintree_table"},
+    )
     numpy.testing.assert_array_equal(mano_file.read(tmp_path / "MANO_RIGHT.npz").weights, hand.weights)
 
 

@@ -13,7 +13,7 @@ def test_published_numbers_of_tensors_and_parameters(hand):
     mano = Mano(hand)
     with torch.device("meta"):
         model, critic = HaMeR(Config().model, mano), Discriminator()
-    count = lambda tensors: (len(tensors), sum(t.numel() for t in tensors))  # noqa: E731
+    count = lambda tensors: (len(tensors), sum(t.numel() for t in tensors))
     assert count(list(model.backbone.state_dict().values())) == (389, 630_912_000)
     assert count(list(model.mano_head.parameters())) == (111, 39_497_837)
     assert [name for name, _ in model.mano_head.named_buffers()] == ["init_hand_pose", "init_betas", "init_cam"]
@@ -30,7 +30,8 @@ def test_backbone_equals_vitpose_of_transformers():
     for tensor in ours.parameters():
         torch.nn.init.normal_(tensor, std=0.2)
     theirs = VitPoseBackbone(VitPoseBackboneConfig(
-        image_size=[256, 192], patch_size=[16, 16], hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=4, num_experts=1, layer_norm_eps=1e-6,
+        image_size=[256, 192], patch_size=[16, 16], hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=4, num_experts=1,
+        layer_norm_eps=1e-6,
     )).eval()  # fmt: skip
     theirs.load_state_dict(dict(renamed(ours.state_dict())))
     images = torch.randn(2, 3, 256, 192)
@@ -40,7 +41,8 @@ def test_backbone_equals_vitpose_of_transformers():
 
 def renamed(state):
     names = {
-        "pos_embed": "embeddings.position_embeddings", "patch_embed.proj": "embeddings.patch_embeddings.projection", "last_norm": "layernorm",
+        "pos_embed": "embeddings.position_embeddings", "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "last_norm": "layernorm",
         "blocks": "encoder.layer", "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
     }  # fmt: skip
     for name, tensor in state.items():
@@ -103,5 +105,7 @@ def test_whole_image_camera_agrees_with_the_crop():
     crop = geometry.project(points, geometry.crop_translation(camera, 5000, 256), torch.full((1, 2), 5000 / 256))
     focal = 5000 / 256 * 640
     image_size = torch.tensor([[640.0, 480]])
-    whole = geometry.project(points, geometry.full_translation(camera, centre, size, image_size, focal), torch.full((1, 2), focal), image_size / 2)
+    whole = geometry.project(
+        points, geometry.full_translation(camera, centre, size, image_size, focal), torch.full((1, 2), focal), image_size / 2
+    )
     assert (crop * 140 + centre - whole).abs().max() < 0.2  # px; the two cameras differ by perspective alone

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from tests.hamer import real_hands
 
 FEW = (
-    "--recipe", "hamer", "--demo", "data.made_subjects=3", "data.made_hands=4", "train.epochs=1", "train.global_batch=4", "train.micro_batch=4",
-    "train.precision=fp32", "eval.resamples=20", "eval.figures=1",
+    "--recipe", "hamer", "--demo", "data.made_subjects=3", "data.made_hands=4",
+    "train.epochs=1", "train.global_batch=4", "train.micro_batch=4", "train.precision=fp32", "eval.resamples=20", "eval.figures=1",
 )  # fmt: skip
 
 

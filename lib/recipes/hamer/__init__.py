@@ -8,12 +8,15 @@ from typing import Any
 from lib.recipes import Asset, Manifest, Metric, Objective, Parts, Plan, Record, Row, Sampler, Split, Stage
 from lib.recipes.hamer.config import DEMO, EXPECTED, PRESETS, TINY, Config
 
-__all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
+__all__ = ["DEMO", "EXPECTED", "PRESETS", "TINY", "Config"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 READS = {
     2: ("data.format", "data.root", "data.made_", "model.init", "model.checkpoint", "model.mano"),
-    3: ("data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.truth", "data.box_factor", "data.keep_side_px", "model.mano", "train.seed"),
+    3: (
+        "data.format", "data.root", "data.made_", "data.group_pattern", "data.val_", "data.truth", "data.box_factor", "data.keep_side_px",
+        "model.mano", "train.seed",
+    ),
 }  # fmt: skip
 CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "panels")}
 
@@ -52,7 +55,9 @@ def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
     return [Stage("adapt", cfg.train.epochs * -(-len(manifest.side("train")) // cfg.train.global_batch))]
 
 
-def groundwork(cfg: Config, stage: Stage, manifest: Manifest, places: dict[str, Path], earlier: Any, cache: Path, pause: Any) -> Path | None:
+def groundwork(
+    cfg: Config, stage: Stage, manifest: Manifest, places: dict[str, Path], earlier: Any, cache: Path, pause: Any
+) -> Path | None:
     from lib.recipes.hamer import assemble
 
     return assemble.groundwork(cfg, places, cache)

@@ -104,7 +104,8 @@ def prefix(config: Config, network: HaMeR) -> Prefix | None:
         return None
     frozen = rf"hamer\.backbone\.(patch_embed\..*|pos_embed|blocks\.({'|'.join(map(str, range(blocks)))})\..*)"
     refused = "data.augment changes the crop in every epoch" if config.data.augment else ""
-    return Prefix(f"first {blocks} blocks", lambda sample: [sample["sample_id"]], lambda sample, unit: front(network, sample, blocks), frozen, refused)
+    compute = lambda sample, unit: front(network, sample, blocks)
+    return Prefix(f"first {blocks} blocks", lambda sample: [sample["sample_id"]], compute, frozen, refused)
 
 
 def front(network: HaMeR, sample: Sample, blocks: int) -> torch.Tensor:

@@ -33,7 +33,11 @@ def targets(config: Config) -> tuple[str, ...]:
     blocks = rf"backbone\.blocks\.({'|'.join(map(str, adapted_blocks(config)))})"
     layer = r"mano_head\.transformer\.transformer\.layers\.\d+"
     backbone = {"attn": rf"{blocks}\.attn\.(qkv|proj)", "mlp": rf"{blocks}\.mlp\.fc[12]", "patch": r"backbone\.patch_embed\.proj"}
-    head = {"attn": rf"{layer}\.[01]\.fn\.(to_qkv|to_kv|to_q|to_out\.0)", "mlp": rf"{layer}\.2\.fn\.net\.[03]", "readouts": r"mano_head\.dec(pose|shape|cam)"}
+    head = {
+        "attn": rf"{layer}\.[01]\.fn\.(to_qkv|to_kv|to_q|to_out\.0)",
+        "mlp": rf"{layer}\.2\.fn\.net\.[03]",
+        "readouts": r"mano_head\.dec(pose|shape|cam)",
+    }
     chosen = [backbone[name] for name in config.lora.targets.backbone if not (name == "patch" and config.lora.last_blocks)]
     if config.model.init == "vitpose":
         return tuple(chosen)  # there the whole head is new and trained fully
@@ -68,8 +72,12 @@ def adapter_numbers(config: Config) -> int:
 
 def trainable_numbers(config: Config) -> int:
     """Without `lora.full`, whose regexes only the network itself can count."""
-    full = head_numbers(config.model) if config.model.init == "vitpose" else READOUTS * (config.model.decoder_width + 1) if config.lora.full_readouts else 0
-    return adapter_numbers(config) + full + (CRITIC if config.loss.adversarial else 0)
+    full = CRITIC if config.loss.adversarial else 0
+    if config.model.init == "vitpose":
+        full += head_numbers(config.model)
+    elif config.lora.full_readouts:
+        full += READOUTS * (config.model.decoder_width + 1)
+    return adapter_numbers(config) + full
 
 
 def frozen_blocks(config: Config) -> int:

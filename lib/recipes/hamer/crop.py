@@ -29,7 +29,7 @@ class Labels:
 
     keypoints_2d: numpy.ndarray = field(default_factory=lambda: numpy.zeros((21, 3), numpy.float32))  # x, y px, confidence; OpenPose order
     keypoints_3d: numpy.ndarray = field(default_factory=lambda: numpy.zeros((21, 4), numpy.float32))  # x, y, z m, confidence
-    hand_pose: numpy.ndarray = field(default_factory=lambda: numpy.zeros(48, numpy.float32))  # axis-angle, wrist first, flat-hand convention
+    hand_pose: numpy.ndarray = field(default_factory=lambda: numpy.zeros(48, numpy.float32))  # axis-angle, wrist first, of the flat hand
     betas: numpy.ndarray = field(default_factory=lambda: numpy.zeros(10, numpy.float32))
     has_pose: bool = False
     has_betas: bool = False
@@ -37,7 +37,7 @@ class Labels:
 
 def draw(data: DataConfig, generator) -> Change:
     """HaMeR's augmentation from a numpy generator: scale, rotation in 60 % of the crops, shift, colour."""
-    clipped = lambda limit: float(numpy.clip(generator.standard_normal(), -limit, limit))  # noqa: E731
+    clipped = lambda limit: float(numpy.clip(generator.standard_normal(), -limit, limit))
     scale = 1 + data.augment_scale * clipped(1)
     rotation = data.augment_rotation_deg * clipped(2)
     turned = generator.random() < data.augment_rotation_share
@@ -111,7 +111,7 @@ def move_labels(labels: Labels, crop_from_image: numpy.ndarray, right: bool, wid
         pose = mirrored(pose)
     points[:, :2] = (points[:, :2] @ crop_from_image[:, :2].T + crop_from_image[:, 2]) / crop_px - 0.5
     joints[:, :3], pose[:3] = turned(joints[:, :3], pose[:3], rotation_deg)
-    real = lambda array: array.astype(numpy.float32)  # noqa: E731
+    real = lambda array: array.astype(numpy.float32)
     return Labels(real(points), real(joints), real(pose), labels.betas, labels.has_pose, labels.has_betas)
 
 

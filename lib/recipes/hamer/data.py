@@ -196,7 +196,8 @@ def window(picture: numpy.ndarray, hand: Hand, labels: Labels, keep_side_px: int
     moved = labels.keypoints_2d.copy()
     moved[:, :2] = shifted(moved[:, :2], low, factor)
     return {
-        "pixels": pixels, "shape": numpy.array(pixels.shape[:2], numpy.int32), "centre": shifted(hand.centre, low, factor).astype(numpy.float32),
+        "pixels": pixels, "shape": numpy.array(pixels.shape[:2], numpy.int32),
+        "centre": shifted(hand.centre, low, factor).astype(numpy.float32),
         "side_px": numpy.float32(hand.side_px / factor), "right": numpy.uint8(hand.right), "keypoints_2d": moved.astype(numpy.float32),
         "keypoints_3d": labels.keypoints_3d, "hand_pose": labels.hand_pose, "betas": labels.betas,
         "has_pose": numpy.uint8(labels.has_pose), "has_betas": numpy.uint8(labels.has_betas),
@@ -212,7 +213,8 @@ def split(config: Config, records: list[Record]) -> Split:
     """Whole subjects or sequences: the named ones, else FreiHAND's evaluation set, else a drawn share."""
     refuse_mostly_unusable(records)
     if not any(int(record.columns.get(truth(config), 0)) for record in records):
-        raise Stop(f"no hand has keypoints in {truth(config)}, so there is nothing to score against", "add them to the labels, or set data.truth")
+        cause = f"no hand has keypoints in {truth(config)}, so there is nothing to score against"
+        raise Stop(cause, "add them to the labels, or set data.truth")
     groups = sorted({record.group for record in records if record.status == "ok"})
     unknown = sorted(set(config.data.val_groups) - set(groups))
     if unknown:
@@ -233,7 +235,8 @@ def refuse_mostly_unusable(records: list[Record]) -> None:
     """One odd hand is skipped; when most fail, the data is read wrongly."""
     skipped = [record for record in records if record.status == "skipped"]
     if len(skipped) > len(records) / 2:
-        raise Stop(f"{len(skipped)} of {len(records)} hands cannot be used; the first, {skipped[0].sample_id}: {skipped[0].reason}", "correct the data")
+        cause = f"{len(skipped)} of {len(records)} hands cannot be used; the first, {skipped[0].sample_id}: {skipped[0].reason}"
+        raise Stop(cause, "correct the data")
 
 
 def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
@@ -241,8 +244,9 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     notes = Counter(note for record in usable for note in str(record.columns.get("notes", "")).split("; ") if note)
     reasons = Counter(record.reason.split(":")[0].split("(")[0] for record in records if record.status == "skipped")
     found = {"hands": len(usable), "left hands": sum(int(record.columns["right"]) == 0 for record in usable)}
-    found |= {"with pose and shape": sum(int(record.columns["pose"]) for record in usable), "groups": len({record.group for record in usable})}
-    return found | {f"note: {note}": count for note, count in notes.items()} | {f"skipped: {reason}": count for reason, count in reasons.items()}
+    found |= {"with pose and shape": sum(int(record.columns["pose"]) for record in usable)}
+    found |= {"groups": len({record.group for record in usable})} | {f"note: {note}": count for note, count in notes.items()}
+    return found | {f"skipped: {reason}": count for reason, count in reasons.items()}
 
 
 # ---------------------------------------------------------------------------------------------- samples
@@ -332,7 +336,7 @@ def mean_hand(config: Config, shards: Shards, train: list[Record]) -> Sample:
     chosen = [sample_labels(config, shards, record) for record in spread(train, 2000)]
     flat = [labels.keypoints_2d for labels in chosen if (labels.keypoints_2d[:, 2] > 0).all()]
     solid = [labels.keypoints_3d[:, :3] - labels.keypoints_3d[:1, :3] for labels in chosen if (labels.keypoints_3d[:, 3] > 0).all()]
-    nothing = lambda width: numpy.full((21, width), numpy.nan)  # noqa: E731
+    nothing = lambda width: numpy.full((21, width), numpy.nan)
     means = {"mean_2d": numpy.mean(flat, 0)[:, :2] if flat else nothing(2), "mean_3d": numpy.mean(solid, 0) if solid else nothing(3)}
     return {name: value.astype(numpy.float32) for name, value in means.items()}
 

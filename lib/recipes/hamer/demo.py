@@ -105,7 +105,7 @@ def take(studio: Studio, subject: Subject, generator, side_px: int) -> tuple[num
 def row(points, joints, pose, betas, right: bool, side_px: int) -> dict:
     """HaMeR's evaluation record of one hand; the box is in pixels."""
     low, high = points.min(0), points.max(0)
-    single = lambda array: numpy.asarray(array, numpy.float32)  # noqa: E731
+    single = lambda array: numpy.asarray(array, numpy.float32)
     ones = numpy.ones((len(points), 1))
     return {
         "center": single((low + high) / 2), "scale": single(BOX_FACTOR * (high - low)), "right": single(right),

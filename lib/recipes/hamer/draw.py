@@ -53,7 +53,7 @@ def skeleton(picture: numpy.ndarray, points: numpy.ndarray) -> numpy.ndarray:
     return numpy.asarray(image)
 
 
-def panel(image: numpy.ndarray, vertices: numpy.ndarray, translation: numpy.ndarray, faces: numpy.ndarray, focal_px: float) -> list[numpy.ndarray]:
+def panel(image: numpy.ndarray, vertices: numpy.ndarray, translation: numpy.ndarray, faces: numpy.ndarray, focal_px: float) -> list:
     """Crop, overlay and side view of one prediction in its crop: three pictures of the crop's size."""
     picture, outside = photograph(image), render.closed(faces)
     centre = numpy.full(2, picture.shape[0] / 2)

@@ -50,8 +50,8 @@ def row(config: Config, parts: Parts | None, batch: Batch, i: int, predicted: di
     arrays = {"image": truth["image"][i], "true_2d": truth["keypoints_2d"][i], "predicted_2d": predicted["pred_keypoints_2d"][i]}
     if parts is not None:
         mano = parts.modules["hamer"].mano
-        arrays |= {"vertices": predicted["pred_vertices"][i], "translation": predicted["pred_cam_t"][i], "faces": mano.faces_tensor.cpu().numpy()}
-        arrays["stand_in"] = mano.stand_in
+        arrays |= {"vertices": predicted["pred_vertices"][i], "translation": predicted["pred_cam_t"][i]}
+        arrays |= {"faces": mano.faces_tensor.cpu().numpy(), "stand_in": mano.stand_in}
     if "mesh" in truth:
         numbers |= mesh_numbers(predicted["pred_vertices"][i], truth["mesh"][i])
     return Row(batch["sample_id"][i], batch["group"][i], numbers, arrays)
@@ -64,7 +64,8 @@ def joint_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, f
     reflected = metrics.distances(metrics.align(predicted, truth, reflections=True), truth)
     rooted = metrics.distances(predicted - predicted[:, :1], truth - truth[:, :1])
     numbers = {"pa_mpjpe_mm": 1000 * errors.mean(), "pa_mpjpe_reflected_mm": 1000 * reflected.mean(), "mpjpe_mm": 1000 * rooted.mean()}
-    numbers |= {"auc_joints": metrics.pck_curve(errors)[2]} | {f"within_{limit:02d}_mm": (1000 * errors <= limit).mean() for limit in CURVE_MM}
+    numbers |= {"auc_joints": metrics.pck_curve(errors)[2]}
+    numbers |= {f"within_{limit:02d}_mm": (1000 * errors <= limit).mean() for limit in CURVE_MM}
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -96,7 +97,8 @@ def summarise(config: Config, rows: list[Row]) -> dict[str, float]:
 
 
 def describe(config: Config, scores: dict[str, Any]) -> str:
-    lines = [f"{scores['n_samples']} held-out hands of {scores['n_groups']} groups", f"  {'':<24}{'base':>10}{'adapted':>10}{'mean hand':>11}"]
+    lines = [f"{scores['n_samples']} held-out hands of {scores['n_groups']} groups"]
+    lines.append(f"  {'':<24}{'base':>10}{'adapted':>10}{'mean hand':>11}")
     for name, entry in scores["metrics"].items():
         trivial = "" if entry["trivial"] is None else f"{entry['trivial']:.3f}"
         lines.append(f"  {name:<24}{entry['base']:>10.3f}{entry['adapted']:>10.3f}{trivial:>11}")

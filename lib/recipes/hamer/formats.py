@@ -25,10 +25,11 @@ FREIHAND_BLOCK = 1000  # neighbouring pictures show one person; FreiHAND does no
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABEL_FILES = ("hands.json", "hands.csv")
 CONFIDENT, MIN_CONFIDENT_POINTS, MAX_REPROJECTION = 0.3, 5, 31000  # HaMeR's filters of training records
+LABELS = (("hand_keypoints_2d", (21, 3)), ("hand_keypoints_3d", (21, 4)), ("hand_pose", (48,)), ("betas", (10,)))  # of its evaluation files
 NO_PICKLE = (
     "where you trust the file, save it again without objects: "
-    'python -c "import numpy as n; d=n.load(\'F.npz\',allow_pickle=True); '
-    "n.savez(\'G.npz\',**{k:n.array(d[k].tolist()) for k in d if k!=\'extra_info\'})\""
+    "python -c \"import numpy as n; d=n.load('F.npz',allow_pickle=True); "
+    "n.savez('G.npz',**{k:n.array(d[k].tolist()) for k in d if k!='extra_info'})\""
 )
 
 
@@ -64,7 +65,8 @@ def group_of(data: DataConfig, name: str, otherwise: str) -> str:
         return otherwise
     match = re.search(data.group_pattern, name)
     if not match or not match.groups():
-        raise Stop(f"data.group_pattern={data.group_pattern!r} finds no group in {name!r}", "correct the pattern: its first parentheses are the group")
+        cause = f"data.group_pattern={data.group_pattern!r} finds no group in {name!r}"
+        raise Stop(cause, "correct the pattern: its first parentheses are the group")
     return match.group(1)
 
 
@@ -76,7 +78,8 @@ def freihand(data: DataConfig, root: Path, hands_mean: numpy.ndarray) -> Iterato
     for part in ("training", "evaluation"):
         tables = {name: load_json(root / f"{part}_{name}.json") for name in ("xyz", "K", "mano") if (root / f"{part}_{name}.json").exists()}
         if part == "training" and ("xyz" not in tables or "K" not in tables):
-            raise Stop(f"{root} is no FreiHAND folder: training_xyz.json or training_K.json is missing", "set data.root to the unpacked FreiHAND_pub_v2")
+            cause = f"{root} is no FreiHAND folder: training_xyz.json or training_K.json is missing"
+            raise Stop(cause, "set data.root to the unpacked FreiHAND_pub_v2")
         if "xyz" not in tables or "K" not in tables:
             continue
         count = len(tables["xyz"])
@@ -132,13 +135,13 @@ def evaluation(data: DataConfig, root: Path) -> Iterator[Hand]:
     columns = read_columns(files[0])
     for i, name in enumerate(columns["imgname"].astype(str)):
         cell = {key: column[i] for key, column in columns.items()}
-        labels = Labels(*(three_or_more(cell, key, shape) for key, shape in (("hand_keypoints_2d", (21, 3)), ("hand_keypoints_3d", (21, 4)))))
-        labels.hand_pose, labels.betas = three_or_more(cell, "hand_pose", (48,)), three_or_more(cell, "betas", (10,))
+        labels = Labels(*(array(cell, *key) for key in LABELS))
         labels.has_pose, labels.has_betas = (key in cell and bool(cell.get(f"has_{key}", 1)) for key in ("hand_pose", "betas"))
         side_px = square(*numpy.broadcast_to(cell["scale"], 2))  # px here; in the tars px / 200
         group = group_of(data, name, str(Path(name).parent))
         relative = (base / name).relative_to(files[0].parent)
-        yield Hand(f"{name}#{i}", group, base / name, str(relative), bool(cell.get("right", 1)), numpy.asarray(cell["center"], float), side_px, labels)
+        right, centre = bool(cell.get("right", 1)), numpy.asarray(cell["center"], float)
+        yield Hand(f"{name}#{i}", group, base / name, str(relative), right, centre, side_px, labels)
 
 
 def read_columns(path: Path) -> dict[str, numpy.ndarray]:
@@ -157,7 +160,7 @@ def read_columns(path: Path) -> dict[str, numpy.ndarray]:
     return columns
 
 
-def three_or_more(cell: dict, key: str, shape: tuple[int, ...]) -> numpy.ndarray:
+def array(cell: dict, key: str, shape: tuple[int, ...]) -> numpy.ndarray:
     return numpy.asarray(cell[key], numpy.float32).reshape(shape) if key in cell else numpy.zeros(shape, numpy.float32)
 
 
@@ -231,7 +234,8 @@ def folder(data: DataConfig, root: Path) -> Iterator[Hand]:
                 points = numpy.array(entry[name], numpy.float32)
                 points = points if points.ndim == 2 and points.shape[1] == columns else confident(points)
                 if points.shape != (21, columns):
-                    raise Stop(f"{root}: {name} of {entry['file']} has the shape {points.shape} instead of (21, {columns})", "correct the label file")
+                    cause = f"{root}: {name} of {entry['file']} has the shape {points.shape} instead of (21, {columns})"
+                    raise Stop(cause, "correct the label file")
                 setattr(labels, name, points)
         for name, flag in (("hand_pose", "has_pose"), ("betas", "has_betas")):
             if entry.get(name) is not None:
@@ -271,7 +275,8 @@ def entries(root: Path) -> list[dict[str, Any]]:
         found = content["hands"] if isinstance(content, dict) and "hands" in content else content
     else:
         with open(file, newline="", encoding="utf-8") as lines:
-            found = [row | {"box": [row[side] for side in ("x0", "y0", "x1", "y1")] if row.get("x0") else None} for row in csv.DictReader(lines)]
+            box = lambda row: [row[side] for side in ("x0", "y0", "x1", "y1")] if row.get("x0") else None
+            found = [row | {"box": box(row)} for row in csv.DictReader(lines)]
     if not isinstance(found, list) or not all(isinstance(entry, dict) and entry.get("file") for entry in found):
         raise Stop(f"{file} is no list of hands with a file each", "see the docstring of lib/recipes/hamer/formats.py")
     return found

@@ -32,7 +32,8 @@ def predict(config: Config, parts: Parts, inputs: Path, out: Path) -> None:
             found = hand(config, network, picture, entry)
             name = str(Path(file).with_suffix("")).replace("/", "_") + f"_{number}"
             write_hand(config, picture, found, network.mano.stand_in, out, name)
-            composite = draw.overlay(composite, found["vertices"] + found["translation"], found["faces"], found["focal_px"], found["principal"])
+            placed = found["vertices"] + found["translation"]
+            composite = draw.overlay(composite, placed, found["faces"], found["focal_px"], found["principal"])
             joints.append(found["joints"].tolist())
             vertices.append(found["vertices"].tolist())
         save(composite, out / f"{Path(file).with_suffix('').as_posix().replace('/', '_')}_all.jpg")
@@ -75,7 +76,8 @@ def hand(config: Config, network: Any, picture: numpy.ndarray, entry: dict[str, 
     faces = render.closed(network.mano.faces_tensor.cpu().numpy())
     back = numpy.ones(3) if right else MIRROR
     return {
-        "right": right, "image": image, "answer": {name: value[0].numpy() for name, value in answer.items()}, "centre": centre, "side_px": side_px,
+        "right": right, "image": image, "centre": centre, "side_px": side_px,
+        "answer": {name: value[0].numpy() for name, value in answer.items()},
         "vertices": answer["pred_vertices"][0].numpy() * back, "joints": answer["pred_keypoints_3d"][0].numpy() * back,
         "translation": translation[0].numpy(), "focal_px": focal_px, "principal": numpy.array([width, height]) / 2,
         "faces": faces if right else faces[:, ::-1], "closed": faces,

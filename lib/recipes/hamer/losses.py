@@ -52,7 +52,7 @@ def fooling(scores: Tensor) -> Tensor:
 
 
 def judging(fake: Tensor, real: Tensor) -> Tensor:
-    """The critic's own loss: fake (b, 17), real (n, 17) with n = 2 b in HaMeR, where real hands therefore count twice. A scalar per fake."""
+    """The critic's own loss: fake (b, 17), real (n, 17) with n = 2 b in HaMeR, where real hands therefore count twice. Per fake."""
     return (fake.square().sum() + (real - 1).square().sum()) / len(fake)
 
 

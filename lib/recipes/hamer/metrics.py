@@ -35,7 +35,7 @@ def distances(predicted: numpy.ndarray, truth: numpy.ndarray) -> numpy.ndarray:
 
 
 def f_score(predicted: numpy.ndarray, truth: numpy.ndarray, thresholds_m: tuple[float, ...]) -> numpy.ndarray:
-    """Harmonic mean of the shares of points that have a point of the other set nearer than the threshold: (n, 3), (m, 3) -> (thresholds,)."""
+    """(n, 3), (m, 3) -> (thresholds,): harmonic mean of the shares of points that have a point of the other set nearer than that."""
     from scipy.spatial import cKDTree
 
     to_truth, to_predicted = cKDTree(truth).query(predicted)[0], cKDTree(predicted).query(truth)[0]

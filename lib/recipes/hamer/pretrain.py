@@ -10,6 +10,7 @@ error stayed at the mean hand's for 2000 steps.
 """
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -29,8 +30,8 @@ from lib.recipes.hamer.model import HaMeR
 
 SEED, BATCH, PEAK_LR, HANDS_PER_SUBJECT, HELD_OUT = 1, 16, 1e-3, 10, 300
 CROPS = 2  # of each picture, with other scale, rotation and shift
-HEAT_STEPS, RAMP_STEPS = 1000, 500  # heat maps alone; then the hand's losses grow to SHARE, where their gradient is as large as the heat maps'
-SHARE = 0.05
+# Heat maps alone; then the hand's losses grow to SHARE, where their gradient is as large as that of the heat maps.
+HEAT_STEPS, RAMP_STEPS, SHARE = 1000, 500, 0.05
 WEIGHTS = configuration.LossConfig(keypoints_3d=1.0, keypoints_2d=0.2, global_orient=1.0, hand_pose=1.0, betas=0.1)
 MEAN_CAMERA = 8.0  # scale at which a hand fills its crop
 OUT = Path(__file__).parent / "demo" / "base.safetensors"
@@ -45,14 +46,17 @@ def main(pictures: int, steps: int) -> None:
     print(f"{pictures} pictures, {len(images)} crops in {time.monotonic() - started:.0f} s", flush=True)
     model, heat = HaMeR(config.model, Mano(stand_in())), torch.nn.Linear(config.model.width, 21)
     initialise(model, labels["hand_pose"])
-    trained, recent = [*model.parameters(), *heat.parameters()], []
+    train(model, heat, images, labels, steps, lambda: errors(model, *held_out))
+
+
+def train(model: HaMeR, heat: torch.nn.Linear, images: Tensor, labels: dict[str, Tensor], steps: int, judge: Callable[[], str]) -> None:
+    """Writes the base every 500 steps and prints what `judge` says of it."""
+    trained, recent, started = [*model.parameters(), *heat.parameters()], [], time.monotonic()
     optimiser = torch.optim.AdamW(trained, lr=PEAK_LR, weight_decay=0.02)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(PEAK_LR, 1e-6, step, steps, 0.05)
-        generator = Key(SEED, step, -1).generator()
-        picks, gain = (torch.from_numpy(drawn) for drawn in (generator.integers(0, len(images), BATCH), generator.uniform(0.8, 1.2, (BATCH, 3, 1, 1))))
-        values = both(model, heat, normalised(images[picks], gain), {name: value[picks] for name, value in labels.items()})
+        values = both(model, heat, *drawn(images, labels, Key(SEED, step, -1).generator()))
         ramp = min(1.0, max(0.0, (step - HEAT_STEPS) / RAMP_STEPS))
         optimiser.zero_grad()
         (values[0] + SHARE * ramp * values[1]).backward()
@@ -60,10 +64,15 @@ def main(pictures: int, steps: int) -> None:
         optimiser.step()
         recent.append([value.item() for value in values])
         if step % 500 == 0 or step == steps - 1:
-            means = "heat %.3f hand %.3f" % tuple(numpy.mean(recent, 0))  # single batches say nothing
-            print(f"step {step} {means}, {errors(model, *held_out)}, {time.monotonic() - started:.0f} s", flush=True)
+            heat_mean, hand_mean = numpy.mean(recent, 0)  # single batches say nothing
+            print(f"step {step} heat {heat_mean:.3f} hand {hand_mean:.3f}, {judge()}, {time.monotonic() - started:.0f} s", flush=True)
             recent.clear()
             write(model)
+
+
+def drawn(images: Tensor, labels: dict[str, Tensor], generator: numpy.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    picks, gain = torch.from_numpy(generator.integers(0, len(images), BATCH)), generator.uniform(0.8, 1.2, (BATCH, 3))
+    return normalised(images[picks], gain), {name: value[picks] for name, value in labels.items()}
 
 
 def both(model: HaMeR, heat: torch.nn.Linear, images: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,9 +140,9 @@ def cosines(config: configuration.ModelConfig) -> torch.Tensor:
     order = sorted(((u, v) for u in range(size) for v in range(size)), key=lambda pair: (pair[0] + pair[1], pair))
     colours = torch.tensor([[1.0, 1, 1], [1, -1, 0], [0.5, 0.5, -1]]) / 3
     counts = (config.width // 2, config.width // 4, config.width // 4)
-    return torch.stack([
-        (1 + u + v) / size**2 * colour[:, None, None] * torch.outer(waves[u], waves[v]) for colour, count in zip(colours, counts, strict=True) for u, v in order[:count]
-    ])  # fmt: skip
+    wave = lambda u, v: (1 + u + v) / size**2 * torch.outer(waves[u], waves[v])
+    chosen = [(colour, wave(*pair)) for colour, count in zip(colours, counts, strict=True) for pair in order[:count]]
+    return torch.stack([colour[:, None, None] * pattern for colour, pattern in chosen])
 
 
 def bare_hands(count: int, side_px: int) -> list[tuple[numpy.ndarray, dict]]:
@@ -152,7 +161,7 @@ def crops(hands: list, config: configuration.Config, epoch: int | None) -> tuple
         images.append(torch.from_numpy(crop.warp(picture, place, right, size).astype(numpy.uint8)))
         labels = crop.Labels(row["hand_keypoints_2d"], row["hand_keypoints_3d"], row["hand_pose"], row["betas"], True, True)
         rows.append(crop.move_labels(labels, place, right, width, change.rotation_deg, size))
-    stack = lambda name: torch.from_numpy(numpy.stack([getattr(row, name) for row in rows]).astype(numpy.float32))  # noqa: E731
+    stack = lambda name: torch.from_numpy(numpy.stack([getattr(row, name) for row in rows]).astype(numpy.float32))
     labels = {name: stack(name) for name in ("keypoints_2d", "keypoints_3d", "betas", "has_pose", "has_betas")}
     labels["global_orient"], labels["hand_pose"] = losses.matrices(stack("hand_pose"))
     return torch.stack(images), labels
@@ -162,19 +171,20 @@ def joined(parts: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, dict[
     return torch.cat([images for images, _ in parts]), {name: torch.cat([labels[name] for _, labels in parts]) for name in parts[0][1]}
 
 
-def normalised(images: Tensor, gain: Tensor) -> Tensor:
-    return torch.from_numpy(numpy.stack([crop.normalise(image, tuple(factor.ravel())) for image, factor in zip(images.numpy(), gain.numpy(), strict=True)]))
+def normalised(images: Tensor, gain: numpy.ndarray) -> Tensor:
+    return torch.from_numpy(numpy.stack([crop.normalise(image, factor) for image, factor in zip(images.numpy(), gain, strict=True)]))
 
 
 @torch.no_grad()
 def errors(model: HaMeR, images: Tensor, labels: dict[str, Tensor]) -> str:
     """Of held-out people; at step 0 of the mean hand."""
-    found = [model(normalised(part, torch.ones(len(part), 3))) for part in images.split(50)]
+    found = [model(normalised(part, numpy.ones((len(part), 3)))) for part in images.split(50)]
     joints, points = (torch.cat([answer[name] for answer in found]).numpy() for name in ("pred_keypoints_3d", "pred_keypoints_2d"))
     truth, seen = labels["keypoints_3d"][..., :3].numpy(), labels["keypoints_2d"][..., :2].numpy()
     aligned = metrics.distances(metrics.align(joints, truth), truth).mean()
     rooted = metrics.distances(joints - joints[:, :1], truth - truth[:, :1]).mean()
-    return f"held-out PA-MPJPE {1000 * aligned:.2f} mm, MPJPE {1000 * rooted:.1f} mm, 2D {100 * metrics.distances(points, seen).mean():.1f} % of the crop"
+    flat = metrics.distances(points, seen).mean()
+    return f"held-out PA-MPJPE {1000 * aligned:.2f} mm, MPJPE {1000 * rooted:.1f} mm, 2D {100 * flat:.1f} % of the crop"
 
 
 def write(model: HaMeR) -> None:

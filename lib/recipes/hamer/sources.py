@@ -9,7 +9,10 @@ from lib.recipes.hamer.mano_file import MD5
 CHECKPOINTS = {
     "hamer": (
         "hamer.ckpt", "HaMeR, MIT (trained with MANO: non-commercial)",
-        "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put hamer_ckpts/checkpoints/hamer.ckpt here",
+        (
+            "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put "
+            "hamer_ckpts/checkpoints/hamer.ckpt here"
+        ),
     ),
     "vitpose": (
         "vitpose_backbone.pth", "ViTPose, Apache-2.0",
@@ -45,10 +48,12 @@ def data(config: Config) -> Asset:
     made = config.data
     if made.format == "made":
         text = f"gloved hands {made.made_subjects} x {made.made_hands} at {made.made_px} px"
-        return Asset("data", "made", stand_in=gloves(made.made_subjects, made.made_hands, made.made_px), made_from=text, licence="MIT (drawn by this project)")
+        draw = gloves(made.made_subjects, made.made_hands, made.made_px)
+        return Asset("data", "made", stand_in=draw, made_from=text, licence="MIT (drawn by this project)")
     folder, pattern = root(config)
     source = str(folder) if made.root else ""
-    return Asset("data", "folder", source=source, files={pattern: ""}, how_to_get=f"hands as {made.format} (lib/recipes/hamer/formats.py), or set data.root")
+    how_to_get = f"hands as {made.format} (lib/recipes/hamer/formats.py), or set data.root"
+    return Asset("data", "folder", source=source, files={pattern: ""}, how_to_get=how_to_get)
 
 
 def root(config: Config) -> tuple[Path, str]:
