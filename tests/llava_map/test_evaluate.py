@@ -1,5 +1,7 @@
 """Rows carry detections as numbers; what comes out is the precision of the whole set."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def straight(x_m: float) -> np.ndarray:
 def frames(count: int) -> dict:
     lines = [straight(-6.0), straight(0.0), straight(6.0)]
     labels = np.array([2, 0, 2])
-    names = [f"scene-{i}/frame" for i in range(count)]
+    names = [f"scene-{i}/frame{i}" for i in range(count)]
     return {"sample_id": names, "group": names, "folder": names, "labels": [labels] * count, "lines": [lines] * count}
 
 
@@ -53,13 +55,30 @@ def test_packed_rows_give_the_same_precision_as_the_detections_themselves(cfg):
 
 def test_numbers_survive_a_file(cfg):
     """Step 5 writes rows down and reads them back when it was paused: arrays are lost, numbers are not."""
-    import json
-
     from lib.recipes import Row
 
     kept = rows(cfg, [0.7])
     again = [Row(row.sample_id, row.group, json.loads(json.dumps(row.numbers))) for row in kept]
     assert evaluate.summarise(again) == evaluate.summarise(kept)
+
+
+def test_the_submission_scores_what_step_5_scored(cfg, tmp_path):
+    found = rows(cfg, [0.0, 0.7])
+    evaluate.write_submission(found, tmp_path / "submission.json")
+    submitted = json.loads((tmp_path / "submission.json").read_text())
+    assert list(submitted) == ["frame0", "frame1"]
+    by_class = []
+    for label, name in enumerate(CLASSES):
+        hits, scores, truths = [], [], 0
+        for frame in submitted.values():
+            mine = [line for line in frame if line["class"] == name]
+            truth = [line for line, other in zip(frames(1)["lines"][0], (2, 0, 2), strict=True) if other == label]
+            scores.append(np.array([line["score"] for line in mine]))
+            hits.append(metrics.hits(metrics.similarity([np.array(line["pts"]) for line in mine], truth), scores[-1]))
+            truths += len(truth)
+        by_class.append(metrics.Detections(np.concatenate(scores), np.concatenate(hits), truths))
+    wanted = evaluate.summarise(found)
+    assert metrics.table(by_class) == pytest.approx({name: wanted[name] for name in metrics.table(by_class)})
 
 
 def test_every_row_has_the_same_numbers(cfg):

@@ -118,9 +118,10 @@ def describe(cfg: Config, scores: dict[str, Any], base: list[Row], adapted: list
 
 
 def figures(cfg: Config, base: list[Row], adapted: list[Row], out: Path) -> None:
-    from lib.recipes.llava_map import drawing
+    from lib.recipes.llava_map import drawing, evaluate
 
     drawing.draw(cfg, base, adapted, out)
+    evaluate.write_submission(adapted, out / "submission.json")
 
 
 def predict(cfg: Config, parts: Parts, inputs: Path, out: Path) -> None:

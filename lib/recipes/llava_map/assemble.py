@@ -211,9 +211,9 @@ def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     """One loss; the guide's three learning rates by module (q, m, d), and one each for what it does not name."""
     rates = {
         "q": ("qformer", cfg.train.lr * cfg.train.lr_share_qformer),
-        "b": ("bridge", cfg.train.lr),
         "m": ("queries", cfg.train.lr),
         "d": ("decoder", cfg.train.lr),
+        "b": ("bridge", cfg.train.lr),
     }
     if cfg.model.scene_interaction:
         rates["i"] = ("interaction", cfg.train.lr)

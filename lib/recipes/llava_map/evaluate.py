@@ -1,5 +1,7 @@
 """Scores of held-out frames. A row carries its detections as numbers, because average precision is of the whole set."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.drawing import SHOWN_SCORE
 from lib.recipes.llava_map.metrics import THRESHOLDS_M, Detections
 from lib.recipes.llava_map.roadmap import CLASSES
+from lib.run import atomic
 
 GUIDE = "guide_"  # before the numbers of the guide's variant: one class a query, score threshold
 HIT_BITS = 1 << np.arange(len(THRESHOLDS_M))
@@ -55,9 +58,24 @@ def row(cfg: Config, batch: dict[str, Any], number: int, logits: np.ndarray, poi
     }
     numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
     shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > SHOWN_SCORE]
-    return Row(
-        batch["sample_id"][number], batch["group"][number], numbers, {"folder": batch["folder"][number], "truth": truth, "predicted": shown}
-    )
+    arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown}
+    submission = json.dumps(listed(scores, labels, lines), separators=(",", ":"))
+    return Row(batch["sample_id"][number], batch["group"][number], numbers, arrays, {"submission": submission})
+
+
+def listed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[dict[str, Any]]:
+    """A frame's detections in the form of a submission; metres, x right and y ahead of the lidar."""
+    return [
+        {"class": CLASSES[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()}
+        for score, label, line in zip(scores, labels, lines, strict=True)
+    ]
+
+
+def write_submission(rows: list[Row], path: Path) -> None:
+    """{sample token: detections} of all held-out frames, one frame a line."""
+    lines = (f'"{row.sample_id.rpartition("/")[2]}":{row.texts["submission"]}' for row in rows)
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def packed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: list, places: int) -> dict[str, float]:

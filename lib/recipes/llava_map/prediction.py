@@ -13,10 +13,8 @@ from PIL import Image
 
 from lib.errors import Stop
 from lib.recipes import Parts
-from lib.recipes.llava_map import drawing, geometry, metrics
+from lib.recipes.llava_map import drawing, evaluate, geometry, metrics
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.evaluate import network_outputs
-from lib.recipes.llava_map.roadmap import CLASSES
 from lib.recipes.llava_map.tables import Frame, read_frames
 from lib.run import atomic, write_json
 
@@ -29,12 +27,9 @@ def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
     found = {}
     for frame in chosen(Path(folder), wanted):
         batch = as_batch(cfg, frame, Path(folder), next(parts.modules["queries"].parameters()).device)
-        [(logits, points)] = network_outputs(cfg, parts, batch)
+        [(logits, points)] = evaluate.network_outputs(cfg, parts, batch)
         scores, labels, lines = metrics.best_pairs(logits, points, cfg.eval.detections)
-        found[frame.token] = [
-            {"class": CLASSES[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()}
-            for score, label, line in zip(scores, labels, lines, strict=True)
-        ]
+        found[frame.token] = evaluate.listed(scores, labels, lines)
         shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > drawing.SHOWN_SCORE]
         cameras = {name: batch[name][0].cpu().numpy() for name in ("intrinsics", "bev_from_cam")}
         title = f"{frame.scene}  {frame.token}: {len(shown)} lines with a score above {drawing.SHOWN_SCORE}"
