@@ -1,9 +1,10 @@
-"""Makes the demo's base, which is shipped (one free core, about 8 minutes in all):
+"""Makes the demo's base, which is shipped (one core, 3 and 12 minutes):
 
     python -m lib.recipes.vavae_microdoppler.base vision && python -m lib.recipes.vavae_microdoppler.base autoencoder
 
 A small vision network and a small perceptual network learn to tell textures (textures.py); then a small VA-VAE of the
-published structure learns to reproduce them, aligned with that vision network. Nobody's spectrogram is among the pictures.
+published structure learns to reproduce them, aligned with that vision network. Nobody's spectrogram is among the pictures;
+what came out scores 19 dB on textures that it has not seen and 14 dB on simulated spectrograms (one colour: 10 dB).
 The two files hold the published names, in fp16, so that the demo is loaded by the code that loads the 2 GB original.
 """
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from lib.config import from_dotted
 from lib.order import Key
-from lib.recipes.vavae_microdoppler import textures
+from lib.recipes.vavae_microdoppler import metrics, textures
 from lib.recipes.vavae_microdoppler.assemble import read_groups
 from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, decode, moments_of, to_published
 from lib.recipes.vavae_microdoppler.config import DEMO, Config
@@ -28,7 +29,9 @@ from lib.weights import load_strict
 
 FOLDER = Path(__file__).parent / "demo"
 SEED = 20
-COARSE = 6  # periods of the finest pattern that the autoencoder is shown: it keeps one number in 6
+FINEST_PX = 6  # period of the finest pattern that the autoencoder is shown: it keeps one number in 6
+# Side of the pictures as drawn, side of the tiles cut from them, pictures per step, steps.
+COPYING = ((32, 16, 8, 3000), (32, 32, 8, 1000), (64, 64, 4, 1500))
 VISION_PX, SMALL_PX = 128, 64  # sides of the pictures: one cell of textures.py per position of the vision network; the demo's images
 
 
@@ -49,17 +52,22 @@ def main(part: str) -> None:
     for network in (vision, perceptual):
         network.eval().requires_grad_(False)
     autoencoder = build_autoencoder(model.autoencoder)
-    learn_to_copy(autoencoder, steps=700)
-    projection, critic = learn_pictures(model, autoencoder, vision, perceptual, steps=50)
+    learn_to_copy(autoencoder)
+    projection, critic = learn_pictures(model, autoencoder, vision, perceptual, steps=100)
     save(
         "autoencoder.safetensors",
         {"": to_published(autoencoder), "linear_proj.": projection.state_dict(), "loss.discriminator.": critic.state_dict()},
     )
 
 
-def batch(step: int, size: int, side_px: int, periods: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px, periods) for index in range(size)]
+def batch(step: int, size: int, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px) for index in range(size)]
     return torch.stack([torch.from_numpy(image) for image, _ in drawn]).float(), torch.stack([torch.from_numpy(kind) for _, kind in drawn])
+
+
+def vivid(step: int, size: int, side_px: int) -> torch.Tensor:
+    drawn = [textures.picture(Key(SEED, step, index).generator(), side_px, side_px // FINEST_PX, vivid=True)[0] for index in range(size)]
+    return torch.stack([torch.from_numpy(image) for image in drawn])
 
 
 def statistics(image: torch.Tensor) -> torch.Tensor:
@@ -102,36 +110,68 @@ def set_heads(perceptual: Perceptual) -> None:
         nn.init.constant_(getattr(perceptual, f"lin{number}").model[1].weight, 0.4)
 
 
-def learn_to_copy(autoencoder, steps: int) -> None:
-    """Mean absolute error alone: five of these steps cost as much as one of the real loss."""
+def start(autoencoder) -> None:
+    """Orthogonal convolutions, residual branches that begin at zero, and a posterior with a deviation of 0.05.
+
+    With diffusers' own start the same training stood at 11.4 dB on textures after 700 steps, with this one at 15 dB after 500.
+    """
+    for name, layer in autoencoder.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            last_of_branch = name.endswith(("conv2", "to_out.0"))
+            nn.init.zeros_(layer.weight) if last_of_branch else nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        logvar = autoencoder.quant_conv.out_channels // 2
+        autoencoder.quant_conv.weight[logvar:] = 0
+        autoencoder.quant_conv.bias[logvar:] = -6
+
+
+def tiles(image: torch.Tensor, side_px: int) -> torch.Tensor:
+    """(n, 3, h, w) -> (n h/side w/side, 3, side, side)"""
+    cut = image.unflatten(3, (-1, side_px)).unflatten(2, (-1, side_px))  # (n, 3, rows, side, columns, side)
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def learn_to_copy(autoencoder) -> None:
+    """Squared error alone; small tiles first, because many cheap and varied examples matter more than large ones."""
+    start(autoencoder)
     optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, step / 50 + 0.02) * (1 - 0.9 * step / steps)
-        image = batch(10_000 + step, 4, SMALL_PX, COARSE)[0]
-        posterior = Posterior.of(moments_of(autoencoder, image))
-        noise = (
-            torch.randn_like(posterior.mean) if step > steps // 2 else torch.zeros_like(posterior.mean)
-        )  # noise of 1 would drown a start
-        recon = decode(autoencoder, posterior.sample(noise))
-        loss = F.l1_loss(recon, image) + 1e-6 * posterior.kl().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-        optimiser.step()
-        if step % 100 == 0:
-            print(f"copying step {step}: squared error {F.mse_loss(recon, image).item():.4f}", flush=True)
+    step, steps = 0, sum(count for _, _, _, count in COPYING)
+    for drawn_px, side_px, pictures, count in COPYING:
+        for _ in range(count):
+            optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, step / 50 + 0.02) * (1 - 0.98 * step / steps)
+            image = tiles(vivid(10_000 + step, pictures, drawn_px), side_px).contiguous(memory_format=torch.channels_last)
+            posterior = Posterior.of(moments_of(autoencoder, image))
+            recon = decode(autoencoder, posterior.sample(torch.randn_like(posterior.mean)))
+            loss = F.mse_loss(recon, image) + 1e-3 * posterior.kl().mean() / image[0].numel()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            if step % 500 == 0:
+                print(f"copying step {step} of {steps}: held-out textures {quality(autoencoder):.2f} dB", flush=True)
+
+
+@torch.no_grad()
+def quality(autoencoder) -> float:
+    """PSNR of 32 pictures that no step draws, from the posterior's mean."""
+    image = vivid(1, 32, SMALL_PX)
+    recon = decode(autoencoder, Posterior.of(moments_of(autoencoder, image)).mean)
+    return float(metrics.psnr(metrics.mse(metrics.unit_range(image), metrics.unit_range(recon)), 1.0).mean())
 
 
 def learn_pictures(model, autoencoder, vision: Vision, perceptual: Perceptual, steps: int):
     critic = PatchCritic(model.critic_width, model.critic_layers)
     projection = nn.Conv2d(model.latent_channels, model.vision_size.width, 1, bias=False)
-    slow = torch.optim.Adam([*autoencoder.parameters(), *projection.parameters()], lr=5e-4, betas=(0.5, 0.9))
+    groups = [{"params": autoencoder.parameters(), "lr": 2e-4}, {"params": projection.parameters(), "lr": 2e-3}]
+    slow = torch.optim.Adam(groups, betas=(0.5, 0.9))
     fast = torch.optim.Adam(critic.parameters(), lr=3e-4, betas=(0.5, 0.9))
     weights = LossWeights(alignment=0.3, critic=0.2)
     for step in range(steps):
         share = step / steps
-        slow.param_groups[0]["lr"] = 5e-4 * (1 - share) + 2e-5
-        image = batch(20_000 + step, 8, SMALL_PX, COARSE)[0]
+        slow.param_groups[0]["lr"] = 2e-4 * (1 - share) + 1e-5
+        image = vivid(20_000 + step, 4, SMALL_PX)
         posterior = Posterior.of(moments_of(autoencoder, image))
         sample = posterior.sample(torch.randn_like(posterior.mean))
         p = Pass(image, decode(autoencoder, sample), posterior, projection(sample), vision(image))
@@ -150,7 +190,7 @@ def learn_pictures(model, autoencoder, vision: Vision, perceptual: Perceptual, s
                 name: round(float(terms[name].detach()), 4)
                 for name in ("rec_loss", "kl_loss", "vf_cosine", "vf_distance", "alignment_share")
             }
-            print(f"VA-VAE step {step} mse {F.mse_loss(p.recon, image).item():.4f} {shown}", flush=True)
+            print(f"VA-VAE step {step}: held-out textures {quality(autoencoder):.2f} dB, {shown}", flush=True)
     return projection, critic
 
 

@@ -10,10 +10,10 @@ KINDS = ("ramp", "grating", "checker", "cloud", "dots", "stripes", "chirp", "spe
 CELL_PX = 16
 
 
-def picture(generator: np.random.Generator, side_px: int, periods: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def picture(generator: np.random.Generator, side_px: int, periods: int = 24, vivid: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """(image (3, side, side) in [-1, 1], kind of each cell (cells, cells) as an index into KINDS).
 
-    periods: of the finest pattern over the whole picture.
+    periods: of the finest pattern over the whole picture. vivid: up to five colours a region, pure ones among them, and grain.
     """
     y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32) / side_px
     count = int(generator.integers(1, 5))
@@ -25,11 +25,34 @@ def picture(generator: np.random.Generator, side_px: int, periods: int = 24) -> 
     for number in range(count):
         angle, frequency = generator.uniform(0, np.pi), np.exp(generator.uniform(np.log(2), np.log(periods)))
         level = fill(KINDS[kinds[number]], generator, x, y, angle, frequency)
-        colours = generator.uniform(-1, 1, (2, 3)).astype(np.float32)
-        painted = colours[0][:, None, None] * (1 - level) + colours[1][:, None, None] * level
-        image = np.where(region == number, painted, image)
+        if vivid:
+            level = roughened(generator, level)
+        colours = palette(generator) if vivid else generator.uniform(-1, 1, (2, 3))
+        image = np.where(region == number, paint(level, colours), image)
     centre = region[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX]
     return np.clip(image, -1, 1), kinds[centre]
+
+
+def palette(generator: np.random.Generator) -> np.ndarray:
+    """Two to five colours (n, 3); about half of them pure, as a colour scale's are: each channel off, half or full."""
+    colours = generator.uniform(-1, 1, (int(generator.integers(2, 6)), 3))
+    return np.where(generator.uniform(size=(len(colours), 1)) < 0.5, np.round(colours), colours)
+
+
+def roughened(generator: np.random.Generator, level: np.ndarray) -> np.ndarray:
+    """Darker or brighter as a whole, which leaves figures on an even ground, and with grain that is drawn out along one axis."""
+    level = level ** np.exp(generator.uniform(-0.7, 1.5))
+    if generator.uniform() < 0.5:
+        return level
+    axis, long, grain = int(generator.integers(2)), int(generator.integers(1, 7)), generator.standard_normal(level.shape)
+    grain = np.stack([np.roll(grain, shift, axis) for shift in range(long)]).mean(0) * long**0.5
+    return np.clip(level * (1 + generator.uniform(0.1, 0.5) * grain), 0, 1)
+
+
+def paint(level: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Levels in [0, 1] (side, side) through a scale of colours (n, 3) -> (3, side, side)."""
+    at = np.linspace(0, 1, len(colours))
+    return np.stack([np.interp(level, at, channel) for channel in colours.T]).astype(np.float32)
 
 
 def fill(kind: str, generator: np.random.Generator, x: np.ndarray, y: np.ndarray, angle: float, frequency: float) -> np.ndarray:
