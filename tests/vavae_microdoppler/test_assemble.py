@@ -1,5 +1,6 @@
 """Strict loading of the published layout, at a small size: what is missing, renamed or unknown must stop the run."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,18 @@ def test_scores_are_the_plain_definitions(file):
     mean = one[0].mean((1, 2), keepdim=True)
     assert trivial[0].numbers["mse"] == pytest.approx(float(((one[0] - mean) ** 2).mean()), rel=1e-4)
     assert [row.sample_id for row in rows] == ["a", "b"] and rows[0].arrays["recon"].shape == (3, 32, 32)
+
+
+def test_black_images_are_scored_and_trained_without_nan(file):
+    cfg, parts = config(), build(config(), file)
+    black = batch(parts) | {"image": torch.full((2, 3, 32, 32), -1.0)}
+    with torch.no_grad():
+        rows = score_batch(cfg, parts, black)
+    assert all(math.isfinite(value) for row in rows for value in row.numbers.values())
+    opened(parts)
+    loss, _ = training.objectives(cfg, ALIGN)[0].loss(parts, black, 99)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in parts.modules["autoencoder"].parameters())
 
 
 def test_statistics_of_the_latents_are_those_of_the_training_batches(file):

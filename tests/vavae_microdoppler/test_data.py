@@ -49,6 +49,18 @@ def test_recordings_are_never_on_both_sides_and_every_user_is_on_both(tmp_path):
         assert {record.split for record in records if record.columns["user"] == user} == {"train", "val"}
 
 
+@pytest.mark.parametrize("quality", [None, 95], ids=["the same file", "saved again"])
+def test_a_held_out_image_that_lies_in_a_training_recording_too_is_taken_from_training(tmp_path, quality):
+    root = folders(tmp_path / "in", users=("x",))
+    records, _ = prepared(config(), root, tmp_path / "first")
+    held, trained = (next(r for r in records if r.split == side) for side in ("val", "train"))
+    source, copy = root / f"{held.sample_id}.png", root / f"{trained.group}_w9.{'jpg' if quality else 'png'}"
+    copy.write_bytes(source.read_bytes()) if quality is None else Image.open(source).save(copy, quality=quality, subsampling=0)
+    records, proof = prepared(config(), root, tmp_path / "second")
+    assert [r.sample_id for r in records if "near-duplicate of the held-out" in r.reason] == [f"{trained.group}_w9"]
+    assert proof["near_duplicates_removed"] == 1 and proof["overlap"]["near_duplicates"] == 0
+
+
 def test_labels_follow_the_natural_order_of_the_folders(tmp_path):
     prepared(config(), folders(tmp_path / "in"), tmp_path / "out")
     assert data.read_labels(tmp_path / "out") == {"ID_1": 0, "ID_2": 1, "ID_10": 2}
