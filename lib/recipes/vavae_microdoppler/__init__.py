@@ -19,7 +19,7 @@ DIT = "dit"
 HIGHER = ("psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette", "user_ratio", "user_probe")
 LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32")
 READS = {
-    2: ("model.weights", "model.vf", "model.image_px", "model.dit_weights", "data."), 3: ("data.", "model.image_px", "train.seed"),
+    2: ("model.weights", "model.vf", "model.dit_weights", "data."), 3: ("data.", "model.image_px", "train.seed"),
     4: ("dit.latents", "dit.label_dropout"), 5: ("dit.",),
 }  # fmt: skip
 CODE = {

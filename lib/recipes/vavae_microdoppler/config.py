@@ -121,6 +121,7 @@ class DataConfig:
     stand_in_recordings: int = 12
     stand_in_windows: int = 4
     stand_in_difference: float = 0.5  # scale of what tells users apart
+    stand_in_px: int = 256  # side of the images as simulated; step 3 reduces them to model.image_px like anybody's
 
     def __post_init__(self):
         one_of("data.kind", self.kind, ("images", "iq"))
@@ -129,7 +130,7 @@ class DataConfig:
             raise Stop(f"data.val_share={self.val_share} is not between 0 and 1")
         for name in ("gap_images",):
             at_least(f"data.{name}", getattr(self, name), 0)
-        for name in ("stand_in_users", "stand_in_recordings", "stand_in_windows"):
+        for name in ("stand_in_users", "stand_in_recordings", "stand_in_windows", "stand_in_px"):
             at_least(f"data.{name}", getattr(self, name), 1)
         try:
             groups = re.compile(self.recording_pattern).groupindex
@@ -292,7 +293,7 @@ DEMO = {
     "model.weights": "demo", "model.image_px": 64, "model.channels": 16, "model.multipliers": [1, 2, 4, 4], "model.blocks": 1,
     "model.attention": [3], "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
     "model.lpips_widths": [8, 16, 32, 48, 48], "model.critic_width": 16, "model.dit_width": 128, "model.dit_depth": 6, "model.dit_heads": 4,
-    "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 8, "data.stand_in_windows": 3,
+    "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 8, "data.stand_in_windows": 3, "data.stand_in_px": 128,
     "train.epochs": 12, "train.lr": 5e-4, "train.global_batch": 8, "train.micro_batch": 8,
 }  # fmt: skip
 

@@ -105,7 +105,7 @@ def stand_in(cfg: Config) -> tuple[str, Callable[[Path], None]]:
         "recordings": d.stand_in_recordings,
         "windows": d.stand_in_windows,
         "difference": d.stand_in_difference,
-        "side_px": cfg.model.image_px,
+        "side_px": d.stand_in_px,
     }
 
     def write(folder: Path) -> None:
