@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from lib.recipes import Manifest, Record, Sampler
-from lib.recipes.vavae_microdoppler import data
+from lib.recipes.vavae_microdoppler import data, latent_folder
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.latent_folder import SHARD_IMAGES, shard_name
 
 
 def sampler(cfg: Config, manifest: Manifest, side: str) -> Sampler:
@@ -36,8 +35,9 @@ def taking_turns(records: list[Record]) -> list[Record]:
 
 def drawn(folder: Path, record: Record, index: int, key: Any) -> dict[str, Any]:
     """latent (c, h, w): a draw from the posterior of training image `index`, another one in every epoch."""
-    moments = opened(folder / shard_name(index // SHARD_IMAGES))
-    mean, logvar = (moments.get_slice(name)[index % SHARD_IMAGES] for name in ("mean", "logvar"))
+    shard, place = divmod(index, latent_folder.SHARD_IMAGES)
+    moments = opened(folder / latent_folder.shard_name(shard))
+    mean, logvar = (moments.get_slice(name)[place] for name in ("mean", "logvar"))
     noise = key.generator().standard_normal(mean.shape, dtype=np.float32)
     latent = mean + np.exp(0.5 * logvar) * noise
     return {"sample_id": record.sample_id, "group": record.group, "label": int(record.columns["label"]), "latent": latent}

@@ -1,0 +1,159 @@
+"""The latent folder: its layout, what is made again and what is not, and what may not be used."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lib import checkpoint
+from lib.errors import Paused, Stop
+from lib.order import Key
+from lib.recipes import Stage
+from lib.recipes.vavae_microdoppler import assemble, latent_folder
+from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+from lib.run import write_json
+from tests.vavae_microdoppler.dit_case import Case, config
+from tests.vavae_microdoppler.test_assemble import published
+
+SHARD = "latents_rank00_shard000.safetensors"
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch) -> Case:
+    return Case(tmp_path, monkeypatch)
+
+
+def test_shards_have_the_published_layout_and_no_mirrored_copies(case):
+    # facts/vavae.md 5.1
+    folder = case.lay()
+    stored = load_file(folder / SHARD)
+    assert stored["latents"].shape == stored["latents_flip"].shape == (10, 4, 8, 8) and stored["latents"].dtype == torch.float32
+    assert stored["labels"].dtype == torch.int64 and stored["labels"].tolist() == [0] * 5 + [1] * 5
+    with safe_open(folder / SHARD, "pt") as handle:
+        assert handle.metadata() == {"total_size": "10", "dtype": "torch.float32", "device": "cpu"}
+    for name in ("latents", "latents_flip"):  # both are mean + std * noise of the image itself
+        noise = (stored[name] - stored["mean"]) / (0.5 * stored["logvar"]).exp()
+        assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
+    assert not torch.equal(stored["latents"], stored["latents_flip"])
+
+
+def test_statistics_are_those_of_the_training_latents_by_channel(case):
+    folder = case.lay()
+    latents, stored = load_file(folder / SHARD)["latents"].double().numpy(), load_file(folder / "latents_stats.safetensors")
+    assert stored["mean"].shape == stored["std"].shape == (1, 4, 1, 1)
+    np.testing.assert_allclose(stored["mean"].flatten(), latents.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stored["std"].flatten(), latents.transpose(1, 0, 2, 3).reshape(4, -1).std(1, ddof=1), rtol=1e-5)
+
+
+def test_nothing_is_made_again_when_nothing_changed(case, monkeypatch):
+    folder = case.lay()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(latent_folder, "encode", lambda *_: pytest.fail("encoded again"))
+    assert case.lay() == folder and {path: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
+
+
+def test_a_pause_between_shards_goes_on_where_it_stood(tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_folder, "SHARD_IMAGES", 4)
+    whole, paused = (Case(tmp_path / name, monkeypatch) for name in made(tmp_path, "whole", "paused"))
+    whole.lay()
+    calls = []
+
+    def pause():
+        calls.append(1)
+        if len(calls) in (1, 3, 4):  # after the first shard, after the third, after the judge
+            raise Paused("time")
+
+    for _ in range(3):
+        with pytest.raises(Paused):
+            paused.lay(pause)
+    folder = paused.lay(pause)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.manifest.groundwork.iterdir())
+    for file in whole.manifest.groundwork.glob("*.safetensors"):
+        one, other = load_file(file), load_file(folder / file.name)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), file.name
+    assert whole.batch("train", 10)["latent"].shape == (10, 4, 8, 8)  # the third shard holds two images
+
+
+def made(root, *names):
+    for name in names:
+        (root / name).mkdir()
+    return names
+
+
+def test_every_epoch_draws_a_new_sample_of_the_posterior(case):
+    case.lay()
+    stored = load_file(case.manifest.groundwork / SHARD)
+    first, again, second = (case.batch("train", 3, epoch)["latent"] for epoch in (0, 0, 1))
+    noise = torch.stack([torch.from_numpy(Key(1, 0, i).generator().standard_normal((4, 8, 8), dtype="float32")) for i in range(3)])
+    torch.testing.assert_close(first, stored["mean"][:3] + (0.5 * stored["logvar"][:3]).exp() * noise)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_held_out_users_take_turns(case):
+    case.lay()
+    assert case.batch("val", 6)["label"].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_latents_of_another_autoencoder_are_refused_by_fingerprint(case, tmp_path):
+    folder = case.lay()
+    assert case.lay(cfg=config(dit__latents=str(folder))) == folder
+    other = published(case.cfg)
+    other["decoder.conv_in.bias"] = other["decoder.conv_in.bias"] + 1e-3
+    save_file(other, tmp_path / "base.safetensors")
+    with pytest.raises(Stop, match="made by another autoencoder"):
+        case.lay(cfg=config(dit__latents=str(folder)))
+    assert case.lay() != folder
+
+
+def test_latents_without_a_fingerprint_or_of_another_split_are_refused(case):
+    folder = case.lay()
+    case.manifest.records[0].split, case.manifest.records[7].split = "val", "train"
+    with pytest.raises(Stop, match="other images or of another split"):
+        case.lay(cfg=config(dit__latents=str(folder)))
+    (folder / "latents.json").unlink()
+    with pytest.raises(Stop, match="no latents.json"):
+        case.lay(cfg=config(dit__latents=str(folder)))
+
+
+def test_statistics_of_a_wrong_shape_are_refused(case):
+    folder = case.lay()
+    stored = load_file(folder / "latents_stats.safetensors")
+    save_file({name: tensor.flatten().contiguous() for name, tensor in stored.items()}, folder / "latents_stats.safetensors")
+    with pytest.raises(Stop, match=r"latents_stats.safetensors: mean has shape \(4,\)"):
+        case.parts()
+
+
+@pytest.mark.parametrize("spoilt", [lambda s: LatentStatistics(s.mean, 3 * s.std), lambda s: LatentStatistics(s.mean + 2 * s.std, s.std)])
+def test_latents_that_do_not_come_out_normal_stop_the_run(case, monkeypatch, spoilt):
+    kept = latent_folder.read_statistics
+    monkeypatch.setattr(latent_folder, "read_statistics", lambda *given: spoilt(kept(*given)))
+    with pytest.raises(Stop, match="not about 0 and 1"):
+        case.lay()
+
+
+def earlier(case, tmp_path, leave_out: int = 0) -> tuple[Stage, object]:
+    """A finished stage whose checkpoint moved every tensor of the autoencoder by 1, except the first `leave_out`."""
+    stage = Stage("align", 10)
+    parts = assemble.build(case.cfg, stage, case.places)
+    state = {f"autoencoder.{name}": tensor + 1 for name, tensor in parts.modules["autoencoder"].state_dict().items()}
+    folder = tmp_path / "step-000010"
+    folder.mkdir()
+    save_file(dict(sorted(state.items())[leave_out:]), folder / "weights.safetensors")
+    write_json(folder / "state.json", {"step": 10})
+    hashes = {name: checkpoint.file_hash(folder / name) for name in ("weights.safetensors", "state.json")}
+    (folder / "sha256.json").write_text(json.dumps(hashes))
+    return stage, folder
+
+
+def test_the_autoencoder_is_the_one_that_the_stage_before_trained(case, tmp_path):
+    base = latent_folder.adapted_autoencoder(case.cfg, case.places, None).state_dict()
+    moved = latent_folder.adapted_autoencoder(case.cfg, case.places, earlier(case, tmp_path)).state_dict()
+    assert all(torch.equal(moved[name], base[name] + 1) for name in base)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_no_autoencoder(case, tmp_path):
+    with pytest.raises(Stop, match="tensors of the autoencoder, not"):
+        latent_folder.adapted_autoencoder(case.cfg, case.places, earlier(case, tmp_path, leave_out=1))
