@@ -197,7 +197,8 @@ def autoencoder_plan(cfg: Config) -> Plan:
         "gradients and Adam": 4 * FLOAT * trained,
         "activations": int(IMAGE_BYTES * share * cfg.train.micro_batch),
     }
-    needs = ["spectrograms in one folder per user" if not cfg.data.stand_in else "simulated walkers, no download"]
+    simulated = cfg.data.stand_in and not cfg.data.root
+    needs = ["simulated walkers, no download" if simulated else "spectrograms in one folder per user"]
     if cfg.model.weights != "demo":
         needs += ["the published VA-VAE, 2 GB", "a card with 16 GB at micro-batch 4, 24 GB at 8"]
     return Plan(total, trained, memory, tuple(needs))
