@@ -20,7 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tests" / "long_results.json"
 # recipe -> presets; the first one runs through papermill, all five steps, and is what the time limit is about
-CLAIMS = {"vggt_eth3d": ("strategy_b", "strategy_a", "strategy_c", "head_full"), "vavae_microdoppler": ("three_stages",)}
+CLAIMS = {
+    "vggt_eth3d": ("strategy_b", "strategy_a", "strategy_c", "head_full"), "hamer": ("rank8", "rank4", "rank16"),
+    "vavae_microdoppler": ("three_stages",),
+}  # fmt: skip
 # recipe -> further metrics that the README names
 ALSO = {"vavae_microdoppler": ("alignment_cosine", "lpips", "user_accuracy", "user_accuracy_real", "diversity_ratio", "memorisation_ratio")}
 POLL_SECONDS = 1.0

@@ -44,7 +44,7 @@ from lib.errors import Stop, nearest
 # READS: step -> prefixes of the settings that the step reads beyond lib's own, e.g. {3: ("data.", "model.image_width_px")}
 # CODE: step -> modules of the package that shape the step's output, e.g. {3: ("data",), 4: ("model", "losses")}; what these
 # import from the package counts too (lib.steps follows the imports).
-RECIPES = ("vggt_eth3d", "vavae_microdoppler", "llava_map")  # the first one is the default
+RECIPES = ("vggt_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
 
 CONTRACT = (
     "Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "READS", "CODE",
