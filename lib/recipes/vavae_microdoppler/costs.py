@@ -102,12 +102,6 @@ def dit_heads(size: DiTSize) -> int:
     return (size.labels + 1) * w + w + matrix(w, size.patch**2 * size.latent_channels) + matrix(w, 2 * w)
 
 
-def dit_lora(size: DiTSize, rank: int) -> int:
-    """Adapters on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
-    w, h = size.width, size.hidden
-    return size.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w))
-
-
 def matrix(before: int, after: int) -> int:
     return before * after + after
 
@@ -135,7 +129,7 @@ def dit_trainable(cfg: Config) -> int:
     size = cfg.model.dit_size(labels(cfg))
     if cfg.model.dit_trains == "all":
         return dit(size) - size.side**2 * size.width
-    return dit_heads(size) + (dit_lora(size, cfg.lora.rank) if cfg.model.dit_trains == "lora" else 0)
+    return dit_heads(size) + (size.adapters(cfg.lora.rank) if cfg.model.dit_trains == "lora" else 0)
 
 
 def dit_memory(cfg: Config) -> dict[str, int]:

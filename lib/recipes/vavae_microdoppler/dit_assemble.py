@@ -16,7 +16,6 @@ from lib.recipes import LoraSpec, Parts
 from lib.recipes.vavae_microdoppler.assemble import SOURCES
 from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, from_published
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.costs import dit_lora
 from lib.recipes.vavae_microdoppler.dit import LightningDiT
 from lib.recipes.vavae_microdoppler.judge import Judge
 from lib.recipes.vavae_microdoppler.latent_folder import ABOUT, perceptual_network, read_statistics
@@ -124,5 +123,5 @@ def adapters(cfg: Config, dit: LightningDiT) -> dict[str, LoraSpec]:
     if cfg.model.dit_trains != "lora":
         return {}
     default = cfg.lora.targets == type(cfg.lora)().targets
-    expected = dit_lora(dit.size, cfg.lora.rank) if default else None
+    expected = dit.size.adapters(cfg.lora.rank) if default else None
     return {"dit": LoraSpec(tuple(cfg.lora.targets), cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout, cfg.lora.peft, expected)}

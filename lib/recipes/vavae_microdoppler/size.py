@@ -66,3 +66,8 @@ class DiTSize:
     def hidden(self) -> int:
         """Width of the MLP; SwiGLU has three matrices, so two thirds give the same count."""
         return int(self.width * self.mlp_ratio * (2 / 3 if self.swiglu else 1))
+
+    def adapters(self, rank: int) -> int:
+        """Numbers of LoRA on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
+        w, h = self.width, self.hidden
+        return self.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w))
