@@ -171,6 +171,12 @@ def test_same_key_same_sample_other_epoch_other_crop(manifest):
     assert (one == again).all() and (one != other).any()
 
 
+def test_first_held_out_samples_are_of_different_people(configure, made, tmp_path):
+    records = records_of(configure(), made, tmp_path / "prepared")
+    assert [record.group for record in data.by_turns(records)] == ["subject-00", "subject-01", "subject-02"] * 3
+    assert {record.sample_id for record in data.by_turns(records[:-2])} == {record.sample_id for record in records[:-2]}
+
+
 def test_held_out_samples_are_not_augmented(manifest):
     config, prepared = manifest
     one, other = (data.sampler(config, prepared, "val").draw(1, Key(1, epoch, 1))["image"] for epoch in (0, 1))

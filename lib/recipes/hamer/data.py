@@ -9,6 +9,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +297,16 @@ def sampler(config: Config, manifest: Manifest, side: str) -> Sampler:
     mean, held = mean_hand(config, shards, train), manifest.side("val")
     held = [record for record in held if int(record.columns[truth(config)])]
     mean["vertices"] = numpy.float32(config.scores_3d and all(int(record.columns["pose"]) for record in held))
-    if side == "select":
-        held = spread(held, config.eval.select_samples)
+    held = spread(held, config.eval.select_samples) if side == "select" else by_turns(held)
     return Sampler(len(held), lambda index, key: sample(config, shards, held[index], crop.Change()) | mean)
+
+
+def by_turns(records: list[Record]) -> list[Record]:
+    """The first hand of every group, then the second ones: the report draws the first few, which then are of several people."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    return [record for hands in zip_longest(*groups.values()) for record in hands if record]
 
 
 def spread(records: list[Record], count: int) -> list[Record]:

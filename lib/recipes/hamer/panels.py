@@ -29,7 +29,7 @@ def hand(config: Config, rows: dict[str, Row], path: Path) -> None:
         for axis, picture, column in zip(line, pictures(config, row), COLUMNS, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[], title=column if name == "base" else "")
-        line[0].set_ylabel(f"{name}, {main.removesuffix('_mm')} {row.numbers[main]:.3g} {measure.unit}")
+        line[0].set_ylabel(f"{name}, {main.removesuffix('_mm')} {row.numbers[main]:.{1 if measure.unit else 2}f} {measure.unit}")
     note = " (stand-in hand, not MANO)" if rows["base"].arrays["stand_in"] else ""
     figure.suptitle(rows["base"].sample_id + note, fontsize=10)
     figure.savefig(path, dpi=100)
