@@ -43,7 +43,7 @@ def test_closed_forms_equal_the_networks(settings):
     assert {name: found[name] for name in networks} == {name: count(network) for name, network in networks.items()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if not name.startswith("dit_")])  # those: test_dit_assemble.py
 def test_trainable_numbers_equal_what_the_patterns_open(preset):
     import re
 

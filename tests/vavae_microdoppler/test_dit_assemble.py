@@ -11,7 +11,7 @@ from lib import adapters
 from lib.errors import Stop
 from lib.recipes.vavae_microdoppler import costs, dit_assemble, dit_training, flow
 from lib.recipes.vavae_microdoppler.config import PRESETS
-from lib.recipes.vavae_microdoppler.dit import LightningDiT
+from lib.recipes.vavae_microdoppler.dit import LightningDiT, position_table
 from tests.vavae_microdoppler.dit_case import Case, config, published_dit
 
 FROM_FILE = {"model__dit_weights": "published"}
@@ -37,9 +37,19 @@ def test_the_averaged_weights_are_taken_and_the_class_table_is_replaced(case, tm
     case.cfg = config(**FROM_FILE)
     ema = checkpoint(case, tmp_path)
     loaded = case.parts().modules["dit"].state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in ema.items() if name != dit_assemble.TABLE)
-    assert loaded[dit_assemble.TABLE].shape == (3, 16)  # two users and the null row
-    assert f"{len(ema) - 1} tensors from the file" in capsys.readouterr().out
+    trunk = {name: tensor for name, tensor in ema.items() if not dit_assemble.OWN.fullmatch(name)}
+    assert len(ema) - len(trunk) == 4 and all(torch.equal(loaded[name], tensor) for name, tensor in trunk.items())
+    assert loaded["y_embedder.embedding_table.weight"].shape == (3, 16)  # two users and the null row
+    assert f"{len(trunk)} tensors from the file" in capsys.readouterr().out
+
+
+def test_a_file_for_another_latent_side_gets_this_sides_position_tables(case, tmp_path):
+    case.cfg = config(**FROM_FILE, model__image_px=16)
+    checkpoint(case, tmp_path)
+    case.cfg = config(**FROM_FILE)
+    dit = case.parts().modules["dit"]
+    torch.testing.assert_close(dit.pos_embed[0], position_table(16, 8))
+    assert dit.feat_rope.freqs_cos.shape == (64, 8)
 
 
 def test_a_missing_tensor_of_the_trunk_stops(case, tmp_path):

@@ -12,7 +12,7 @@ from lib import checkpoint
 from lib.errors import Paused, Stop
 from lib.order import Key
 from lib.recipes import Stage
-from lib.recipes.vavae_microdoppler import assemble, latent_folder
+from lib.recipes.vavae_microdoppler import assemble, exporting, latent_folder
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from lib.run import write_json
 from tests.vavae_microdoppler.dit_case import Case, config
@@ -152,6 +152,16 @@ def test_the_autoencoder_is_the_one_that_the_stage_before_trained(case, tmp_path
     base = latent_folder.adapted_autoencoder(case.cfg, case.places, None).state_dict()
     moved = latent_folder.adapted_autoencoder(case.cfg, case.places, earlier(case, tmp_path)).state_dict()
     assert all(torch.equal(moved[name], base[name] + 1) for name in base)
+
+
+def test_the_export_of_another_run_is_a_base_for_the_stage(case, tmp_path):
+    parts = assemble.build(case.cfg, Stage("align", 1), case.places)
+    parts.modules["statistics"].update(torch.randn(4, 4, 8, 8))
+    (tmp_path / "merged").mkdir()
+    exporting.export(case.cfg, parts, tmp_path / "merged")
+    from_base = case.lay()
+    case.places["base"] = tmp_path / "merged"
+    assert case.lay() == from_base and case.parts().base
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_no_autoencoder(case, tmp_path):

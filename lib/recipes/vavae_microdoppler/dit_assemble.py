@@ -1,10 +1,13 @@
 """The networks of the stage dit: the velocity network, which is trained, and three frozen ones that show and judge its samples.
 
-The published file holds {model, ema, opt, config}; sampling uses `ema`, and so does this. Every tensor but the class table is
-taken from it, strictly: ImageNet's 1000 classes become the users, and the row after the last one is the null row, as it was.
+The published file holds {model, ema, opt, config}; sampling uses `ema`, and so does this. Every trained tensor but the class table
+is taken from it, strictly: ImageNet's 1000 classes become the users, and the row after the last one is the null row, as it was.
+Position tables are formulas and come from the latent's side, which may be another one than the file's.
 """
 
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from lib.recipes.vavae_microdoppler.latent_folder import ABOUT, perceptual_netwo
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from lib.run import atomic, read_json
 
-TABLE = "y_embedder.embedding_table.weight"
+OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
 HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
 AVERAGED = "ema"
 
@@ -71,16 +74,14 @@ def network(cfg: Config, labels: int, places: dict[str, Path]) -> tuple[Lightnin
     model.checkpointing = cfg.train.checkpointing
     if cfg.model.dit_weights == "scratch":
         return model, f"scratch {size} {cfg.train.seed}"
-    fresh = model.y_embedder.embedding_table.weight.detach().clone()
-    others = ((name, tensor) for name, tensor in published(places["dit"]) if name != TABLE)
-    loaded = weights.load_strict(model, joined(others, fresh))
-    print(f"LightningDiT: {loaded.matched - 1} tensors from the file, a new class table of {labels} users and the null row", flush=True)
-    return model, loaded.fingerprint
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items() if OWN.fullmatch(name)}
+    loaded = weights.load_strict(model, chain(trunk(places["dit"]), own.items()))
+    print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, a new class table of {labels} users and the null row", flush=True)
+    return model, f"{weights.fingerprint(trunk(places['dit']))} {cfg.train.seed}"
 
 
-def joined(others: Iterator[tuple[str, torch.Tensor]], table: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from others
-    yield TABLE, table
+def trunk(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor) for name, tensor in published(place) if not OWN.fullmatch(name))
 
 
 def published(place: Path) -> Iterator[tuple[str, torch.Tensor]]:

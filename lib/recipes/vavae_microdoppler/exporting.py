@@ -17,7 +17,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 def export(cfg: Config, parts: Parts, out: Path) -> None:
     """
-    vavae_encoder_for_dit.safetensors   encoder, decoder, projection, statistics of the latents; configuration in the metadata
+    vavae_encoder_for_dit.safetensors   encoder, decoder, projection, LPIPS, statistics of the latents; configuration in the metadata
     vavae_published.safetensors         exactly the names and shapes of the published autoencoder, for LightningDiT
     diffusers/                          AutoencoderKL.from_pretrained; latents_mean and latents_std in its configuration
     """
@@ -29,6 +29,8 @@ def export(cfg: Config, parts: Parts, out: Path) -> None:
     together = published | {"latent_mean": statistics.mean, "latent_std": statistics.std}
     if "projection" in parts.modules:
         together |= {f"linear_proj.{name}": tensor for name, tensor in parts.modules["projection"].cpu().state_dict().items()}
+    if "perceptual" in parts.modules:  # the stage dit compares generated images by it
+        together |= {f"loss.perceptual_loss.{name}": tensor for name, tensor in parts.modules["perceptual"].cpu().state_dict().items()}
     settings = {"model": json.dumps(dataclasses.asdict(cfg.model)), "base": parts.base}
     save_file(
         {name: tensor.contiguous() for name, tensor in together.items()}, out / "vavae_encoder_for_dit.safetensors", metadata=settings

@@ -1,0 +1,88 @@
+"""Makes the demo's published LightningDiT, which is shipped for the presets dit_frozen and dit_lora (one core, about 8 minutes):
+
+    python -m lib.recipes.vavae_microdoppler.dit_base
+
+A small network of the published structure learns the latents of textures (textures.py) under the demo's autoencoder; its
+classes are the kinds of texture. It has seen no spectrogram, as the published one has not. The averages are shipped, in fp16.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lib import gradients
+from lib.config import from_dotted
+from lib.order import Key
+from lib.recipes.vavae_microdoppler import flow, textures
+from lib.recipes.vavae_microdoppler.assemble import read_groups
+from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, from_published, moments_of
+from lib.recipes.vavae_microdoppler.config import DEMO, Config
+from lib.recipes.vavae_microdoppler.dit import LightningDiT
+from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+from lib.recipes.vavae_microdoppler.losses import Posterior
+from lib.weights import load_strict
+
+TARGET = Path(__file__).parent / "demo_dit" / "dit.safetensors"
+SEED, PICTURES, STEPS, BATCH, LR, DECAY = 30, 3000, 1500, 32, 1e-3, 0.999
+
+
+def main() -> None:
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    model = from_dotted(Config, DEMO).model
+    posterior, kinds = encoded(model)
+    statistics = LatentStatistics.of(posterior.mean)
+    network = LightningDiT(model.dit_size(len(textures.KINDS)))
+    average = learn(network, posterior, kinds, statistics)
+    save(average, network)
+
+
+def encoded(model) -> tuple[Posterior, torch.Tensor]:
+    """Posteriors of textures and the kind that fills most of each."""
+    autoencoder = build_autoencoder(model.autoencoder)
+    load_strict(autoencoder, from_published(read_groups(TARGET.parent.parent / "demo")["autoencoder"], autoencoder).items())
+    autoencoder.eval().requires_grad_(False)
+    moments, kinds = [], []
+    for start in range(0, PICTURES, BATCH):
+        drawn = [textures.picture(Key(SEED, 0, i).generator(), model.image_px, vivid=True) for i in range(start, min(start + BATCH, PICTURES))]
+        moments.append(moments_of(autoencoder, torch.stack([torch.from_numpy(image) for image, _ in drawn]).float()))
+        kinds += [torch.from_numpy(kind).flatten().mode().values for _, kind in drawn]
+    return Posterior.of(torch.cat(moments)), torch.stack(kinds)
+
+
+def learn(network: LightningDiT, posterior: Posterior, kinds: torch.Tensor, statistics: LatentStatistics) -> dict[str, torch.Tensor]:
+    """The stage's loss; returns the averaged weights."""
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    average = {name: p.detach().clone() for name, p in trained.items()}
+    optimiser = torch.optim.AdamW(trained.values(), lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(STEPS):
+        optimiser.param_groups[0]["lr"] = gradients.learning_rate(LR, LR / 20, step, STEPS, 0.05)
+        chosen = torch.randint(len(kinds), (BATCH,))
+        drawn = Posterior(posterior.mean[chosen], posterior.logvar[chosen])
+        data = statistics.normalise(drawn.sample(torch.randn_like(drawn.mean)))
+        t = flow.lognormal_times(torch.randn(BATCH))
+        point, velocity = flow.path(data, torch.randn_like(data), t)
+        squared, cosine = flow.velocity_losses(network(point, t, flow.drop_labels(kinds[chosen], network.null, 0.1)), velocity)
+        optimiser.zero_grad()
+        (squared + cosine).mean().backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            for name, tensor in average.items():
+                tensor.lerp_(trained[name], 1 - gradients.average_decay(DECAY, step))
+        if step % 100 == 0:
+            print(f"step {step}: squared error {squared.mean().item():.3f}, 1 - cosine {cosine.mean().item():.3f}", flush=True)
+    return average
+
+
+def save(average: dict[str, torch.Tensor], network: LightningDiT) -> None:
+    from safetensors.torch import save_file
+
+    TARGET.parent.mkdir(exist_ok=True)
+    content = {name: tensor.detach().half().contiguous() for name, tensor in (network.state_dict() | average).items()}
+    save_file(content, TARGET, metadata={"made_by": "python -m lib.recipes.vavae_microdoppler.dit_base"})
+    print(f"{TARGET.name}: {TARGET.stat().st_size / 1e6:.2f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
