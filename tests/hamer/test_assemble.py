@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import adapters
 from lib.errors import Stop
-from lib.recipes.hamer import assemble, costs, data
+from lib.recipes.hamer import assemble, costs, data, size
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.mano import Mano
 
@@ -105,10 +105,10 @@ def test_full_size_targets_are_162_modules_with_the_tables_numbers(hand):
 
     for preset, numbers in {"rank4": 2_869_684, "rank8": 5_739_368, "rank16": 11_478_736}.items():
         config = from_dotted(hamer.Config, hamer.PRESETS[preset])
-        assert costs.trainable_numbers(config) == numbers
+        assert size.trainable_numbers(config) == numbers
     mano = Mano(hand)
     with torch.device("meta"):
-        parts = Parts({"hamer": HaMeR(config.model, mano)}, {"hamer": LoraSpec(costs.targets(config), 16, 32.0, expected=numbers)})
+        parts = Parts({"hamer": HaMeR(config.model, mano)}, {"hamer": LoraSpec(size.targets(config), 16, 32.0, expected=numbers)})
         adapters.attach(parts)
     assert len([name for name in adapters.trainable(parts) if name.endswith("lora_A.weight")]) == 162
 
@@ -122,7 +122,7 @@ def test_closed_forms_agree_with_peft(base, configure, changes):
     parts = assemble.build(config, {"base": base()})
     assert sum(p.numel() for m in parts.modules.values() for p in m.parameters()) == costs.plan(config).parameters
     adapters.attach(parts)
-    assert sum(p.numel() for p in adapters.trainable(parts).values()) == costs.trainable_numbers(config)
+    assert sum(p.numel() for p in adapters.trainable(parts).values()) == size.trainable_numbers(config)
 
 
 def test_prefix_gives_the_same_output_and_runs_through_nothing_trained(base, configure):
@@ -217,7 +217,7 @@ def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, 
     adapters.attach(parts)
     head = [name for name in adapters.trainable(parts) if name.startswith("hamer.mano_head.")]
     assert len(head) == len(list(parts.modules["hamer"].mano_head.parameters()))
-    assert sum(p.numel() for p in adapters.trainable(parts).values()) == costs.trainable_numbers(config)
+    assert sum(p.numel() for p in adapters.trainable(parts).values()) == size.trainable_numbers(config)
 
 
 def test_collate_stacks_arrays_and_lists_texts():

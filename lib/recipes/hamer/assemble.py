@@ -9,7 +9,7 @@ import torch
 from lib import weights
 from lib.errors import Stop
 from lib.recipes import Batch, Group, LoraSpec, Objective, Parts, Prefix, Sample
-from lib.recipes.hamer import costs, losses
+from lib.recipes.hamer import losses, size
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.data import mano_of
@@ -42,7 +42,7 @@ def build(config: Config, where: dict[str, Path]) -> Parts:
         network = HaMeR(config.model, mano)
     loaded = load(config, network, source)
     network.eval().checkpointing = config.train.checkpointing
-    modules, full = {"hamer": network}, costs.fully_trained(config)
+    modules, full = {"hamer": network}, size.fully_trained(config)
     if config.loss.adversarial:
         modules["discriminator"] = critic(config, source)
         full += (CRITIC,)
@@ -87,10 +87,10 @@ def critic(config: Config, source: Path) -> Discriminator:
 
 
 def lora(config: Config) -> dict[str, LoraSpec]:
-    targets = costs.targets(config)
+    targets = size.targets(config)
     if not targets:
         return {}
-    expected = None if costs.fully_trained(config) else costs.adapter_numbers(config)
+    expected = None if size.fully_trained(config) else size.adapter_numbers(config)
     return {"hamer": LoraSpec(targets, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft, expected)}
 
 
@@ -99,7 +99,7 @@ def lora(config: Config) -> dict[str, LoraSpec]:
 
 def prefix(config: Config, network: HaMeR) -> Prefix | None:
     """The patch embedding and the blocks before the first adapter, once per crop."""
-    blocks = costs.frozen_blocks(config)
+    blocks = size.frozen_blocks(config)
     if blocks <= 0:
         return None
     frozen = rf"hamer\.backbone\.(patch_embed\..*|pos_embed|blocks\.({'|'.join(map(str, range(blocks)))})\..*)"
@@ -118,7 +118,7 @@ def forward(config: Config, parts: Parts, batch: Batch) -> dict[str, torch.Tenso
     network = parts.modules["hamer"]
     if "prefix" not in batch:
         return network(batch["image"])
-    return network.finish(batch["prefix"][:, 0].to(batch["image"].device), costs.frozen_blocks(config))
+    return network.finish(batch["prefix"][:, 0].to(batch["image"].device), size.frozen_blocks(config))
 
 
 # ---------------------------------------------------------------------------------------------- objectives
