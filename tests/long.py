@@ -38,9 +38,8 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for recipe in args.recipes:
         root = args.keep or Path(tempfile.mkdtemp(prefix="long-"))
-        machine = {"date": datetime.date.today().isoformat(), "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"}
         before = results.get(recipe, {}).get("presets", {})
-        results[recipe] = machine | {"presets": {preset: before[preset] for preset in CLAIMS[recipe] if preset in before}}
+        results[recipe] = {"presets": {preset: before[preset] for preset in CLAIMS[recipe] if preset in before}}
         for preset in args.presets or CLAIMS[recipe]:
             results[recipe]["presets"][preset] = measured(recipe, preset, root, through_papermill=preset == CLAIMS[recipe][0])
             results[recipe]["presets"] = {name: results[recipe]["presets"][name] for name in CLAIMS[recipe] if name in results[recipe]["presets"]}
@@ -58,6 +57,7 @@ def measured(recipe: str, preset: str, root: Path, through_papermill: bool) -> d
     scores = json.loads((root / "runs" / run / "eval" / "scores.json").read_text())
     main_metric = scores["metrics"][scores["main"]["metric"]]
     return {
+        "date": datetime.date.today().isoformat(), "cores": len(os.sched_getaffinity(0)), "processor": platform.machine(),
         "seconds": round(seconds, 1), "through_papermill": through_papermill, "peak_memory_bytes": peak, "metric": scores["main"]["metric"], "unit": scores["main"]["unit"],
         "comparison": scores["comparison"], "also": {name: scores["metrics"][name] for name in ALSO.get(recipe, ()) if name in scores["metrics"]},
         "step": scores["step"], "n_samples": scores["n_samples"], "n_groups": scores["n_groups"], "resampled": scores["resampled"], **main_metric,
@@ -74,8 +74,12 @@ def table(recipe: str, result: dict) -> list[str]:
         lines += ["", *(f"`{preset}`: {also(row)}." for preset, row in rows.items() if row["also"])]
     first = next(iter(presets.values()))
     held_out = f"{first['n_samples']} held-out samples of {first['n_groups']} groups, {first['resampled']} resampled"
-    seconds = ", ".join(f"`{preset}` {row['seconds']:.0f} s and {row['peak_memory_bytes'] / 1e9:.1f} GB" for preset, row in presets.items())
-    return [*lines, f"Measured by `python -m tests.long {recipe}` on {result['date']} with {result['machine']}: {held_out}; all five steps: {seconds}."]
+    return [*lines, f"Measured by `python -m tests.long {recipe}`: {held_out}; all five steps took {', '.join(cost(preset, row) for preset, row in presets.items())}."]
+
+
+def cost(preset: str, row: dict) -> str:
+    cores = "1 core" if row["cores"] == 1 else f"{row['cores']} cores"
+    return f"`{preset}` {row['seconds']:.0f} s and {row['peak_memory_bytes'] / 1e9:.1f} GB on {cores} ({row['processor']}, {row['date']})"
 
 
 def column(rows: dict[str, dict]) -> str:
