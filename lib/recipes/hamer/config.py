@@ -96,7 +96,7 @@ class LossConfig:
     betas: float = 0.0005
     adversarial: float = 0.0  # HaMeR: 0.0005. Above 0 a critic is trained as well
     critic_lr: float = 1e-5
-    shape_prior: float = 0.0  # weight of a pull of betas to 0 where they are not annotated, relative to `betas`; HaMeR: 1
+    shape_prior: float = 1.0  # pull of betas to 0 where they are not annotated, relative to `betas`; keypoints say little of thickness
 
     def __post_init__(self):
         for name in vars(self):
