@@ -20,7 +20,8 @@ def base(tmp_path_factory):
     """A base in the shipped format, with an untrained image encoder."""
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(3)
-    pretrain.write(model.published_parts(pretrain.demo_config(), None)["image"].eval(), folder)
+    parts = model.published_parts(pretrain.demo_config(), None)
+    pretrain.write(parts["image"].eval(), parts["qformer"], folder)
     return folder
 
 
@@ -138,6 +139,7 @@ def test_every_trained_tensor_is_in_exactly_one_group_and_nothing_frozen_in_any(
     found, groups = trained_by_group(cfg, base, STAGE2)
     assert all(len(names) == 1 for names in found.values())
     assert {name.split(".")[0] for name in found} == {"qformer", "bridge", "queries", "decoder"}
+    assert list(groups)[:3] == ["q", "m", "d"]  # the guide's log line: "LR: q=… m=… d=…"
     assert groups["q"].lr == pytest.approx(0.1 * groups["m"].lr) and groups["m"].lr == groups["d"].lr
 
 

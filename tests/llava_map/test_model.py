@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.errors import Stop
-from lib.recipes.llava_map import config, costs, decoder, encoder, layout, model
+from lib.recipes.llava_map import config, costs, decoder, encoder, layout, model, qformer
 from lib.recipes.llava_map.config import Config
 
 
@@ -146,6 +146,17 @@ def test_pictures_matter_with_and_without_language_model():
         other["pictures"] = 255 - one["pictures"]
         with torch.no_grad():
             assert not torch.allclose(model.detect(modules, cfg, one)[0], model.detect(modules, cfg, other)[0], atol=1e-7)
+
+
+def test_qformer_begins_with_the_tokens_it_was_trained_on():
+    """Where the image encoder is its own, nothing stands between: no random projection, and rays only as training lets them in."""
+    size = config.QFORMERS["demo"]
+    bridge = qformer.Bridge(size.encoder_width, size, 4, 32)
+    tokens, rays = torch.randn(2, 5, size.encoder_width), torch.randn(2, 5, size.rays.widths[-1])
+    normalised = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, keepdim=True, correction=0)
+    assert torch.allclose(bridge.encoder_tokens(tokens, rays), normalised, atol=1e-4)
+    bridge.encoder_tokens(tokens, rays).square().sum().backward()
+    assert bridge.from_rays.weight.grad.any()
 
 
 def test_cameras_are_not_optional():

@@ -14,7 +14,8 @@ from lib.recipes.llava_map.tables import read_frames
 @pytest.fixture
 def parts(cfg, tmp_path):
     torch.manual_seed(3)
-    pretrain.write(model.published_parts(cfg, None)["image"].eval(), tmp_path / "base")
+    published = model.published_parts(cfg, None)
+    pretrain.write(published["image"].eval(), published["qformer"], tmp_path / "base")
     return assemble.build(cfg, Stage("stage2", 1), {"base": tmp_path / "base"})
 
 
@@ -39,6 +40,12 @@ def test_nothing_to_predict_is_said(world, inputs, named):
     folder, _, wanted = f"{world}{inputs}".partition("#")
     with pytest.raises(Stop, match=named):
         prediction.chosen(type(world)(folder), wanted)
+
+
+def test_a_picture_that_cannot_be_read_is_named(world, tmp_path):
+    frame = read_frames(world, standin.VERSION)[0][0]
+    with pytest.raises(Stop, match=f"{frame.cameras[0].filename} cannot be decoded"):
+        prediction.photographs(frame, tmp_path, (20, 10))
 
 
 def test_export_holds_what_was_trained_and_not_the_language_model(cfg, parts, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from lib.recipes import Asset, Manifest, Metric, Objective, Parts, Plan, Record, Row, Sampler, Split, Stage
 from lib.recipes.llava_map.config import DEMO, EXPECTED, PRESETS, TINY, Config
 
-__all__ = ["Config", "DEMO", "EXPECTED", "PRESETS", "TINY"]
+__all__ = ["DEMO", "EXPECTED", "PRESETS", "TINY", "Config"]
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 MEASURES = (

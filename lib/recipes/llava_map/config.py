@@ -66,7 +66,7 @@ ENCODERS = {
 QFORMERS = {
     "blip2": QFormerSize(),
     "scratch": QFormerSize(),
-    "demo": QFormerSize(96, 4, 4, 128, 8, 0.0, RaySize(8, 8, 16, (64, 64))),
+    "demo": QFormerSize(96, 4, 4, 128, 16, 0.0, RaySize(8, 8, 16, (64, 64))),
 }
 # model.llm -> size. Any other Llama-family model is named by id or folder and read from its config.json.
 LLMS = {
@@ -120,9 +120,9 @@ class DataConfig:
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
     colour_jitter: float = 0.0  # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
     stand_in: bool = False
-    stand_in_scenes: int = 90
-    stand_in_val_scenes: int = 16
-    stand_in_frames: int = 6
+    stand_in_scenes: int = 180
+    stand_in_val_scenes: int = 32
+    stand_in_frames: int = 3  # few: the frames of a scene are much alike, and it is other roads that teach
     overlays: int = 4  # frames drawn with their ground truth in step 3
 
     def __post_init__(self):
@@ -225,6 +225,7 @@ PRESETS = {
 # A network of 2 million parameters with every part of the large one, on procedural roads; frames of the last location are held out.
 DEMO = {
     "model.encoder": "demo", "model.qformer": "demo", "model.llm": "demo", "model.tokens_per_view": 16,
+    "model.prompt": "Map the road.",
     "model.instances": 20, "model.points": 12, "model.decoder_width": 96, "model.decoder_layers": 3,
     "data.stand_in": True, "data.width_px": 200, "data.height_px": 112,
     "train.epochs": 6, "train.lr": 2e-3, "train.micro_batch": 4, "train.global_batch": 4,

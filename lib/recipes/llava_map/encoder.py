@@ -48,31 +48,21 @@ def resnet(size: EncoderSize) -> nn.Module:
 def clip(size: EncoderSize) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    return CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=size.width,
-            intermediate_size=size.mlp,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            patch_size=size.stride_px,
-            image_size=size.image_px,
-        )  # fmt: skip
-    )
+    config = CLIPVisionConfig(
+        hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+        patch_size=size.stride_px, image_size=size.image_px,
+    )  # fmt: skip
+    return CLIPVisionModel(config)
 
 
 def blip2(size: EncoderSize) -> nn.Module:
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
-    return Blip2VisionModel(
-        Blip2VisionConfig(
-            hidden_size=size.width,
-            intermediate_size=size.mlp,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            patch_size=size.stride_px,
-            image_size=size.image_px,
-        )  # fmt: skip
-    )
+    config = Blip2VisionConfig(
+        hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+        patch_size=size.stride_px, image_size=size.image_px,
+    )  # fmt: skip
+    return Blip2VisionModel(config)
 
 
 class RayCode(nn.Module):

@@ -18,6 +18,7 @@ from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.tables import Frame, read_frames
 from lib.run import atomic, write_json
 
+DRAWN_PX = (800, 450)  # a person sees more than a small network does
 TRAINED = ("qformer", "bridge", "queries", "decoder", "interaction")
 
 
@@ -31,16 +32,10 @@ def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
         scores, labels, lines = metrics.best_pairs(logits, points, cfg.eval.detections)
         found[frame.token] = evaluate.listed(scores, labels, lines)
         shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > drawing.SHOWN_SCORE]
-        cameras = {name: batch[name][0].cpu().numpy() for name in ("intrinsics", "bev_from_cam")}
+        pictures, intrinsics = photographs(frame, Path(folder), DRAWN_PX)
+        cameras = {"intrinsics": intrinsics, "bev_from_cam": frame.bev_from_cam()}
         title = f"{frame.scene}  {frame.token}: {len(shown)} lines with a score above {drawing.SHOWN_SCORE}"
-        drawing.scene_figure(
-            out / f"{frame.scene}-{frame.token}.png",
-            title,
-            batch["pictures"][0].cpu().numpy(),
-            cameras,
-            cfg.data.half_extent_m,
-            predicted=shown,
-        )
+        drawing.scene_figure(out / f"{frame.scene}-{frame.token}.png", title, pictures, cameras, cfg.data.half_extent_m, predicted=shown)
     write_json(out / "predictions.json", found)
     print(f"{len(found)} frames")
 
@@ -63,24 +58,24 @@ def chosen(folder: Path, wanted: str) -> list[Frame]:
 
 
 def as_batch(cfg: Config, frame: Frame, root: Path, device: Any) -> dict[str, Any]:
-    size_px = (cfg.data.width_px, cfg.data.height_px)
+    pictures, intrinsics = photographs(frame, root, (cfg.data.width_px, cfg.data.height_px))
+    arrays = {"pictures": pictures, "intrinsics": intrinsics.astype(np.float32), "bev_from_cam": frame.bev_from_cam().astype(np.float32)}
+    return {name: torch.from_numpy(array)[None].to(device) for name, array in arrays.items()}
+
+
+def photographs(frame: Frame, root: Path, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The six pictures at a size (6, 3, h, w) uint8, and the intrinsics that belong to it (6, 3, 3)."""
     pictures, intrinsics = [], []
     for camera in frame.cameras:
         try:
             with Image.open(root / camera.filename) as picture:
                 picture.draft("RGB", size_px)
-                pictures.append(
-                    np.asarray(picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)).transpose(2, 0, 1)
-                )
+                small = picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)
         except OSError as error:
             raise Stop(f"{root / camera.filename} cannot be decoded: {error}", "bring the picture again") from error
+        pictures.append(np.asarray(small).transpose(2, 0, 1))
         intrinsics.append(geometry.scaled(camera.intrinsics, size_px[0] / camera.width_px, size_px[1] / camera.height_px))
-    batch = {
-        "pictures": np.stack(pictures),
-        "intrinsics": np.stack(intrinsics).astype(np.float32),
-        "bev_from_cam": frame.bev_from_cam().astype(np.float32),
-    }
-    return {name: torch.from_numpy(array)[None].to(device) for name, array in batch.items()}
+    return np.stack(pictures), np.stack(intrinsics)
 
 
 def export(cfg: Config, parts: Parts, out: Path) -> None:

@@ -44,6 +44,11 @@ class Bridge(nn.Module):
         self.norm = nn.LayerNorm(image_width)
         self.from_image = nn.Linear(image_width, qformer.encoder_width)
         self.from_rays = nn.Linear(qformer.rays.widths[-1], qformer.encoder_width)
+        if image_width == qformer.encoder_width:  # the encoder it was trained with: what it knows serves from the first step
+            nn.init.eye_(self.from_image.weight)
+            nn.init.zeros_(self.from_image.bias)
+        nn.init.zeros_(self.from_rays.weight)  # it never saw rays: they come in with training
+        nn.init.zeros_(self.from_rays.bias)
         self.view = nn.Parameter(torch.randn(VIEWS, 1, qformer.width) * NOISE)
         self.slot = nn.Parameter(torch.randn(tokens_per_view, qformer.width) * NOISE)
         self.to_llm = nn.Sequential(nn.Linear(qformer.width, hidden), nn.GELU(), nn.Linear(hidden, hidden))

@@ -99,12 +99,15 @@ def pyramid(picture: np.ndarray) -> list[np.ndarray]:
 
 @dataclass
 class View:
-    """What a camera's pixels hit on the ground, in the car's frame; it does not change while the car drives."""
+    """What a camera's pixels hit on the ground, in the car's frame; it does not change while the car drives.
+
+    Samples are sorted by their level of the pyramid, so that a level's samples are a slice.
+    """
 
     hits_m: np.ndarray  # (samples, 2) ego x, y
-    level: np.ndarray  # (samples,) of the pyramid
+    slices: list[slice]  # of each level
     pixel: np.ndarray  # (samples,) flat index into the picture
-    sky: np.ndarray  # (height, width, 3) what is above
+    sky: np.ndarray  # (height, width, 3) what is above, as far as a pixel is not ground
 
 
 def look(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height_px: int) -> View:
@@ -120,23 +123,23 @@ def look(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height
     hits_m = ego_from_cam[:2, 3] + depth_m[..., None] * rays[..., :2]
     pixel = np.broadcast_to((np.arange(height_px * SUBROWS) // SUBROWS * width_px)[:, None] + np.arange(width_px), u.shape)
     shade = np.linspace(0, 1, height_px)[:, None, None]
-    sky = np.broadcast_to((1 - shade) * SKY_TOP + shade * SKY_LOW, (height_px, width_px, 3))
-    return View(hits_m[seen], level[seen], pixel[seen], sky)
+    ground = np.bincount(pixel[seen], minlength=height_px * width_px).reshape(height_px, width_px, 1) / SUBROWS
+    sky = ((1 - shade) * SKY_TOP + shade * SKY_LOW) * (1 - ground)
+    order = np.argsort(level[seen], kind="stable")
+    starts = np.searchsorted(level[seen][order], np.arange(LEVELS + 1)).tolist()
+    return View(hits_m[seen][order], list(map(slice, starts, starts[1:])), pixel[seen][order], sky)
 
 
 def photograph(ground: Ground, view: View, world_from_ego: np.ndarray, gain: float) -> np.ndarray:
     """The picture (height, width, 3) uint8 of a camera whose car stands at `world_from_ego`; `gain` is the light."""
     world_m = view.hits_m @ world_from_ego[:2, :2].T + world_from_ego[:2, 3]
     colours = np.empty((len(world_m), 3), np.float32)
-    for number, level in enumerate(ground.levels):
-        chosen = view.level == number
+    for number, (level, chosen) in enumerate(zip(ground.levels, view.slices, strict=True)):
         cell_m = CELL_M * 2**number
         column = ((world_m[chosen, 0] - ground.left_m) / cell_m).astype(int).clip(0, level.shape[1] - 1)
         row = ((ground.top_m - world_m[chosen, 1]) / cell_m).astype(int).clip(0, level.shape[0] - 1)
         colours[chosen] = level[row, column]
     height_px, width_px, _ = view.sky.shape
-    counts = np.bincount(view.pixel, minlength=height_px * width_px)
-    picture = np.stack([np.bincount(view.pixel, colours[:, c], height_px * width_px) for c in range(3)], axis=1)
-    share = (counts / SUBROWS)[:, None]
-    picture = picture / np.maximum(counts, 1)[:, None] * share + view.sky.reshape(-1, 3) * (1 - share)
-    return np.clip(picture * gain, 0, 255).astype(np.uint8).reshape(height_px, width_px, 3)
+    sums = np.stack([np.bincount(view.pixel, colours[:, c], height_px * width_px) for c in range(3)], axis=1)
+    picture = sums.reshape(height_px, width_px, 3) / SUBROWS + view.sky
+    return np.clip(picture * gain, 0, 255).astype(np.uint8)

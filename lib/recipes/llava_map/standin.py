@@ -39,9 +39,9 @@ CAMERAS = {
 class Size:
     """How much world there is; the text of this record names the stand-in's version."""
 
-    train_scenes: int = 90
-    val_scenes: int = 16
-    frames: int = 6
+    train_scenes: int
+    val_scenes: int
+    frames: int
     image_scale: float = 0.25  # of 1600 x 900
     seed: int = 7
 
