@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m lib.recipes.hamer.pretrain 12000 14000
 
-Arguments: pictures, optimiser steps. A picture took 0.02 s of one core, an optimiser step 0.1 s. Not part of any step.
+Arguments: pictures, optimiser steps. A picture took 0.02 s of one core, an optimiser step 0.1 s: half an hour, after which PA-MPJPE of
+held-out people was 8.9 mm; the mean hand has 17.4 mm. Not part of any step.
 
 As with the published model, the backbone learns where keypoints are before the hand is asked of it (ViTPose's task: a heat map for each
 keypoint). Without that, and with the linear layers' usual deviation of 0.02, which is far too small for a width of 128, the held-out
