@@ -11,6 +11,7 @@ from lib.recipes.hamer.geometry import (
 )  # fmt: skip
 from lib.recipes.hamer.head import ManoHead
 from lib.recipes.hamer.mano import Mano, ManoModel
+from lib.recipes.hamer.mano_file import SHAPES
 from lib.recipes.hamer.model import HaMeR, ViT
 from tests.golden import Case, Tolerance
 
@@ -133,7 +134,7 @@ def l2_variant(prediction: dict, labels: dict) -> dict:
 
 
 def mano_model(weights: dict) -> ManoModel:
-    arrays = {name: weights[name].double().numpy() for name in ManoModel.__dataclass_fields__ if name != "name"}
+    arrays = {name: weights[name].double().numpy() for name in SHAPES if name != "kintree_table"}
     return ManoModel(name="synthetic", **arrays)
 
 
