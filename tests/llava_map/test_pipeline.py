@@ -1,0 +1,39 @@
+"""The five steps of the recipe in this process, with the shipped base and a world of four scenes: both stages, submission, prediction."""
+import re
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from lib.recipes.llava_map import standin
+from lib.recipes.llava_map.tables import read_frames
+from lib.run import read_json, read_log
+
+
+def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):
+    words = ("--recipe", "llava_map", "--preset", "stage3_lora", "--demo", f"data.root={world}", "train.epochs=1", "train.stage3_epochs=1")
+    settings = (*words, "train.log_seconds=0", "eval.resamples=20", "eval.figures=1", "data.overlays=1")
+    for number in range(1, 6):
+        assert step(number, *(settings if number == 1 else ())) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"LR: q=\S+ m=\S+ d=\S+ .*loss_cls \S+ \(Avg: .*loss_pts \S+ \(Avg: .*loss_dir \S+ \(Avg: .*loss_total \S+ \(Avg: ", shown)
+    check_checkpoint(max((folder / "train" / "stage3").glob("step-*")))
+    scores = read_json(folder / "eval" / "scores.json")
+    assert scores["main"]["metric"] == "mAP" and scores["comparison"] == "random_init" and scores["stage"] == "stage3"
+    held_out = [frame for frame in read_frames(world, standin.VERSION)[0] if frame.location == standin.LOCATIONS[3]]
+    submitted = read_json(folder / "figures" / "submission.json")
+    assert submitted.keys() == {frame.token for frame in held_out} and len(held_out) == scores["n_samples"] == 2
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"frame_00.png", "precision_recall.png"}
+    assert step(5, "--predict", f"{world}#{held_out[0].token}", "--out", str(tmp_path / "out")) == 0
+    [best, *_] = read_json(tmp_path / "out" / "predictions.json")[held_out[0].token]
+    same = submitted[held_out[0].token][0]  # but for step 3's JPEG and for tokens in half precision
+    assert best["class"] == same["class"] and np.allclose(best["pts"], same["pts"], atol=0.2)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Trainable state only: no image encoder, and of the language model nothing but its adapters."""
+    with safe_open(checkpoint / "weights.safetensors", "pt") as stored:
+        assert {name.split(".")[0] for name in stored.keys()} == {"qformer", "bridge", "queries", "decoder"}  # noqa: SIM118
+    with safe_open(next((checkpoint / "adapter").rglob("adapter_model.safetensors")), "pt") as stored:
+        assert all(".lora_" in name for name in stored.keys())  # noqa: SIM118
+    assert any(record.get("loss_total") for record in read_log(checkpoint.parent / "log.jsonl"))
