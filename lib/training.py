@@ -75,13 +75,16 @@ def ask_base(job: Job, manifest: Manifest, where: dict[str, Path], accelerator: 
         return
     job.settle({})
     stage = job.recipe.stages(job.config, manifest)[0]
-    where, manifest = lay_groundwork(job, stage, manifest, where, accelerator)
-    parts = job.recipe.build(job.config, stage, where)
-    for module in parts.modules.values():
-        module.requires_grad_(False).to(accelerator.device)
-    sampler = job.recipe.sampler(job.config, stage, manifest, "select")
-    rows = score.sharded_rows(job.recipe, job.config, parts, sampler, accelerator, uncached(parts))
-    job.settle(job.recipe.decide(job.config, job.recipe.summarise(job.config, rows)))
+
+    def base_scores() -> dict[str, float]:
+        places, prepared = lay_groundwork(job, stage, manifest, where, accelerator)
+        parts = job.recipe.build(job.config, stage, places)
+        for module in parts.modules.values():
+            module.requires_grad_(False).to(accelerator.device)
+        sampler = job.recipe.sampler(job.config, stage, prepared, "select")
+        return job.recipe.summarise(job.config, score.sharded_rows(job.recipe, job.config, parts, sampler, accelerator, uncached(parts)))
+
+    job.settle(job.recipe.decide(job.config, base_scores))
 
 
 def lay_groundwork(job: Job, stage: Stage, manifest: Manifest, where: dict[str, Path], accelerator: Any) -> tuple[dict[str, Path], Manifest]:

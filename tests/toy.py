@@ -133,9 +133,10 @@ def groundwork(cfg, stage, manifest, places, earlier, cache, pause):
     return folder
 
 
-def decide(cfg, scores):
-    good = scores["error"] < 0.1
-    return {"train.plan": "short" if good else "long"} if cfg.train.plan == "auto" else {}
+def decide(cfg, score):
+    if cfg.train.plan != "auto":
+        return {}
+    return {"train.plan": "short" if score()["error"] < 0.1 else "long"}
 
 
 def network():

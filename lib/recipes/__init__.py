@@ -27,8 +27,8 @@ optional:
                                                                    an earlier stage trained); the same folder in every call. `build`
                                                                    finds it as places["groundwork"], `sampler` as manifest.groundwork.
                                                                    earlier: stage.after and its best checkpoint, or None; pause() may raise
-    decide(cfg, scores) -> {setting: value}                        asked once, before the first step of a training, with the untouched
-                                                                   base's scores on the selection samples; kept in run.json
+    decide(cfg, score) -> {setting: value}                         asked once, before the first step of a training; score() gives the
+                                                                   untouched base's metrics on the selection samples; kept in run.json
     base_limits(cfg, manifest) -> {metric: number}                 what the untouched base stays below on held-out samples
                                                                    if it is the published one; {} where that is not known
 """

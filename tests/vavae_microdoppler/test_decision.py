@@ -9,7 +9,7 @@ AUTOENCODER, WITH_DIT = ["align", "reconstruct", "margin"], ["align", "reconstru
 
 
 def decided(scores: dict, plan: str = "auto", stages: list[str] = AUTOENCODER) -> dict:
-    return vavae_microdoppler.decide(from_dotted(Config, {"train.plan": plan, "train.stages": stages}), scores)
+    return vavae_microdoppler.decide(from_dotted(Config, {"train.plan": plan, "train.stages": stages}), lambda: scores)
 
 
 @pytest.mark.parametrize(("psnr", "lpips", "stages", "wanted"), [
@@ -41,5 +41,8 @@ def test_the_tree_shows_the_numbers_and_the_branch_taken():
     ]
 
 
-def test_a_run_that_trains_no_autoencoder_has_nothing_to_decide():
-    assert decided({"fid": 3.0}, stages=["dit"]) == {}
+def test_a_run_that_trains_no_autoencoder_scores_nothing_and_decides_nothing():
+    def score():
+        raise AssertionError("the base was scored for nothing")
+
+    assert vavae_microdoppler.decide(from_dotted(Config, {"train.stages": ["dit"]}), score) == {}

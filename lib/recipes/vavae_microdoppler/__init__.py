@@ -134,10 +134,10 @@ def figures(cfg: Config, base: list[Row], adapted: list[Row], out: Path) -> None
     dit_drawing.draw(adapted, out) if "hit" in adapted[0].numbers else drawing.draw(cfg, base, adapted, out)
 
 
-def decide(cfg: Config, scores: dict[str, float]) -> dict[str, Any]:
+def decide(cfg: Config, score: Callable[[], dict[str, float]]) -> dict[str, Any]:
     from lib.recipes.vavae_microdoppler import decision
 
-    return decision.decide(cfg, scores)
+    return decision.decide(cfg, score)
 
 
 def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The guide's decision tree: what the untouched base's reconstructions ask for, before anything is trained."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lib.recipes.vavae_microdoppler.config import Config
@@ -26,10 +27,11 @@ def tree(psnr: float, lpips: float | None) -> str:
     return "\n".join([seen, *(f"  {'->' if name == taken else '  '} {text}" for name, text in BRANCHES.items())])
 
 
-def decide(cfg: Config, scores: dict[str, float]) -> dict[str, Any]:
+def decide(cfg: Config, score: Callable[[], dict[str, float]]) -> dict[str, Any]:
     """What `train.plan=auto` becomes; nothing where a person has said light or deep, or trains no autoencoder."""
-    if "psnr" not in scores:
+    if cfg.train.stages == ["dit"]:
         return {}
+    scores = score()
     taken = branch(scores["psnr"], scores.get("lpips"))
     settings = {"train.plan": "deep" if taken == "deep" else "light"}
     if taken == "good" and "dit" in cfg.train.stages:
