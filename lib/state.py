@@ -51,7 +51,8 @@ class Training:
 
     @property
     def evaluate_every_steps(self) -> int:
-        return max(1, round(self.config.evaluate_epochs * self.train.length / self.config.global_batch)) if self.config.evaluate_epochs else 0
+        epochs = self.config.evaluate_epochs if self.stage.evaluate_epochs is None else self.stage.evaluate_epochs
+        return max(1, round(epochs * self.train.length / self.config.global_batch)) if epochs else 0
 
 
 class averaged:

@@ -35,7 +35,7 @@ def run_stage(training: Training, resume: Path | None) -> None:
     else:
         begin(training)
         memory.probe(training)
-        if training.config.evaluate_epochs:
+        if training.evaluate_every_steps:
             evaluate(training)
     with anomaly.named(training.parts) if training.job.args.detect_anomaly else contextlib.nullcontext():
         take_steps(training)

@@ -1,6 +1,13 @@
 """What a recipe leaves to the untouched base, and what a stage stands on beside its base."""
+from types import SimpleNamespace
+
+import pytest
+
+from lib.config import TrainConfig
 from lib.errors import DONE, PAUSED
+from lib.recipes import Stage
 from lib.run import read_json
+from lib.state import Training
 
 
 def test_the_base_decides_a_setting_once_and_the_run_keeps_it(step, prepared, folder):
@@ -43,3 +50,9 @@ def test_a_stage_stands_on_the_finished_stage_that_it_names(step, prepared, fold
     [made] = (folder.parent.parent / "cache").glob("groundwork-*/made.txt")
     assert made.read_text() == f"step-{read_json(folder / 'train' / 'adapt' / 'best.json')['step']:06d}"
     assert "stage again starts from" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("own, steps", [(None, 5), (2.0, 10), (0.0, 0)])
+def test_a_stage_may_say_how_often_it_is_evaluated(own, steps):
+    training = SimpleNamespace(config=TrainConfig(evaluate_epochs=1.0, global_batch=4), train=SimpleNamespace(length=20), stage=Stage("one", 10, evaluate_epochs=own))
+    assert Training.evaluate_every_steps.fget(training) == steps

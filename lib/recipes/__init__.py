@@ -161,6 +161,7 @@ class Stage:
     steps: int  # optimiser steps
     init_from: str = "base"
     after: str = ""
+    evaluate_epochs: float | None = None  # None: train.evaluate_epochs, which suits stages of one kind
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class Config:
 # A generated set is scored as a whole: more selection samples, seldom. Averages: the published decay, which lib warms up.
 DIT = {
     "train.stages": ["dit"], "train.epochs": 20, "train.ema": 0.9999, "train.global_batch": 64, "train.micro_batch": 32,
-    "train.evaluate_epochs": 20.0, "train.weight_decay": 0.01, "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
+    "train.evaluate_epochs": 2.0, "train.weight_decay": 0.01, "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
 }  # fmt: skip
 
 PRESETS = {

@@ -17,7 +17,10 @@ def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
         epochs = cfg.train.epochs * shares.get(name, 1.0) * (0.5 if cfg.train.plan == "light" and name != "dit" else 1.0)
         steps = max(1, round(epochs * images / cfg.train.global_batch))
         before = made[-1].name if made else ""
-        made.append(Stage(name, steps, after=before) if name == "dit" else Stage(name, steps, before or "base"))
+        if name == "dit":  # as many evaluations as the other stages have, not one for each of its many short epochs
+            made.append(Stage(name, steps, after=before, evaluate_epochs=cfg.train.evaluate_epochs * cfg.train.dit_share))
+        else:
+            made.append(Stage(name, steps, before or "base"))
     return made
 
 
