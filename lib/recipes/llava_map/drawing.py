@@ -1,6 +1,6 @@
 """Pictures of a frame (from above and in its six cameras) and precision-recall curves. One legend everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ STEP_M = 0.25  # between drawn points: lines are cut where they leave the pictur
 SHOWN_SCORE = 0.3  # of predictions in pictures; evaluation has no threshold
 
 Lines = Sequence[tuple[int, np.ndarray]]  # (class, vertices in metres)
+Scored = Sequence[tuple[int, np.ndarray, float]]  # and the score
 
 
 def scene_figure(
@@ -27,9 +28,12 @@ def scene_figure(
     cameras: dict,
     half_extent_m: tuple[float, float],
     truth: Lines = (),
-    predicted: Lines = (),
+    predicted: Scored = (),
 ) -> None:
-    """Ground truth dashed, prediction solid. pictures (6, 3, h, w); cameras: `intrinsics` and `bev_from_cam` of these pictures."""
+    """Ground truth dashed, prediction solid and as strong as its score.
+
+    pictures (6, 3, h, w); cameras: `intrinsics` and `bev_from_cam` of these pictures.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.2), layout="constrained")
@@ -45,15 +49,20 @@ def scene_figure(
     figure.savefig(path, dpi=110)
 
 
-def bird_eye(axes, half_extent_m: tuple[float, float], truth: Lines, predicted: Lines) -> None:
+def strokes(truth: Lines, predicted: Scored) -> Iterator[tuple[int, np.ndarray, str, float]]:
+    """Class, vertices, style and opacity of everything that is drawn."""
+    yield from ((label, vertices, "--", 1.0) for label, vertices in truth)
+    yield from ((label, vertices, "-", score) for label, vertices, score in predicted)
+
+
+def bird_eye(axes, half_extent_m: tuple[float, float], truth: Lines, predicted: Scored) -> None:
     """x to the right, y ahead, metres, equal aspect; a dot marks where a line begins."""
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle((-CAR_M[0] / 2, -CAR_M[1] / 2), *CAR_M, facecolor="0.3"))
-    for lines, style in ((truth, "--"), (predicted, "-")):
-        for label, vertices in lines:
-            axes.plot(*vertices.T, style, color=COLOURS[label], linewidth=1.6)
-            axes.plot(*vertices[0], ".", color=COLOURS[label], markersize=5)
+    for label, vertices, style, alpha in strokes(truth, predicted):
+        axes.plot(*vertices.T, style, color=COLOURS[label], linewidth=1.6, alpha=alpha)
+        axes.plot(*vertices[0], ".", color=COLOURS[label], markersize=5, alpha=alpha)
     x_m, y_m = half_extent_m
     axes.set(xlim=(-x_m, x_m), ylim=(-y_m, y_m), aspect="equal", xlabel="right, m", ylabel="ahead, m")
     for label, name in enumerate(CLASSES):
@@ -61,13 +70,12 @@ def bird_eye(axes, half_extent_m: tuple[float, float], truth: Lines, predicted: 
     axes.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, columnspacing=0.8)
 
 
-def camera_view(axes, picture: np.ndarray, intrinsics: np.ndarray, bev_from_cam: np.ndarray, truth: Lines, predicted: Lines) -> None:
+def camera_view(axes, picture: np.ndarray, intrinsics: np.ndarray, bev_from_cam: np.ndarray, truth: Lines, predicted: Scored) -> None:
     height_px, width_px = picture.shape[1:]
     axes.imshow(picture.transpose(1, 2, 0), extent=(0, width_px, height_px, 0))  # pixel edges, not centres
-    for lines, style in ((truth, "--"), (predicted, "-")):
-        for label, vertices in lines:
-            for piece in drawn_in(vertices, intrinsics, bev_from_cam, width_px, height_px):
-                axes.plot(*piece.T, style, color=COLOURS[label], linewidth=1.2)
+    for label, vertices, style, alpha in strokes(truth, predicted):
+        for piece in drawn_in(vertices, intrinsics, bev_from_cam, width_px, height_px):
+            axes.plot(*piece.T, style, color=COLOURS[label], linewidth=1.6, alpha=alpha)
     axes.set(xlim=(0, width_px), ylim=(height_px, 0), xticks=[], yticks=[])
 
 
@@ -89,7 +97,7 @@ def draw(cfg, base: list[Row], adapted: list[Row], out: Path) -> None:
     for number, row in enumerate(row for row in adapted if "folder" in row.arrays):
         folder = Path(row.arrays["folder"])
         arrays = read_arrays(folder.with_name(folder.name + ".npz"))
-        title = f"{row.sample_id}: ground truth dashed, prediction with score above {SHOWN_SCORE} solid"
+        title = f"{row.sample_id}: ground truth dashed, prediction with score above {SHOWN_SCORE} solid, stronger with its score"
         scene_figure(
             out / f"frame_{number:02d}.png",
             title,

@@ -57,7 +57,7 @@ def row(cfg: Config, batch: dict[str, Any], number: int, logits: np.ndarray, poi
         GUIDE + k: v for k, v in packed(own[kept], best[kept], points[kept], truth, len(points)).items() if not k.startswith("truths")
     }
     numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
-    shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > SHOWN_SCORE]
+    shown = [(int(label), line, float(score)) for score, label, line in zip(scores, labels, lines, strict=True) if score > SHOWN_SCORE]
     arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown}
     submission = json.dumps(listed(scores, labels, lines), separators=(",", ":"))
     return Row(batch["sample_id"][number], batch["group"][number], numbers, arrays, {"submission": submission})

@@ -31,7 +31,7 @@ def predict(cfg: Config, parts: Parts, inputs: str, out: Path) -> None:
         [(logits, points)] = evaluate.network_outputs(cfg, parts, batch)
         scores, labels, lines = metrics.best_pairs(logits, points, cfg.eval.detections)
         found[frame.token] = evaluate.listed(scores, labels, lines)
-        shown = [(int(label), line) for score, label, line in zip(scores, labels, lines, strict=True) if score > drawing.SHOWN_SCORE]
+        shown = [(int(label), line, score) for score, label, line in zip(scores, labels, lines, strict=True) if score > drawing.SHOWN_SCORE]
         pictures, intrinsics = photographs(frame, Path(folder), DRAWN_PX)
         cameras = {"intrinsics": intrinsics, "bev_from_cam": frame.bev_from_cam()}
         title = f"{frame.scene}  {frame.token}: {len(shown)} lines with a score above {drawing.SHOWN_SCORE}"
