@@ -4,6 +4,8 @@ It is built from rings: a wrist of 16 vertices, palm rings of 32, four finger tu
 palm. Fingers point along -x, the palm faces -y, the thumb is at +z; positive rotation about z bends a finger, as in MANO.
 Numbers are metres and were chosen by eye; nothing comes from MANO but the format and the vertex ids of finger tips and wrist.
 """
+import functools
+
 import numpy
 
 from lib.recipes.hamer.mano import TIPS, VERTICES, ManoModel
@@ -33,8 +35,9 @@ CAP = {2.78: 0.86, 2.94: 0.52}  # radius of the last rings, relative
 OPENING = (2, 3, 4), (28, 29, 30, 31)  # palm rings and columns at whose outline the thumb starts
 
 
+@functools.cache
 def stand_in() -> ManoModel:
-    """The hand, the same on every machine."""
+    """The hand, the same on every machine. Half a second of edge splitting, so once in a process."""
     mesh = Mesh()
     mean = mesh.place({})
     shapedirs = numpy.stack([mesh.place({name: step}) - mean for name, step in MODES.items()], -1)
