@@ -8,11 +8,12 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from lib import adapters
+from lib.config import from_dotted
 from lib.errors import Stop
 from lib.recipes.vavae_microdoppler import costs, dit_assemble, dit_training, flow
-from lib.recipes.vavae_microdoppler.config import PRESETS
+from lib.recipes.vavae_microdoppler.config import PRESETS, Config
 from lib.recipes.vavae_microdoppler.dit import LightningDiT, position_table
-from tests.vavae_microdoppler.dit_case import Case, config, published_dit
+from tests.vavae_microdoppler.dit_case import DIT, Case, config, published_dit
 
 FROM_FILE = {"model__dit_weights": "published"}
 
@@ -111,8 +112,6 @@ def test_what_is_trained_has_the_plans_count(case, tmp_path, trains):
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("dit_")])
 def test_the_plans_parameters_are_the_networks(preset):
-    from lib.config import from_dotted
-    from lib.recipes.vavae_microdoppler.config import Config
     from lib.recipes.vavae_microdoppler.judge import Judge
 
     cfg = from_dotted(Config, PRESETS[preset])
@@ -136,7 +135,7 @@ def moving(case, tmp_path, **settings):
 
 def loss_of(case, parts) -> tuple[torch.Tensor, dict]:
     torch.manual_seed(3)
-    return dit_training.objectives(case.cfg)[0].loss(parts, case.batch("train", 6), 0)
+    return dit_training.objectives(case.cfg, DIT)[0].loss(parts, case.batch("train", 6), 0)
 
 
 def test_the_loss_is_velocity_error_and_cosine_on_normalised_latents(case, tmp_path):

@@ -94,7 +94,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def objectives(cfg: Config, stage: Stage) -> list[Objective]:
     from lib.recipes.vavae_microdoppler import dit_training, training
 
-    return dit_training.objectives(cfg) if stage.name == DIT else training.objectives(cfg, stage)
+    return (dit_training if stage.name == DIT else training).objectives(cfg, stage)
 
 
 def measures(cfg: Config, stage: Stage) -> dict[str, Metric]:

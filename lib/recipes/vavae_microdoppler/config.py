@@ -229,6 +229,7 @@ class TrainConfig(config.TrainConfig):
     lr: float = 1e-4
     reconstruct_lr_share: float = 0.5
     margin_lr_share: float = 0.2
+    dit_lr_share: float = 2.0  # 2e-4, as published
     lr_floor: float = 1e-4
     warmup_share: float = 0.0
     weight_decay: float = 0.0
@@ -271,8 +272,9 @@ class Config:
 
 # A generated set is scored as a whole: more selection samples, seldom. Averages: the published decay, which lib warms up.
 DIT = {
-    "train.stages": ["dit"], "train.epochs": 20, "train.ema": 0.9999, "train.global_batch": 64, "train.micro_batch": 32,
-    "train.evaluate_epochs": 2.0, "train.weight_decay": 0.01, "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
+    "train.stages": ["dit"], "train.epochs": 10, "train.dit_share": 20.0, "train.ema": 0.9999, "train.global_batch": 64,
+    "train.micro_batch": 32, "train.evaluate_epochs": 4.0, "train.weight_decay": 0.01, "train.warmup_share": 0.02,
+    "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
 }  # fmt: skip
 
 PRESETS = {

@@ -38,7 +38,7 @@ class Reference(nn.Module):
         self.users, self.latent_shape = users, latent_shape
         self.register_buffer("mean", statistics.mean)
         self.register_buffer("std", statistics.std)
-        self.register_buffer("train_features", train_features)  # (training images, 32)
+        self.register_buffer("train_features", train_features)  # of reconstructed training images (n, 32)
 
     @property
     def statistics(self) -> LatentStatistics:
@@ -61,7 +61,7 @@ def build(cfg: Config, places: dict[str, Path]) -> Parts:
 
 def reference(cfg: Config, folder: Path) -> Reference:
     about, stored = read_json(folder / ABOUT), dict(weights.tensors(folder / "features.safetensors"))
-    features = stored["feature"][: len(about["samples"]["train"])].clone()
+    features = stored["decoded_feature"][: len(about["samples"]["train"])].clone()
     return Reference(about["users"], read_statistics(folder, cfg.model.latent_channels), features, about["shape"])
 
 

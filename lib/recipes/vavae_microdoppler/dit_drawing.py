@@ -40,10 +40,10 @@ def by_user(rows: list[Row], path: Path) -> None:
 
 
 def plane(rows: list[Row], path: Path) -> None:
-    """The two main directions of the real features, with the generated ones in the same plane."""
+    """The two main directions of the reconstructions' features, with the generated ones in the same plane."""
     from matplotlib.figure import Figure
 
-    real, fake = gathered(rows, "real"), gathered(rows, "fake")
+    real, fake = gathered(rows, "decoded"), gathered(rows, "fake")
     labels = np.array([int(row.numbers["label"]) for row in rows])
     centre = real.mean(0)
     directions = np.linalg.svd(real - centre, full_matrices=False)[2][:2].T
@@ -52,5 +52,5 @@ def plane(rows: list[Row], path: Path) -> None:
     for number, label in enumerate(np.unique(labels)):
         for features, marker in ((real, "o"), (fake, "x")):
             axes.scatter(*((features - centre) @ directions)[labels == label].T, s=16, marker=marker, color=f"C{number % 10}")
-    axes.set_title("held-out images (o) and generated ones (x), one colour per user", fontsize=9)
+    axes.set_title("reconstructed held-out images (o) and generated ones (x), one colour per user", fontsize=9)
     figure.savefig(path, dpi=90)

@@ -1,8 +1,10 @@
 """What step 5 measures of generated spectrograms: one is drawn for every held-out image, with its user.
 
 Fréchet and kernel distance are stated in the pooled VGG/LPIPS space of the autoencoder's stages (32 numbers), not in Inception's:
-they compare with themselves only. The trivial column is a copyist, who hands out training images: it beats every generator in
-distance and accuracy, and is what memorisation looks like.
+they compare with themselves only. A generated image has passed the decoder, a real one has not, and where the autoencoder is soft
+that difference drowns all others (in the demo 2.8 of a distance of 5.4; noise, decoded, scores 1.0). So the set is compared with the
+reconstructions of the held-out images, which is what the network answers for; `frechet_vgg32` alone is against the images themselves.
+The trivial column is a copyist, who hands out reconstructed training images: no generator beats it, and it is what memorisation looks like.
 """
 
 from typing import Any
@@ -12,26 +14,25 @@ import torch
 
 from lib.recipes import Metric, Parts, Row
 from lib.recipes.vavae_microdoppler import generate, metrics
-from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.evaluate import gathered, pooled, spread
-from lib.recipes.vavae_microdoppler.losses import Posterior
 
 FRECHET, ACCURACY, COLLAPSE, COPIES = 50.0, 0.8, 0.5, 0.5  # the guide's marks; below the last two is a collapse, are copies
 MEASURES = {
-    "frechet_vgg32": Metric("", True), "kid_vgg32": Metric("", True), "user_accuracy": Metric("", False),
+    "frechet_decoded": Metric("", True), "kid_decoded": Metric("", True), "frechet_vgg32": Metric("", True), "user_accuracy": Metric("", False),
     "user_accuracy_real": Metric("", False), "user_accuracy_reconstructed": Metric("", False), "diversity_ratio": Metric("", False),
     "memorisation_ratio": Metric("", False), "precision": Metric("", False), "recall": Metric("", False),
 }  # fmt: skip
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
-    image, real = batch["image"].float(), batch["real_feature"].float()
+    image = batch["image"].float()
     if parts is None:
         numbers, shown = copied(batch), {}
     else:
-        numbers, shown = generated(cfg, parts, image, real, batch["label"])
-    numbers |= spread("real", real) | {"label": batch["label"], "hit_real": batch["real_hit"]}
+        numbers, shown = generated(cfg, parts, batch["label"], batch["decoded_feature"].float())
+    numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
+    numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
     rows = []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
         arrays = {"image": image[i].cpu().numpy()} | {name: value[i].cpu().numpy() for name, value in shown.items()}
@@ -40,43 +41,42 @@ def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list
 
 
 def copied(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A training image of the same user in place of a generated one."""
+    """A reconstructed training image of the same user in place of a generated one."""
     return spread("fake", batch["twin_feature"].float()) | {"hit": batch["twin_hit"]}
 
 
-def generated(cfg: Config, parts: Parts, image: torch.Tensor, real: torch.Tensor, label: torch.Tensor) -> tuple[dict, dict]:
-    """(numbers, pictures). The noise comes from torch's CPU generator, which lib seeds by the sample's index."""
+def generated(cfg: Config, parts: Parts, label: torch.Tensor, held_out: torch.Tensor) -> tuple[dict, dict]:
+    """(numbers, pictures); held_out: features (n, 32) of the held-out reconstructions, whose distance to training is the measure. The noise comes from torch's CPU generator, which lib seeds by the sample's index."""
     modules = parts.modules
-    train, judge = modules["reference"].train_features, modules["judge"]
-    noise = torch.randn(len(label), *modules["reference"].latent_shape).to(image.device)
+    train = modules["reference"].train_features
+    noise = torch.randn(len(label), *modules["reference"].latent_shape).to(train.device)
     fake = generate.images(cfg, parts, label, noise)
     feature = pooled(modules["perceptual"], fake)
-    chances = judge(fake).float().softmax(1)
-    recon = decode(modules["autoencoder"], Posterior.of(moments_of(modules["autoencoder"], image).float()).mean).float()
+    chances = modules["judge"](fake).float().softmax(1)
     numbers = spread("fake", feature) | {
         "hit": chances.argmax(1) == label, "confidence": chances.gather(1, label[:, None])[:, 0],
-        "hit_reconstructed": judge(recon).argmax(1) == label,
-        "nearest": torch.cdist(feature, train).amin(1), "nearest_real": torch.cdist(real, train).amin(1),
+        "nearest": torch.cdist(feature, train).amin(1), "nearest_held_out": torch.cdist(held_out, train).amin(1),
     }  # fmt: skip
     return numbers, {"generated": fake}
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
-    real, fake = gathered(rows, "real"), gathered(rows, "fake")
+    real, decoded, fake = (gathered(rows, name) for name in ("real", "decoded", "fake"))
     labels = np.array([row.numbers["label"] for row in rows])
-    precision, recall = metrics.precision_recall(real, fake)
+    precision, recall = metrics.precision_recall(decoded, fake)
     found = {
+        "frechet_decoded": metrics.frechet(decoded, fake),
+        "kid_decoded": metrics.kernel_distance(decoded, fake) if len(rows) > 1 else float("nan"),
         "frechet_vgg32": metrics.frechet(real, fake),
-        "kid_vgg32": metrics.kernel_distance(real, fake) if len(rows) > 1 else float("nan"),
         "user_accuracy": mean(rows, "hit"),
         "user_accuracy_real": mean(rows, "hit_real"),
-        "diversity_ratio": within(fake, labels) / max(within(real, labels), 1e-12),
+        "user_accuracy_reconstructed": mean(rows, "hit_reconstructed"),
+        "diversity_ratio": within(fake, labels) / max(within(decoded, labels), 1e-12),
         "precision": precision,
         "recall": recall,
     }
-    if "nearest_real" in rows[0].numbers:
-        found["user_accuracy_reconstructed"] = mean(rows, "hit_reconstructed")
-        found["memorisation_ratio"] = median(rows, "nearest") / max(median(rows, "nearest_real"), 1e-12)
+    if "nearest" in rows[0].numbers:
+        found["memorisation_ratio"] = median(rows, "nearest") / max(median(rows, "nearest_held_out"), 1e-12)
     return found
 
 
@@ -99,13 +99,16 @@ def describe(scores: dict[str, Any], rows: list[Row]) -> str:
     found = {name: metric["adapted"] for name, metric in scores["metrics"].items()}
     users = len({row.numbers["label"] for row in rows})
     word = lambda passed: "passed" if passed else "not passed"  # noqa: E731
+    main = scores["metrics"]["frechet_decoded"]
     return "\n".join([
-        f"  Fréchet distance {found['frechet_vgg32']:.4g} in the pooled VGG space, which is not Inception's (< {FRECHET:g}: {word(found['frechet_vgg32'] < FRECHET)}); "
-        f"{scores['comparison']} {scores['metrics']['frechet_vgg32']['base']:.4g}, training images instead {scores['metrics']['frechet_vgg32']['trivial']:.4g}",
+        f"  Fréchet distance to reconstructed held-out images {main['adapted']:.4g}; {scores['comparison']} {main['base']:.4g}, "
+        f"reconstructed training images {main['trivial']:.4g}",
+        f"  to the images themselves {found['frechet_vgg32']:.4g} in the pooled VGG space, which is not Inception's "
+        f"(< {FRECHET:g}: {word(found['frechet_vgg32'] < FRECHET)})",
         f"  user accuracy {found['user_accuracy']:.1%} (> {ACCURACY:.0%}: {word(found['user_accuracy'] > ACCURACY)}), chance {1 / users:.1%}; "
         f"the judge on real held-out images {found['user_accuracy_real']:.1%}, on their reconstructions {found['user_accuracy_reconstructed']:.1%}",
         f"  diversity within a user {found['diversity_ratio']:.2f} of the real one ({'no collapse' if found['diversity_ratio'] > COLLAPSE else 'COLLAPSED'})",
-        f"  nearest training image {found['memorisation_ratio']:.2f} times as far as from a real held-out image "
+        f"  nearest training image {found['memorisation_ratio']:.2f} times as far as from a held-out image "
         f"({'no copies' if found['memorisation_ratio'] > COPIES else 'MEMORISED'})",
         f"  precision {found['precision']:.2f}, recall {found['recall']:.2f}",
     ])  # fmt: skip

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.recipes import Group, Objective, Parts
+from lib.recipes import Group, Objective, Parts, Stage
 from lib.recipes.vavae_microdoppler import flow
 from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.schedule import rate
 
 BETAS = (0.9, 0.95)  # as published
 CLIP = 1.0  # L2 norm; train.clip is in the autoencoder's units
 
 
-def objectives(cfg: Config) -> list[Objective]:
-    group = Group("dit", r"dit\..*", cfg.train.lr, cfg.train.weight_decay, "adamw", BETAS, CLIP)
+def objectives(cfg: Config, stage: Stage) -> list[Objective]:
+    group = Group("dit", r"dit\..*", rate(cfg, stage), cfg.train.weight_decay, "adamw", BETAS, CLIP)
     return [Objective("velocity", velocity_loss(cfg), (group,))]
 
 

@@ -4,7 +4,7 @@
         latents_rank00_shard000.safetensors   latents, latents_flip, labels in LightningDiT's layout; mean, logvar beside them
         latents_stats.safetensors             mean, std (1, c, 1, 1) of the training side
         judge.safetensors                     the user classifier (judge.py)
-        features.safetensors                  what every real image is compared by: feature, hit (did the judge name its user)
+        features.safetensors                  of every real image and of its reconstruction: feature, hit (did the judge name its user)
         autoencoder.safetensors               what made the latents and decodes them, under the published names
         latents.json                          fingerprint of the autoencoder, shape, users, samples of each side; written last
 
@@ -29,7 +29,7 @@ from lib.order import Key
 from lib.recipes import Manifest, Record, Stage
 from lib.recipes.vavae_microdoppler import data, judge
 from lib.recipes.vavae_microdoppler.assemble import read_groups, require, trained
-from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, from_published, moments_of, to_published
+from lib.recipes.vavae_microdoppler.autoencoder import build_autoencoder, decode, from_published, moments_of, to_published
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.evaluate import pooled
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
@@ -60,7 +60,7 @@ def lay(
     write_shards(folder, autoencoder, manifest, pause)
     statistics = write_statistics(folder, cfg.model.latent_channels)
     refuse_bad_scale(statistics, autoencoder, manifest)
-    write_judged(folder, cfg, manifest, places, device, pause)
+    write_judged(folder, cfg, manifest, places, autoencoder, pause)
     keep(folder / "autoencoder.safetensors", lambda: to_published(autoencoder.cpu()))
     write_json(folder / ABOUT, about(cfg, manifest, fingerprint))
     return folder
@@ -203,17 +203,17 @@ def refuse_bad_scale(statistics: LatentStatistics, autoencoder: nn.Module, manif
         )  # fmt: skip
 
 
-def write_judged(folder: Path, cfg: Config, manifest: Manifest, places: dict[str, Path], device: torch.device, pause: Callable[[], None]) -> None:
-    """The judge, and what it and the perceptual network say of every real image."""
+def write_judged(folder: Path, cfg: Config, manifest: Manifest, places: dict[str, Path], autoencoder: nn.Module, pause: Callable[[], None]) -> None:
+    """The judge, and what it and the perceptual network say of every real image and of its reconstruction."""
     if (folder / "features.safetensors").exists():
         return
-    count = len(data.read_labels(manifest.arrays))
+    device, count = next(autoencoder.parameters()).device, len(data.read_labels(manifest.arrays))
     keep(folder / "judge.safetensors", lambda: learned(manifest, count, device).state_dict())
     pause()
     judged = judge.Judge(count)
     weights.load_strict(judged, folder / "judge.safetensors")
     perceptual = perceptual_network(cfg, places).to(device)
-    keep(folder / "features.safetensors", lambda: seen(judged.eval().to(device), perceptual, manifest, device))
+    keep(folder / "features.safetensors", lambda: seen(judged.eval().to(device), perceptual, autoencoder, manifest))
 
 
 def learned(manifest: Manifest, count: int, device: torch.device) -> judge.Judge:
@@ -229,11 +229,15 @@ def perceptual_network(cfg: Config, places: dict[str, Path]) -> Perceptual:
 
 
 @torch.no_grad()
-def seen(judged: judge.Judge, perceptual: Perceptual, manifest: Manifest, device: torch.device) -> dict[str, torch.Tensor]:
-    """feature (images, 32) and hit (images,), training side first, both in the manifest's order."""
-    records, features, named_users = manifest.side("train") + manifest.side("val"), [], []
-    for images in batches(manifest, records):
-        features.append(pooled(perceptual, images.to(device)).cpu())
-        named_users.append(judged(images.to(device)).argmax(1).cpu())
+def seen(judged: judge.Judge, perceptual: Perceptual, autoencoder: nn.Module, manifest: Manifest) -> dict[str, torch.Tensor]:
+    """{real, decoded}_feature (images, 32) and {real, decoded}_hit (images,), training side first, both in the manifest's order."""
+    records, device = manifest.side("train") + manifest.side("val"), next(autoencoder.parameters()).device
     labels = torch.tensor([int(record.columns["label"]) for record in records])
-    return {"feature": torch.cat(features), "hit": (torch.cat(named_users) == labels).float()}
+    found: dict[str, list[torch.Tensor]] = {f"{kind}_{what}": [] for kind in ("real", "decoded") for what in ("feature", "hit")}
+    for images in batches(manifest, records):
+        real = images.to(device)
+        for kind, picture in (("real", real), ("decoded", decode(autoencoder, Posterior.of(moments_of(autoencoder, real)).mean))):
+            found[f"{kind}_feature"].append(pooled(perceptual, picture).cpu())
+            found[f"{kind}_hit"].append(judged(picture).argmax(1).cpu())
+    joined = {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: (tensor == labels).float() if name.endswith("hit") else tensor for name, tensor in joined.items()}

@@ -52,11 +52,11 @@ def opened(path: Path):
 
 
 class Compared:
-    """Held-out images with their features, and the feature of one training image of the same user for the trivial column."""
+    """Held-out images with their features, and the reconstruction of a training image of the same user for the trivial column."""
 
     def __init__(self, manifest: Manifest):
         stored = opened(manifest.groundwork / "features.safetensors")
-        self.arrays, self.feature, self.hit = manifest.arrays, stored.get_tensor("feature"), stored.get_tensor("hit")
+        self.arrays, self.stored = manifest.arrays, {name: stored.get_tensor(name) for name in stored.keys()}
         train, val = manifest.side("train"), manifest.side("val")
         self.places = {record.sample_id: len(train) + number for number, record in enumerate(val)}
         self.twins: dict[int, list[int]] = {}
@@ -68,6 +68,7 @@ class Compared:
         mine = self.twins[found["label"]]
         twin = mine[place % len(mine)]
         return found | {
-            "real_feature": self.feature[place], "real_hit": float(self.hit[place]),
-            "twin_feature": self.feature[twin], "twin_hit": float(self.hit[twin]),
+            "real_feature": self.stored["real_feature"][place], "real_hit": float(self.stored["real_hit"][place]),
+            "decoded_feature": self.stored["decoded_feature"][place], "decoded_hit": float(self.stored["decoded_hit"][place]),
+            "twin_feature": self.stored["decoded_feature"][twin], "twin_hit": float(self.stored["decoded_hit"][twin]),
         }  # fmt: skip

@@ -26,7 +26,8 @@ def stages(cfg: Config, manifest: Manifest) -> list[Stage]:
 
 def rate(cfg: Config, stage: Stage) -> float:
     """1e-4, 5e-5 and 2e-5 with the defaults: a network that reproduces well already is moved less."""
-    return cfg.train.lr * {"reconstruct": cfg.train.reconstruct_lr_share, "margin": cfg.train.margin_lr_share}.get(stage.name, 1.0)
+    shares = {"reconstruct": cfg.train.reconstruct_lr_share, "margin": cfg.train.margin_lr_share, "dit": cfg.train.dit_lr_share}
+    return cfg.train.lr * shares.get(stage.name, 1.0)
 
 
 def critic_steps(cfg: Config, stage: Stage) -> tuple[int, int]:
