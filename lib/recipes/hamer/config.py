@@ -182,6 +182,6 @@ DEMO = {
 TINY = {"data.made_subjects": 5, "data.made_hands": 8, "train.epochs": 2}
 EXPECTED = {
     "rank8": "PA-MPJPE of held-out people's gloved hands at least 15 % below the untouched base in the demo; 0.9 % of HaMeR is trained",
-    "rank4": "a smaller gain than rank8's with half of its numbers: least memory, small data",
-    "rank16": "a gain like rank8's; worth its numbers where there is more data",
+    "rank4": "in the demo a gain like rank8's with half of its numbers: least memory, small data",
+    "rank16": "in the demo a gain like rank8's with twice its numbers: for more data than that",
 }
