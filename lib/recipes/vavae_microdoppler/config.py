@@ -194,7 +194,7 @@ class DiTConfig:
     method: str = "euler"  # or heun (two evaluations an update), dopri5 (adaptive)
     updates: int = 50
     shift: float = 0.3  # spends more updates near noise; 0 = evenly
-    guidance: float = 2.0  # on all channels; 1 = none
+    guidance: float = 3.0  # on all channels; 1 = none
     guidance_start: float = 0.1  # no guidance before this time (0 = noise, 1 = data)
     guidance_first3: bool = False  # the published sampler guides three channels of 32 and needs a scale of 7 to 10 for it
 
