@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from lib.config import from_dotted
+from lib.recipes import Manifest
 from lib.recipes.hamer import config as settings
+from lib.recipes.hamer import data, demo
 from lib.recipes.hamer.hand import stand_in
 from lib.recipes.hamer.mano import Mano
 from lib.recipes.hamer.model import HaMeR
@@ -60,3 +62,42 @@ def labelled(tmp_path):
         return root
 
     return make
+
+
+def records_of(config, root, out):
+    out.mkdir(exist_ok=True)
+    return list(data.prepare(config, {"data": root}, out))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    demo.write(root, 3, 3, 96)
+    return root
+
+
+@pytest.fixture
+def manifest(configure, made, tmp_path):
+    config = configure(data__val_groups=["subject-02"])
+    records = records_of(config, made, tmp_path / "prepared")
+    for record in records:
+        record.split = "val" if record.group == "subject-02" else "train"
+    return config, Manifest(records, tmp_path / "prepared")
+
+
+@pytest.fixture
+def folder(configure, labelled, tmp_path):
+    """Records of a labelled folder after `edit`."""
+
+    def prepare(edit=lambda entries: None, **settings):
+        root = labelled(edit)
+        config = configure(data__format="folder", data__root=str(root), **settings)
+        return config, records_of(config, root, tmp_path / "prepared")
+
+    return prepare
+
+
+def flat_only(entries):
+    """For `folder`: 2D labels alone."""
+    for entry in entries:
+        del entry["keypoints_3d"]

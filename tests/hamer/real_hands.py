@@ -13,7 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "realdata" / "hands"
-SETTINGS = ("data.format=folder", "data.truth=2d", "data.val_share=0.25", "eval.select_samples=64", "train.epochs=30", "train.lr=5e-4", "loss.betas=0.005")
+SETTINGS = (
+    "data.format=folder", "data.truth=2d", "data.val_share=0.25", "eval.select_samples=64", "train.epochs=30", "train.lr=5e-4",
+    "loss.betas=0.005",
+)  # fmt: skip
 # photograph -> hands: side, x0, y0, x1, y1 px
 BOXES = {
     "test1.jpg": [("right", 251, 168, 384, 351)],

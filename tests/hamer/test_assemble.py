@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import adapters
 from lib.errors import Stop
-from lib.recipes.hamer import assemble, costs, data, size
+from lib.recipes.hamer import assemble, costs, size
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.mano import Mano
 
@@ -218,12 +218,3 @@ def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, 
     head = [name for name in adapters.trainable(parts) if name.startswith("hamer.mano_head.")]
     assert len(head) == len(list(parts.modules["hamer"].mano_head.parameters()))
     assert sum(p.numel() for p in adapters.trainable(parts).values()) == size.trainable_numbers(config)
-
-
-def test_collate_stacks_arrays_and_lists_texts():
-    import numpy
-
-    batch = data.collate(
-        [{"a": numpy.zeros(2), "prefix": torch.ones(1, 3), "name": "x"}, {"a": numpy.ones(2), "prefix": torch.ones(1, 3), "name": "y"}]
-    )
-    assert batch["a"].shape == (2, 2) and batch["prefix"].shape == (2, 1, 3) and batch["name"] == ["x", "y"]

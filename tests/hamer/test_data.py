@@ -1,32 +1,13 @@
-"""Checks at the border, shards, and samples that equal crops of the whole photograph."""
+"""Checks at the border, shards, the split."""
 import dataclasses
 
 import numpy
 import pytest
-from PIL import Image
 
 from lib.errors import Stop
-from lib.order import Key
-from lib.recipes import Manifest
 from lib.recipes.hamer import crop, data, demo, formats
 from lib.recipes.hamer.hand import stand_in
-
-
-def records_of(config, root, out):
-    out.mkdir(exist_ok=True)
-    return list(data.prepare(config, {"data": root}, out))
-
-
-@pytest.fixture
-def folder(configure, labelled, tmp_path):
-    """Records of a labelled folder after `edit`."""
-
-    def prepare(edit=lambda entries: None, **settings):
-        root = labelled(edit)
-        config = configure(data__format="folder", data__root=str(root), **settings)
-        return config, records_of(config, root, tmp_path / "prepared")
-
-    return prepare
+from tests.hamer.conftest import flat_only, records_of
 
 
 def edit_first(**changes):
@@ -110,79 +91,6 @@ def test_left_hand_called_right_is_noticed():
     assert all(noticed)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    root = tmp_path_factory.mktemp("made")
-    demo.write(root, 3, 3, 96)
-    return root
-
-
-@pytest.fixture
-def manifest(configure, made, tmp_path):
-    config = configure(data__val_groups=["subject-02"])
-    records = records_of(config, made, tmp_path / "prepared")
-    for record in records:
-        record.split = "val" if record.group == "subject-02" else "train"
-    return config, Manifest(records, tmp_path / "prepared")
-
-
-def test_sample_equals_the_crop_of_the_whole_photograph(manifest, made):
-    config, prepared = manifest
-    whole = {hand.name: hand for hand in formats.hands(config.data, made, stand_in().hands_mean)}
-    sampler, size = data.sampler(config, prepared, "train"), config.model.crop_px
-    seen_left = False
-    for index, record in enumerate(prepared.side("train")):
-        key, hand = Key(1, 2, index), whole[record.sample_id]
-        picture = numpy.asarray(Image.open(hand.image))
-        change = crop.draw(config.data, key.generator())
-        place = crop.placement(hand.centre, hand.side_px, hand.right, picture.shape[1], change, size)
-        expected = crop.normalise(crop.warp(picture, place, hand.right, size), change.gain)
-        sample = sampler.draw(index, key)
-        assert numpy.abs(sample["image"] - expected).max() < 0.021  # one grey level, where a position rounds to the other side
-        assert numpy.abs(sample["image"] - expected).mean() < 1e-4
-        moved = crop.move_labels(hand.labels, place, hand.right, picture.shape[1], change.rotation_deg, size)
-        numpy.testing.assert_allclose(sample["keypoints_2d"], moved.keypoints_2d, atol=1e-5)
-        numpy.testing.assert_allclose(sample["pose"], moved.hand_pose, atol=1e-6)
-        seen_left |= not hand.right
-    assert seen_left
-
-
-def test_labels_of_a_sample_agree_with_each_other(manifest, hand):
-    """The mesh of the labelled pose has the labelled keypoints, after mirror, rotation and crop."""
-    import torch
-
-    from lib.recipes.hamer.losses import matrices
-    from lib.recipes.hamer.mano import Mano
-
-    config, prepared = manifest
-    for index in range(6):
-        sample = data.sampler(config, prepared, "train").draw(index, Key(5, 0, index))
-        joints = Mano(hand)(*matrices(torch.from_numpy(sample["pose"])[None]), torch.from_numpy(sample["betas"])[None])[1][0].numpy()
-        labelled = sample["keypoints_3d"][:, :3]
-        numpy.testing.assert_allclose(joints - joints[0], labelled - labelled[0], atol=2e-6)
-        flat = sample["keypoints_2d"][:, :2] - sample["keypoints_2d"][0, :2]
-        scale = (flat * (joints - joints[0])[:, :2]).sum() / ((joints - joints[0])[:, :2] ** 2).sum()
-        assert numpy.abs(flat - scale * (joints - joints[0])[:, :2]).max() < 0.06  # perspective of a hand 3 m away: a few per cent
-
-
-def test_same_key_same_sample_other_epoch_other_crop(manifest):
-    config, prepared = manifest
-    one, again, other = (data.sampler(config, prepared, "train").draw(1, Key(1, epoch, 1))["image"] for epoch in (0, 0, 1))
-    assert (one == again).all() and (one != other).any()
-
-
-def test_first_held_out_samples_are_of_different_people(configure, made, tmp_path):
-    records = records_of(configure(), made, tmp_path / "prepared")
-    assert [record.group for record in data.by_turns(records)] == ["subject-00", "subject-01", "subject-02"] * 3
-    assert {record.sample_id for record in data.by_turns(records[:-2])} == {record.sample_id for record in records[:-2]}
-
-
-def test_held_out_samples_are_not_augmented(manifest):
-    config, prepared = manifest
-    one, other = (data.sampler(config, prepared, "val").draw(1, Key(1, epoch, 1))["image"] for epoch in (0, 1))
-    assert (one == other).all()
-
-
 def test_finished_shard_is_read_back_and_foreign_one_refused(configure, made, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SHARD", 4)
     config, out = configure(), tmp_path / "prepared"
@@ -216,22 +124,7 @@ def test_split_holds_out_whole_groups_and_names_unknown_ones(manifest, configure
         data.split(configure(data__val_groups=["subject-9"]), prepared.records)
 
 
-def flat_only(entries):
-    for entry in entries:
-        del entry["keypoints_3d"]
-
-
 def test_data_without_the_asked_truth_is_refused(folder):
     config, records = folder(flat_only)
     with pytest.raises(Stop, match="no hand has keypoints in 3d"):
         data.split(config, records)
-
-
-def test_hands_with_2d_labels_alone_are_held_out_when_the_settings_say_so(folder, tmp_path):
-    config, records = folder(flat_only, data__truth="2d", data__val_groups=["p3"])
-    assert data.split(config, records).val_groups == ("p3",)
-    for record in records:
-        record.split = "val" if record.group == "p3" else "train"
-    sampler = data.sampler(config, Manifest(records, tmp_path / "prepared"), "val")
-    found = sampler.draw(0, None)
-    assert sampler.length == 1 and not found["vertices"] and numpy.isfinite(found["mean_2d"]).all()

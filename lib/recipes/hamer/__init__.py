@@ -18,7 +18,7 @@ READS = {
         "model.mano", "train.seed",
     ),
 }  # fmt: skip
-CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "data"), 5: ("evaluate", "panels")}
+CODE = {2: ("demo",), 3: ("data",), 4: ("assemble", "sampling"), 5: ("evaluate", "panels")}
 
 
 def plan(cfg: Config) -> Plan:
@@ -70,15 +70,15 @@ def build(cfg: Config, stage: Stage, places: dict[str, Path]) -> Parts:
 
 
 def sampler(cfg: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    from lib.recipes.hamer import data
+    from lib.recipes.hamer import sampling
 
-    return data.sampler(cfg, manifest, side)
+    return sampling.sampler(cfg, manifest, side)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    from lib.recipes.hamer import data
+    from lib.recipes.hamer import sampling
 
-    return data.collate(samples)
+    return sampling.collate(samples)
 
 
 def objectives(cfg: Config, stage: Stage) -> list[Objective]:
