@@ -44,7 +44,7 @@ class Shards:
 
 
 def sampler(config: Config, manifest: Manifest, side: str) -> Sampler:
-    """"train": augmented crops; "val": every held-out hand that can be scored; "select": some of them, spread over the groups.
+    """Side train: augmented crops; val: every held-out hand that can be scored; select: some of them, spread over the groups.
 
     "vertices" tells the scores whether all held-out hands have a mesh (pose and shape) to compare with.
     """
