@@ -26,8 +26,8 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     assert {path.name for path in (folder / "figures").glob("*.png")} == {"frame_00.png", "precision_recall.png"}
     assert step(5, "--predict", f"{world}#{held_out[0].token}", "--out", str(tmp_path / "out")) == 0
     [best, *_] = read_json(tmp_path / "out" / "predictions.json")[held_out[0].token]
-    same = submitted[held_out[0].token][0]  # but for step 3's JPEG and for tokens in half precision
-    assert best["class"] == same["class"] and np.allclose(best["pts"], same["pts"], atol=0.2)
+    near = [line for line in submitted[held_out[0].token] if line["class"] == best["class"] and abs(line["score"] - best["score"]) < 0.02]
+    assert any(np.allclose(line["pts"], best["pts"], atol=0.2) for line in near)  # apart: step 3's JPEG, tokens in half precision
 
 
 def check_checkpoint(checkpoint: Path) -> None:
