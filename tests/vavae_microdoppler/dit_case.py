@@ -34,7 +34,8 @@ def manifest(folder: Path) -> Manifest:
             image_path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(image_path(folder, name))
             side = "val" if number >= EACH - HELD else "train"
-            records.append(Record(name, name, f"asset:data/{name}.png", f"{label}{number}", split=side, columns={"label": str(label), "user": user}))
+            columns = {"label": str(label), "user": user}
+            records.append(Record(name, name, f"asset:data/{name}.png", f"{label}{number}", split=side, columns=columns))
     return Manifest(records, folder)
 
 

@@ -28,7 +28,8 @@ def case(tmp_path, monkeypatch) -> Case:
 def checkpoint(case, tmp_path, **entries) -> dict[str, torch.Tensor]:
     """dit.pt as published: averages, raw weights, moments and settings; names behind `module.`"""
     ema = published_dit(case.cfg, classes=10)
-    whole = {"model": {f"module.{n}": t + 1 for n, t in ema.items()}, "ema": ema, "opt": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "config": {"seed": 0}}
+    raw = {f"module.{name}": tensor + 1 for name, tensor in ema.items()}
+    whole = {"model": raw, "ema": ema, "opt": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "config": {"seed": 0}}
     torch.save(whole | entries, tmp_path / "dit.pt")
     case.places["dit"] = tmp_path / "dit.pt"
     return ema
@@ -86,7 +87,8 @@ def test_what_step_2_fetched_is_converted_to_the_averages_once(case, tmp_path):
 
 def test_a_start_from_scratch_is_the_seeds(case):
     one, again = (case.parts() for _ in range(2))
-    assert one.base == again.base and torch.equal(one.modules["dit"].blocks[0].attn.qkv.weight, again.modules["dit"].blocks[0].attn.qkv.weight)
+    weight, same = (parts.modules["dit"].blocks[0].attn.qkv.weight for parts in (one, again))
+    assert one.base == again.base and torch.equal(weight, same)
     case.cfg = config(train__seed=7)
     assert case.parts().base != one.base
 
@@ -107,7 +109,8 @@ def test_what_is_trained_has_the_plans_count(case, tmp_path, trains):
     assert {name.split(".")[0] for name in names} == {"dit"} and "dit.pos_embed" not in names
     if trains == "lora":
         adapted = {re.sub(r"blocks\.\d+", "blocks.N", name) for name in set(names) - heads}
-        assert adapted == {f"dit.blocks.N.{layer}.lora_{ab}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3") for ab in "AB"}
+        layers = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3")
+        assert adapted == {f"dit.blocks.N.{layer}.lora_{ab}.weight" for layer in layers for ab in "AB"}
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("dit_")])
@@ -118,7 +121,7 @@ def test_the_plans_parameters_are_the_networks(preset):
     with torch.device("meta"):  # XL too: a second
         counts = {"dit": LightningDiT(cfg.model.dit_size(31)), "judge": Judge(31)}
     found = costs.dit_parameters(cfg)
-    assert {name: found[name] for name in counts} == {name: sum(p.numel() for p in network.parameters()) for name, network in counts.items()}
+    assert [found[name] for name in counts] == [sum(p.numel() for p in network.parameters()) for network in counts.values()]
     assert costs.plan(cfg).parameters == sum(found.values()) and costs.plan(cfg).trainable == costs.dit_trainable(cfg)
 
 

@@ -25,7 +25,8 @@ def test_impossible_settings_are_named(settings, word):
 
 
 @pytest.mark.parametrize(("preset", "scale", "kind", "source"), [
-    ("dit_scratch_s", {}, None, None), ("dit_lora", {}, "hub", PUBLISHED_DIT), ("dit_frozen", DEMO, "shipped", "lib/recipes/vavae_microdoppler/demo_dit"),
+    ("dit_scratch_s", {}, None, None), ("dit_lora", {}, "hub", PUBLISHED_DIT),
+    ("dit_frozen", DEMO, "shipped", "lib/recipes/vavae_microdoppler/demo_dit"),
     ("dit_lora", {"model.dit_weights": "mine/dit.pt"}, "folder", "mine"), ("three_stages", {"model.dit_weights": "published"}, None, None),
 ])  # fmt: skip
 def test_a_published_network_is_fetched_where_a_preset_starts_from_it(preset, scale, kind, source):

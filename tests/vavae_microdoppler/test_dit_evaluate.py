@@ -24,7 +24,8 @@ def case(tmp_path, monkeypatch) -> Case:
 def rows(decoded: np.ndarray, fake: np.ndarray, labels, **numbers) -> list[Row]:
     made = []
     for i, label in enumerate(labels):
-        vectors = {f"{name}_{k:02}": float(v) for name, vector in (("real", decoded[i] + 7), ("decoded", decoded[i]), ("fake", fake[i])) for k, v in enumerate(vector)}
+        sets = {"real": decoded[i] + 7, "decoded": decoded[i], "fake": fake[i]}
+        vectors = {f"{name}_{k:02}": float(v) for name, vector in sets.items() for k, v in enumerate(vector)}
         more = {name: float(np.broadcast_to(value, len(labels))[i]) for name, value in numbers.items()}
         made.append(Row(str(i), "g", vectors | {"label": float(label)} | more))
     return made
@@ -56,8 +57,10 @@ def test_frechet_distance_of_shifted_sets_is_the_squared_shift():
 
 
 def described(**values) -> str:
-    adapted = {"frechet_vgg32": 1.0, "frechet_decoded": 0.5, "user_accuracy": 0.9, "user_accuracy_real": 0.8, "user_accuracy_reconstructed": 0.7,
-               "diversity_ratio": 0.9, "memorisation_ratio": 0.9, "precision": 0.5, "recall": 0.5} | values  # fmt: skip
+    adapted = {
+        "frechet_vgg32": 1.0, "frechet_decoded": 0.5, "user_accuracy": 0.9, "user_accuracy_real": 0.8, "user_accuracy_reconstructed": 0.7,
+        "diversity_ratio": 0.9, "memorisation_ratio": 0.9, "precision": 0.5, "recall": 0.5,
+    } | values  # fmt: skip
     metrics = {name: {"adapted": value, "base": 2.0, "trivial": 0.1} for name, value in adapted.items()}
     return dit_evaluate.describe({"metrics": metrics, "comparison": "random_init"}, rows(POINTS, POINTS, [0, 0, 1, 1]))
 
@@ -80,7 +83,7 @@ def test_a_network_that_generates_training_images_is_found_out(case, monkeypatch
     parts, batch = case.parts(), case.batch("val", 6)
     stored = case.manifest.side("train")
     autoencoder = parts.modules["autoencoder"]
-    decoded = lambda image: decode(autoencoder, moments_of(autoencoder, image).chunk(2, 1)[0])  # noqa: E731
+    decoded = lambda image: decode(autoencoder, moments_of(autoencoder, image).chunk(2, 1)[0])
     copies = torch.stack([torch.from_numpy(data.sample(case.manifest.arrays, record)["image"]) for record in stored[:6]])
     monkeypatch.setattr(generate, "images", lambda *_: decoded(copies))
     found = recipe.summarise(case.cfg, recipe.score_batch(case.cfg, parts, batch))
@@ -128,12 +131,16 @@ def test_predict_draws_a_grid_per_user_and_the_same_image_however_many_are_asked
     assert Image.open(tmp_path / "5" / "ID_2.png").size == (3 * 34 - 2, 2 * 34 - 2)
 
 
-@pytest.mark.parametrize(("words", "found"), [("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2"], 2)), ("users=ID_1", (["ID_1"], 16))])
+@pytest.mark.parametrize(("words", "found"), [
+    ("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2"], 2)), ("users=ID_1", (["ID_1"], 16)),
+])  # fmt: skip
 def test_users_are_named_in_full_or_by_their_number(words, found):
     assert generate.read_inputs(words, ["ID_1", "ID_2"]) == found
 
 
-@pytest.mark.parametrize(("words", "said"), [("users=9", "no user '9'"), ("n=0", "no number of images"), ("folder/", "not understood"), ("user=1", "'user=1': user")])
+@pytest.mark.parametrize(("words", "said"), [
+    ("users=9", "no user '9'"), ("n=0", "no number of images"), ("folder/", "not understood"), ("user=1", "'user=1': user"),
+])  # fmt: skip
 def test_inputs_that_cannot_be_read_say_how(words, said):
     with pytest.raises(Stop, match=said) as stopped:
         generate.read_inputs(words, ["ID_1", "ID_2"])

@@ -59,7 +59,8 @@ class ModelConfig:
         if self.image_px < self.downscale or self.image_px % self.downscale:
             raise Stop(f"model.image_px={self.image_px} is not a multiple of {self.downscale}, the autoencoder's reduction")
         if self.image_px < 3 * 2**self.critic_layers:
-            raise Stop(f"model.image_px={self.image_px} is too small for the critic's {self.critic_layers} layers: {3 * 2**self.critic_layers} at least")
+            least = 3 * 2**self.critic_layers
+            raise Stop(f"model.image_px={self.image_px} is too small for the critic's {self.critic_layers} layers: {least} at least")
         if self.norm_groups < 1 or any(self.channels * m % self.norm_groups for m in self.multipliers):
             raise Stop(f"model.norm_groups={self.norm_groups} does not divide every width {[self.channels * m for m in self.multipliers]}")
         if not 0 <= self.freeze_encoder_layers <= len(self.multipliers):

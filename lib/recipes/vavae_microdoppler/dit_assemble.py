@@ -52,7 +52,8 @@ def build(cfg: Config, places: dict[str, Path]) -> Parts:
     weights.load_strict(autoencoder, from_published(dict(weights.tensors(folder / "autoencoder.safetensors")), autoencoder).items())
     weights.load_strict(judge, folder / "judge.safetensors")
     dit, origin = network(cfg, len(about["users"]), places)
-    modules = {"dit": dit, "autoencoder": autoencoder, "judge": judge, "perceptual": perceptual_network(cfg, places), "reference": reference(cfg, folder)}
+    modules = {"dit": dit, "autoencoder": autoencoder, "judge": judge, "perceptual": perceptual_network(cfg, places)}
+    modules["reference"] = reference(cfg, folder)
     for module in modules.values():
         module.eval()
     base = weights.combine({"dit": origin, "autoencoder": about["autoencoder"]})
@@ -76,7 +77,7 @@ def network(cfg: Config, labels: int, places: dict[str, Path]) -> tuple[Lightnin
         return model, f"scratch {size} {cfg.train.seed}"
     own = {name: tensor.clone() for name, tensor in model.state_dict().items() if OWN.fullmatch(name)}
     loaded = weights.load_strict(model, chain(trunk(places["dit"]), own.items()))
-    print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, a new class table of {labels} users and the null row", flush=True)
+    print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, a new class table of {labels} users and the null row")
     return model, f"{weights.fingerprint(trunk(places['dit']))} {cfg.train.seed}"
 
 
@@ -110,7 +111,8 @@ def averaged(file: Path) -> dict[str, torch.Tensor]:
     with torch.serialization.safe_globals(weights.inert_classes(file)):
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(content, dict) or not isinstance(content.get(AVERAGED), dict):
-        raise Stop(f"{file.name} is no published LightningDiT checkpoint: it has no table {AVERAGED!r}", "set model.dit_weights to one, or to a .safetensors file")
+        cause = f"{file.name} is no published LightningDiT checkpoint: it has no table {AVERAGED!r}"
+        raise Stop(cause, "set model.dit_weights to one, or to a .safetensors file")
     start = weights.prefix(list(content[AVERAGED]))
     return {name.removeprefix(start): tensor for name, tensor in content[AVERAGED].items()}
 

@@ -44,7 +44,8 @@ def encoded(model) -> tuple[Posterior, torch.Tensor]:
     autoencoder.eval().requires_grad_(False)
     moments, kinds = [], []
     for start in range(0, PICTURES, BATCH):
-        drawn = [textures.picture(Key(SEED, 0, i).generator(), model.image_px, vivid=True) for i in range(start, min(start + BATCH, PICTURES))]
+        numbers = range(start, min(start + BATCH, PICTURES))
+        drawn = [textures.picture(Key(SEED, 0, number).generator(), model.image_px, vivid=True) for number in numbers]
         moments.append(moments_of(autoencoder, torch.stack([torch.from_numpy(image) for image, _ in drawn]).float()))
         kinds += [torch.from_numpy(kind).flatten().mode().values for _, kind in drawn]
     return Posterior.of(torch.cat(moments)), torch.stack(kinds)

@@ -18,11 +18,11 @@ from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.evaluate import gathered, pooled, spread
 
 FRECHET, ACCURACY, COLLAPSE, COPIES = 50.0, 0.8, 0.5, 0.5  # the guide's marks; below the last two is a collapse, are copies
-MEASURES = {
-    "frechet_decoded": Metric("", True), "kid_decoded": Metric("", True), "frechet_vgg32": Metric("", True), "user_accuracy": Metric("", False),
-    "user_accuracy_real": Metric("", False), "user_accuracy_reconstructed": Metric("", False), "diversity_ratio": Metric("", False),
-    "memorisation_ratio": Metric("", False), "precision": Metric("", False), "recall": Metric("", False),
-}  # fmt: skip
+LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32")
+HIGHER = (
+    "user_accuracy", "user_accuracy_real", "user_accuracy_reconstructed", "diversity_ratio", "memorisation_ratio", "precision", "recall",
+)  # fmt: skip
+MEASURES = {name: Metric(lower_is_better=name in LOWER) for name in (*LOWER, *HIGHER)}
 
 
 def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
@@ -46,7 +46,10 @@ def copied(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def generated(cfg: Config, parts: Parts, label: torch.Tensor, held_out: torch.Tensor) -> tuple[dict, dict]:
-    """(numbers, pictures); held_out: features (n, 32) of the held-out reconstructions, whose distance to training is the measure. The noise comes from torch's CPU generator, which lib seeds by the sample's index."""
+    """(numbers, pictures). held_out: features (n, 32) of held-out reconstructions, whose distance to the training side is the measure.
+
+    The noise comes from torch's CPU generator, which lib seeds by the sample's index.
+    """
     modules = parts.modules
     train = modules["reference"].train_features
     noise = torch.randn(len(label), *modules["reference"].latent_shape).to(train.device)
@@ -97,18 +100,23 @@ def within(features: np.ndarray, labels: np.ndarray) -> float:
 def describe(scores: dict[str, Any], rows: list[Row]) -> str:
     """The guide's marks, with what the judge itself is worth beside them."""
     found = {name: metric["adapted"] for name, metric in scores["metrics"].items()}
-    users = len({row.numbers["label"] for row in rows})
-    word = lambda passed: "passed" if passed else "not passed"  # noqa: E731
-    main = scores["metrics"]["frechet_decoded"]
-    return "\n".join([
-        f"  Fréchet distance to reconstructed held-out images {main['adapted']:.4g}; {scores['comparison']} {main['base']:.4g}, "
-        f"reconstructed training images {main['trivial']:.4g}",
-        f"  to the images themselves {found['frechet_vgg32']:.4g} in the pooled VGG space, which is not Inception's "
-        f"(< {FRECHET:g}: {word(found['frechet_vgg32'] < FRECHET)})",
-        f"  user accuracy {found['user_accuracy']:.1%} (> {ACCURACY:.0%}: {word(found['user_accuracy'] > ACCURACY)}), chance {1 / users:.1%}; "
-        f"the judge on real held-out images {found['user_accuracy_real']:.1%}, on their reconstructions {found['user_accuracy_reconstructed']:.1%}",
-        f"  diversity within a user {found['diversity_ratio']:.2f} of the real one ({'no collapse' if found['diversity_ratio'] > COLLAPSE else 'COLLAPSED'})",
-        f"  nearest training image {found['memorisation_ratio']:.2f} times as far as from a held-out image "
-        f"({'no copies' if found['memorisation_ratio'] > COPIES else 'MEMORISED'})",
-        f"  precision {found['precision']:.2f}, recall {found['recall']:.2f}",
-    ])  # fmt: skip
+    main, users = scores["metrics"]["frechet_decoded"], len({row.numbers["label"] for row in rows})
+    judged = f"the judge on real held-out images {found['user_accuracy_real']:.1%}"
+    lines = (
+        f"Fréchet distance to reconstructed held-out images {main['adapted']:.4g}; {scores['comparison']} {main['base']:.4g}, ",
+        f"reconstructed training images {main['trivial']:.4g}\n",
+        f"to the images themselves {found['frechet_vgg32']:.4g} in the pooled VGG space, which is not Inception's ",
+        f"(< {FRECHET:g}: {passed(found['frechet_vgg32'] < FRECHET)})\n",
+        f"user accuracy {found['user_accuracy']:.1%} (> {ACCURACY:.0%}: {passed(found['user_accuracy'] > ACCURACY)}), ",
+        f"chance {1 / users:.1%}; {judged}, on their reconstructions {found['user_accuracy_reconstructed']:.1%}\n",
+        f"diversity within a user {found['diversity_ratio']:.2f} of the real one: ",
+        "no collapse\n" if found["diversity_ratio"] > COLLAPSE else "COLLAPSED\n",
+        f"nearest training image {found['memorisation_ratio']:.2f} times as far as from a held-out image: ",
+        "no copies\n" if found["memorisation_ratio"] > COPIES else "MEMORISED\n",
+        f"precision {found['precision']:.2f}, recall {found['recall']:.2f}",
+    )
+    return "\n".join("  " + line for line in "".join(lines).split("\n"))
+
+
+def passed(mark: bool) -> str:
+    return "passed" if mark else "not passed"

@@ -41,7 +41,7 @@ VERSION = 1  # of the folder's content; a change of the code that makes it count
 SHARD_IMAGES, BATCH = 1000, 16
 STATISTICS_IMAGES = 10_000  # as published
 CHECKED_IMAGES = 64  # of the held-out side, for the normalisation
-ABOUT = "latents.json"
+ABOUT, MAKE_ANEW = "latents.json", "leave dit.latents out: they are made anew"
 
 
 def lay(
@@ -74,12 +74,14 @@ def adapted_autoencoder(cfg: Config, places: dict[str, Path], earlier: tuple[Sta
         stage, folder = earlier
         problem = checkpoint.fault(folder)
         if problem:
-            raise Stop(f"the checkpoint {folder.name} of the stage {stage.name} is broken: {problem}", "train that stage again (--force)", FAILED)
+            cause = f"the checkpoint {folder.name} of the stage {stage.name} is broken: {problem}"
+            raise Stop(cause, "train that stage again (--force)", FAILED)
         state, start = network.state_dict(), "autoencoder."
         stored = {name.removeprefix(start): t for name, t in weights.tensors(folder / "weights.safetensors") if name.startswith(start)}
         wanted = {name for name in state if any(re.fullmatch(pattern, start + name) for pattern in trained(cfg, stage))}
         if stored.keys() != wanted:
-            raise Stop(f"the checkpoint {folder.name} of the stage {stage.name} holds {len(stored)} tensors of the autoencoder, not {len(wanted)}")
+            held = f"{len(stored)} tensors of the autoencoder, not {len(wanted)}"
+            raise Stop(f"the checkpoint {folder.name} of the stage {stage.name} holds {held}")
         weights.load_strict(network, (state | stored).items())
     return network.eval().requires_grad_(False)
 
@@ -99,16 +101,16 @@ def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
     """A folder that another run made: for the same autoencoder and the same images, or not at all."""
     found = read_json(folder / ABOUT)
     if found is None:
-        raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", "leave dit.latents out: they are made anew")
+        raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", MAKE_ANEW)
     if found["autoencoder"] != fingerprint:
         made_by, ours = found["autoencoder"][:12], fingerprint[:12]
         raise Stop(
             f"dit.latents={folder}: these latents were made by another autoencoder ({made_by}, loaded is {ours})",
-            f"set model.weights={folder / 'autoencoder.safetensors'}, or leave dit.latents out",
+            f"bring that one (model.weights), or {MAKE_ANEW}",
         )
     here = {side: [record.sample_id for record in manifest.side(side)] for side in ("train", "val")}
     if found["samples"] != here:
-        raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", "leave dit.latents out: they are made anew")
+        raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", MAKE_ANEW)
     return folder
 
 
@@ -203,7 +205,9 @@ def refuse_bad_scale(statistics: LatentStatistics, autoencoder: nn.Module, manif
         )  # fmt: skip
 
 
-def write_judged(folder: Path, cfg: Config, manifest: Manifest, places: dict[str, Path], autoencoder: nn.Module, pause: Callable[[], None]) -> None:
+def write_judged(
+    folder: Path, cfg: Config, manifest: Manifest, places: dict[str, Path], autoencoder: nn.Module, pause: Callable[[], None]
+) -> None:
     """The judge, and what it and the perceptual network say of every real image and of its reconstruction."""
     if (folder / "features.safetensors").exists():
         return
@@ -224,7 +228,8 @@ def learned(manifest: Manifest, count: int, device: torch.device) -> judge.Judge
 
 def perceptual_network(cfg: Config, places: dict[str, Path]) -> Perceptual:
     network = Perceptual(tuple(cfg.model.lpips_widths))
-    weights.load_strict(network, require(read_groups(places["base"]), "perceptual", "another model.weights: generated images are compared by it"))
+    stored = require(read_groups(places["base"]), "perceptual", "another model.weights: generated images are compared by it")
+    weights.load_strict(network, stored)
     return network.eval().requires_grad_(False)
 
 

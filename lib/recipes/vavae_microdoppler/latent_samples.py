@@ -56,7 +56,8 @@ class Compared:
 
     def __init__(self, manifest: Manifest):
         stored = opened(manifest.groundwork / "features.safetensors")
-        self.arrays, self.stored = manifest.arrays, {name: stored.get_tensor(name) for name in stored.keys()}
+        names = stored.keys()
+        self.arrays, self.stored = manifest.arrays, {name: stored.get_tensor(name) for name in names}
         train, val = manifest.side("train"), manifest.side("val")
         self.places = {record.sample_id: len(train) + number for number, record in enumerate(val)}
         self.twins: dict[int, list[int]] = {}
