@@ -292,7 +292,8 @@ PRESETS = {
 }  # fmt: skip
 
 # The published structure with 1.1 million numbers, one level less (f8) and images of 64 px, on simulated walkers. The critic has one
-# layer, so that it judges 30 x 30 patches of an image as the published one does; of three layers' 6 x 6 the gradient is mostly noise.
+# layer, so that it judges 30 x 30 patches of an image as the published one does. It has learnt for minutes where the published one
+# learnt for days: at its weight of 0.5 it costs as much PSNR as the adaptation gains (+0.8 dB instead of +2.1), so it counts a fifth.
 DEMO = {
     "model.weights": "demo", "model.image_px": 64, "model.channels": 16, "model.multipliers": [1, 2, 4, 4], "model.blocks": 1,
     "model.attention": [3], "model.norm_groups": 4, "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4,
@@ -300,7 +301,7 @@ DEMO = {
     "model.dit_width": 128, "model.dit_depth": 6, "model.dit_heads": 4,
     "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 12, "data.stand_in_windows": 3, "data.stand_in_px": 128,
     "data.stand_in_difference": 0.7,
-    "train.epochs": 8, "train.lr": 5e-4, "train.global_batch": 8, "train.micro_batch": 8,
+    "train.epochs": 8, "train.lr": 2.5e-4, "train.global_batch": 8, "train.micro_batch": 8, "loss.critic": 0.1,
 }  # fmt: skip
 
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.
