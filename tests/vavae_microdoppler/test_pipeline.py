@@ -5,6 +5,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from lib.run import read_json
+
 SMALLEST = (
     "--recipe", "vavae_microdoppler", "--demo", "model.image_px=32", "data.stand_in_users=2", "data.stand_in_recordings=3",
     "data.stand_in_windows=1", "train.epochs=3", "train.global_batch=2", "train.micro_batch=2", "train.precision=fp32", "eval.resamples=20",
@@ -12,28 +14,41 @@ SMALLEST = (
 STAGES = ("align", "reconstruct", "margin")
 
 
-def trained(name: str, stage: str) -> Path:
-    return max(Path("runs", name, "train", stage).glob("step-*"))
+def trained(root: str, stage: str) -> Path:
+    return max(Path(root, "runs", "walks", "train", stage).glob("step-*"))
 
 
-def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp_path):
+def content(folder: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp_path, capsys):
+    """The second session has a fresh folder; the first one's is a read-only input, as on Kaggle."""
+    one, first = ("--run", "walks", "--root", "one"), ("--run", "walks", "--root", "first")
+    second = ("--run", "walks", "--root", "second", "--inputs", "first")
     for number in range(1, 4):
-        assert step(number, "--run", "one", *SMALLEST) == 0
-        assert step(number, "--run", "two", *SMALLEST) == 0
-    assert step(4, "--run", "one") == 0
-    assert step(4, "--run", "two", "--stages", "align,reconstruct") == 75
-    assert step(4, "--run", "two", "--stages", "margin") == 0
+        assert step(number, *one, *SMALLEST) == 0
+        assert step(number, *first, *SMALLEST) == 0
+    assert step(4, *one) == 0
+    assert "-> else: a deep adaptation" in capsys.readouterr().out
+    assert read_json(Path("one/runs/walks/run.json"))["decided"] == {"train.plan": "deep"}
+    assert step(4, *first, "--stages", "align,reconstruct") == 75
+    before = content("first")
+    for number in (1, 2, 3):
+        assert step(number, *second, *SMALLEST) == 0
+    assert step(4, *second, "--stages", "margin") == 0
+    assert content("first") == before
     for stage in STAGES:
         for file in ("weights.safetensors", "optim.safetensors"):
-            assert (trained("one", stage) / file).read_bytes() == (trained("two", stage) / file).read_bytes(), (stage, file)
-        assert Path("runs/one/train", stage, "log.jsonl").read_bytes() == Path("runs/two/train", stage, "log.jsonl").read_bytes()
+            assert (trained("one", stage) / file).read_bytes() == (trained("second", stage) / file).read_bytes(), (stage, file)
+        assert Path("one/runs/walks/train", stage, "log.jsonl").read_bytes() == Path("second/runs/walks/train", stage, "log.jsonl").read_bytes()
     refuse_frozen_networks(load_file(trained("one", "margin") / "weights.safetensors"))
-    assert step(5, "--run", "one") == 0
-    check_scores(Path("runs/one"))
-    assert step(5, "--run", "one", "--export", "merged") == 0
-    exported = load_file("runs/one/export/merged/vavae_encoder_for_dit.safetensors")
+    assert step(5, *one) == 0
+    check_scores(Path("one/runs/walks"))
+    assert step(5, *one, "--export", "merged") == 0
+    exported = load_file("one/runs/walks/export/merged/vavae_encoder_for_dit.safetensors")
     assert {"encoder.conv_in.weight", "decoder.up.3.attn.0.q.weight", "linear_proj.weight", "latent_mean", "latent_std"} <= exported.keys()
-    assert step(5, "--run", "one", "--predict", "data/vavae_microdoppler/data/ID_1", "--out", str(tmp_path / "out")) == 0
+    assert step(5, *one, "--predict", "one/data/vavae_microdoppler/data/ID_1", "--out", str(tmp_path / "out")) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
