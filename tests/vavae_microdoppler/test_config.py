@@ -7,8 +7,8 @@ from lib.config import from_dotted
 from lib.errors import Stop
 from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, TINY, Config
 
-# loss.critic: the demo's critic is minutes old (config.DEMO says what its full weight costs)
-ALLOWED_IN_DEMO = ("model.", "data.", "train.epochs", "train.lr", "train.micro_batch", "train.global_batch", "loss.critic")
+# loss.critic: the demo's critic is minutes old (config.DEMO says what its full weight costs); train.dit_lr_share is part of a rate
+ALLOWED_IN_DEMO = ("model.", "data.", "train.epochs", "train.lr", "train.micro_batch", "train.global_batch", "loss.critic", "train.dit_lr_share")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

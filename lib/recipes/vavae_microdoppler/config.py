@@ -302,6 +302,7 @@ DEMO = {
     "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 12, "data.stand_in_windows": 3, "data.stand_in_px": 128,
     "data.stand_in_difference": 0.7,
     "train.epochs": 8, "train.lr": 2.5e-4, "train.global_batch": 8, "train.micro_batch": 8, "loss.critic": 0.1,
+    "train.dit_lr_share": 4.0,
 }  # fmt: skip
 
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.
