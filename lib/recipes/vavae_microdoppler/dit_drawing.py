@@ -8,6 +8,8 @@ from lib.recipes import Row
 from lib.recipes.vavae_microdoppler.drawing import shown
 from lib.recipes.vavae_microdoppler.evaluate import gathered
 
+SHOWN = ("image", "reconstructed", "generated")  # arrays of a row, from left to right
+
 
 def draw(rows: list[Row], out: Path) -> None:
     by_user(rows, out / "generated_by_user.png")
@@ -15,7 +17,7 @@ def draw(rows: list[Row], out: Path) -> None:
 
 
 def by_user(rows: list[Row], path: Path) -> None:
-    """One row per user: real held-out images on the left, generated ones on the right."""
+    """One line per user: held-out images, what the decoder makes of them, and generated ones."""
     from matplotlib.figure import Figure
 
     pictured: dict[int, list[Row]] = {}
@@ -25,17 +27,21 @@ def by_user(rows: list[Row], path: Path) -> None:
     if not pictured:
         return
     each = max(map(len, pictured.values()))
-    figure = Figure(figsize=(1.5 * (2 * each + 0.6), 1.5 * len(pictured) + 0.4), layout="constrained")
-    axes = figure.subplots(len(pictured), 2 * each + 1, squeeze=False, width_ratios=[1] * each + [0.15] + [1] * each)
+    widths = [*[1] * each, 0.15] * len(SHOWN)
+    figure = Figure(figsize=(1.1 * sum(widths), 1.1 * len(pictured) + 0.4), layout="constrained")
+    axes = figure.subplots(len(pictured), len(widths), squeeze=False, width_ratios=widths)
+    for place in axes.flat:
+        place.axis("off")
     for line, (label, mine) in zip(axes, sorted(pictured.items()), strict=True):
-        for place in line:
-            place.axis("off")
-        for number, row in enumerate(mine):
-            line[number].imshow(shown(row.arrays["image"]))
-            line[each + 1 + number].imshow(shown(row.arrays["generated"]))
-            line[each + 1 + number].set_title("" if row.numbers["hit"] else "taken for another", fontsize=6)
-        line[0].set_title(f"user {label}: real", fontsize=7, loc="left")
-    axes[0][each + 1].set_title("generated", fontsize=7, loc="left")
+        for block, name in enumerate(SHOWN):
+            for number, row in enumerate(mine):
+                place = line[block * (each + 1) + number]
+                place.imshow(shown(row.arrays[name]))
+                if name == "generated" and not row.numbers["hit"]:
+                    place.set_title("taken for another", fontsize=6)
+        line[0].set_title(f"user {label}", fontsize=7, loc="left")
+    for block, name in enumerate(SHOWN):
+        axes[-1][block * (each + 1)].text(0, -0.12, name, transform=axes[-1][block * (each + 1)].transAxes, fontsize=8)
     figure.savefig(path, dpi=100)
 
 

@@ -14,8 +14,10 @@ import torch
 
 from lib.recipes import Metric, Parts, Row
 from lib.recipes.vavae_microdoppler import generate, metrics
+from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.evaluate import gathered, pooled, spread
+from lib.recipes.vavae_microdoppler.losses import Posterior
 
 FRECHET, ACCURACY, COLLAPSE, COPIES = 50.0, 0.8, 0.5, 0.5  # the guide's marks; below the last two is a collapse, are copies
 LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32")
@@ -31,6 +33,7 @@ def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list
         numbers, shown = copied(batch), {}
     else:
         numbers, shown = generated(cfg, parts, batch["label"], batch["decoded_feature"].float())
+        shown["reconstructed"] = reconstructed(parts.modules["autoencoder"], image)
     numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
     numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
     rows = []
@@ -61,6 +64,11 @@ def generated(cfg: Config, parts: Parts, label: torch.Tensor, held_out: torch.Te
         "nearest": torch.cdist(feature, train).amin(1), "nearest_held_out": torch.cdist(held_out, train).amin(1),
     }  # fmt: skip
     return numbers, {"generated": fake}
+
+
+def reconstructed(autoencoder: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """For the figure: what the decoder makes of the held-out image, beside which a generated one is to be seen."""
+    return decode(autoencoder, Posterior.of(moments_of(autoencoder, image).float()).mean).float()
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
