@@ -122,7 +122,7 @@ def open_safetensors(file: Path):
         raise Stop(f"{file} is no complete safetensors file ({error})", "fetch it again: python step2_download.py --force") from error
 
 
-def read_pickled(file: Path) -> dict[str, Any]:
+def read_pickled(file: Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Any]:
     """The state dict of a pickled checkpoint, through torch's weights-only loader, which runs no code of the file."""
     import pickle
 
@@ -136,7 +136,7 @@ def read_pickled(file: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:  # what a damaged or foreign pickle gives
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Stop(f"{file} cannot be read as weights: {reason}", "fetch it again: python step2_download.py --force") from error
-    return state_dict_in(content, file)
+    return state_dict_in(content, file, wrappers)
 
 
 def inert_classes(file: Path) -> list[tuple[type, str]]:
@@ -154,15 +154,15 @@ def inert_classes(file: Path) -> list[tuple[type, str]]:
     return [(Ignored if name.startswith("numpy.") else Empty, name) for name in foreign]
 
 
-def state_dict_in(content: Any, file: Path) -> dict[str, Any]:
-    """The weights in what a trainer saved: the value itself, or under one of WRAPPERS; other entries are dropped."""
+def state_dict_in(content: Any, file: Path, wrappers: tuple[str, ...]) -> dict[str, Any]:
+    """The weights in what a trainer saved: the value itself, or under one of the wrappers; other entries are dropped."""
     import torch
 
-    for wrapper in WRAPPERS:
+    for wrapper in wrappers:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise Stop(f"{file} holds no state dict: neither names with tensors, nor such a table under {' or '.join(WRAPPERS)}")
+        raise Stop(f"{file} holds no state dict: neither names with tensors, nor such a table under {' or '.join(wrappers)}")
     return content
 
 
@@ -267,10 +267,10 @@ def fingerprint(pairs: Iterable[tuple[str, Any]]) -> str:
     return combine({name: digest(name, tensor) for name, tensor in pairs})
 
 
-def convert(source: Path, out: Path, *, without: tuple[str, ...] = ()) -> Path:
+def convert(source: Path, out: Path, *, without: tuple[str, ...] = (), wrappers: tuple[str, ...] = WRAPPERS) -> Path:
     """A pickled checkpoint as a safetensors file with the same names, written once; later calls find it and return.
 
-    without: regexes over whole names that are left out (a licensed part). The source's size and time are kept in the file,
+    without: regexes over whole names that are left out (a licensed part). wrappers: keys under which the weights are. The source's size and time are kept in the file,
     so another source is converted anew.
     """
     from safetensors.torch import save_file
@@ -280,7 +280,7 @@ def convert(source: Path, out: Path, *, without: tuple[str, ...] = ()) -> Path:
         with open_safetensors(out) as handle:
             if (handle.metadata() or {}).get("made_from") == made_from:
                 return out
-    kept = {name: tensor for name, tensor in read_pickled(source).items() if not any(re.fullmatch(pattern, name) for pattern in without)}
+    kept = {name: tensor for name, tensor in read_pickled(source, wrappers).items() if not any(re.fullmatch(pattern, name) for pattern in without)}
     with atomic(out) as temporary:
         save_file(unshared(kept), temporary, metadata={"made_from": made_from})
     return out

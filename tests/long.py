@@ -38,6 +38,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for recipe in args.recipes:
         root = args.keep or Path(tempfile.mkdtemp(prefix="long-"))
+        root.mkdir(parents=True, exist_ok=True)
         before = results.get(recipe, {}).get("presets", {})
         results[recipe] = {"presets": {preset: before[preset] for preset in CLAIMS[recipe] if preset in before}}
         for preset in args.presets or CLAIMS[recipe]:

@@ -23,11 +23,11 @@ from lib.recipes.vavae_microdoppler.dit import LightningDiT
 from lib.recipes.vavae_microdoppler.judge import Judge
 from lib.recipes.vavae_microdoppler.latent_folder import ABOUT, perceptual_network, read_statistics
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
-from lib.run import atomic, read_json
+from lib.run import read_json
 
 OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
 HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
-AVERAGED = "ema"
+AVERAGES = ("ema",)
 
 
 class Reference(nn.Module):
@@ -93,28 +93,11 @@ def published(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
     chosen = next((file for file in files if file.suffix == ".safetensors"), files[0])
     if chosen.suffix == ".safetensors":
         return weights.tensors(chosen)
-    return iter(converted(chosen) if (place / SOURCES).is_file() else averaged(chosen).items())
-
-
-def converted(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """What step 2 fetched lies in our own folder: 10 GB of weights, averages and moments are read once, the averages kept."""
-    from safetensors.torch import save_file
-
-    target = file.with_suffix(".safetensors")
-    with atomic(target) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in averaged(file).items()}, temporary)
-    return weights.tensors(target)
-
-
-def averaged(file: Path) -> dict[str, torch.Tensor]:
-    """`ema` of the file through torch's weights-only loader; names without `module.`"""
-    with torch.serialization.safe_globals(weights.inert_classes(file)):
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(content, dict) or not isinstance(content.get(AVERAGED), dict):
-        cause = f"{file.name} is no published LightningDiT checkpoint: it has no table {AVERAGED!r}"
-        raise Stop(cause, "set model.dit_weights to one, or to a .safetensors file")
-    start = weights.prefix(list(content[AVERAGED]))
-    return {name.removeprefix(start): tensor for name, tensor in content[AVERAGED].items()}
+    if (place / SOURCES).is_file():  # step 2's own folder: 10 GB of weights, averages and moments are read once, the averages kept
+        return weights.tensors(weights.convert(chosen, chosen.with_suffix(".safetensors"), wrappers=AVERAGES))
+    stored = weights.read_pickled(chosen, AVERAGES)
+    start = weights.prefix(list(stored))
+    return ((name.removeprefix(start), tensor) for name, tensor in stored.items())
 
 
 def trained(cfg: Config) -> tuple[str, ...]:
