@@ -7,13 +7,14 @@ once as step 4 does, builds the network in a fresh process, attaches the adapter
 seconds, VmHWM and what `--plan` estimates. Needs 6 GB of disk, 9 GB of memory and some minutes; --folder keeps the files.
 """
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+from tests.peak import peak_gb, planned_gb, report, seconds_since
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_GB = 9.0  # VmHWM of the process that converts, and of the one that takes the step
@@ -76,7 +77,7 @@ def convert(folder: Path, preset: str) -> None:
     started = time.monotonic()
     out = assemble.groundwork(configuration(folder, preset), {"base": folder}, folder)
     size = sum(file.stat().st_size for file in out.iterdir())
-    report("conversion", {"seconds": seconds_since(started), "size_gb": round(size / 1e9, 2), "peak_gb": peak_gb()})
+    report("conversion", {"seconds": seconds_since(started), "size_gb": round(size / 1e9, 2), "peak_gb": peak_gb()}, LIMIT_GB)
 
 
 def take_a_step(folder: Path, preset: str) -> None:
@@ -106,25 +107,8 @@ def take_a_step(folder: Path, preset: str) -> None:
     train.set_up(training)
     started = time.monotonic()
     record = train.optimiser_step(training)
-    planned = {name: round(size / 1e9, 2) for name, size in costs.plan(config).memory_bytes.items()}
-    said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb(), "planned_gb": planned | {"sum": round(sum(planned.values()), 2)}}
-    report("step", said | {"trained_numbers": sum(p.numel() for p in tensors.values()), "record": record})
-
-
-def report(name: str, said: dict) -> None:
-    print(name, json.dumps(said, indent=1), flush=True)
-    if said["peak_gb"] > LIMIT_GB:
-        raise SystemExit(f"above the limit of {LIMIT_GB} GB")
-
-
-def peak_gb() -> float:
-    """VmHWM: the most memory that this process has had, mapped pages included."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return round(int(line.split()[1]) * 1024 / 1e9, 2)
-
-
-def seconds_since(started: float) -> float:
-    return round(time.monotonic() - started, 1)
+    said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb(), "planned_gb": planned_gb(costs.plan(config).memory_bytes)}
+    report("step", said | {"trained_numbers": sum(p.numel() for p in tensors.values()), "record": record}, LIMIT_GB)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
+from tests.peak import peak_gb, seconds_since
+
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ROOT.parent / "shared" / "facts" / "vggt_keys.json"
 FRAMES, WIDTH_PX, HEIGHT_PX = 2, 518, 336
@@ -118,16 +120,6 @@ def take_a_step(strategy: str, folder: Path, export: bool) -> None:
         (folder / "merged").mkdir(exist_ok=True)
         vggt_eth3d.export(config, parts, folder / "merged")
         print(f"merged and exported in {seconds_since(started)} s, peak {peak_gb()} GB")
-
-
-def peak_gb() -> float:
-    """VmHWM: the most memory that this process has had, mapped pages included."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return round(int(line.split()[1]) * 1024 / 1e9, 2)
-
-
-def seconds_since(started: float) -> float:
-    return round(time.monotonic() - started, 1)
 
 
 def refuse_above(strategy: str, said: dict) -> None:
