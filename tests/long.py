@@ -72,7 +72,9 @@ def table(recipe: str, result: dict) -> list[str]:
         rows = {preset: row for preset, row in presets.items() if row["metric"] == metric}
         lines += [f"| preset | {metric}: trivial predictor | {column(rows)} | adapted | 95 % interval of the difference | verdict |", "|---|---|---|---|---|---|"]
         lines += [line(preset, row) for preset, row in rows.items()]
-        lines += ["", *(f"`{preset}`: {also(row)}." for preset, row in rows.items() if row["also"])]
+        lines.append("")
+        for preset, row in rows.items():
+            lines += [f"`{preset}`: {also(row)}.", ""] if row["also"] else []
     first = next(iter(presets.values()))
     held_out = f"{first['n_samples']} held-out samples of {first['n_groups']} groups, {first['resampled']} resampled"
     return [*lines, f"Measured by `python -m tests.long {recipe}`: {held_out}; all five steps took {', '.join(cost(preset, row) for preset, row in presets.items())}."]
@@ -90,7 +92,8 @@ def column(rows: dict[str, dict]) -> str:
 
 def line(preset: str, row: dict) -> str:
     number = lambda value: "–" if value is None else f"{value:.3f}" + (f" {row['unit']}" if row["unit"] else "")  # noqa: E731
-    change = f" ({100 * row['difference'] / row['base']:+.1f} %)" if row["comparison"] == "base" else ""
+    share = f" ({100 * row['difference'] / row['base']:+.1f} %)" if row["comparison"] == "base" else ""
+    change = f" ({row['difference']:+.2f} dB)" if row["unit"] == "dB" else share
     cells = (f"`{preset}`", number(row["trivial"]), number(row["base"]), number(row["adapted"]) + change, f"{row['low']:.3f} to {row['high']:.3f}", row["verdict"] or "no verdict")
     return f"| {' | '.join(cells)} |"
 
