@@ -173,7 +173,7 @@ def compose(run: Run, args: argparse.Namespace, scale: str, stored: dict[str, An
     said = dict(configuration.parse_override(text) for text in args.overrides)
     asked = (stored.get("overrides", {}) if args.run else {}) | said
     config, differs = configuration.compose(recipe, preset, demo, scale, asked | stored.get("decided", {}))
-    if changed_settings(stored.get("config", {}), config):  # what the base decided for the old ones is asked anew
+    if any(key.startswith(steps.SETTINGS[4]) for key in changed_settings(stored.get("config", {}), config)):  # the base is asked anew
         stored = {key: value for key, value in stored.items() if key != "decided"}
         config, differs = configuration.compose(recipe, preset, demo, scale, asked)
     record = stored | {

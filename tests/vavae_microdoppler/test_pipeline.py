@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from lib.run import read_json
+from tests.vavae_microdoppler.test_inception import Means
 
 SMALLEST = (
     "--recipe", "vavae_microdoppler", "--demo", "model.image_px=32", "data.stand_in_users=2", "data.stand_in_recordings=3",
@@ -16,6 +18,15 @@ STAGES = ("align", "reconstruct", "margin")
 
 def trained(root: str, stage: str) -> Path:
     return max(Path(root, "runs", "walks", "train", stage).glob("step-*"))
+
+
+def score_in_another_space(step, one):
+    """A network that a person brings is a setting of step 5: nothing is trained anew, and what the base decided stands."""
+    torch.jit.script(Means()).save("detector.pt")
+    assert step(1, *one, *SMALLEST, "eval.inception=detector.pt") == 0 and step(5, *one) == 0
+    assert read_json(Path("one/runs/walks/run.json"))["decided"] == {"train.plan": "deep"}
+    found = read_json(Path("one/runs/walks/eval/scores.json"))["metrics"]["frechet_inception"]
+    assert found["base"] > 0 and found["adapted"] > 0 and found["verdict"]
 
 
 def content(folder: str) -> dict[str, bytes]:
@@ -50,6 +61,7 @@ def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp
     assert {"encoder.conv_in.weight", "decoder.up.3.attn.0.q.weight", "linear_proj.weight", "latent_mean", "latent_std"} <= exported.keys()
     assert step(5, *one, "--predict", "one/data/vavae_microdoppler/data/ID_1", "--out", str(tmp_path / "out")) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    score_in_another_space(step, one)
 
 
 def refuse_frozen_networks(weights: dict) -> None:

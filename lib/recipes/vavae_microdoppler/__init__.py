@@ -17,7 +17,7 @@ __all__ = ["DEMO", "EXPECTED", "PRESETS", "TINY", "Config"]
 PRECISIONS = ("bf16", "fp32")  # fp16 overflows in the losses' sums
 DIT = "dit"
 HIGHER = ("psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette", "user_ratio", "user_probe")
-LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32")
+LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32", "frechet_inception")
 READS = {
     2: ("model.weights", "model.vf", "model.dit_weights", "data."), 3: ("data.", "model.image_px", "train.seed"),
     4: ("dit.latents", "dit.label_dropout"), 5: ("dit.",),

@@ -250,6 +250,11 @@ class TrainConfig(config.TrainConfig):
 
 
 @dataclass
+class EvalConfig(config.EvalConfig):
+    inception: str = ""  # TorchScript file of the network that published FIDs are stated in (inception.py); empty: the VGG space alone
+
+
+@dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -257,7 +262,7 @@ class Config:
     dit: DiTConfig = field(default_factory=DiTConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    eval: config.EvalConfig = field(default_factory=config.EvalConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     cache: config.CacheConfig = field(default_factory=config.CacheConfig)
     session: config.SessionConfig = field(default_factory=config.SessionConfig)
 
@@ -273,7 +278,7 @@ class Config:
 
 # A generated set is scored as a whole: more selection samples, seldom. Averages: the published decay, which lib warms up.
 DIT = {
-    "train.stages": ["dit"], "train.epochs": 10, "train.dit_share": 20.0, "train.ema": 0.9999, "train.global_batch": 64,
+    "train.stages": ["dit"], "train.epochs": 12, "train.dit_share": 16.0, "train.ema": 0.9999, "train.global_batch": 64,
     "train.micro_batch": 32, "train.evaluate_epochs": 4.0, "train.weight_decay": 0.01, "train.warmup_share": 0.02,
     "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
 }  # fmt: skip

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from lib.recipes import Metric, Parts, Row
-from lib.recipes.vavae_microdoppler import generate, metrics
+from lib.recipes.vavae_microdoppler import generate, inception, metrics
 from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.evaluate import gathered, pooled, spread
 from lib.recipes.vavae_microdoppler.losses import Posterior
 
 FRECHET, ACCURACY, COLLAPSE, COPIES = 50.0, 0.8, 0.5, 0.5  # the guide's marks; below the last two is a collapse, are copies
-LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32")
+LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32", inception.MEASURE)
 HIGHER = (
     "user_accuracy", "user_accuracy_real", "user_accuracy_reconstructed", "diversity_ratio", "memorisation_ratio", "precision", "recall",
 )  # fmt: skip
@@ -36,10 +36,10 @@ def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list
         shown["reconstructed"] = reconstructed(parts.modules["autoencoder"], image)
     numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
     numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
-    rows = []
+    texts, rows = inception.texts(cfg.eval.inception, image, shown.get("generated")), []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
         arrays = {"image": image[i].cpu().numpy()} | {name: value[i].cpu().numpy() for name, value in shown.items()}
-        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays))
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
     return rows
 
 
@@ -88,7 +88,7 @@ def summarise(rows: list[Row]) -> dict[str, float]:
     }
     if "nearest" in rows[0].numbers:
         found["memorisation_ratio"] = median(rows, "nearest") / max(median(rows, "nearest_held_out"), 1e-12)
-    return found
+    return found | inception.distance(rows)
 
 
 def mean(rows: list[Row], name: str) -> float:
@@ -115,6 +115,7 @@ def describe(scores: dict[str, Any], rows: list[Row]) -> str:
         f"reconstructed training images {main['trivial']:.4g}\n",
         f"to the images themselves {found['frechet_vgg32']:.4g} in the pooled VGG space, which is not Inception's ",
         f"(< {FRECHET:g}: {passed(found['frechet_vgg32'] < FRECHET)})\n",
+        f"in Inception's space {found[inception.MEASURE]:.4g} (< {FRECHET:g}: {passed(found[inception.MEASURE] < FRECHET)})\n" if inception.MEASURE in found else "",
         f"user accuracy {found['user_accuracy']:.1%} (> {ACCURACY:.0%}: {passed(found['user_accuracy'] > ACCURACY)}), ",
         f"chance {1 / users:.1%}; {judged}, on their reconstructions {found['user_accuracy_reconstructed']:.1%}\n",
         f"diversity within a user {found['diversity_ratio']:.2f} of the real one: ",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lib.recipes import Parts, Row
-from lib.recipes.vavae_microdoppler import metrics
+from lib.recipes.vavae_microdoppler import inception, metrics
 from lib.recipes.vavae_microdoppler.autoencoder import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.decision import tree
@@ -44,10 +44,10 @@ def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list
     else:
         numbers, shown = reconstructed(parts, image, batch)
     numbers["label"] = batch["label"]
-    rows = []
+    texts, rows = inception.texts(cfg.eval.inception, image, shown.get("recon")), []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
         arrays = {"image": image[i].cpu().numpy()} | {name: value[i].float().cpu().numpy() for name, value in shown.items()}
-        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays))
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
     return rows
 
 
@@ -105,6 +105,7 @@ def summarise(rows: list[Row]) -> dict[str, float]:
     real, fake, latent = (gathered(rows, name) for name in ("real", "fake", "latent"))
     if real.size:
         found["frechet_vgg32"] = metrics.frechet(real, fake)
+    found |= inception.distance(rows)
     if latent.size:
         labels = np.array([row.numbers["label"] for row in rows])
         found |= {"user_silhouette": metrics.silhouette(latent, labels), "user_ratio": metrics.separation_ratio(latent, labels)}
