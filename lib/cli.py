@@ -42,14 +42,18 @@ class Job:
     progress: dict[str, Any] | None = None
     made_from: dict[str, Any] = field(default_factory=dict)  # the fingerprint that the step's stamp stores
 
-    def settle(self, decided: dict[str, Any]) -> None:
-        """Lay what the recipe decided over the settings, from now on and in every later session of this run."""
+    def composed(self, decided: dict[str, Any]) -> Any:
+        """The run's settings with what the recipe decided laid over them; {} gives them as a person said them."""
         record = self.record
-        self.config, _ = configuration.compose(self.recipe, record["preset"], record["demo"], record["scale"], record["overrides"] | decided)
-        record |= {"decided": decided, "config": configuration.to_dotted(self.config)}
+        return configuration.compose(self.recipe, record["preset"], record["demo"], record["scale"], record["overrides"] | decided)[0]
+
+    def settle(self, decided: dict[str, Any]) -> None:
+        """What the recipe decided counts from now on, and in every later session of this run."""
+        self.config = self.composed(decided)
+        self.record |= {"decided": decided, "config": configuration.to_dotted(self.config)}
         self.made_from = steps.fingerprint(self.run, self.step, self.recipe, self.config)
         if is_first_rank():
-            write_json(self.run.record, record)
+            write_json(self.run.record, self.record)
 
     def advance(self, done: int, total: int, unit: str) -> None:
         self.progress = {"done": done, "total": total, "unit": unit}

@@ -73,7 +73,7 @@ def ask_base(job: Job, manifest: Manifest, where: dict[str, Path], accelerator: 
     """Settings that a recipe leaves to the untouched base's scores are decided before the first step, once in a training."""
     if not hasattr(job.recipe, "decide") or ("decided" in job.record and not job.args.force):
         return
-    job.settle({})
+    job.config = job.composed({})  # --force: without what was decided before; nothing is written until the answer is there
     stage = job.recipe.stages(job.config, manifest)[0]
 
     def base_scores() -> dict[str, float]:
@@ -98,10 +98,9 @@ def lay_groundwork(job: Job, stage: Stage, manifest: Manifest, where: dict[str, 
             raise Stop(f"the stage {stage.name} stands on the stage {before.name}, which is not finished", job.run.command(4, "--stages", before.name))
         earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
     lay = lambda: job.recipe.groundwork(job.config, stage, manifest, where, earlier, job.run.cache, job.pause_if_out_of_time)  # noqa: E731
-    if is_first_rank():
-        lay()
+    folder = lay() if is_first_rank() else None
     accelerator.wait_for_everyone()
-    folder = lay()
+    folder = folder if is_first_rank() else lay()
     return (where | {"groundwork": folder}, replace(manifest, groundwork=folder)) if folder else (where, manifest)
 
 

@@ -270,8 +270,8 @@ def fingerprint(pairs: Iterable[tuple[str, Any]]) -> str:
 def convert(source: Path, out: Path, *, without: tuple[str, ...] = (), wrappers: tuple[str, ...] = WRAPPERS) -> Path:
     """A pickled checkpoint as a safetensors file with the same names, written once; later calls find it and return.
 
-    without: regexes over whole names that are left out (a licensed part). wrappers: keys under which the weights are. The source's size and time are kept in the file,
-    so another source is converted anew.
+    without: regexes over whole names that are left out (a licensed part). wrappers: keys under which the
+    weights are. The source's size and time are kept in the file, so another source is converted anew.
     """
     from safetensors.torch import save_file
 

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib import recipes
 from lib.config import TrainConfig
-from lib.errors import DONE, PAUSED
+from lib.errors import DONE, PAUSED, Paused
 from lib.recipes import Stage
 from lib.run import read_json
 from lib.state import Training
@@ -26,6 +27,19 @@ def test_what_was_decided_survives_a_pause(step, prepared, folder):
     assert step(4, "--stages", "adapt") == PAUSED
     assert read_json(folder / "run.json")["decided"] == {"train.plan": "long"}
     assert step(4) == DONE and step(5) == DONE
+
+
+def test_a_session_that_ends_before_the_answer_asks_again(step, prepared, folder, monkeypatch):
+    prepared("train.epochs=2", "train.plan=auto")
+
+    def session_ends(cfg, score):
+        raise Paused("the session's time is over")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recipes.load("toy"), "decide", session_ends)
+        assert step(4) == PAUSED
+    assert "decided" not in read_json(folder / "run.json")
+    assert step(4) == DONE and read_json(folder / "run.json")["decided"] == {"train.plan": "long"}
 
 
 def test_other_settings_ask_the_base_anew(step, prepared, folder):
