@@ -82,7 +82,7 @@ def integrate(model: LightningDiT, noise: torch.Tensor, label: torch.Tensor, run
     out = {"time_grid": times, "final_latent": states[-1], "trajectory": torch.stack(states)}
     if run["cfg_scale"] != 1.0:  # the original carries the null half along, without using it
         null = noise
-        for state, now, then in zip(states, times[:-1].tolist(), times[1:].tolist(), strict=False):
+        for state, now, then in zip(states[:-1], times[:-1].tolist(), times[1:].tolist(), strict=True):
             null = null + (then - now) * flow.guided_pair(model, state, now, label, run["cfg_scale"], start, first3)[1]
         out["final_null_half"] = null
     return out

@@ -116,7 +116,7 @@ def summarise_data(cfg, records):
 def stages(cfg, manifest):
     steps = cfg.train.epochs * len(manifest.side("train")) // cfg.train.global_batch // (2 if cfg.train.plan == "short" else 1)
     names = ("adapt", "again", "once_more")[: cfg.train.stages]
-    made = [Stage(name, steps, before) for name, before in zip(names, ("base", *names), strict=False)]
+    made = [Stage(name, steps, before) for name, before in zip(names, ("base", *names[:-1]), strict=True)]
     return [*made[:-1], Stage(made[-1].name, steps, after=names[-2])] if cfg.train.stand else made
 
 

@@ -5,6 +5,7 @@ palm. Fingers point along -x, the palm faces -y, the thumb is at +z; positive ro
 Numbers are metres and were chosen by eye; nothing comes from MANO but the format and the vertex ids of finger tips and wrist.
 """
 import functools
+import itertools
 
 import numpy
 
@@ -90,7 +91,7 @@ class Mesh:
     def connect(self) -> None:
         self.widen(self.wrist, self.palm[0])
         removed = {(OPENING[0][i], c) for i in (0, 1) for c in OPENING[1][:-1]}
-        for r, (near, far) in enumerate(zip(self.palm, self.palm[1:], strict=False)):
+        for r, (near, far) in enumerate(itertools.pairwise(self.palm)):
             self.band(near, far, skip={c for row, c in removed if row == r})
         for loop, rings in zip(self.finger_loops(), self.fingers, strict=True):
             self.tube(loop, rings)
