@@ -1,23 +1,27 @@
-"""Step 2 of 5: bring or find the weights and the data, verify every hash, list what only a person can fetch.
+"""Step 2 of 5: bring or find the weights and the data, verify every hash, list what you must fetch yourself.
 
 Leaves assets.json in the run; files go to data/<recipe>/<asset>/ or stay where they were found. Pauses between files.
 """
+
 import sys
 from pathlib import Path
 
-from lib import cli
-from lib.run import write_json
+from lib.commands import cli
+from lib.core.job import Job
+from lib.core.run import write_json
+from lib.core.words import counted
 
 
-def work(job: cli.Job) -> list[Path]:
-    from lib import assets
+def work(job: Job) -> list[Path]:
+    from lib.data import assets
 
     wanted = job.recipe.assets(job.config)
     job.advance(0, len(wanted), "assets")
-    brought = assets.bring_all(job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time())
+    brought = assets.fetch_all(job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time())
     for made in brought:
         licence = f", licence: {made.licence}" if made.licence else ""
-        print(f"  {made.name} ({made.kind}): " + (f"not here. {made.how_to_get}" if made.missing else f"{len(made.files)} files{licence}"))
+        here = f"{counted(len(made.files), 'file')}{licence}"
+        print(f"  {made.name} ({made.kind}): " + (f"not here. {made.how_to_get}" if made.missing else here))
     assets.require(made for made, asset in zip(brought, wanted, strict=True) if asset.required)
     write_json(job.run.assets, [assets.to_json(made) for made in brought if not made.missing])
     return [job.run.assets]

@@ -3,25 +3,31 @@
 Leaves manifest.csv and split.json in the run, and the arrays in cache/prepared-<fingerprint>/, which is rebuilt when it
 is missing. Pauses between records; what is written is not made again.
 """
-import hashlib
-import json
+
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from lib import cli, split, steps
-from lib.errors import Stop
-from lib.progress import Progress
-from lib.run import write_json
+from lib.commands import cli
+from lib.core import steps
+from lib.core.errors import Stop
+from lib.core.job import Job
+from lib.core.progress import Progress
+from lib.core.records import Record
+from lib.core.run import write_json
+from lib.data import split
+
+SHOWN_SKIPPED = 10  # records; the manifest names all of them
 
 
-def work(job: cli.Job) -> list[Path]:
-    from lib import assets
+def work(job: Job) -> list[Path]:
+    from lib.data import places
 
-    where = assets.places(job.run, job.recipe, job.config, job.args.inputs)
+    asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     folder = prepared_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
-    records = collect(job, where, folder)
+    records = collect(job, asset_dirs, folder)
     proof = split.apply(records, job.recipe.split(job.config, records, folder), job.config.train.seed)
     split.write_manifest(job.run.manifest, records)
     write_json(job.run.split, proof)
@@ -29,36 +35,39 @@ def work(job: cli.Job) -> list[Path]:
     return [job.run.manifest, job.run.split, folder]
 
 
-def prepared_folder(job: cli.Job) -> Path:
-    made_from = json.dumps(steps.fingerprint(job.run, 3, job.recipe, job.config), sort_keys=True, default=str)
-    return job.run.cache / f"prepared-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
+def prepared_folder(job: Job) -> Path:
+    return job.run.cache / f"prepared-{steps.digest(steps.fingerprint(job.run, 3, job.recipe, job.config))}"
 
 
-def collect(job: cli.Job, where: dict[str, Path], folder: Path) -> list:
+def collect(job: Job, asset_dirs: dict[str, Path], folder: Path) -> list[Record]:
     """The recipe's records, one by one, with time for a pause after each."""
-    records, started = [], time.monotonic()
+    records: list[Record] = []
+    started = time.monotonic()
     progress = Progress("prepare", 0, 0, "records", job.clock, job.config.train.log_seconds)
-    for record in job.recipe.prepare(job.config, where, folder):
+    for record in job.recipe.prepare(job.config, asset_dirs, folder):
         records.append(record)
         job.advance(len(records), 0, "records")
         progress.update(len(records), {})
         job.pause_if_out_of_time((time.monotonic() - started) / len(records))
     progress.close()
     if not records:
-        raise Stop("there is nothing to prepare: the data holds no usable record", job.run.command(2))
+        raise Stop("there is nothing to prepare: the data holds no records", job.run.command(2))
     return records
 
 
-def report(job: cli.Job, records: list, proof: dict) -> None:
-    skipped = [record for record in records if record.status == "skipped"]
+def report(job: Job, records: list[Record], proof: dict[str, Any]) -> None:
+    """What the user should see of the data: the recipe's summary, the split with its proof, what was skipped."""
     for name, value in job.recipe.summarise_data(job.config, records).items():
-        print(f"  {name}: " + (", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else str(value)))
-    print(f"  split by {proof['by']}: " + "; ".join(f"{side} {', '.join(names)}" for side, names in proof["groups"].items()))
-    print(f"  shared by both sides: {proof['overlap']}")
-    for record in skipped[:10]:
+        parts = [f"{key} {part}" for key, part in value.items()] if isinstance(value, dict) else [str(value)]
+        print(f"  {name}: {', '.join(parts)}")
+    sides = [f"{side} {', '.join(names)}" for side, names in proof["groups"].items()]
+    print(f"  split by {proof['by']}: {'; '.join(sides)}")
+    print(f"  shared by both sides: {split.in_words(proof['overlap'])}")
+    skipped = [record for record in records if record.status == "skipped"]
+    for record in skipped[:SHOWN_SKIPPED]:
         print(f"  skipped {record.sample_id}: {record.reason}")
-    if len(skipped) > 10:
-        print(f"  and {len(skipped) - 10} more skipped (manifest.csv)")
+    if len(skipped) > SHOWN_SKIPPED:
+        print(f"  and {len(skipped) - SHOWN_SKIPPED} more skipped (manifest.csv)")
 
 
 if __name__ == "__main__":

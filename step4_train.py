@@ -5,60 +5,76 @@ tensorboard/. On one device it needs no launcher; on several devices of one mach
 (--processes forces a number). Several machines, FSDP and DeepSpeed:
 
     accelerate launch --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500 \\
-        --num_processes 2 --multi_gpu step4_train.py --run NAME          (the same with --machine_rank 1 on the other; --root on a shared disk)
+        --num_processes 2 --multi_gpu step4_train.py --run NAME
+
+The other machine runs the same line with --machine_rank 1; --root lies on a disk that both of them share.
 """
+
 import argparse
 import os
 import shlex
 import sys
 from pathlib import Path
 
-from lib import cli, processes, steps
-from lib.errors import Stop
+from lib.commands import cli
+from lib.core import processes, steps
+from lib.core.errors import Stop
+from lib.core.job import Job
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", default="", metavar="a,b", help="train only these stages")
     parser.add_argument("--processes", type=int, default=0, help="processes on this machine (default: one per device)")
     parser.add_argument("--launch-args", default="", help="further words for torch's launcher")
-    parser.add_argument("--sweep", nargs="+", default=[], metavar="key=v1,v2", help="one run per combination of these settings")
+    parser.add_argument("--sweep", nargs="+", default=[], metavar="key=v1,v2", help="one run per combination of values")
     parser.add_argument("--checkpoint", default="", metavar="X", help="start a new run from this checkpoint folder")
-    parser.add_argument("--detect-anomaly", action="store_true", help="go back to the last good checkpoint and name the module that makes the first bad number")
+    parser.add_argument(
+        "--detect-anomaly",
+        action="store_true",
+        help="go back to the last good checkpoint and name the module that makes the first bad number",
+    )
 
 
-def work(job: cli.Job) -> list[Path] | int:
+def work(job: Job) -> list[Path] | int:
     refuse_other_run(job)
     wanted = job.args.processes or device_count()
     if wanted > 1 and not processes.is_child():
         return processes.launch(job.run, wanted, job.record["threads"], shlex.split(job.args.launch_args), job.clock)
-    from lib import training
+    from lib.training import stages
 
-    return training.run(job)
+    return stages.run(job)
 
 
-def refuse_other_run(job: cli.Job) -> None:
-    """A training is never thrown away because something else changed: it is said, and a person decides."""
+def refuse_other_run(job: Job) -> None:
+    """A training is never thrown away because something else changed: the message says what, and the user decides."""
     if job.args.force:
         return
     reasons = job.before.reasons
-    if not reasons or steps.harmless(reasons):
+    if not reasons or steps.harmless(reasons, job.config):
         return
     if not steps.only_code(reasons):
-        raise Stop(f"the training in {job.run.name} was made otherwise: {'; '.join(reasons)}", job.run.command(4, "--force") + "   (trains anew; the old checkpoints go), or another --run NAME")
+        raise Stop(
+            f"the run {job.run.name} was trained with different inputs: {'; '.join(reasons)}",
+            job.run.command(4, "--force")
+            + "   (retrains from scratch and removes the old checkpoints), or another --run NAME",
+        )
     if not job.args.accept_code:
-        raise Stop(f"since the training began, {'; '.join(reasons)}", job.run.command(4, "--accept-code") + "   (goes on; it is recorded), or --force (trains anew)")
+        raise Stop(
+            f"since the training began, {'; '.join(reasons)}",
+            job.run.command(4, "--accept-code") + "   (goes on; it is recorded), or --force (retrains from scratch)",
+        )
     job.record.setdefault("accepted_code", []).extend(reasons)
 
 
 def device_count() -> int:
-    from lib import machine
+    from lib.core import machine
 
     return max(1, machine.gpu_count())
 
 
 if __name__ == "__main__":
     if "--sweep" in sys.argv:
-        from lib import sweep
+        from lib.commands import sweep
 
         sys.exit(sweep.main(sys.argv[1:]))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

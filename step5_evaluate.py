@@ -1,46 +1,56 @@
 """Step 5 of 5: the untouched base against the adapted model on the held-out samples; figures and report.
 
-Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further:
---predict INPUTS --out DIR (your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs).
+Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further: --predict INPUTS --out DIR
+(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs).
 """
+
 import argparse
 import sys
 from pathlib import Path
 
-from lib import cli
-from lib.errors import Stop
+from lib.commands import cli
+from lib.core.errors import Stop
+from lib.core.job import Job
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|step-N", help="what to score, export or predict with")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="best|last|step-N", help="what to score, export or predict with"
+    )
     parser.add_argument("--predict", default="", metavar="INPUTS", help="run the adapted model on these inputs")
     parser.add_argument("--out", type=Path, help="folder for --predict")
-    parser.add_argument("--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)")
+    parser.add_argument(
+        "--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)"
+    )
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
     # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
-    parser.set_defaults(as_settings=lambda args: {} if args.predict or args.export else {"eval.checkpoint": args.checkpoint})
+    parser.set_defaults(
+        as_settings=lambda args: {} if args.predict or args.export else {"eval.checkpoint": args.checkpoint}
+    )
 
 
-def work(job: cli.Job) -> list[Path]:
-    from lib import evaluation
+def work(job: Job) -> list[Path]:
+    from lib.evaluation import deliver, evaluate
 
-    outputs = evaluation.outputs(job.run)
+    outputs = evaluate.outputs(job.run)
     if job.before.word != "complete" or job.args.force:
-        outputs = evaluation.run(job)
+        outputs = evaluate.run(job)
     if job.args.predict:
         if job.args.out is None:
-            raise Stop("--predict needs --out DIR", job.run.command(5, "--predict", job.args.predict, "--out", "predictions"))
-        evaluation.predict(job)
+            raise Stop(
+                "--predict needs --out DIR", job.run.command(5, "--predict", job.args.predict, "--out", "predictions")
+            )
+        deliver.predict(job)
     if job.args.export:
-        evaluation.export(job)
+        deliver.export(job)
     return outputs
 
 
-def verdict(job: cli.Job) -> str:
+def verdict(job: Job) -> str:
     """The sentence that the report begins with."""
-    from lib import report
-    from lib.run import read_json
+    from lib.core.run import read_json
+    from lib.evaluation import report
 
     found = report.verdict(read_json(job.run.scores), job.record)
     return f"{found.claim} {found.numbers} {found.basis}"
@@ -48,7 +58,7 @@ def verdict(job: cli.Job) -> str:
 
 def main() -> int:
     if "--compare" in sys.argv:
-        from lib import compare
+        from lib.commands import compare
 
         return compare.main(sys.argv[1:])
     return cli.main(5, work, add_flags, again=("predict", "export"), result=verdict)

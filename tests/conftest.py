@@ -1,4 +1,5 @@
 """`step(number, *words)` runs a step script in this process with the toy recipe and returns its exit code."""
+
 import functools
 import json
 import os
@@ -10,29 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from lib import cli, machine, recipes
-from tests import toy
+from lib import recipes
+from lib.commands import cli
+from lib.core import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-REALLY_LOOK = machine.look
+TOY = ROOT / "tests" / "toy"
+recipes.load(str(TOY))  # from here on `lib.recipes.toy` can be imported
+REALLY_INSPECT = machine.inspect_machine
 
 
 @functools.cache
-def looked(*names: str) -> str:
-    return json.dumps(REALLY_LOOK({name: ROOT for name in names}))
+def inspected(*names: str) -> str:
+    return json.dumps(REALLY_INSPECT(dict.fromkeys(names, ROOT)))
 
 
-def look_once(places):
+def inspect_once(folders):
     """Step 1 starts children that import torch; this machine is the same one in every test."""
-    return json.loads(looked(*places))
+    return json.loads(inspected(*folders))
 
 
 @pytest.fixture
 def step(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "RECIPES", (*recipes.RECIPES, "toy"))
-    monkeypatch.setitem(sys.modules, "lib.recipes.toy", toy)
-    monkeypatch.setattr(toy, "__name__", "lib.recipes.toy")
-    monkeypatch.setattr(machine, "look", look_once)
+    monkeypatch.setattr(machine, "inspect_machine", inspect_once)
     monkeypatch.setattr(cli, "run_child", lambda command, clock: earlier(command))
     for name in [name for name in os.environ if name.startswith(("PIPELINE_", "KAGGLE_", "SESSION_HOURS"))]:
         monkeypatch.delenv(name)
@@ -40,7 +41,7 @@ def step(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(number: int, *words: str) -> int:
-        first = ("--recipe", "toy") if number == 1 and "--recipe" not in words else ()
+        first = ("--recipe", str(TOY)) if number == 1 and "--recipe" not in words else ()
         name = () if "--run" in words else ("--run", "r")
         return script(number, *first, *name, *words)
 

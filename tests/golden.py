@@ -7,9 +7,10 @@ Every folder below DIR with a `config.json` is a case; its `kind` selects the co
     weights.safetensors   under the checkpoint's key names, where the case has a network
     outputs.safetensors   and/or outputs.json: what the original computed
 
-A module of `MODULES` has three names: `KINDS` (kind -> function of a `Case` that returns {output: tensor}), `TOLERANCES`
-and `WAIVED`. Prints one line per tensor, then `N passed, M failed`; exit code 1 where anything failed.
+A module of `MODULES` has three names: `KINDS` (kind -> function of a `Case` that returns {output: tensor}),
+`TOLERANCES` and `WAIVED`. Prints one line per tensor, then `N passed, M failed`; exit code 1 where anything failed.
 """
+
 import importlib
 import json
 import re
@@ -23,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lib.errors import Stop
+from lib.core.errors import Stop
 
 # The part of `kind` before the first underscore -> where its code is.
 MODULES = {
@@ -36,14 +37,25 @@ MODULES = {
 
 # What a wrong case or wrong code raises. One broken case must not hide the others; anything else is a bug of this file.
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-    SafetensorError, Stop,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    Stop,
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One folder. `expected` is there so that an unordered result can be put into the stored order, and for nothing else."""
+    """One folder. `expected` is there so that an unordered result can be put into the stored order, and for nothing
+    else.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -58,14 +70,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Distance:
-    """A result that a README compares by another measure than element by element (sets of curves, ranges of right values)."""
+    """A result that a README compares by another measure than element by element (sets of curves, ranges of right
+    values).
+    """
 
     value: float  # must be <= the `atol` of its tolerance
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|ours - expected| <= atol + rtol * |expected| + of_max * max|expected|, for each element. `outputs` matches whole names."""
+    """|ours - expected| <= atol + rtol * |expected| + of_max * max|expected|, for each element. `outputs` matches whole
+    names.
+    """
 
     kind: str
     outputs: str
@@ -78,7 +94,8 @@ class Tolerance:
 class Waiver:
     """A flaw of the original that we do not keep, with the sentence of the golden README that calls it one.
 
-    `where(case, name, expected)` is a bool tensor of the elements that do not count; without it the whole output does not.
+    `where(case, name, expected)` is a bool tensor of the elements that do not count; without it the whole output does
+    not.
     """
 
     kind: str
@@ -117,7 +134,9 @@ def show(verdict: "Verdict") -> str:
 
 
 def run(root: Path) -> Iterable[Verdict]:
-    """The verdicts of every case at or below `root`. A folder without any case is a failure: a wrong path must not pass."""
+    """The verdicts of every case at or below `root`. A folder without any case is a failure: a wrong path must not
+    pass.
+    """
     configs = sorted(root.rglob("config.json"))
     if not configs:
         yield Verdict("FAIL", str(root), "no case folder here")
@@ -197,8 +216,10 @@ def judge(case: Case, name: str, ours: Any, expected: torch.Tensor, module) -> V
     return Verdict(state, label, f"error/allowed {worst:.2g}{note}")
 
 
-def compare(ours: torch.Tensor, expected: torch.Tensor, counts: torch.Tensor, tolerance: Tolerance) -> tuple[float, str]:
-    """The largest ratio of error to allowed error among the elements that count. NaN and infinities must agree exactly."""
+def compare(
+    ours: torch.Tensor, expected: torch.Tensor, counts: torch.Tensor, tolerance: Tolerance
+) -> tuple[float, str]:
+    """The largest ratio of error to allowed error among the elements that count; NaN and infinities agree exactly."""
     ours, expected = ours.detach().double()[counts], expected.double()[counts]
     finite = expected.isfinite()
     if not torch.equal(ours[~finite].nan_to_num(), expected[~finite].nan_to_num()) or not ours[finite].isfinite().all():
@@ -220,6 +241,8 @@ def find(rows: Iterable[Tolerance | Waiver], kind: str, name: str) -> Any:
 
 
 if __name__ == "__main__":
-    from tests.golden import main as imported_main  # the kinds import `tests.golden`, and their classes must be these classes
+    from tests.golden import (
+        main as imported_main,
+    )  # the kinds import `tests.golden`, and their classes must be these classes
 
     sys.exit(imported_main(sys.argv[1:]))

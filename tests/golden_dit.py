@@ -1,18 +1,22 @@
 """Golden kinds of the LightningDiT: see tests/golden.py. Stored weights have the published names."""
 
+from functools import partial
+
 import torch
 
-from lib.recipes.vavae_microdoppler import flow
-from lib.recipes.vavae_microdoppler.dit import DiTSize, LightningDiT, Rope, position_table, time_frequencies
+from lib.recipes.vavae_microdoppler.dit import flow
+from lib.recipes.vavae_microdoppler.dit.model import LightningDiT, Rope, position_table, time_frequencies
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+from lib.recipes.vavae_microdoppler.size import DiTSize
 from tests.golden import Case, Tolerance
 
 
 def load(case: Case) -> LightningDiT:
     c = case.config
     size = DiTSize(
-        c["depth"], c["hidden_size"], c["num_heads"], c["input_size"], c["in_channels"], c["num_classes"], c["patch_size"], c["mlp_ratio"],
-        c["use_swiglu"], c["use_rope"], c["use_rmsnorm"], c["use_qknorm"], not c["wo_shift"],
+        c["depth"], c["hidden_size"], c["num_heads"], c["input_size"], c["in_channels"], c["num_classes"],
+        c["patch_size"], c["mlp_ratio"], c["use_swiglu"], c["use_rope"], c["use_rmsnorm"], c["use_qknorm"],
+        not c["wo_shift"],
     )  # fmt: skip
     model = LightningDiT(size)
     model.load_state_dict(case.weights)
@@ -23,18 +27,24 @@ def load(case: Case) -> LightningDiT:
     return model.eval()
 
 
+def keep(out: dict[str, torch.Tensor], name: str, _module, _inputs, tokens: torch.Tensor) -> None:
+    out[name] = tokens
+
+
 def forward(case: Case) -> dict[str, torch.Tensor]:
     model, out = load(case), {}
     x, t, y = case.inputs["x"].clone().requires_grad_(), case.inputs["t"], case.inputs["y"]
     hooks = [(0, "tokens_after_block_0"), (len(model.blocks) - 1, "tokens_after_last_block")]
     for index, name in hooks:
-        model.blocks[index].register_forward_hook(lambda _module, _inputs, tokens, name=name: out.__setitem__(name, tokens))
+        model.blocks[index].register_forward_hook(partial(keep, out, name))
     out["velocity"] = model(x, t, y)
     probed = (out["velocity"] * case.inputs["probe"]).sum()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(probed, [x, *trained])
-    out |= {"grad_x_of_probe": gradients[0], "grad_norm_all_parameters": torch.stack([g.norm() for g in gradients[1:]]).norm()}
-    out |= {"t_frequencies": time_frequencies(t), "t_embedding": model.t_embedder(t), "y_embedding": model.y_embedder(y)}
+    whole = torch.stack([g.norm() for g in gradients[1:]]).norm()
+    out |= {"grad_x_of_probe": gradients[0], "grad_norm_all_parameters": whole}
+    out |= {"t_frequencies": time_frequencies(t), "t_embedding": model.t_embedder(t)}
+    out["y_embedding"] = model.y_embedder(y)
     out["y_embedding_forced_drop"] = model.y_embedder(torch.where(case.inputs["drop_ids"] == 1, model.null, y))
     return out | {"patch_tokens_without_pos": model.x_embedder(x)}
 
@@ -50,14 +60,13 @@ def transport(case: Case) -> dict[str, torch.Tensor]:
         out |= {f"{name}.loss_per_sample": squared, f"{name}.cos_loss_per_sample": cosine, f"{name}.total": total}
         (out[f"{name}.grad_model_output"],) = torch.autograd.grad(total, predicted)
     deviates = case.inputs["normal_deviates"]
-    out |= {
-        "t_lognormal_mu0": flow.lognormal_times(deviates),
-        "t_lognormal_shifted": flow.lognormal_times(deviates, case.config["shifted_mu"]),
-    }
+    out["t_lognormal_mu0"] = flow.lognormal_times(deviates)
+    out["t_lognormal_shifted"] = flow.lognormal_times(deviates, case.config["shifted_mu"])
     drawn = flow.lognormal_times(torch.randn(case.config["n_stat"], generator=torch.Generator().manual_seed(0)))
     levels = case.expected["quantile_levels"]  # which quantiles were stored
     quantiles = torch.quantile(drawn[:: len(drawn) // 200_000 or 1], levels.float())
-    return out | {"quantile_levels": levels, "t_sample_mean": drawn.mean(), "t_sample_std": drawn.std(), "t_sample_quantiles": quantiles}
+    out |= {"t_sample_mean": drawn.mean(), "t_sample_std": drawn.std()}
+    return out | {"quantile_levels": levels, "t_sample_quantiles": quantiles}
 
 
 def sampler(case: Case) -> dict[str, torch.Tensor]:
@@ -67,9 +76,11 @@ def sampler(case: Case) -> dict[str, torch.Tensor]:
             out |= {f"{run['name']}.{name}": value for name, value in integrate(model, noise, label, run).items()}
         for t in case.config["probe_times"]:
             for first3, name in ((True, "first3"), (False, "all")):
-                pair = flow.guided_pair(model, noise, t, label, case.config["probe_scale"], case.config["probe_interval_start"], first3)
+                scale, start = case.config["probe_scale"], case.config["probe_interval_start"]
+                pair = flow.guided_pair(model, noise, t, label, scale, start, first3)
                 out[f"probe_t{t}.guided_{name}"] = torch.cat(pair)
-    statistics = LatentStatistics(case.inputs["latent_mean"], case.inputs["latent_std"], case.config["latent_multiplier"])
+    mean, std = case.inputs["latent_mean"], case.inputs["latent_std"]
+    statistics = LatentStatistics(mean, std, case.config["latent_multiplier"])
     first = case.config["runs"][0]["name"]
     return out | {f"denormalised_{first}": statistics.denormalise(out[f"{first}.final_latent"])}
 

@@ -25,7 +25,9 @@ def attention_mask(case: Case) -> dict:
         found |= {
             f"{size['name']}.allowed": allowed,
             f"{size['name']}.density": allowed.double().mean(),
-            f"{size['name']}.relative_position_id_inside_block": torch.where(torch.arange(len(block)) < size["prefix"], -1, block),
+            f"{size['name']}.relative_position_id_inside_block": torch.where(
+                torch.arange(len(block)) < size["prefix"], -1, block
+            ),
         }
     return found
 
@@ -59,7 +61,9 @@ def match_frame(prediction: dict, truth: dict, classes: list[str], thresholds: t
 
 def merge(rows: list, thresholds: int) -> metrics.Detections:
     scores = np.concatenate([row[1] for row in rows])
-    return metrics.Detections(scores, np.concatenate([row[2] for row in rows]).reshape(-1, thresholds), sum(row[3] for row in rows))
+    return metrics.Detections(
+        scores, np.concatenate([row[2] for row in rows]).reshape(-1, thresholds), sum(row[3] for row in rows)
+    )
 
 
 def tables(case: Case, merged: list, thresholds: tuple[float, ...]) -> dict:
@@ -72,27 +76,44 @@ def tables(case: Case, merged: list, thresholds: tuple[float, ...]) -> dict:
             key = f"per_threshold.{threshold}.classes.{name}"
             true = int(detections.hits[:, i].sum())
             recall = true / max(detections.truths, 1) if len(detections.scores) else float("nan")
-            found |= {f"map_table.{name}_AP_thr_{threshold}": aps[name][i], f"{key}.ap": aps[name][i], f"{key}.tp_total": true}
-            found |= {f"{key}.num_gts": detections.truths, f"{key}.num_dets": len(detections.scores), f"{key}.final_recall": recall}
+            found |= {
+                f"map_table.{name}_AP_thr_{threshold}": aps[name][i],
+                f"{key}.ap": aps[name][i],
+                f"{key}.tp_total": true,
+            }
+            found |= {
+                f"{key}.num_gts": detections.truths,
+                f"{key}.num_dets": len(detections.scores),
+                f"{key}.final_recall": recall,
+            }
     seen = [name for name, detections in zip(names, merged, strict=True) if detections.truths]
-    found |= {f"per_threshold.{t}.mean_over_classes_with_gt": np.mean([aps[n][i] for n in seen]) for i, t in enumerate(thresholds)}
+    found |= {
+        f"per_threshold.{t}.mean_over_classes_with_gt": np.mean([aps[n][i] for n in seen])
+        for i, t in enumerate(thresholds)
+    }
     return found | ranges(case, found)
 
 
 def ranges(case: Case, found: dict) -> dict:
-    """Where the order inside a tie is open, a class's AP may be anywhere in a range, and the numbers that follow from it too."""
+    """Where the order inside a tie is open, a class's AP, and what follows from it, may be anywhere in a range."""
     spans = {
         key.split(".")[1]: (low, case.expected[key[:-1] + "1"])
         for key, low in case.expected.items()
         if key.startswith("acceptable_range.") and key.endswith(".0")
     }
-    result = {f"acceptable_range.{key}.{end}": case.expected[f"acceptable_range.{key}.{end}"] for key in spans for end in (0, 1)}
+    result = {
+        f"acceptable_range.{key}.{end}": case.expected[f"acceptable_range.{key}.{end}"]
+        for key in spans
+        for end in (0, 1)
+    }
     for key, (low, high) in spans.items():
         ours = found[f"map_table.{key}"]
         outside = Distance(float(max(low - ours, ours - high, 0)))
         name = key.removesuffix("_AP")
         tied = [k for k in found if k.startswith(f"map_table.{name}_AP") or k.endswith(f"classes.{name}.ap")]
-        result |= dict.fromkeys([*tied, "map_table.mAP", *(k for k in found if k.endswith("mean_over_classes_with_gt"))], outside)
+        result |= dict.fromkeys(
+            [*tied, "map_table.mAP", *(k for k in found if k.endswith("mean_over_classes_with_gt"))], outside
+        )
     return result
 
 
@@ -112,7 +133,8 @@ def permutations(case: Case) -> dict:
         "num_variants": torch.cat([case.expected["num_variants"][:, :1], counts], dim=1),  # column 0 is the waived v0
     }
     return found | {
-        f"variants_v{i}": in_order(groups, case.expected[f"variants_v{i}"]) for i, groups in enumerate((v1, v2, v3, v4), start=1)
+        f"variants_v{i}": in_order(groups, case.expected[f"variants_v{i}"])
+        for i, groups in enumerate((v1, v2, v3, v4), start=1)
     }
 
 
@@ -123,17 +145,22 @@ def in_order(groups: list[np.ndarray], expected: torch.Tensor) -> torch.Tensor:
         real = stored[(stored != FAR_M).flatten(1).any(1)]
         ours = torch.tensor(group.copy()).float()
         nearest = torch.cdist(real.flatten(1), ours.flatten(1), p=1).argmin(1)
-        assert len(real) == len(ours) and len(nearest.unique()) == len(torch.unique(real, dim=0)), "not the same set of orders"
+        assert len(real) == len(ours) and len(nearest.unique()) == len(torch.unique(real, dim=0)), (
+            "not the same set of orders"
+        )
         row[: len(real)] = ours[nearest]
     return result
 
 
 def matching_losses(case: Case) -> dict:
     low, high = torch.tensor(case.config["pc_range"][:2]), torch.tensor(case.config["pc_range"][3:5])
-    half, pattern, points = tuple(case.config["roi_half_extent_xy"]), case.config["permutation_pattern"], case.config["num_points"]
+    half, points = tuple(case.config["roi_half_extent_xy"]), case.config["num_points"]
+    pattern = case.config["permutation_pattern"]
     match_weights = losses.Weights(case.config["match_cls"], case.config["match_pts"])
     weights = losses.Weights(*(case.config[name] for name in ("loss_cls", "loss_pts", "loss_dir")))
-    assert (match_weights.cls, match_weights.pts) == (weights.cls, weights.pts), "one pair of weights serves matching and loss"
+    assert (match_weights.cls, match_weights.pts) == (weights.cls, weights.pts), (
+        "one pair of weights serves matching and loss"
+    )
     found, truths = {}, []
     for number, frame in enumerate(case.inputs["frames"]):
         orders = torch.zeros(0, 1, points, 2)
@@ -153,7 +180,10 @@ def losses_of(case: Case, truths: list, weights, low, high) -> dict:
     found["total_over_layers"] = total.detach().reshape(case.expected["total_over_layers"].shape)
     for number, layer in enumerate(zip(logits.detach(), points.detach(), strict=True)):
         terms, matches = losses.layer_loss(*layer, truths, weights, high - low)
-        found |= {f"layer{number}.{name}": term.reshape(case.expected[f"layer{number}.{name}"].shape) for name, term in terms.items()}
+        found |= {
+            f"layer{number}.{name}": term.reshape(case.expected[f"layer{number}.{name}"].shape)
+            for name, term in terms.items()
+        }
         found |= {f"layer{number}.{name}": torch.zeros(()) for name in ("loss_bbox", "loss_iou")}  # their weight is 0
         for frame, (m, truth) in enumerate(zip(matches, truths, strict=True)):
             found |= {
@@ -180,7 +210,9 @@ def matched(m, truth, logits, points, weights, low, high) -> dict:
 def decode(case: Case) -> dict:
     low, high = np.array(case.config["pc_range"][:2]), np.array(case.config["pc_range"][3:5])
     found = {}
-    for number, frame in enumerate(zip(case.inputs["pred_logits"].numpy(), case.inputs["pred_points_01"].numpy(), strict=True)):
+    for number, frame in enumerate(
+        zip(case.inputs["pred_logits"].numpy(), case.inputs["pred_points_01"].numpy(), strict=True)
+    ):
         scores, labels, points = metrics.best_pairs(*frame, case.config["max_num"])
         points = points * (high - low) + low
         boxes = np.concatenate([points.min(1), points.max(1)], axis=1)
@@ -197,7 +229,9 @@ def gt_extraction(case: Case) -> dict:
     found = {}
     for number, frame in enumerate(case.inputs["frames"]):
         world_from_lidar = geometry.rigid(frame["ego2global_translation"], frame["ego2global_rotation"])
-        world_from_lidar = world_from_lidar @ geometry.rigid(frame["lidar2ego_translation"], frame["lidar2ego_rotation"])
+        world_from_lidar = world_from_lidar @ geometry.rigid(
+            frame["lidar2ego_translation"], frame["lidar2ego_rotation"]
+        )
         yaw = geometry.yaw_rad(world_from_lidar)
         vectors = maps[frame["map_location"]].vectors(*world_from_lidar[:2, 3], yaw, half)
         key = frame_key(case, number)
@@ -208,8 +242,12 @@ def gt_extraction(case: Case) -> dict:
 
 
 def compare_vectors(case: Case, key: str, number: int, vectors: list, points: int, half: tuple[float, float]) -> dict:
-    """Counts, classes, curves and samples of a frame against the stored ones, assigned to one another by Hausdorff distance."""
-    names = {int(name.split("instance")[1].split(".")[0]): name for name in case.expected if name.startswith(f"{key}.instance")}
+    """A frame's counts, classes, curves and samples against the stored ones, paired by Hausdorff distance."""
+    names = {
+        int(name.split("instance")[1].split(".")[0]): name
+        for name in case.expected
+        if name.startswith(f"{key}.instance")
+    }
     stored = {i: case.expected[name].numpy() for i, name in names.items()}
     labels = case.expected.get(f"{key}.labels", torch.zeros(0))
     found = {f"frames.{number}.num_instances": len(vectors)}
@@ -227,13 +265,19 @@ def compare_vectors(case: Case, key: str, number: int, vectors: list, points: in
         }
     found[f"{key}.labels"] = torch.tensor([vectors[partner[i]].label for i in stored])
     if f"{key}.points20_clamped" in case.expected:
-        samples = zip(case.expected[f"{key}.points20_clamped"].numpy(), (vectors[partner[i]].vertices for i in stored), strict=True)
-        found[f"{key}.points20_clamped"] = Distance(max(sample_distance_m(stored20, ours, points, half) for stored20, ours in samples))
+        samples = zip(
+            case.expected[f"{key}.points20_clamped"].numpy(),
+            (vectors[partner[i]].vertices for i in stored),
+            strict=True,
+        )
+        found[f"{key}.points20_clamped"] = Distance(
+            max(sample_distance_m(stored20, ours, points, half) for stored20, ours in samples)
+        )
     return found
 
 
 def sample_distance_m(stored: np.ndarray, ours: np.ndarray, points: int, half: tuple[float, float]) -> float:
-    """Largest deviation of the samples in the nearest order; a ring is started where the stored one starts, because that is free."""
+    """Largest deviation of the samples in the nearest order; a ring starts where the stored one does."""
     import shapely
 
     candidates = polylines.orders(ours, points, half)
@@ -250,7 +294,10 @@ def assign(vectors: list, stored: dict, labels: torch.Tensor) -> dict[int, int]:
     from scipy.optimize import linear_sum_assignment
 
     cost = [
-        [hausdorff_m(v.vertices, curve) + abs(length_m(v.vertices) - length_m(curve)) + 1e6 * (v.label != labels[i]) for v in vectors]
+        [
+            hausdorff_m(v.vertices, curve) + abs(length_m(v.vertices) - length_m(curve)) + 1e6 * (v.label != labels[i])
+            for v in vectors
+        ]
         for i, curve in stored.items()
     ]
     rows, columns = linear_sum_assignment(np.array(cost, dtype=float).reshape(len(stored), len(vectors)))
@@ -282,7 +329,10 @@ def transforms(case: Case) -> dict:
             f"{key}.ego_yaw_deg_0_360": np.degrees(geometry.yaw_rad(world_from_ego)) % 360,
         }
         for camera in frame["cameras"]:
-            found |= {f"{key}.{camera['channel']}.{k}": v for k, v in camera_values(camera, world_from_lidar, points, scale).items()}
+            found |= {
+                f"{key}.{camera['channel']}.{k}": v
+                for k, v in camera_values(camera, world_from_lidar, points, scale).items()
+            }
     return found
 
 
@@ -292,7 +342,9 @@ def camera_values(camera: dict, world_from_lidar: np.ndarray, points: np.ndarray
     lidar_from_cam = geometry.inverse(world_from_lidar) @ world_from_cam
     cam_from_lidar = geometry.inverse(lidar_from_cam)
     intrinsics = np.array(camera["camera_intrinsic"])
-    pixels, depth_m, visible = geometry.project(geometry.transform(cam_from_lidar, points), intrinsics, camera["width"], camera["height"])
+    pixels, depth_m, visible = geometry.project(
+        geometry.transform(cam_from_lidar, points), intrinsics, camera["width"], camera["height"]
+    )
 
     def image_from_lidar(k: np.ndarray) -> np.ndarray:
         full = np.eye(4)
@@ -351,5 +403,7 @@ WAIVED = (
         r"variants_v0",
         "v0 rolls all samples of a ring, so its repeated closing point travels inside: not the same curve",
     ),
-    Waiver("map_gt_extraction", r".*\.num_vertices", "sometimes one extra collinear vertex: curves are compared as sets"),
+    Waiver(
+        "map_gt_extraction", r".*\.num_vertices", "sometimes one extra collinear vertex: curves are compared as sets"
+    ),
 )

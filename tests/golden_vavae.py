@@ -2,24 +2,42 @@
 
 import torch
 
-from lib.recipes.vavae_microdoppler.autoencoder import AutoencoderSize, build_autoencoder, decode, from_published, key_map, moments_of
-from lib.recipes.vavae_microdoppler.critic import PatchCritic
-from lib.recipes.vavae_microdoppler.losses import (
+from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
+from lib.recipes.vavae_microdoppler.autoencoder.losses import (
     LossWeights,
     Pass,
     Posterior,
     alignment_parts,
-    critic_loss,
+    discriminator_loss,
     generator_terms,
     gradient_norm,
     hinge,
     vanilla,
-)  # fmt: skip
+)
+from lib.recipes.vavae_microdoppler.autoencoder.model import (
+    build_autoencoder,
+    decode,
+    from_published,
+    key_map,
+    moments_of,
+)
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.metrics import mse, psnr, ssim, to_uint8, unit_range
+from lib.recipes.vavae_microdoppler.size import AutoencoderSize
 from tests.golden import Case, Distance, Tolerance
 
-SCALARS = ("nll_loss", "rec_loss", "kl_loss", "g_loss", "d_weight", "vf_loss", "vf_weight")
+# Our term -> the original's name.
+SCALARS = {name: name for name in ("nll_loss", "rec_loss", "kl_loss", "vf_loss", "vf_weight")} | {
+    "generator_loss": "g_loss",
+    "generator_weight": "d_weight",
+}
+# The same for norms of gradients, whose layers have other names in every kind: our term -> the original's beginning.
+GRADIENTS = {
+    "nll_at_decoder": "nll_at_dec",
+    "generator_at_decoder": "g_at_dec",
+    "nll_at_encoder": "nll_at_enc",
+    "vf_at_encoder": "vf_at_enc",
+}
 
 
 def autoencoder(case: Case) -> dict[str, torch.Tensor]:
@@ -30,7 +48,8 @@ def autoencoder(case: Case) -> dict[str, torch.Tensor]:
             image = case.inputs[f"image_{name}"]
             moments = moments_of(model, image)
             posterior = Posterior.of(moments)
-            out |= {f"{name}.encoder_out": model.encoder(image), f"{name}.moments": moments, f"{name}.logvar": posterior.logvar}
+            out |= {f"{name}.encoder_out": model.encoder(image), f"{name}.moments": moments}
+            out[f"{name}.logvar"] = posterior.logvar
             out |= {f"{name}.mode": posterior.mean, f"{name}.recon_of_mode": decode(model, posterior.mean)}
         posterior = Posterior.of(out["square.moments"])
         out["recon_of_sample"] = decode(model, posterior.sample(case.inputs["noise"]))
@@ -41,8 +60,9 @@ def autoencoder(case: Case) -> dict[str, torch.Tensor]:
 def kl(case: Case) -> dict[str, torch.Tensor]:
     posterior = Posterior.of(case.inputs["moments"])
     std = (0.5 * posterior.logvar).exp()
-    out = {"mean": posterior.mean, "mode": posterior.mean, "logvar_clamped": posterior.logvar, "std": std, "var": posterior.logvar.exp()}
-    out |= {"sample": posterior.sample(case.inputs["noise"]), "kl_per_image": posterior.kl(), "kl_loss_batch_mean": posterior.kl().mean()}
+    out = {"mean": posterior.mean, "mode": posterior.mean, "logvar_clamped": posterior.logvar, "std": std}
+    out |= {"var": posterior.logvar.exp(), "sample": posterior.sample(case.inputs["noise"])}
+    out |= {"kl_per_image": posterior.kl(), "kl_loss_batch_mean": posterior.kl().mean()}
     out["kl_no_sum_without_half"] = posterior.kl_elements()
     mild_moments = case.inputs["moments_mild"].clone().requires_grad_()
     mild = Posterior.of(mild_moments)
@@ -52,7 +72,7 @@ def kl(case: Case) -> dict[str, torch.Tensor]:
 
 
 def between_gaussians(case: Case) -> dict[str, torch.Tensor]:
-    """Quantities of the posterior class that training never uses; diffusers' class of the same meaning supplies them."""
+    """Quantities of the posterior class that training never uses; diffusers' class of that meaning supplies them."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     mild, other = (DiagonalGaussianDistribution(case.inputs[name]) for name in ("moments_mild", "moments_other"))
@@ -82,8 +102,10 @@ def patchgan(case: Case) -> dict[str, torch.Tensor]:
     for mode in ("eval", "train"):
         critic = load_critic(case, "loss.discriminator.").train(mode == "train")
         logits_real, logits_fake = critic(real), critic(fake)
-        out |= {f"{mode}.logits_real": logits_real, f"{mode}.logits_fake": logits_fake, f"{mode}.g_loss": -logits_fake.mean()}
-        out |= {f"{mode}.hinge_d": hinge(logits_real, logits_fake), f"{mode}.vanilla_d": vanilla(logits_real, logits_fake)}
+        out |= {f"{mode}.logits_real": logits_real, f"{mode}.logits_fake": logits_fake}
+        out[f"{mode}.g_loss"] = -logits_fake.mean()
+        out[f"{mode}.hinge_d"] = hinge(logits_real, logits_fake)
+        out[f"{mode}.vanilla_d"] = vanilla(logits_real, logits_fake)
     gradients = torch.autograd.grad(out["train.hinge_d"], list(critic.parameters()))
     out |= {f"train.grad_hinge.{name}": g for (name, _), g in zip(critic.named_parameters(), gradients, strict=True)}
     out |= {f"train.buffers_after.{name}": buffer for name, buffer in critic.named_buffers()}
@@ -101,20 +123,28 @@ def metrics(case: Case) -> dict[str, torch.Tensor]:
     uint8_error = mse(bytes_a.float(), bytes_b.float())
     official = ssim(image.clamp(-1, 1), recon.clamp(-1, 1), 2.0)
     return {
-        "image_uint8": bytes_a, "recon_uint8": bytes_b, "mse_uint8_per_image": uint8_error,
-        "psnr_uint8_per_image": psnr(uint8_error, 255.0), "psnr_uint8_mean": psnr(uint8_error, 255.0).mean(),
-        "ssim_official_per_image": official, "ssim_official_batch": official.mean(), "ssim_01_clamped_per_image": ssim(unit_a, unit_b, 1.0),
-        "mse_01_clamped_per_image": mse(unit_a, unit_b), "psnr_01_clamped_per_image": psnr(mse(unit_a, unit_b), 1.0),
-        "mse_pm1_raw_per_image": mse(image, recon), "psnr_pm1_raw_peak2_per_image": psnr(mse(image, recon), 2.0),
+        "image_uint8": bytes_a,
+        "recon_uint8": bytes_b,
+        "mse_uint8_per_image": uint8_error,
+        "psnr_uint8_per_image": psnr(uint8_error, 255.0),
+        "psnr_uint8_mean": psnr(uint8_error, 255.0).mean(),
+        "ssim_official_per_image": official,
+        "ssim_official_batch": official.mean(),
+        "ssim_01_clamped_per_image": ssim(unit_a, unit_b, 1.0),
+        "mse_01_clamped_per_image": mse(unit_a, unit_b),
+        "psnr_01_clamped_per_image": psnr(mse(unit_a, unit_b), 1.0),
+        "mse_pm1_raw_per_image": mse(image, recon),
+        "psnr_pm1_raw_peak2_per_image": psnr(mse(image, recon), 2.0),
         "l1_pm1_raw_per_image": (image - recon).abs().flatten(1).mean(1),
-    }  # fmt: skip
+    }
 
 
 def losses_small(case: Case) -> dict[str, torch.Tensor]:
     """One-layer networks, so that the adaptive weights can be checked alone."""
     out = {}
     for setting in case.config["settings"]:
-        leaf = {name: case.weights[name].clone().requires_grad_() for name in ("enc.weight", "dec.weight", "proj.weight")}
+        names = ("enc.weight", "dec.weight", "proj.weight")
+        leaf = {name: case.weights[name].clone().requires_grad_() for name in names}
         critic = load_critic(case, "disc.").train()
         with torch.no_grad():
             list(critic.main)[-1].weight.mul_(setting.get("disc_last_conv_scale", 1.0))
@@ -124,17 +154,11 @@ def losses_small(case: Case) -> dict[str, torch.Tensor]:
         recon = torch.nn.functional.conv_transpose2d(sample, leaf["dec.weight"], case.weights["dec.bias"], stride=4)
         projected = torch.nn.functional.conv2d(sample, leaf["proj.weight"])
         p = Pass(image, recon, Posterior.of(moments), projected, case.inputs["vf_feature"])
-        terms = generator_terms(
-            p, weights_of(setting), given_perceptual(case), critic, leaf["dec.weight"], leaf["enc.weight"], critic_factor(setting)
-        )
+        layers = leaf["dec.weight"], leaf["enc.weight"]
+        terms = generator_terms(p, weights_of(setting), given_perceptual(case), critic, *layers, critic_factor(setting))
         gradients = torch.autograd.grad(terms["total"], list(leaf.values()))
         values = named(terms, setting) | {f"grad.{name}": g for name, g in zip(leaf, gradients, strict=True)}
-        for ours, theirs in (
-            ("nll_at_decoder", "nll_at_dec"),
-            ("g_at_decoder", "g_at_dec"),
-            ("nll_at_encoder", "nll_at_enc"),
-            ("vf_at_encoder", "vf_at_enc"),
-        ):
+        for ours, theirs in GRADIENTS.items():
             values[f"gradnorm.{theirs}"] = terms[ours]
         values |= critic_values(critic, image, recon, setting)
         out |= {"moments": moments, "recon": recon, "z_proj": projected}
@@ -149,7 +173,8 @@ def losses_full(case: Case) -> dict[str, torch.Tensor]:
         training = setting.get("mode") != "val"
         nets.autoencoder.train(training), nets.critic.train(training)
         with torch.set_grad_enabled(training):
-            values, p = nets.generator(setting, case.inputs["image"], case.inputs["posterior_noise"], case.inputs["vf_feature"])
+            given = case.inputs["image"], case.inputs["posterior_noise"], case.inputs["vf_feature"]
+            values, p = nets.generator(setting, *given)
             values |= critic_values(nets.critic, p.image, p.recon, setting)
         norm = nets.critic.main[3]
         values |= {"disc.bn3_batches_after": norm.num_batches_tracked, "disc.bn3_running_mean_after": norm.running_mean}
@@ -183,24 +208,24 @@ def train_steps(case: Case) -> dict[str, torch.Tensor]:
         terms["total"].backward()
         generator.step()
         critic.zero_grad()
-        judged = critic_loss(nets.critic, image, p.recon, hinge)
-        (critic_factor(setting) * judged["disc_loss"]).backward()
+        judged = discriminator_loss(nets.critic, image, p.recon, hinge)
+        loss = critic_factor(setting) * judged["discriminator_loss"]
+        loss.backward()
         critic.step()
-        values = named(terms, setting, logvar=nets.logvar) | {"disc.disc_loss": critic_factor(setting) * judged["disc_loss"]}
+        values = named(terms, setting, logvar=nets.logvar) | {"disc.disc_loss": loss}
         values |= {f"disc.{name}": judged[name] for name in ("logits_real", "logits_fake")}
         out |= {f"step{step}.{name.partition('.')[2]}": value for name, value in values.items()}
     return out | {
-        f"after.{name}": Distance(relative(tensor, case.expected.get(f"after.{name}"))) for name, tensor in nets.published().items()
+        f"after.{name}": Distance(relative(tensor, case.expected.get(f"after.{name}")))
+        for name, tensor in nets.published().items()
     }
 
 
 def relative(ours: torch.Tensor, expected: torch.Tensor | None) -> float:
     """The README's measure: L2 of the difference over L2 (single entries may differ where a gradient is about 0)."""
-    return (
-        float("inf")
-        if expected is None
-        else float((ours.detach() - expected.reshape(ours.shape)).norm() / expected.norm().clamp_min(1e-12))
-    )
+    if expected is None:
+        return float("inf")
+    return float((ours.detach() - expected.reshape(ours.shape)).norm() / expected.norm().clamp_min(1e-12))
 
 
 class Networks:
@@ -224,13 +249,15 @@ class Networks:
         autoencoder = self.autoencoder
         watched = {"decoder.conv_out": autoencoder.decoder.conv_out, "encoder.conv_in": autoencoder.encoder.conv_in}
         watched["encoder.conv_out"] = autoencoder.encoder.conv_out
-        return {f"{name}.weight": layer.weight for name, layer in watched.items()} | {"linear_proj.weight": self.projection}
+        return {f"{name}.weight": layer.weight for name, layer in watched.items()} | {
+            "linear_proj.weight": self.projection
+        }
 
     def terms(self, p: Pass, setting: dict) -> dict[str, torch.Tensor]:
         layers = self.layers()
         return generator_terms(
-            p, weights_of(setting), self.perceptual, self.critic, layers["decoder.conv_out.weight"], layers["encoder.conv_out.weight"],
-            critic_factor(setting), self.logvar,
+            p, weights_of(setting), self.perceptual, self.critic, layers["decoder.conv_out.weight"],
+            layers["encoder.conv_out.weight"], critic_factor(setting), self.logvar,
         )  # fmt: skip
 
     def generator(self, setting: dict, image, noise, feature) -> tuple[dict[str, torch.Tensor], Pass]:
@@ -240,12 +267,12 @@ class Networks:
         terms = self.terms(p, setting)
         values = named(terms, setting, self.logvar)
         if torch.is_grad_enabled():
-            watched = {name: t for name, t in self.layers().items() if p.feature is not None or name != "linear_proj.weight"}
+            aligned = p.feature is not None
+            watched = {name: t for name, t in self.layers().items() if aligned or name != "linear_proj.weight"}
             gradients = torch.autograd.grad(terms["total"], list(watched.values()), retain_graph=True)
             values |= {f"grad.{name}": g for name, g in zip(watched, gradients, strict=True)}
-            at = {"nll_at_decoder": "nll_at_decoder_conv_out", "g_at_decoder": "g_at_decoder_conv_out"}
-            at |= {"nll_at_encoder": "nll_at_encoder_conv_out", "vf_at_encoder": "vf_at_encoder_conv_out"}
-            values |= {f"gradnorm.{theirs}": terms[ours] for ours, theirs in at.items() if ours in terms}
+            at = {ours: f"gradnorm.{theirs}oder_conv_out" for ours, theirs in GRADIENTS.items()}
+            values |= {theirs: terms[ours] for ours, theirs in at.items() if ours in terms}
         return values, p
 
     def published(self) -> dict[str, torch.Tensor]:
@@ -264,29 +291,37 @@ def load_autoencoder(case: Case):
         tuple(level for level, side in enumerate(sides) if side in config["attn_resolutions"]),
         config["z_channels"], config["embed_dim"], config.get("norm_groups", 32), config["resolution"],
     )  # fmt: skip
-    model = build_autoencoder(size)
-    stored = {name: t for name, t in case.weights.items() if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))}
+    model, parts = build_autoencoder(size), ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    stored = {name: tensor for name, tensor in case.weights.items() if name.startswith(parts)}
     model.load_state_dict(from_published(stored, model))
     return model.eval()
 
 
 def load_critic(case: Case, prefix: str) -> PatchCritic:
-    state = part(case, prefix)
-    critic = PatchCritic(width=state["main.0.weight"].shape[0], layers=case.config.get("n_layers", case.config.get("disc_layers", 3)))
+    state, layers = part(case, prefix), case.config.get("n_layers", case.config.get("disc_layers", 3))
+    critic = PatchCritic(width=state["main.0.weight"].shape[0], layers=layers)
     critic.load_state_dict(state)
     return critic
 
 
 def part(case: Case, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor.clone() for name, tensor in case.weights.items() if name.startswith(prefix)}
+    mine = {name: tensor for name, tensor in case.weights.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor.clone() for name, tensor in mine.items()}
 
 
 def weights_of(setting: dict) -> LossWeights:
     return LossWeights(
-        perceptual=setting["perceptual_weight"], kl=setting["kl_weight"], critic=setting["disc_weight"], alignment=setting["vf_weight"],
-        adaptive_alignment=setting["adaptive_vf"], distance_margin=setting.get("distmat_margin", 0), cosine_margin=setting.get("cos_margin", 0),
-        distance=setting.get("distmat_weight", 1.0), cosine=setting.get("cos_weight", 1.0), averaged=setting.get("pp_style", False),
-    )  # fmt: skip
+        perceptual=setting["perceptual_weight"],
+        kl=setting["kl_weight"],
+        critic=setting["disc_weight"],
+        alignment=setting["vf_weight"],
+        adaptive_alignment=setting["adaptive_vf"],
+        distance_margin=setting.get("distmat_margin", 0),
+        cosine_margin=setting.get("cos_margin", 0),
+        distance=setting.get("distmat_weight", 1.0),
+        cosine=setting.get("cos_weight", 1.0),
+        averaged=setting.get("pp_style", False),
+    )
 
 
 def critic_factor(setting: dict) -> float:
@@ -294,17 +329,15 @@ def critic_factor(setting: dict) -> float:
 
 
 def named(terms: dict, setting: dict, logvar=0.0) -> dict[str, torch.Tensor]:
-    values = {f"gen.{name}": terms[name] for name in SCALARS if name in terms}
-    return values | {
-        "gen.total_loss": terms["total"],
-        "gen.logvar": torch.as_tensor(logvar),
-        "gen.disc_factor": torch.tensor(critic_factor(setting)),
-    }
+    values = {f"gen.{theirs}": terms[ours] for ours, theirs in SCALARS.items() if ours in terms}
+    values |= {"gen.total_loss": terms["total"], "gen.logvar": torch.as_tensor(logvar)}
+    return values | {"gen.disc_factor": torch.tensor(critic_factor(setting))}
 
 
 def critic_values(critic: PatchCritic, image, recon, setting: dict) -> dict[str, torch.Tensor]:
-    judged = critic_loss(critic, image, recon, {"hinge": hinge, "vanilla": vanilla}[setting.get("disc_loss", "hinge")])
-    loss = critic_factor(setting) * judged["disc_loss"]
+    kind = {"hinge": hinge, "vanilla": vanilla}[setting.get("disc_loss", "hinge")]
+    judged = discriminator_loss(critic, image, recon, kind)
+    loss = critic_factor(setting) * judged["discriminator_loss"]
     out = {"disc.disc_loss": loss, "disc.logits_real": judged["logits_real"], "disc.logits_fake": judged["logits_fake"]}
     if loss.requires_grad:
         out["disc.grad_norm_all"] = torch.stack([gradient_norm(loss, p) for p in critic.parameters()]).norm()
@@ -318,9 +351,15 @@ def given_perceptual(case: Case):
 
 
 KINDS = {
-    "vavae_autoencoder": autoencoder, "vavae_kl": kl, "vavae_vf_losses": vf_losses, "vavae_patchgan": patchgan, "vavae_metrics": metrics,
-    "vavae_losses_small": losses_small, "vavae_losses": losses_full, "vavae_train_steps": train_steps,
-}  # fmt: skip
+    "vavae_autoencoder": autoencoder,
+    "vavae_kl": kl,
+    "vavae_vf_losses": vf_losses,
+    "vavae_patchgan": patchgan,
+    "vavae_metrics": metrics,
+    "vavae_losses_small": losses_small,
+    "vavae_losses": losses_full,
+    "vavae_train_steps": train_steps,
+}
 TOLERANCES = (
     Tolerance("vavae_autoencoder", r".*", atol=1e-4),
     Tolerance("vavae_kl", r".*", rtol=1e-6, of_max=1e-6),

@@ -1,4 +1,5 @@
 """The VGGT kinds of `tests.golden`. Tolerances and what is waived: README of the golden VGGT group."""
+
 from dataclasses import fields
 from typing import Any
 
@@ -19,12 +20,15 @@ MIN_VALID_PX = {"seed": 10, "upstream": 100}  # all that the two implementations
 def model(case: Case) -> dict[str, Tensor]:
     """The heads that the case has weights for; every weight must have its place."""
     known = {field.name for field in fields(ModelSize)}
-    heads = {name: any(key.startswith(f"{name}.") for key in case.weights) for name in ("camera_head", "depth_head", "point_head")}
+    heads = {
+        name: any(key.startswith(f"{name}.") for key in case.weights)
+        for name in ("camera_head", "depth_head", "point_head")
+    }
     network = VGGT(ModelSize(**{key: value for key, value in case.config.items() if key in known}, **heads)).eval()
     network.load_state_dict(case.weights)
     images = case.inputs["images"]
     with torch.no_grad():
-        patches = network.prefix(images, 0)
+        patches = network.front(images, 0)
         layers = network.layers(images, patches, 0)
         predicted = network.predict(layers, *images.shape[-2:])
     found = {"patch_tokens": patches.flatten(0, 1)} | {f"agg.layer_{index}": layer for index, layer in layers.items()}
@@ -52,7 +56,12 @@ def same_sign(quaternion: Tensor, expected: Tensor) -> Tensor:
 def loss_values(case: Case) -> dict[str, Tensor]:
     found = {}
     for implementation, min_valid_px in MIN_VALID_PX.items():
-        for family, run in (("camera", camera_case), ("depth", dense_case), ("point", dense_case), ("multitask", multitask_case)):
+        for family, run in (
+            ("camera", camera_case),
+            ("depth", dense_case),
+            ("point", dense_case),
+            ("multitask", multitask_case),
+        ):
             for name, options in case.config.get(f"{family}_cases", {}).items():
                 parts = run(case.inputs, options, family, min_valid_px)
                 found |= {f"{implementation}.{family}.{name}.{part}": value for part, value in parts.items()}
@@ -62,12 +71,18 @@ def loss_values(case: Case) -> dict[str, Tensor]:
 def camera_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, min_valid_px: int) -> dict[str, Tensor]:
     given = case["options"]
     loss = LossConfig(
-        camera_norm=given["loss_type"], iteration_decay=given.get("gamma", 0.6), translation_weight=given.get("weight_trans", 1.0),
-        rotation_weight=given.get("weight_rot", 1.0), focal_weight=given.get("weight_focal", 0.5), min_valid_px=min_valid_px,
-    )  # fmt: skip
+        camera_norm=given["loss_type"],
+        iteration_decay=given.get("gamma", 0.6),
+        translation_weight=given.get("weight_trans", 1.0),
+        rotation_weight=given.get("weight_rot", 1.0),
+        focal_weight=given.get("weight_focal", 0.5),
+        min_valid_px=min_valid_px,
+    )
     valid = inputs[f"mask.{case['mask']}"]
     truth = geometry.encode_cameras(inputs["extrinsics"], inputs["intrinsics"], *valid.shape[-2:])
-    parts = losses.camera_loss([inputs[name] for name in case["pred"]], truth, valid[:, 0].sum((1, 2)) > min_valid_px, loss)
+    parts = losses.camera_loss(
+        [inputs[name] for name in case["pred"]], truth, valid[:, 0].sum((1, 2)) > min_valid_px, loss
+    )
     return {f"loss_{part}": value for part, value in parts.items()}
 
 
@@ -81,24 +96,34 @@ def dense_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, min
     truth = inputs[case.get("depths", "depths")][..., None] if family == "depth" else inputs["world_points"]
     predicted = inputs[case.get("pred", key)].clone().requires_grad_()
     confidence = inputs[f"{key}_conf"].clone().requires_grad_()
-    parts = losses.dense_loss(predicted, confidence, truth, inputs[f"mask.{case['mask']}"], loss, given["gradient_loss_fn"])
+    parts = losses.dense_loss(
+        predicted, confidence, truth, inputs[f"mask.{case['mask']}"], loss, given["gradient_loss_fn"]
+    )
     gradients = torch.autograd.grad(sum(parts.values()), [predicted, confidence])
     found = {f"loss_{part}_{family}": value for part, value in parts.items()}
     return found | {f"grad_{key}": gradients[0], "grad_pred_conf": gradients[1]}
 
 
-def multitask_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, min_valid_px: int) -> dict[str, Tensor]:
+def multitask_case(
+    inputs: dict[str, Tensor], case: dict[str, Any], family: str, min_valid_px: int
+) -> dict[str, Tensor]:
     """The case's ground truth is normalised already, so the parts are put together here as `losses.objective` does."""
     found, total = {}, 0
     if camera := case.get("camera"):
-        options = {"pred": sorted(name for name in inputs if name.startswith("pred_pose_enc.")), "mask": case["mask"], "options": camera}
+        options = {
+            "pred": sorted(name for name in inputs if name.startswith("pred_pose_enc.")),
+            "mask": case["mask"],
+            "options": camera,
+        }
         found |= camera_case(inputs, options, "camera", min_valid_px)
         total = total + camera["weight"] * found["loss_camera"]
     for name in ("depth", "point"):
         if name in case:
             parts = dense_case(inputs, {"mask": case["mask"], "options": case[name]}, name, min_valid_px)
             found |= parts
-            total = total + case[name]["weight"] * sum(value for part, value in parts.items() if part.startswith("loss_"))
+            total = total + case[name]["weight"] * sum(
+                value for part, value in parts.items() if part.startswith("loss_")
+            )
     return found | {"objective": total}
 
 
@@ -109,11 +134,16 @@ def scene_normalisation(case: Case) -> dict[str, Tensor]:
         scene = geometry.normalise_scene(*given)
         scaled = options.get("scale_by_points", True)
         tensors = {
-            "extrinsics": scene.cam_from_world, "world_points": scene.world_points, "cam_points": scene.cam_points, "depths": scene.depths,
-        }  # fmt: skip
+            "extrinsics": scene.cam_from_world,
+            "world_points": scene.world_points,
+            "cam_points": scene.cam_points,
+            "depths": scene.depths,
+        }
         if not scaled:  # we always scale; taken back, the rest of the change of frame remains
             tensors = {key: unscaled(key, value, scene.scale) for key, value in tensors.items()}
-        found |= {f"{implementation}.{name}.{key}": value for key, value in tensors.items() for implementation in MIN_VALID_PX}
+        found |= {
+            f"{implementation}.{name}.{key}": value for key, value in tensors.items() for implementation in MIN_VALID_PX
+        }
     return found
 
 
@@ -147,15 +177,18 @@ def geometry_values(case: Case) -> dict[str, Tensor]:
     return {
         "cam_points": geometry.cam_points_from_depth(depth, intrinsics),
         "world_points": geometry.world_points_from_depth(depth, cameras, intrinsics),
-        "valid_mask": geometry.known(depth), "cam_to_world": torch.cat([world_from_cam, last_row], 1),
-        "projected_pixels": pixels, "projected_cam_points": cam_points,
+        "valid_mask": geometry.known(depth),
+        "cam_to_world": torch.cat([world_from_cam, last_row], 1),
+        "projected_pixels": pixels,
+        "projected_cam_points": cam_points,
         "quat_from_rotations": same_sign(quaternions, case.expected["quat_from_rotations"]),
-        "rotations_from_quat": geometry.rotation_from_quaternion(case.inputs["quaternions_xyzw"]), "rope_out": torch.stack(turned),
+        "rotations_from_quat": geometry.rotation_from_quaternion(case.inputs["quaternions_xyzw"]),
+        "rope_out": torch.stack(turned),
         **{
             f"uv_embed.{name}": uv_embedding(uv["channels"], uv["grid_h"], uv["grid_w"], uv["image_w"] / uv["image_h"])
             for name, uv in case.config.get("uv_cases", {}).items()
         },
-    }  # fmt: skip
+    }
 
 
 def depth_metrics(case: Case) -> dict[str, Tensor]:

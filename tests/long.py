@@ -2,9 +2,10 @@
 
     python -m tests.long [recipe …]
 
-Runs every preset of CLAIMS through papermill or the steps, in a scratch folder, and writes tests/long_results.json, which
-the README quotes. Ten minutes to half an hour per recipe on 2 cores; nothing else should run meanwhile.
+Runs every preset of CLAIMS through papermill or the steps, in a scratch folder, and writes tests/long_results.json,
+which the README quotes. Ten minutes to half an hour per recipe on 2 cores; nothing else should run meanwhile.
 """
+
 import argparse
 import contextlib
 import datetime
@@ -25,14 +26,25 @@ CLAIMS = {
     "vavae_microdoppler": ("three_stages", "dit_scratch_s"), "llava_map": ("stage2", "no_llm"),
 }  # fmt: skip
 # recipe -> further metrics that the README names
-ALSO = {"vavae_microdoppler": ("alignment_cosine", "lpips", "user_accuracy", "user_accuracy_real", "diversity_ratio", "memorisation_ratio")}
+ALSO = {
+    "vavae_microdoppler": (
+        "alignment_cosine",
+        "lpips",
+        "user_accuracy",
+        "user_accuracy_real",
+        "diversity_ratio",
+        "memorisation_ratio",
+    )
+}
 POLL_SECONDS = 1.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="*", default=list(CLAIMS), metavar="recipe")
-    parser.add_argument("--presets", nargs="+", default=[], help="only these; the results of the others stay as they are")
+    parser.add_argument(
+        "--presets", nargs="+", default=[], help="only these; the results of the others stay as they are"
+    )
     parser.add_argument("--keep", type=Path, help="keep the runs below this folder")
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -42,8 +54,12 @@ def main() -> None:
         before = results.get(recipe, {}).get("presets", {})
         results[recipe] = {"presets": {preset: before[preset] for preset in CLAIMS[recipe] if preset in before}}
         for preset in args.presets or CLAIMS[recipe]:
-            results[recipe]["presets"][preset] = measured(recipe, preset, root, through_papermill=preset == CLAIMS[recipe][0])
-            results[recipe]["presets"] = {name: results[recipe]["presets"][name] for name in CLAIMS[recipe] if name in results[recipe]["presets"]}
+            results[recipe]["presets"][preset] = measured(
+                recipe, preset, root, through_papermill=preset == CLAIMS[recipe][0]
+            )
+            results[recipe]["presets"] = {
+                name: results[recipe]["presets"][name] for name in CLAIMS[recipe] if name in results[recipe]["presets"]
+            }
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             print(preset, json.dumps(results[recipe]["presets"][preset]))
 
@@ -51,18 +67,31 @@ def main() -> None:
 def measured(recipe: str, preset: str, root: Path, through_papermill: bool) -> dict:
     """One demo run from nothing: seconds, peak memory of the whole process tree, and what the scores say."""
     run, started, peak = f"{recipe}-{preset}-demo", time.monotonic(), 0
-    commands = [papermill(recipe, preset, root)] if through_papermill else [step(n, recipe, preset, root) for n in range(1, 6)]
+    commands = (
+        [papermill(recipe, preset, root)] if through_papermill else [step(n, recipe, preset, root) for n in range(1, 6)]
+    )
     for command in commands:
         peak = max(peak, run_and_watch(command))
     seconds = time.monotonic() - started
     scores = json.loads((root / "runs" / run / "eval" / "scores.json").read_text())
     main_metric = scores["metrics"][scores["main"]["metric"]]
     return {
-        "date": datetime.date.today().isoformat(), "cores": len(os.sched_getaffinity(0)), "processor": platform.machine(),
-        "seconds": round(seconds, 1), "through_papermill": through_papermill, "peak_memory_bytes": peak, "metric": scores["main"]["metric"], "unit": scores["main"]["unit"],
-        "comparison": scores["comparison"], "also": {name: scores["metrics"][name] for name in ALSO.get(recipe, ()) if name in scores["metrics"]},
-        "step": scores["step"], "n_samples": scores["n_samples"], "n_groups": scores["n_groups"], "resampled": scores["resampled"], **main_metric,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": platform.machine(),
+        "seconds": round(seconds, 1),
+        "through_papermill": through_papermill,
+        "peak_memory_bytes": peak,
+        "metric": scores["main"]["metric"],
+        "unit": scores["main"]["unit"],
+        "comparison": scores["comparison"],
+        "also": {name: scores["metrics"][name] for name in ALSO.get(recipe, ()) if name in scores["metrics"]},
+        "step": scores["step"],
+        "n_samples": scores["n_samples"],
+        "n_groups": scores["n_groups"],
+        "resampled": scores["resampled"],
+        **main_metric,
+    }
 
 
 def table(recipe: str, result: dict) -> list[str]:
@@ -70,7 +99,9 @@ def table(recipe: str, result: dict) -> list[str]:
     presets, lines, first = result["presets"], [], {}
     for metric in dict.fromkeys(row["metric"] for row in presets.values()):
         rows = {preset: row for preset, row in presets.items() if row["metric"] == metric}
-        lines += [f"| preset | {metric}: trivial predictor | {column(rows)} | adapted | 95 % interval of the difference | verdict |", "|---|---|---|---|---|---|"]
+        scores = f"{metric}: trivial predictor | {column(rows)} | adapted"
+        lines.append(f"| preset | {scores} | 95 % interval of the difference | verdict |")
+        lines.append("|---|---|---|---|---|---|")
         lines += [line(preset, row) for preset, row in rows.items()]
         lines.append("")
         first |= dict([next(iter(rows.items()))])  # its cost is named; the others differ by their trained share
@@ -78,12 +109,14 @@ def table(recipe: str, result: dict) -> list[str]:
             lines += [f"`{preset}`: {also(row)}.", ""] if row["also"] else []
     one = next(iter(presets.values()))
     held_out = f"{one['n_samples']} held-out samples of {one['n_groups']} groups, {one['resampled']} resampled"
-    return [*lines, f"Measured by `python -m tests.long {recipe}`: {held_out}; all five steps took {', '.join(cost(preset, row) for preset, row in first.items())}."]
+    costs = ", ".join(cost(preset, row) for preset, row in first.items())
+    return [*lines, f"Measured by `python -m tests.long {recipe}`: {held_out}; all five steps took {costs}."]
 
 
 def cost(preset: str, row: dict) -> str:
     cores = "1 core" if row["cores"] == 1 else f"{row['cores']} cores"
-    return f"`{preset}` {row['seconds']:.0f} s and {row['peak_memory_bytes'] / 1e9:.1f} GB on {cores} ({row['processor']}, {row['date']})"
+    used = f"{row['seconds']:.0f} s and {row['peak_memory_bytes'] / 1e9:.1f} GB"
+    return f"`{preset}` {used} on {cores} ({row['processor']}, {row['date']})"
 
 
 def column(rows: dict[str, dict]) -> str:
@@ -95,19 +128,41 @@ def line(preset: str, row: dict) -> str:
     number = lambda value: "–" if value is None else f"{value:.3f}" + (f" {row['unit']}" if row["unit"] else "")  # noqa: E731
     share = f" ({100 * row['difference'] / row['base']:+.1f} %)" if row["comparison"] == "base" else ""
     change = f" ({row['difference']:+.2f} dB)" if row["unit"] == "dB" else share
-    cells = (f"`{preset}`", number(row["trivial"]), number(row["base"]), number(row["adapted"]) + change, f"{row['low']:.3f} to {row['high']:.3f}", row["verdict"] or "no verdict")
+    cells = (
+        f"`{preset}`",
+        number(row["trivial"]),
+        number(row["base"]),
+        number(row["adapted"]) + change,
+        f"{row['low']:.3f} to {row['high']:.3f}",
+        row["verdict"] or "no verdict",
+    )
     return f"| {' | '.join(cells)} |"
 
 
 def also(row: dict) -> str:
-    return ", ".join(f"{name} {m['base']:.3f} → {m['adapted']:.3f} ({m['low']:+.3f} to {m['high']:+.3f})" for name, m in row["also"].items())
+    return ", ".join(
+        f"{name} {m['base']:.3f} → {m['adapted']:.3f} ({m['low']:+.3f} to {m['high']:+.3f})"
+        for name, m in row["also"].items()
+    )
 
 
 def papermill(recipe: str, preset: str, root: Path) -> list[str]:
     notebook = ROOT / "notebooks" / "pipeline.ipynb"
     words = {"recipe": recipe, "preset": preset, "root": str(root)}
     given = [word for name, value in words.items() for word in ("-r", name, value)]
-    return [sys.executable, "-m", "papermill", str(notebook), str(root / f"{preset}.ipynb"), "--cwd", str(ROOT), "-p", "demo", "True", *given]
+    return [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(root / f"{preset}.ipynb"),
+        "--cwd",
+        str(ROOT),
+        "-p",
+        "demo",
+        "True",
+        *given,
+    ]
 
 
 def step(number: int, recipe: str, preset: str, root: Path) -> list[str]:

@@ -1,4 +1,5 @@
 """What the full-size checks measure of their own process (tests/*/fullsize.py)."""
+
 import json
 import time
 from pathlib import Path

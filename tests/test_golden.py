@@ -1,4 +1,5 @@
 """The runner's verdicts, and that this code agrees with every golden case that is at hand."""
+
 import json
 import sys
 from pathlib import Path
@@ -53,7 +54,9 @@ if SHARED.is_dir():
         assert golden.main([str(SHARED)]) == 0
 
 
-@pytest.mark.parametrize("second, state", [(4.0, "PASS"), (4.003, "PASS"), (4.005, "FAIL"), (float("nan"), "FAIL"), (float("inf"), "FAIL")])
+@pytest.mark.parametrize(
+    "second, state", [(4.0, "PASS"), (4.003, "PASS"), (4.005, "FAIL"), (float("nan"), "FAIL"), (float("inf"), "FAIL")]
+)
 def test_an_element_beyond_its_tolerance_fails(toy, second, state):
     assert toy({"out": [2.0, second]})["out"].state == state
 
@@ -113,25 +116,37 @@ model_rope = model.rope
 HALF_PIXEL = 0.5 * torch.tensor([[0, 0, 1], [0, 0, 1], [0, 0, 0]])
 SMALL_MISTAKES = {
     "rotations x-y swapped": ("vggt_g_geometry", "tests.golden_vggt.rope", swapped_axes),
-    "rope base 10000": ("vggt_g_geometry", "tests.golden_vggt.rope", lambda positions, head_dim, _: model_rope(positions, head_dim, 10000)),
+    "rope base 10000": (
+        "vggt_g_geometry",
+        "tests.golden_vggt.rope",
+        lambda positions, head_dim, _: model_rope(positions, head_dim, 10000),
+    ),
     "pixel centres at one half": (
-        "vggt_g_geometry", "lib.recipes.vggt_eth3d.geometry.cam_points_from_depth",
+        "vggt_g_geometry",
+        "lib.recipes.vggt_eth3d.geometry.cam_points_from_depth",
         lambda depth, intrinsics, exact=geometry.cam_points_from_depth: exact(depth, intrinsics - HALF_PIXEL),
     ),
     "y before x in the UV embedding": (
-        "vggt_g_geometry", "tests.golden_vggt.uv_embedding",
+        "vggt_g_geometry",
+        "tests.golden_vggt.uv_embedding",
         lambda *shape, exact=heads.uv_embedding: torch.cat(exact(*shape).chunk(2)[::-1]),
     ),
     "quaternion w first": (
-        "vggt_d_pose_encoding", "lib.recipes.vggt_eth3d.geometry.quaternion_from_rotation",
+        "vggt_d_pose_encoding",
+        "lib.recipes.vggt_eth3d.geometry.quaternion_from_rotation",
         lambda rotation, exact=geometry.quaternion_from_rotation: exact(rotation).roll(1, -1),
     ),
     "horizontal field of view first": (
-        "vggt_d_pose_encoding", "lib.recipes.vggt_eth3d.geometry.encode_cameras",
+        "vggt_d_pose_encoding",
+        "lib.recipes.vggt_eth3d.geometry.encode_cameras",
         lambda *cameras, exact=geometry.encode_cameras: exact(*cameras)[..., [0, 1, 2, 3, 4, 5, 6, 8, 7]],
     ),
-    "delta of another base": ("vggt_h_depth_metrics", "lib.recipes.vggt_eth3d.metrics.DELTAS", {f"delta_{k}": 1.2**k for k in (1, 2, 3)}),
-}  # fmt: skip
+    "delta of another base": (
+        "vggt_h_depth_metrics",
+        "lib.recipes.vggt_eth3d.metrics.DELTAS",
+        {f"delta_{k}": 1.2**k for k in (1, 2, 3)},
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", SMALL_MISTAKES)
@@ -162,22 +177,36 @@ def fixed_eps(eps: float):
 
 
 MODEL_MISTAKES = {
-    "skip path carries x, not ReLU(x)": ("a_model_square", "lib.recipes.vggt_eth3d.heads.Residual.forward", textbook_residual),
+    "skip path carries x, not ReLU(x)": (
+        "a_model_square",
+        "lib.recipes.vggt_eth3d.heads.Residual.forward",
+        textbook_residual,
+    ),
     "all eps 1e-5": ("c_model_single_frame_lowvar", "torch.nn.LayerNorm.__init__", fixed_eps(1e-5)),
     "all eps 1e-6": ("c_model_single_frame_lowvar", "torch.nn.LayerNorm.__init__", fixed_eps(1e-6)),
-    "tanh GELU": ("a_model_square", "torch.nn.functional.gelu", lambda x, exact=torch.nn.functional.gelu: exact(x, approximate="tanh")),
+    "tanh GELU": (
+        "a_model_square",
+        "torch.nn.functional.gelu",
+        lambda x, exact=torch.nn.functional.gelu: exact(x, approximate="tanh"),
+    ),
     "no antialias": ("b_model_nonsquare", "torch.nn.functional.interpolate", other_interpolation(antialias=False)),
-    "align_corners off": ("a_model_square", "torch.nn.functional.interpolate", other_interpolation(align_corners=False)),
+    "align_corners off": (
+        "a_model_square",
+        "torch.nn.functional.interpolate",
+        other_interpolation(align_corners=False),
+    ),
     "no UV embedding": ("a_model_square", "lib.recipes.vggt_eth3d.heads.with_uv", lambda x, aspect: x),
     "positions from 0": (
-        "a_model_square", "lib.recipes.vggt_eth3d.model.rope",
+        "a_model_square",
+        "lib.recipes.vggt_eth3d.model.rope",
         lambda positions, head_dim, base: model_rope((positions - 1).clamp(min=0), head_dim, base),
     ),
     "reference frame's tokens for the others": (
-        "b_model_nonsquare", "lib.recipes.vggt_eth3d.model.Aggregator.start",
+        "b_model_nonsquare",
+        "lib.recipes.vggt_eth3d.model.Aggregator.start",
         lambda self, patches, exact=model.Aggregator.start: exact(self, patches.flip(1)).flip(1),
     ),
-}  # fmt: skip
+}
 
 if SHARED.is_dir():
 
@@ -195,7 +224,11 @@ def test_a_case_that_breaks_does_not_hide_the_others(tmp_path):
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "broken" / "inputs.safetensors").write_bytes(b"not a file of tensors")
     states = [(verdict.name.partition("/")[0], verdict.state) for verdict in golden.run(tmp_path)]
-    assert states[0] == ("broken", "FAIL") and all(state == "PASS" for name, state in states if name == "whole") and len(states) > 2
+    assert (
+        states[0] == ("broken", "FAIL")
+        and all(state == "PASS" for name, state in states if name == "whole")
+        and len(states) > 2
+    )
 
 
 def test_the_kinds_get_what_the_folder_holds():

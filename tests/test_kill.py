@@ -1,8 +1,10 @@
-"""SIGKILL at any moment of any step, also in the middle of writing a checkpoint: the finished run is the same, bit for bit.
+"""SIGKILL at any moment of any step, also in the middle of writing a checkpoint: the finished run is the same, bit for
+bit.
 
-KILLS=100 python -m pytest tests/test_kill.py is the long form; KILL_SEED chooses other moments. Every step runs in a process
-that a server with everything imported forks, so that a hundred kills take minutes.
+KILLS=100 python -m pytest tests/test_kill.py is the long form; KILL_SEED chooses other moments. Every step runs in a
+process that a server with everything imported forks, so that a hundred kills take minutes.
 """
+
 import multiprocessing
 import os
 import runpy
@@ -12,27 +14,42 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from tests import conftest
-from tests.toy import equal_files
+from tests.equal import equal_files
 
-KILLS = int(os.environ.get("KILLS", 6))
-SEED = int(os.environ.get("KILL_SEED", 1))
+KILLS = int(os.environ.get("KILLS", "6"))
+SEED = int(os.environ.get("KILL_SEED", "1"))
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ("train.epochs=2", "train.checkpoint_minutes=0", "train.ema=0.9", "eval.figures=1")  # a checkpoint after every step
+SETTINGS = (
+    "train.epochs=2",
+    "train.checkpoint_minutes=0",
+    "train.ema=0.9",
+    "eval.figures=1",
+)  # a checkpoint after every step
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.toy", "torch", "peft", "accelerate", "lib.machine", "lib.training", "lib.evaluation"])
+SERVER.set_forkserver_preload(
+    [
+        "tests.conftest",
+        "torch",
+        "peft",
+        "accelerate",
+        "lib.core.machine",
+        "lib.training.stages",
+        "lib.evaluation.evaluate",
+    ]
+)
 
 
 def run_step(root: Path, number: int, machine: dict, renames: int | None) -> None:
-    """A step in this process. With `renames` it is killed at that rename of a finished file: before it when even, after it when odd."""
-    from lib import machine as looking
-    from tests import toy
+    """A step in this process. With `renames` it is killed at that rename of a finished file: before it when even, after
+    it when odd.
+    """
+    from lib.core import machine as looking
 
-    toy.register()
-    looking.look = lambda places: machine
+    looking.inspect_machine = lambda folders: machine
     os.chdir(root)
     os.environ |= {"OMP_NUM_THREADS": "1"}
     output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -41,7 +58,7 @@ def run_step(root: Path, number: int, machine: dict, renames: int | None) -> Non
     if renames is not None:
         die_at_rename(renames)
     script = str(next(ROOT.glob(f"step{number}_*.py")))
-    sys.argv = [script, "--run", "r", *(("--recipe", "toy", *SETTINGS) if number == 1 else ())]
+    sys.argv = [script, "--run", "r", *(("--recipe", str(conftest.TOY), *SETTINGS) if number == 1 else ())]
     runpy.run_path(script, run_name="__main__")
 
 
@@ -61,7 +78,7 @@ def die_at_rename(which: int) -> None:
 
 def attempt(root: Path, number: int, seconds: float | None = None, renames: int | None = None) -> bool:
     """Runs a step, killed after so many seconds or at a rename; False when it was killed."""
-    child = SERVER.Process(target=run_step, args=(root, number, conftest.look_once(["root"]), renames))
+    child = SERVER.Process(target=run_step, args=(root, number, conftest.inspect_once(["root"]), renames))
     child.start()
     child.join(seconds)
     child.kill()
@@ -79,7 +96,7 @@ def test_a_run_killed_at_random_moments_equals_one_that_was_not(tmp_path):
         assert attempt(whole, number)
         durations[number] = time.monotonic() - began
     wanted = equal_files(whole / "runs" / "r")
-    generator = numpy.random.Generator(numpy.random.Philox(key=SEED))
+    generator = np.random.Generator(np.random.Philox(key=SEED))
     killed = rounds = 0
     while killed < KILLS:
         rounds += 1

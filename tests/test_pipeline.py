@@ -1,4 +1,5 @@
-"""The five steps of the default recipe as a person runs them: scripts in child processes, stand-in data, tiny scale."""
+"""The five steps of the default recipe as a user runs them: scripts in child processes, stand-in data, tiny scale."""
+
 import json
 import os
 import shutil
@@ -17,7 +18,13 @@ BIT_EQUAL = ("eval/scores.json", "eval/per_sample.csv", "train/adapt/log.jsonl")
 def run(number: int, root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
     script = next(ROOT.glob(f"step{number}_*.py"))
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PIPELINE_")}
-    return subprocess.run([sys.executable, str(script), "--root", str(root), *words], env=kept | {"PIPELINE_SCALE": "tiny"} | environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(script), "--root", str(root), *words],
+        env=kept | {"PIPELINE_SCALE": "tiny"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def all_steps(root: Path, *words: str) -> None:
@@ -36,7 +43,17 @@ def finished(tmp_path_factory) -> Path:
 
 def test_every_step_leaves_what_the_design_says(finished):
     folder = finished / "runs" / NAME
-    for name in ("run.json", "manifest.csv", "split.json", "assets.json", "eval/scores.json", "eval/per_sample.csv", "report.html", "train/adapt/best.json", "train/adapt/log.jsonl"):
+    for name in (
+        "run.json",
+        "manifest.csv",
+        "split.json",
+        "assets.json",
+        "eval/scores.json",
+        "eval/per_sample.csv",
+        "report.html",
+        "train/adapt/best.json",
+        "train/adapt/log.jsonl",
+    ):
         assert (folder / name).stat().st_size > 0, name
     assert list(folder.glob("train/adapt/tensorboard/events*")) and list(folder.glob("figures/*.png"))
     assert json.loads((folder / "split.json").read_text())["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
@@ -109,9 +126,23 @@ def test_papermill_with_a_short_limit_pauses_and_a_second_run_equals_one_long_ru
 
 
 def papermill(root: Path, limit: str, out: Path) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "pipeline.ipynb"), str(out), "--cwd", str(ROOT), "-r", "root", str(root), "-r", "time_limit", limit]
+    words = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks" / "pipeline.ipynb"),
+        str(out),
+        "--cwd",
+        str(ROOT),
+        "-r",
+        "root",
+        str(root),
+        "-r",
+        "time_limit",
+        limit,
+    ]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PIPELINE_")}
-    return subprocess.run(words, env=kept | {"PIPELINE_SCALE": "tiny"}, capture_output=True, text=True)
+    return subprocess.run(words, env=kept | {"PIPELINE_SCALE": "tiny"}, capture_output=True, text=True, check=False)
 
 
 BAD = {
@@ -134,13 +165,26 @@ def test_missing_data_root_names_the_folder_and_the_command(tmp_path):
     words = ("--demo", "data.root=nowhere", "data.scenes=[a]", "data.val_scenes=[b]")
     assert run(1, tmp_path, *words).returncode == 0
     done = run(2, tmp_path, "--run", NAME)
-    assert done.returncode == 2 and "nowhere" in done.stderr and "go on with" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "nowhere" in done.stderr
+        and "go on with" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 if REAL_SCENES.exists():
 
     def test_real_scenes_run_through_the_same_five_steps(tmp_path):
-        words = ("--run", "real", f"data.root={REAL_SCENES}", "data.scenes=[castle-P30]", "data.val_scenes=[sceaux-castle]", "data.samples_per_epoch=8", "train.epochs=1")
+        words = (
+            "--run",
+            "real",
+            f"data.root={REAL_SCENES}",
+            "data.scenes=[castle-P30]",
+            "data.val_scenes=[sceaux-castle]",
+            "data.samples_per_epoch=8",
+            "train.epochs=1",
+        )
         all_steps(tmp_path, *words)
         scores = json.loads((tmp_path / "runs" / "real" / "eval" / "scores.json").read_text())
         assert set(scores["by_group"]) == {"sceaux-castle"}

@@ -1,25 +1,26 @@
-"""Training latents/s and sampling updates/s of the stage dit, against diffusers' DiTTransformer2DModel of equal size, turn by turn:
+"""Training latents/s and sampling steps/s of the stage dit, against diffusers' DiTTransformer2DModel of equal size:
 
     python -m tests.bench.dit_speed [--size S] [--side 16] [--batch 4] [--turns 3]
 
 diffusers' network is of the same depth, width, heads and tokens, with LayerNorm, GELU and no rotary positions; it is no
-LightningDiT and loads no published weights. Both get the same noise, times and labels; sampling is guided, so that every
-update costs two evaluations. Best of the turns, in seconds of this process.
+LightningDiT and loads no published weights. Both get the same noise, times and labels; sampling is guided, so that
+every step costs two evaluations. The two take turns; best of the turns, in seconds of this process.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from lib.recipes.vavae_microdoppler import flow
-from lib.recipes.vavae_microdoppler.dit import LightningDiT
+from lib.recipes.vavae_microdoppler.dit import flow
+from lib.recipes.vavae_microdoppler.dit.model import LightningDiT
 from lib.recipes.vavae_microdoppler.size import DITS, DiTSize
 
-LABELS, GUIDANCE = 31, 2.0
+LABELS, GUIDANCE, SAMPLING_STEPS = 31, 2.0, 4
 
 
 class Diffusers(nn.Module):
@@ -31,10 +32,16 @@ class Diffusers(nn.Module):
 
         self.null = size.labels
         self.network = DiTTransformer2DModel(
-            num_attention_heads=size.heads, attention_head_dim=size.width // size.heads, in_channels=size.latent_channels,
-            out_channels=size.latent_channels, num_layers=size.depth, sample_size=size.latent_side, patch_size=size.patch,
-            num_embeds_ada_norm=size.labels, dropout=0.0,
-        )  # fmt: skip
+            num_attention_heads=size.heads,
+            attention_head_dim=size.width // size.heads,
+            in_channels=size.latent_channels,
+            out_channels=size.latent_channels,
+            num_layers=size.depth,
+            sample_size=size.latent_side,
+            patch_size=size.patch,
+            num_embeds_ada_norm=size.labels,
+            dropout=0.0,
+        )
 
     def forward(self, latent: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return self.network(latent, timestep=(1000 * t).long(), class_labels=label).sample
@@ -54,19 +61,17 @@ def main() -> None:
     found: dict[str, dict[str, list[float]]] = {name: {"train": [], "sample": []} for name in networks}
     for _ in range(args.turns + 1):  # the first turn warms up
         for name, network in networks.items():
-            found[name]["train"].append(seconds(lambda network=network: train_step(network, size, args.batch, device), device))
-            found[name]["sample"].append(seconds(lambda network=network: sample(network, size, args.batch, device), device))
-    result = {"size": args.size, "side": args.side, "batch": args.batch, "device": device, "threads": torch.get_num_threads()}
+            for kind, work in (("train", train_step), ("sample", sample)):
+                found[name][kind].append(seconds(partial(work, network, size, args.batch, device), device))
+    result = {"size": args.size, "side": args.side, "batch": args.batch, "device": device}
+    result["threads"] = torch.get_num_threads()
     for name, network in networks.items():
         result[name] = {
             "parameters": sum(p.numel() for p in network.parameters()),
             "training_latents_per_second": round(args.batch / min(found[name]["train"][1:]), 2),
-            "sampling_updates_per_second": round(UPDATES / min(found[name]["sample"][1:]), 2),
+            "sampling_steps_per_second": round(SAMPLING_STEPS / min(found[name]["sample"][1:]), 2),
         }
     print(json.dumps(result))
-
-
-UPDATES = 4
 
 
 def seconds(work: Callable[[], None], device: str) -> float:
@@ -81,7 +86,8 @@ def seconds(work: Callable[[], None], device: str) -> float:
 def drawn(size: DiTSize, batch: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(batch, size.latent_channels, size.latent_side, size.latent_side, generator=generator)
-    return latent.to(device), torch.rand(batch, generator=generator).to(device), torch.arange(batch, device=device) % LABELS
+    times, label = torch.rand(batch, generator=generator), torch.arange(batch, device=device) % LABELS
+    return latent.to(device), times.to(device), label
 
 
 def train_step(network: nn.Module, size: DiTSize, batch: int, device: str) -> None:
@@ -97,7 +103,7 @@ def train_step(network: nn.Module, size: DiTSize, batch: int, device: str) -> No
 def sample(network: nn.Module, size: DiTSize, batch: int, device: str) -> None:
     noise, _, label = drawn(size, batch, device)
     network.eval()
-    flow.euler(flow.velocity_of(network, label, GUIDANCE), noise, flow.time_grid(UPDATES + 1, 0.3))
+    flow.euler(flow.velocity_of(network, label, GUIDANCE), noise, flow.time_grid(SAMPLING_STEPS + 1, 0.3))
     network.train()
 
 

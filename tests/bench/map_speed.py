@@ -2,8 +2,9 @@
 
     python -m tests.bench.map_speed [--nodes 120000] [--frames 2000]
 
-Ground truth is measured on a generated map of at least --nodes nodes, turn by turn with the official devkit's `get_map_geom` where
-that is installed, and extrapolated to the 34 149 key frames of trainval. Seconds are processor time, so a busy machine does not matter.
+Ground truth is measured on a generated map of at least --nodes nodes, turn by turn with the official devkit's
+`get_map_geom` where that is installed, and extrapolated to the 34 149 key frames of trainval. Seconds are processor
+time, so a busy machine does not matter.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.recipes.llava_map import losses, metrics, polylines, roadmap, standin
+from lib.recipes.llava_map import losses, metrics, polylines, roadmap, stand_in_tables
 from lib.recipes.llava_map.world import SITE_SPACING_M, build_site
 
 KEY_FRAMES, VAL_FRAMES, CORES = 34_149, 6_019, 2
@@ -73,12 +74,13 @@ def ground_truth(root: Path, args: argparse.Namespace) -> dict:
 
 
 def write_map(root: Path, wanted: int) -> tuple[str, int, int]:
-    expansion, sites = standin.Expansion(roadmap.LOCATIONS[0]), 0
+    expansion, sites = stand_in_tables.Expansion(roadmap.LOCATIONS[0]), 0
     while len(expansion.tables["node"]) < wanted:
         expansion.site(build_site(np.random.default_rng(sites), centre(sites)))
         sites += 1
-    standin.write_text(
-        root / "maps" / "expansion" / f"{expansion.location}.json", expansion.written(SITE_SPACING_M * max(ROW, sites / ROW + 1))
+    stand_in_tables.write_text(
+        root / "maps" / "expansion" / f"{expansion.location}.json",
+        expansion.written(SITE_SPACING_M * max(ROW, sites / ROW + 1)),
     )
     return expansion.location, len(expansion.tables["node"]), sites
 
@@ -118,7 +120,7 @@ def matching() -> dict:
 
 
 def precision(frames: int) -> dict:
-    """50 predictions a frame near 9 lines, as on the validation split; extrapolated where fewer frames are asked for."""
+    """50 predictions a frame near 9 lines, as on the validation split; extrapolated from fewer frames."""
     rng = np.random.default_rng(0)
     started, by_class = time.process_time(), [[], [], []]
     for _ in range(frames):
@@ -127,19 +129,29 @@ def precision(frames: int) -> dict:
         predicted = [truth[i % 9][1] + rng.normal(0, 1, 2) for i in range(50)]
         for label in range(3):
             mine = np.flatnonzero(labels == label)
-            similarities = metrics.similarity([predicted[i] for i in mine], [curve for other, curve in truth if other == label])
+            similarities = metrics.similarity(
+                [predicted[i] for i in mine], [curve for other, curve in truth if other == label]
+            )
             by_class[label].append((scores[mine], metrics.hits(similarities, scores[mine]), similarities.shape[1]))
     merged = [
-        metrics.Detections(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), sum(f[2] for f in found))
+        metrics.Detections(
+            np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), sum(f[2] for f in found)
+        )
         for found in by_class
     ]
     table = metrics.table(merged)
     seconds = time.process_time() - started
-    return {"frames": frames, "seconds_for_validation": round(seconds * VAL_FRAMES / frames, 1), "mAP": round(table["mAP"], 3)}
+    return {
+        "frames": frames,
+        "seconds_for_validation": round(seconds * VAL_FRAMES / frames, 1),
+        "mAP": round(table["mAP"], 3),
+    }
 
 
 def line(rng: np.random.Generator) -> np.ndarray:
-    return np.stack([np.full(20, rng.uniform(-15, 15)) + np.cumsum(rng.normal(0, 0.3, 20)), np.linspace(-30, 30, 20)], axis=1)
+    return np.stack(
+        [np.full(20, rng.uniform(-15, 15)) + np.cumsum(rng.normal(0, 0.3, 20)), np.linspace(-30, 30, 20)], axis=1
+    )
 
 
 if __name__ == "__main__":

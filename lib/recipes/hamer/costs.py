@@ -1,21 +1,25 @@
 """What a run costs, in closed forms: parts of the peak memory, and what it needs."""
-from lib.recipes import Plan
+
+from lib.core.records import Plan
 from lib.recipes.hamer import size
 from lib.recipes.hamer.config import Config
 
-HALF = {"bf16": 2, "fp16": 2, "fp32": 4, "auto": 4}
+HALF = {"bf16": 2, "fp16": 2, "fp32": 4, "auto": 4}  # bytes of an activation
 
 
 def plan(config: Config) -> Plan:
     model = config.model
-    numbers = size.backbone_numbers(model) + size.head_numbers(model) + (size.CRITIC if config.loss.adversarial else 0)
-    trainable, half = size.trainable_numbers(config), HALF[config.train.precision]
+    critic = size.CRITIC if config.loss.adversarial else 0
+    parameters = size.backbone_parameters(model) + size.head_parameters(model) + critic
+    trainable, half = size.trainable_parameters(config), HALF[config.train.precision]
     blocks = model.depth - max(size.frozen_blocks(config), 0)
     kept = 24 * model.width  # values kept per token and block, adapters and their dropout included
     per_block = config.train.micro_batch * model.patches * kept * half
-    activations = blocks * per_block if not config.train.checkpointing else blocks * per_block // 24 + per_block
-    memory = {"weights": 4 * numbers, "trained, Adam and gradients": 24 * trainable, "activations": activations}
-    return Plan(numbers, trainable, memory, needs(config))
+    activations = blocks * per_block
+    if config.train.gradient_checkpointing:  # one block, and the input of every other
+        activations = blocks * per_block // 24 + per_block
+    memory = {"weights": 4 * parameters, "trained, Adam and gradients": 24 * trainable, "activations": activations}
+    return Plan(parameters, trainable, memory, needs(config))
 
 
 def needs(config: Config) -> tuple[str, ...]:
@@ -27,5 +31,5 @@ def needs(config: Config) -> tuple[str, ...]:
     if config.data.format != "made":
         found.append(f"your hands as {config.data.format} at data.root={config.data.root or '?'}")
     if config.model.init != "demo":
-        found.append("a GPU with 8 GB for micro_batch 4 with train.checkpointing=true, 16 GB without")
+        found.append("a GPU with 8 GB for micro_batch 4 with train.gradient_checkpointing=true, 16 GB without")
     return tuple(found)

@@ -1,4 +1,8 @@
-"""The pose and shape critic of HMR (Kanazawa et al., CVPR 2018), used by HaMeR's adversarial prior. 46 tensors / 1 545 211 numbers."""
+"""The pose and shape critic of HMR (Kanazawa et al., CVPR 2018), used by HaMeR's adversarial prior.
+
+46 tensors with 1 545 211 parameters.
+"""
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,9 +11,9 @@ FINGER_JOINTS = 15
 
 
 class Discriminator(nn.Module):
-    """Says how real a hand pose looks: one number per joint, one for the shape, one for all joints together."""
+    """Says how real a hand pose looks: one score per joint, one for the shape, one for all joints together."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.D_conv1 = nn.Conv2d(9, 32, 1)
         self.D_conv2 = nn.Conv2d(32, 32, 1)
@@ -21,9 +25,10 @@ class Discriminator(nn.Module):
         self.D_alljoints_fc2 = nn.Linear(1024, 1024)
         self.D_alljoints_out = nn.Linear(1024, 1)
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, hand_pose: Tensor, betas: Tensor) -> Tensor:
         """hand_pose (b, 15, 3, 3) without the wrist, betas (b, 10) -> (b, 17): 15 joints, shape, all joints."""

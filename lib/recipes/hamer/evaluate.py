@@ -1,9 +1,12 @@
-"""Scores of held-out hands with FreiHAND's definitions (proper alignment; the reflection-permitting number beside it)."""
+"""Scores of held-out hands with FreiHAND's definitions: proper alignment, and beside it the number that permits
+reflections.
+"""
+
 from typing import Any
 
-import numpy
+import numpy as np
 
-from lib.recipes import Batch, Metric, Parts, Row
+from lib.core.records import Batch, Metric, Parts, Row, Stage
 from lib.recipes.hamer import metrics
 from lib.recipes.hamer.config import Config
 
@@ -11,19 +14,28 @@ from lib.recipes.hamer.config import Config
 CURVE_MM = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 CURVE_BOX = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 SOLID = {
-    "pa_mpjpe_mm": Metric("mm"), "pa_mpjpe_reflected_mm": Metric("mm"), "mpjpe_mm": Metric("mm"), "auc_joints": Metric("", False),
-    "pa_mpvpe_mm": Metric("mm"), "f5": Metric("", False), "f15": Metric("", False), "auc_vertices": Metric("", False),
-}  # fmt: skip
+    "pa_mpjpe_mm": Metric("mm"),
+    "pa_mpjpe_reflected_mm": Metric("mm"),
+    "mpjpe_mm": Metric("mm"),
+    "auc_joints": Metric("", False),
+    "pa_mpvpe_mm": Metric("mm"),
+    "f5": Metric("", False),
+    "f15": Metric("", False),
+    "auc_vertices": Metric("", False),
+}
 FLAT = {"pck_10": Metric("", False), "pck_05": Metric("", False), "pck_15": Metric("", False)}
 
 
-def measures(config: Config) -> dict[str, Metric]:
+def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """What held-out hands are scored by; the first is the main one."""
     return SOLID | FLAT if config.scores_3d else FLAT
 
 
-def score_batch(config: Config, parts: Parts | None, batch: Batch) -> list[Row]:
-    """One row per hand. Without a network the answer is the mean hand of the training crops, which has keypoints only."""
+def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
+    """One row per hand.
+
+    Without a network the answer is the mean hand of the training crops, which has keypoints only.
+    """
     if parts is None:
         found = {"pred_keypoints_3d": batch["mean_3d"], "pred_keypoints_2d": batch["mean_2d"]}
     else:
@@ -37,17 +49,29 @@ def score_batch(config: Config, parts: Parts | None, batch: Batch) -> list[Row]:
     return [row(config, parts, batch, i, predicted, truth) for i in range(len(batch["sample_id"]))]
 
 
-def true_vertices(parts: Parts, batch: Batch) -> numpy.ndarray:
-    from lib.recipes.hamer.losses import matrices
+def true_vertices(parts: Parts, batch: Batch) -> np.ndarray:
+    """(b, 778, 3) m, of the labelled pose and shape."""
+    from lib.recipes.hamer.geometry import hand_rotations
 
-    return parts.modules["hamer"].mano(*matrices(batch["pose"]), batch["betas"])[0].cpu().numpy()
+    return parts.modules["hamer"].mano(*hand_rotations(batch["pose"]), batch["betas"])[0].cpu().numpy()
 
 
-def row(config: Config, parts: Parts | None, batch: Batch, i: int, predicted: dict, truth: dict) -> Row:
+def row(
+    config: Config,
+    parts: Parts | None,
+    batch: Batch,
+    i: int,
+    predicted: dict[str, np.ndarray],
+    truth: dict[str, np.ndarray],
+) -> Row:
     numbers = flat_numbers(predicted["pred_keypoints_2d"][i], truth["keypoints_2d"][i], 1 / config.data.box_factor)
     if config.scores_3d:
         numbers |= joint_numbers(predicted["pred_keypoints_3d"][i], truth["keypoints_3d"][i, :, :3])
-    arrays = {"image": truth["image"][i], "true_2d": truth["keypoints_2d"][i], "predicted_2d": predicted["pred_keypoints_2d"][i]}
+    arrays = {
+        "image": truth["image"][i],
+        "true_2d": truth["keypoints_2d"][i],
+        "predicted_2d": predicted["pred_keypoints_2d"][i],
+    }
     if parts is not None:
         mano = parts.modules["hamer"].mano
         arrays |= {"vertices": predicted["pred_vertices"][i], "translation": predicted["pred_cam_t"][i]}
@@ -57,20 +81,24 @@ def row(config: Config, parts: Parts | None, batch: Batch, i: int, predicted: di
     return Row(batch["sample_id"][i], batch["group"][i], numbers, arrays)
 
 
-def joint_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, float]:
-    """(21, 3) m each."""
+def joint_numbers(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Scores of one hand's joints, (21, 3) m each."""
     predicted, truth = predicted[None], truth[None]
     errors = metrics.distances(metrics.align(predicted, truth), truth)
     reflected = metrics.distances(metrics.align(predicted, truth, reflections=True), truth)
     rooted = metrics.distances(predicted - predicted[:, :1], truth - truth[:, :1])
-    numbers = {"pa_mpjpe_mm": 1000 * errors.mean(), "pa_mpjpe_reflected_mm": 1000 * reflected.mean(), "mpjpe_mm": 1000 * rooted.mean()}
+    numbers = {
+        "pa_mpjpe_mm": 1000 * errors.mean(),
+        "pa_mpjpe_reflected_mm": 1000 * reflected.mean(),
+        "mpjpe_mm": 1000 * rooted.mean(),
+    }
     numbers |= {"auc_joints": metrics.pck_curve(errors)[2]}
     numbers |= {f"within_{limit:02d}_mm": (1000 * errors <= limit).mean() for limit in CURVE_MM}
     return {name: float(value) for name, value in numbers.items()}
 
 
-def mesh_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, float]:
-    """(778, 3) m each, aligned on the vertices themselves."""
+def mesh_numbers(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Scores of one hand's mesh, (778, 3) m each, aligned on the vertices themselves."""
     aligned = metrics.align(predicted[None], truth[None])
     errors = metrics.distances(aligned, truth[None])
     scores = metrics.f_score(aligned[0], truth, tuple(metrics.F_THRESHOLDS_M.values()))
@@ -78,35 +106,42 @@ def mesh_numbers(predicted: numpy.ndarray, truth: numpy.ndarray) -> dict[str, fl
     return found | {"pa_mpvpe_mm": float(1000 * errors.mean()), "auc_vertices": metrics.pck_curve(errors)[2]}
 
 
-def flat_numbers(predicted: numpy.ndarray, truth: numpy.ndarray, tight_side: float) -> dict[str, float]:
-    """2D PCK of one hand, in fractions of the crop; hands without confident 2D keypoints have none."""
+def flat_numbers(predicted: np.ndarray, truth: np.ndarray, tight_side: float) -> dict[str, float]:
+    """2D PCK of one hand: (21, 2), (21, 3) with confidence, the side of its box, all in fractions of the crop.
+
+    NaN for a hand without confident 2D keypoints.
+    """
     found = {}
     for threshold in CURVE_BOX:
-        right = metrics.within(predicted[None], truth[None], numpy.array([tight_side]), threshold)
-        found[f"pck_{100 * threshold:02.0f}"] = float(metrics.pck(right)) if not numpy.isnan(right).all() else float("nan")
+        right = metrics.within(predicted[None], truth[None], np.array([tight_side]), threshold)
+        found[f"pck_{100 * threshold:02.0f}"] = float(metrics.pck(right)) if not np.isnan(right).all() else float("nan")
     return found
 
 
-def summarise(config: Config, rows: list[Row]) -> dict[str, float]:
+def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
     """Means over hands. Every hand has 21 keypoints in 3D, so the mean of their AUCs is FreiHAND's AUC."""
-    names = [name for name in measures(config) if name in rows[0].numbers]
-    table = numpy.array([[row.numbers[name] for name in names] for row in rows])
-    known = ~numpy.isnan(table)
-    means = numpy.where(known, table, 0).sum(0) / numpy.maximum(known.sum(0), 1)
+    names = [name for name in measures(config, stage) if name in rows[0].numbers]
+    table = np.array([[row.numbers[name] for name in names] for row in rows])
+    known = ~np.isnan(table)
+    means = np.where(known, table, 0).sum(0) / np.maximum(known.sum(0), 1)
     return {name: float(value) for name, value in zip(names, means, strict=True)}
 
 
-def describe(config: Config, scores: dict[str, Any]) -> str:
+def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
+    """A table of the metrics, the verdict on the main one, and what a stand-in hand means for them."""
     lines = [f"{scores['n_samples']} held-out hands of {scores['n_groups']} groups"]
     lines.append(f"  {'':<24}{'base':>10}{'adapted':>10}{'mean hand':>11}")
     for name, entry in scores["metrics"].items():
         trivial = "" if entry["trivial"] is None else f"{entry['trivial']:.3f}"
         lines.append(f"  {name:<24}{entry['base']:>10.3f}{entry['adapted']:>10.3f}{trivial:>11}")
-    main, unit = scores["metrics"][scores["main"]["metric"]], scores["main"]["unit"]
+    name, unit = scores["main"]["metric"], scores["main"]["unit"]
+    main = scores["metrics"][name]
     change = f" ({100 * main['difference'] / main['base']:+.1f} %)" if main["base"] else ""
     interval = f"95 % interval [{main['low']:.3f}, {main['high']:.3f}], {scores['resampled']} resampled"
-    lines.append(f"{scores['main']['metric']} {main['difference']:+.3f} {unit}{change}, {interval}: {main['verdict'] or 'no verdict'}")
+    verdict = main["verdict"] or "no verdict"
+    lines.append(f"{name} {main['difference']:+.3f} {unit}{change}, {interval}: {verdict}")
     if config.model.mano == "stand_in":
         lines.append("Made with the stand-in hand, not MANO: these numbers cannot be compared with published ones.")
-        lines += [] if config.scores_3d or config.data.truth == "2d" else [f"The 3D scores of {config.data.format} are refused with it."]
+        if config.data.truth == "3d" and not config.scores_3d:
+            lines.append(f"With it there are no 3D scores on {config.data.format}.")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 Everything here runs in float32: in half precision the 6D code and the division by a depth of 10-20 m lose the fingers.
 """
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,8 +37,20 @@ def rotation_from_6d(code: Tensor) -> Tensor:
     return torch.stack([x, y, torch.linalg.cross(x, y, dim=-1)], -1)
 
 
-def project(points: Tensor, translation: Tensor, focal: Tensor, centre: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-    """Pinhole projection: points (b, n, 3) m, translation (b, 3) m, focal (b, 2), centre (b, 2) -> (b, n, 2) in the units of `focal`."""
+def hand_rotations(axis_angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Pose (b, 48) radians, wrist first -> global_orient (b, 1, 3, 3), hand_pose (b, 15, 3, 3)."""
+    rotations = rotation_from_axis_angle(axis_angle.unflatten(-1, (-1, 3)))
+    return rotations[:, :1], rotations[:, 1:]
+
+
+def project(
+    points: Tensor, translation: Tensor, focal: Tensor, centre: Tensor | None = None, rotation: Tensor | None = None
+) -> Tensor:
+    """Pinhole projection.
+
+    points (b, n, 3) m, translation (b, 3) m, focal (b, 2), centre (b, 2), rotation (b, 3, 3) -> (b, n, 2) in the units
+    of `focal`.
+    """
     if rotation is not None:
         points = points @ rotation.mT
     points = points + translation[:, None]
@@ -54,11 +67,14 @@ def crop_translation(camera: Tensor, focal_px: float, crop_px: int) -> Tensor:
     return torch.stack([x, y, 2 * focal_px / (crop_px * scale + 1e-9)], -1)
 
 
-def full_translation(camera: Tensor, box_centre: Tensor, box_size: Tensor, image_size: Tensor, focal_px: float) -> Tensor:
-    """The same camera for the whole image: box_centre (b, 2) px, box_size (b,) px, image_size (b, 2) = width, height -> (b, 3) m.
+def full_translation(
+    camera: Tensor, box_centre: Tensor, box_size: Tensor, image_size: Tensor, focal_px: float
+) -> Tensor:
+    """The same camera for the whole image.
 
-    The principal point is the middle of the image. Only this translation depends on `focal_px`: the network was trained close to
-    orthographic, so a short real focal length shifts the mesh against the photograph.
+    camera (b, 3), box_centre (b, 2) px, box_size (b,) px, image_size (b, 2) px = width, height -> (b, 3) m. The
+    principal point is the middle of the image. Only this translation depends on `focal_px`: the network was trained
+    close to orthographic, so a short real focal length shifts the mesh against the photograph.
     """
     scale, x, y = camera.unbind(-1)
     size = box_size * scale + 1e-9

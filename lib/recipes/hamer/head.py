@@ -1,4 +1,7 @@
 """HaMeR's decoder: one query token reads the image tokens, three linear read-outs correct a mean hand."""
+
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,13 +14,17 @@ BETAS = 10
 
 
 class ManoHead(nn.Module):
-    """Image tokens -> rotations of 16 joints, 10 shape numbers, 3 camera numbers.
+    """Image tokens -> rotations of 16 joints, 10 shape parameters, 3 camera parameters.
 
-    The mean hand (`init_*`) is part of the checkpoint and must come from it: joint 0 of the published one looks wrong (it was written in
-    another 6D layout), but the network has learnt its corrections relative to that.
+    The mean hand (`init_*`) is part of the checkpoint and must come from it: joint 0 of the published one looks wrong
+    (it was written in another 6D layout), but the network has learnt its corrections relative to that.
     """
 
-    def __init__(self, config: ModelConfig):
+    init_hand_pose: Tensor
+    init_betas: Tensor
+    init_cam: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.iterations, self.mean_token = config.refinements, config.mean_token
         self.transformer = Decoder(config, 6 * JOINTS + BETAS + 3 if config.mean_token else 1)
@@ -35,37 +42,43 @@ class ManoHead(nn.Module):
 
     def refine(self, tokens: Tensor) -> list[dict[str, Tensor]]:
         """One estimate per refinement; the published model has one."""
-        pose, betas, camera = (mean.expand(len(tokens), -1) for mean in (self.init_hand_pose, self.init_betas, self.init_cam))
+        means = (self.init_hand_pose, self.init_betas, self.init_cam)
+        pose, betas, camera = (mean.expand(len(tokens), -1) for mean in means)
         estimates = []
         for _ in range(self.iterations):
-            query = torch.cat([pose, betas, camera], 1)[:, None] if self.mean_token else tokens.new_zeros(len(tokens), 1, 1)
+            query = tokens.new_zeros(len(tokens), 1, 1)
+            if self.mean_token:
+                query = torch.cat([pose, betas, camera], 1)[:, None]
             answer = self.transformer(query, tokens)[:, 0]
-            pose, betas, camera = pose + self.decpose(answer), betas + self.decshape(answer), camera + self.deccam(answer)
+            pose, betas = pose + self.decpose(answer), betas + self.decshape(answer)
+            camera = camera + self.deccam(answer)
             estimates.append(as_rotations(pose, betas, camera))
         return estimates
 
 
 def as_rotations(pose: Tensor, betas: Tensor, camera: Tensor) -> dict[str, Tensor]:
+    """An estimate as `ManoHead.forward` gives it, from the 6D codes (b, 96) of the joints."""
     with torch.autocast(pose.device.type, enabled=False):
         rotations = rotation_from_6d(pose.float().unflatten(-1, (JOINTS, 6)))
     return {"global_orient": rotations[:, :1], "hand_pose": rotations[:, 1:], "betas": betas, "cam": camera}
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: ModelConfig, query_numbers: int):
+    def __init__(self, config: ModelConfig, query_width: int) -> None:
         super().__init__()
-        self.to_token_embedding = nn.Linear(query_numbers, config.decoder_width)
+        self.to_token_embedding = nn.Linear(query_width, config.decoder_width)
         self.pos_embedding = nn.Parameter(torch.randn(1, 1, config.decoder_width))
         self.transformer = Layers(config)
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        """(b, 1, query_width), (b, n, width) -> (b, 1, decoder_width)."""
         return self.transformer(self.to_token_embedding(query) + self.pos_embedding, context)
 
 
 class Layers(nn.Module):
     """`decoder_depth` times self-attention, cross-attention, feed-forward, each with a residual; no norm at the end."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.decoder_width
         self.layers = nn.ModuleList(
@@ -78,7 +91,8 @@ class Layers(nn.Module):
         )  # fmt: skip
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        for self_attention, cross_attention, feed_forward in self.layers:
+        for layer in self.layers:
+            self_attention, cross_attention, feed_forward = cast(nn.ModuleList, layer)
             query = query + self_attention(query)
             query = query + cross_attention(query, context)
             query = query + feed_forward(query)
@@ -86,7 +100,7 @@ class Layers(nn.Module):
 
 
 class PreNorm(nn.Module):
-    def __init__(self, width: int, fn: nn.Module):
+    def __init__(self, width: int, fn: nn.Module) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-5)  # the backbone has 1e-6: the two must not be swapped
         self.fn = fn
@@ -98,7 +112,7 @@ class PreNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Over a single token this is the value path alone, so the q and k rows of `to_qkv` never get a gradient."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.decoder_heads * config.decoder_head_width
         self.heads = config.decoder_heads
@@ -106,11 +120,12 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(inner, config.decoder_width), nn.Dropout(0.0))
 
     def forward(self, query: Tensor) -> Tensor:
-        return self.to_out(attend(*self.to_qkv(query).chunk(3, -1), self.heads))
+        q, k, v = self.to_qkv(query).chunk(3, -1)
+        return self.to_out(attend(q, k, v, self.heads))
 
 
 class CrossAttention(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.decoder_heads * config.decoder_head_width
         self.heads = config.decoder_heads
@@ -119,7 +134,9 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(inner, config.decoder_width), nn.Dropout(0.0))
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        return self.to_out(attend(self.to_q(query), *self.to_kv(context).chunk(2, -1), self.heads))
+        q = self.to_q(query)  # before k and v: the noise of the adapters' dropout follows this order
+        k, v = self.to_kv(context).chunk(2, -1)
+        return self.to_out(attend(q, k, v, self.heads))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -129,10 +146,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, hidden = config.decoder_width, config.decoder_mlp
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width), nn.Dropout(0.0))
+        self.net = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width), nn.Dropout(0.0)
+        )
 
     def forward(self, query: Tensor) -> Tensor:
         return self.net(query)

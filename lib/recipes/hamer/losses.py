@@ -1,12 +1,14 @@
-"""HaMeR's losses (paper §4; weights of its release): sums over joints and coordinates of one sample, then the mean over samples.
+"""HaMeR's losses (paper §4; weights of its release): sums over joints and coordinates of one sample, then the mean over
+samples.
 
-The original sums over the batch as well, so its gradient clip and its adversarial weight depend on the batch size; here nothing does.
+The original sums over the batch as well, so its gradient clip and its adversarial weight depend on the batch size; here
+nothing does.
 """
+
 import torch
 from torch import Tensor
 
 from lib.recipes.hamer.config import LossConfig
-from lib.recipes.hamer.geometry import rotation_from_axis_angle
 
 ROOT = 0  # the wrist
 
@@ -14,8 +16,8 @@ ROOT = 0  # the wrist
 def terms(prediction: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each loss of each sample, (b,). `prediction` as HaMeR.decode gives it; labels:
 
-    keypoints_2d (b, 21, 3) crop fractions and confidence; keypoints_3d (b, 21, 4) m and confidence; global_orient (b, 1, 3, 3),
-    hand_pose (b, 15, 3, 3), betas (b, 10); has_pose, has_betas (b,) weights, 0 where there is no such label.
+    keypoints_2d (b, 21, 3) crop fractions and confidence; keypoints_3d (b, 21, 4) m and confidence; global_orient (b,
+    1, 3, 3), hand_pose (b, 15, 3, 3), betas (b, 10); has_pose, has_betas (b,) weights, 0 where there is no such label.
     """
     has_pose, has_betas = labels["has_pose"], labels["has_betas"]
     return {
@@ -28,7 +30,7 @@ def terms(prediction: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str,
 
 
 def rooted(joints: Tensor) -> Tensor:
-    """Coordinates relative to the wrist; a fourth column (confidence) stays."""
+    """Coordinates (b, n, 3 or 4) relative to the wrist; a fourth column (confidence) stays."""
     return torch.cat([joints[..., :3] - joints[:, ROOT : ROOT + 1, :3], joints[..., 3:]], -1)
 
 
@@ -38,25 +40,24 @@ def keypoints(predicted: Tensor, labelled: Tensor) -> Tensor:
 
 
 def squared(predicted: Tensor, labelled: Tensor) -> Tensor:
+    """The sum of squared differences of each sample: (b, …), (b, …) -> (b,)."""
     return (predicted - labelled).square().flatten(1).sum(1)
 
 
 def total(parts: dict[str, Tensor], weights: LossConfig) -> Tensor:
-    """The weighted sum of `terms`, (b,)."""
-    return sum(getattr(weights, name) * value for name, value in parts.items())
+    """The weighted sum of `terms` (and of "adversarial", where there is a critic): (b,)."""
+    weighted = [vars(weights)[name] * value for name, value in parts.items()]
+    return sum(weighted[1:], start=weighted[0])
 
 
-def fooling(scores: Tensor) -> Tensor:
+def generator_loss(scores: Tensor) -> Tensor:
     """What the critic's scores (b, 17) of predicted hands cost the generator, (b,)."""
     return (scores - 1).square().sum(1)
 
 
-def judging(fake: Tensor, real: Tensor) -> Tensor:
-    """The critic's own loss: fake (b, 17), real (n, 17) with n = 2 b in HaMeR, where real hands therefore count twice. Per fake."""
+def discriminator_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """The critic's own loss per predicted hand, a scalar: fake (b, 17), real (n, 17).
+
+    HaMeR has n = 2 b, so real hands count twice there.
+    """
     return (fake.square().sum() + (real - 1).square().sum()) / len(fake)
-
-
-def matrices(axis_angle: Tensor) -> tuple[Tensor, Tensor]:
-    """(b, 48) wrist first -> global_orient (b, 1, 3, 3), hand_pose (b, 15, 3, 3)."""
-    rotations = rotation_from_axis_angle(axis_angle.unflatten(-1, (-1, 3)))
-    return rotations[:, :1], rotations[:, 1:]

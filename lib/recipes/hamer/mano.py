@@ -2,43 +2,34 @@
 
 The model file is licensed: its arrays are kept out of every state dict, so no file that we write can hold them.
 """
-from dataclasses import dataclass
 
-import numpy
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-VERTICES, FACES, JOINTS = 778, 1538, 16
-PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist; index, middle, PINKY, RING, thumb
-TIPS = (744, 320, 443, 554, 671)  # vertices: thumb, index, middle, ring, pinky (FreiHAND's ground truth has 555 and 672 for the last two)
-OPENPOSE_FROM_MANO = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)  # of 16 joints and 5 tips
+from lib.recipes.hamer.mano_file import PARENTS, TIPS, ManoModel
+
+# of 16 joints and 5 tips
+OPENPOSE_FROM_MANO = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 PCA_COMPONENTS = 6  # smplx keeps so many rows of hands_components; nothing here reads them
 
 
-@dataclass(frozen=True)
-class ManoModel:
-    """The arrays of a MANO file, checked by `mano_file`. `name` says whether this is MANO or the stand-in hand."""
-
-    name: str
-    v_template: numpy.ndarray  # (778, 3) m, right hand
-    shapedirs: numpy.ndarray  # (778, 3, 10)
-    posedirs: numpy.ndarray  # (778, 3, 135)
-    J_regressor: numpy.ndarray  # (16, 778), rows sum to 1
-    weights: numpy.ndarray  # (778, 16), rows sum to 1
-    f: numpy.ndarray  # (1538, 3)
-    hands_components: numpy.ndarray  # (45, 45)
-    hands_mean: numpy.ndarray  # (45,) radians; FreiHAND's poses are relative to it, HaMeR's are not
-    of_freihand: bool = True  # the version of MANO that FreiHAND's labels were made with
-
-    @property
-    def stand_in(self) -> bool:
-        return self.name != "MANO"
-
-
 class Mano(nn.Module):
-    """Rotations and shape -> vertices and joints. Never adds `hands_mean`: HaMeR's poses are relative to the flat hand."""
+    """Rotations and shape -> vertices and joints.
 
-    def __init__(self, model: ManoModel):
+    Never adds `hands_mean`: HaMeR's poses are relative to the flat hand.
+    """
+
+    v_template: Tensor
+    shapedirs: Tensor
+    posedirs: Tensor
+    J_regressor: Tensor
+    lbs_weights: Tensor
+    faces_tensor: Tensor
+    extra_joints_idxs: Tensor
+    joint_map: Tensor
+
+    def __init__(self, model: ManoModel) -> None:
         super().__init__()
         self.stand_in = model.stand_in
         tips = torch.tensor(TIPS)
@@ -48,7 +39,7 @@ class Mano(nn.Module):
             "posedirs": real(model.posedirs).flatten(0, 1).T.contiguous(),  # (135, 2334)
             "J_regressor": real(model.J_regressor),
             "lbs_weights": real(model.weights),
-            "faces_tensor": torch.from_numpy(model.f.astype(numpy.int64)),
+            "faces_tensor": torch.from_numpy(model.f.astype(np.int64)),
             "parents": torch.tensor(PARENTS),
             "hand_components": real(model.hands_components[:PCA_COMPONENTS]),
             "hand_mean": real(model.hands_mean),
@@ -66,7 +57,7 @@ class Mano(nn.Module):
         return vertices, torch.cat([joints, vertices[:, self.extra_joints_idxs]], 1)[:, self.joint_map]
 
     def skin(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-        """rotations (b, 16, 3, 3), betas (b, 10) -> vertices (b, 778, 3), joints (b, 16, 3) in MANO's order."""
+        """rotations (b, 16, 3, 3), betas (b, 10) -> vertices (b, 778, 3) m, joints (b, 16, 3) m in MANO's order."""
         shaped = self.v_template + torch.einsum("bk,vck->bvc", betas, self.shapedirs)
         rest_joints = self.J_regressor @ shaped
         bend = (rotations[:, 1:] - torch.eye(3, device=rotations.device)).flatten(1)  # (b, 135)
@@ -77,7 +68,7 @@ class Mano(nn.Module):
         return (blended @ posed[..., None])[..., 0] + self.lbs_weights @ shift, joints
 
     def chain(self, rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward kinematics: rotations and positions of the joints in the hand's frame."""
+        """Forward kinematics: rotations (b, 16, 3, 3) and positions (b, 16, 3) m of the joints in the hand's frame."""
         turned, placed = [rotations[:, 0]], [rest_joints[:, 0]]
         for joint, parent in enumerate(PARENTS[1:], start=1):
             bone = rest_joints[:, joint] - rest_joints[:, parent]
@@ -86,5 +77,6 @@ class Mano(nn.Module):
         return torch.stack(turned, 1), torch.stack(placed, 1)
 
 
-def real(array: numpy.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(numpy.float32))
+def real(array: np.ndarray) -> Tensor:
+    """The same shape in float32."""
+    return torch.from_numpy(array.astype(np.float32))

@@ -1,35 +1,76 @@
-"""MANO_RIGHT.pkl or MANO_RIGHT.npz -> checked arrays. The file is licensed: read where it lies, never copied or converted on disk."""
+"""MANO's arrays (Romero et al., SIGGRAPH Asia 2017), and how MANO_RIGHT.pkl or MANO_RIGHT.npz is read and checked.
+
+The file is licensed: it is read where it lies, never copied or converted on disk.
+"""
+
 import hashlib
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
-from lib.errors import Stop
+from lib.core.errors import Stop
 from lib.recipes.hamer import pickles
-from lib.recipes.hamer.mano import FACES, JOINTS, PARENTS, VERTICES, ManoModel
+from lib.recipes.hamer.config import MANO_MD5
 
+VERTICES, FACES, JOINTS = 778, 1538, 16
+PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist; index, middle, PINKY, RING, thumb
+# Vertices of thumb, index, middle, ring, pinky; FreiHAND's ground truth has 555 and 672 for the last two.
+TIPS = (744, 320, 443, 554, 671)
 NAMES = ("MANO_RIGHT.pkl", "MANO_RIGHT.npz")
-MD5 = "fd5a9d35f914987cf1cc04ffe338caa1"  # of the .pkl that FreiHAND's labels were made with; older versions differ by up to 6 mm
 AGAIN = "fetch MANO_RIGHT.pkl again from https://mano.is.tue.mpg.de (Models & Code)"
 SHAPES = {
-    "v_template": (VERTICES, 3), "shapedirs": (VERTICES, 3, 10), "posedirs": (VERTICES, 3, 135), "J_regressor": (JOINTS, VERTICES),
-    "weights": (VERTICES, JOINTS), "f": (FACES, 3), "hands_components": (45, 45), "hands_mean": (45,), "kintree_table": (2, JOINTS),
-}  # fmt: skip
+    "v_template": (VERTICES, 3),
+    "shapedirs": (VERTICES, 3, 10),
+    "posedirs": (VERTICES, 3, 135),
+    "J_regressor": (JOINTS, VERTICES),
+    "weights": (VERTICES, JOINTS),
+    "f": (FACES, 3),
+    "hands_components": (45, 45),
+    "hands_mean": (45,),
+    "kintree_table": (2, JOINTS),
+}
+
+
+@dataclass(frozen=True)
+class ManoModel:
+    """The arrays of a MANO file, checked by `read`. `name` says whether this is MANO or the stand-in hand."""
+
+    name: str
+    v_template: np.ndarray  # (778, 3) m, right hand
+    shapedirs: np.ndarray  # (778, 3, 10)
+    posedirs: np.ndarray  # (778, 3, 135)
+    J_regressor: np.ndarray  # (16, 778), rows sum to 1
+    weights: np.ndarray  # (778, 16), rows sum to 1
+    f: np.ndarray  # (1538, 3)
+    hands_components: np.ndarray  # (45, 45)
+    hands_mean: np.ndarray  # (45,) radians; FreiHAND's poses are relative to it, HaMeR's are not
+    of_freihand: bool = True  # the version of MANO that FreiHAND's labels were made with
+
+    @property
+    def stand_in(self) -> bool:
+        return self.name != "MANO"
 
 
 def read(path: Path) -> ManoModel:
-    """Stop: a file that is absent, names anything but arrays, or holds arrays that cannot be a hand."""
+    """The hand of a MANO file.
+
+    Stop: a file that is absent, names anything but arrays, or holds arrays that cannot be a hand.
+    """
     if not path.is_file():
         raise Stop(f"the MANO file {path} does not exist", "python step2_download.py")
-    arrays = {name: numpy.asarray(array) for name, array in (from_npz(path) if path.suffix == ".npz" else from_pickle(path)).items()}
+    content = from_npz(path) if path.suffix == ".npz" else from_pickle(path)
+    arrays = {name: np.asarray(array) for name, array in content.items()}
     check(path, arrays)
-    return ManoModel(name="MANO", of_freihand=known_version(path), **{name: arrays[name] for name in SHAPES if name != "kintree_table"})
+    kept: dict[str, Any] = {name: arrays[name] for name in SHAPES if name != "kintree_table"}
+    return ManoModel(name="MANO", of_freihand=known_version(path), **kept)
 
 
 def known_version(path: Path) -> bool:
     """Is this the version that FreiHAND's labels were made with? A re-saved .npz cannot be told."""
-    return path.suffix != ".pkl" or hashlib.md5(path.read_bytes()).hexdigest() == MD5
+    return path.suffix != ".pkl" or hashlib.md5(path.read_bytes()).hexdigest() == MANO_MD5
 
 
 def from_pickle(path: Path) -> dict[str, Any]:
@@ -40,28 +81,30 @@ def from_pickle(path: Path) -> dict[str, Any]:
 
 
 def from_npz(path: Path) -> dict[str, Any]:
-    with numpy.load(path, allow_pickle=False) as content:
+    with np.load(path, allow_pickle=False) as content:
         refuse_missing(path, content)
         return {name: content[name] for name in SHAPES}
 
 
-def refuse_missing(path: Path, content: Any) -> None:
+def refuse_missing(path: Path, content: Container[str]) -> None:
     missing = [name for name in SHAPES if name not in content]
     if missing:
-        raise Stop(f"{path} is no MANO file: it lacks {', '.join(missing)}", AGAIN)
+        raise Stop(f"{path} is not a MANO file: it lacks {', '.join(missing)}", AGAIN)
 
 
-def check(path: Path, arrays: dict[str, numpy.ndarray]) -> None:
+def check(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Stop: a shape that is not MANO's, a number that is not finite, shares that do not sum to 1, another tree."""
     for name, shape in SHAPES.items():
         if arrays[name].shape != shape:
             raise Stop(f"{path}: {name} has the shape {arrays[name].shape} instead of {shape}", AGAIN)
-        if not numpy.isfinite(arrays[name].astype(float)).all():
+        if not np.isfinite(arrays[name].astype(float)).all():
             raise Stop(f"{path}: {name} holds numbers that are not finite", AGAIN)
     for name in ("weights", "J_regressor"):
         sums = arrays[name].sum(1)
-        if numpy.abs(sums - 1).max() > 1e-3:
-            raise Stop(f"{path}: a row of {name} sums to {sums[numpy.abs(sums - 1).argmax()]:.3f} instead of 1", AGAIN)
-    if not numpy.array_equal(arrays["kintree_table"][0, 1:].astype(int), PARENTS[1:]):
+        worst = sums[np.abs(sums - 1).argmax()]
+        if abs(worst - 1) > 1e-3:
+            raise Stop(f"{path}: a row of {name} sums to {worst:.3f} instead of 1", AGAIN)
+    if not np.array_equal(arrays["kintree_table"][0, 1:].astype(int), PARENTS[1:]):
         raise Stop(f"{path}: kintree_table is not MANO's tree of joints", AGAIN)
     if arrays["f"].min() < 0 or arrays["f"].max() >= VERTICES:
         raise Stop(f"{path}: f names vertices that do not exist", AGAIN)

@@ -1,7 +1,9 @@
 """HaMeR: ViT backbone (ViTPose), MANO decoder head, MANO, camera; every tensor has its published name and shape.
 
-Sizes come from `config.ModelConfig`. At full size: backbone 389 tensors / 630 912 000 numbers, head 111 and 3 buffers / 39 497 837.
+Sizes come from `config.ModelConfig`. At full size: backbone 389 tensors / 630 912 000 parameters, head 111 and 3
+buffers / 39 497 837.
 """
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,11 +16,14 @@ from lib.recipes.hamer.mano import Mano
 
 
 class HaMeR(nn.Module):
-    """Square crop of a right hand -> mesh, joints and camera. `mano` has only buffers that a state dict leaves out (licence)."""
+    """Square crop of a right hand -> mesh, joints and camera.
 
-    def __init__(self, config: ModelConfig, mano: Mano):
+    `mano` has only buffers that a state dict leaves out (licence).
+    """
+
+    def __init__(self, config: ModelConfig, mano: Mano) -> None:
         super().__init__()
-        self.config, self.checkpointing = config, False
+        self.config, self.gradient_checkpointing = config, False
         self.backbone = ViT(config)
         self.mano_head = ManoHead(config)
         self.mano = mano
@@ -33,7 +38,7 @@ class HaMeR(nn.Module):
 
     def finish(self, tokens: Tensor, blocks: int) -> dict[str, Tensor]:
         """From `front` to the hand."""
-        tokens = self.backbone.run(tokens, blocks, len(self.backbone.blocks), self.checkpointing)
+        tokens = self.backbone.run(tokens, blocks, len(self.backbone.blocks), self.gradient_checkpointing)
         return self.decode(self.backbone.last_norm(tokens))
 
     def columns(self, crops: Tensor) -> Tensor:
@@ -41,10 +46,10 @@ class HaMeR(nn.Module):
         return crops[..., self.config.margin_px : -self.config.margin_px]
 
     def decode(self, tokens: Tensor) -> dict[str, Tensor]:
-        """tokens (b, n, width) -> published names; metres, 2D in fractions of the crop (-0.5 ... 0.5).
+        """tokens (b, n, width) -> published names; metres, 2D in fractions of the crop (-0.5 … 0.5).
 
-        pred_cam (b, 3) = scale, tx, ty; pred_cam_t (b, 3); global_orient (b, 1, 3, 3); hand_pose (b, 15, 3, 3); betas (b, 10);
-        pred_vertices (b, 778, 3); pred_keypoints_3d (b, 21, 3); pred_keypoints_2d (b, 21, 2).
+        pred_cam (b, 3) = scale, tx, ty; pred_cam_t (b, 3); global_orient (b, 1, 3, 3); hand_pose (b, 15, 3, 3); betas
+        (b, 10); pred_vertices (b, 778, 3); pred_keypoints_3d (b, 21, 3); pred_keypoints_2d (b, 21, 2).
         """
         head = self.mano_head(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
@@ -66,9 +71,12 @@ class HaMeR(nn.Module):
 
 
 class ViT(nn.Module):
-    """ViTPose's plain ViT. Usable in parts, because frozen first blocks are computed once and kept: embed, run, normalise."""
+    """ViTPose's plain ViT.
 
-    def __init__(self, config: ModelConfig):
+    Usable in parts (embed, run, last_norm), because frozen first blocks are computed once and kept.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.patches + 1, config.width))
@@ -81,12 +89,17 @@ class ViT(nn.Module):
         return self.last_norm(self.run(self.embed(images), 0, len(self.blocks)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Entry 0 of the position table belongs to a class token that does not exist; it is added to every token all the same."""
+        """(b, 3, h, w) -> tokens (b, n, width).
+
+        Entry 0 of the position table belongs to a class token that does not exist; it is added to every token all the
+        same.
+        """
         return self.patch_embed(images) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
 
-    def run(self, tokens: Tensor, first: int, last: int, checkpointing: bool = False) -> Tensor:
+    def run(self, tokens: Tensor, first: int, last: int, gradient_checkpointing: bool = False) -> Tensor:
+        """The blocks from `first` up to `last`, not included: (b, n, width) -> (b, n, width)."""
         for block in self.blocks[first:last]:
-            if checkpointing and torch.is_grad_enabled():
+            if gradient_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)
@@ -94,7 +107,7 @@ class ViT(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.width, config.patch_px, stride=config.patch_px, padding=2)  # ViTPose pads by 2
 
@@ -103,7 +116,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig, drop_path: float):
+    def __init__(self, config: ModelConfig, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
         self.attn = Attention(config)
@@ -124,19 +137,20 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, width / heads)
+        together = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        q, k, v = together.permute(2, 0, 3, 1, 4)  # each (b, heads, n, width / heads)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_ratio * config.width)
         self.fc2 = nn.Linear(config.mlp_ratio * config.width, config.width)

@@ -3,18 +3,19 @@
 A pickle may name any function and have it called. Here only what builds numpy arrays exists, plus chumpy's and scipy's
 classes as empty shells that keep their state; any other name ends the reading before anything of the file was called.
 """
+
 import pickle
 from typing import Any, BinaryIO
 
-import numpy
+import numpy as np
 
-from lib.errors import Stop
+from lib.core.errors import Stop
 
 
 class Shell:
     """Stands for a class that is not installed and not wanted: keeps the state, does nothing."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
@@ -39,36 +40,58 @@ def latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def rebuild(kind: type, shape: tuple, code: bytes) -> numpy.ndarray:
+# The next three are called by a pickle, with whatever it holds: hence `Any`.
+
+
+def rebuild(kind: Any, shape: Any, code: Any) -> np.ndarray:
     """numpy's _reconstruct, for plain arrays alone."""
-    if kind is not numpy.ndarray:
+    if kind is not np.ndarray:
         raise pickle.UnpicklingError(f"array class {kind!r}")
-    return numpy.ndarray.__new__(numpy.ndarray, shape, code)
+    return np.ndarray.__new__(np.ndarray, shape, code)
 
 
-def scalar(dtype: numpy.dtype, content: Any = None) -> Any:
+def scalar(dtype: Any, content: Any = None) -> Any:
     if dtype.hasobject:
         raise pickle.UnpicklingError("a scalar of Python objects")
-    return numpy.frombuffer(content, dtype)[0]
+    return np.frombuffer(content, dtype)[0]
 
 
-def from_buffer(content: Any, dtype: numpy.dtype, shape: tuple, order: str) -> numpy.ndarray:
-    return numpy.frombuffer(content, dtype).reshape(shape, order=order)
+def from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 ARRAYS = {
     f"numpy.{core}.{name}": value
     for core in ("core", "_core")
-    for name, value in {"multiarray._reconstruct": rebuild, "multiarray.scalar": scalar, "numeric._frombuffer": from_buffer}.items()
-} | {"numpy.ndarray": numpy.ndarray, "numpy.dtype": numpy.dtype, "_codecs.encode": latin1}
+    for name, value in {
+        "multiarray._reconstruct": rebuild,
+        "multiarray.scalar": scalar,
+        "numeric._frombuffer": from_buffer,
+    }.items()
+} | {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "_codecs.encode": latin1}
 CHUMPY = {
-    "chumpy.ch.Ch": Ch, "chumpy.reordering.Select": Select, "scipy.sparse.csc.csc_matrix": Csc, "scipy.sparse._csc.csc_matrix": Csc,
-    "__builtin__.set": set, "builtins.set": set,
-}  # fmt: skip
+    "chumpy.ch.Ch": Ch,
+    "chumpy.reordering.Select": Select,
+    "scipy.sparse.csc.csc_matrix": Csc,
+    "scipy.sparse._csc.csc_matrix": Csc,
+    "__builtin__.set": set,
+    "builtins.set": set,
+}
+# What a truncated or damaged pickle raises, at whatever place it is damaged.
+DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    UnicodeDecodeError,
+)
 
 
 class Closed(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, names: dict[str, Any]):
+    def __init__(self, file: BinaryIO, names: dict[str, Any]) -> None:
         super().__init__(file, encoding="latin1")
         self.names = names
 
@@ -83,30 +106,34 @@ class ForeignName(pickle.UnpicklingError):
 
 
 def read(file: BinaryIO, label: str, names: dict[str, Any] = ARRAYS) -> Any:
-    """The content of a pickle that names nothing outside `names`; `label` is the file in messages. Stop: foreign or damaged."""
+    """The content of a pickle that names nothing outside `names`; `label` is the file in messages.
+
+    Stop: it names something else, or it is damaged.
+    """
+    again = "get the file from its publisher again"
     try:
         return Closed(file, names).load()
     except ForeignName as error:
-        raise Stop(f"{label} is refused: it names {error}, which could run code", "get the file from its publisher again") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
-        raise Stop(f"{label} is no complete pickle ({error})", "get the file from its publisher again") from error
+        raise Stop(f"{label} is refused: it names {error}, which could run code", again) from error
+    except DAMAGED as error:
+        raise Stop(f"{label} is not a complete pickle ({error})", again) from error
 
 
-def value(content: Any) -> numpy.ndarray:
+def value(content: Any) -> np.ndarray:
     """The array behind chumpy's and scipy's shells."""
     if isinstance(content, Select):
-        chosen = value(content.state["a"]).ravel()[numpy.asarray(content.state["idxs"])]
+        chosen = value(content.state["a"]).ravel()[np.asarray(content.state["idxs"])]
         return chosen.reshape(content.state["preferred_shape"])
     if isinstance(content, Ch):
-        return numpy.asarray(content.state["x"])
+        return np.asarray(content.state["x"])
     if isinstance(content, Csc):
         return dense(content.state)
-    return numpy.asarray(content)
+    return np.asarray(content)
 
 
-def dense(state: dict[str, Any]) -> numpy.ndarray:
+def dense(state: dict[str, Any]) -> np.ndarray:
     """A compressed-column matrix as a full one."""
-    matrix = numpy.zeros(state["_shape"] if "_shape" in state else state["shape"])
-    columns = numpy.repeat(numpy.arange(matrix.shape[1]), numpy.diff(state["indptr"]))
-    numpy.add.at(matrix, (numpy.asarray(state["indices"]), columns), state["data"])
+    matrix = np.zeros(state["_shape"] if "_shape" in state else state["shape"])
+    columns = np.repeat(np.arange(matrix.shape[1]), np.diff(state["indptr"]))
+    np.add.at(matrix, (np.asarray(state["indices"]), columns), state["data"])
     return matrix

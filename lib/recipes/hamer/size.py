@@ -1,18 +1,21 @@
-"""What belongs to the size of a network: numbers of its parts and of the adapters, the regexes of what is trained, the frozen blocks."""
+"""What belongs to the size of a network: parameters of its parts and of the adapters, the regexes of what is trained,
+the frozen blocks. Closed forms, no torch.
+"""
+
 from lib.recipes.hamer.config import Config, ModelConfig
 
 CRITIC = 1_545_211
 READOUTS = 6 * 16 + 10 + 3
 
 
-def backbone_numbers(model: ModelConfig) -> int:
+def backbone_parameters(model: ModelConfig) -> int:
     width, hidden = model.width, model.mlp_ratio * model.width
     patch = 3 * model.patch_px**2 * width + width + (model.patches + 1) * width
     block = 4 * width + 4 * width * width + 4 * width + 2 * width * hidden + hidden + width
     return patch + model.depth * block + 2 * width
 
 
-def head_numbers(model: ModelConfig) -> int:
+def head_parameters(model: ModelConfig) -> int:
     width, inner, hidden = model.decoder_width, model.decoder_heads * model.decoder_head_width, model.decoder_mlp
     attention = 2 * width + 3 * inner * width + inner * width + width
     cross = 2 * width + 2 * inner * model.width + 2 * inner * width + width
@@ -27,28 +30,40 @@ def adapted_blocks(config: Config) -> range:
 
 
 def targets(config: Config) -> tuple[str, ...]:
-    """Regexes over whole names of HaMeR's submodules. A plain "proj" would also hit the patch embedding, "to_out" a Sequential."""
+    """Regexes over whole names of HaMeR's submodules.
+
+    A plain "proj" would also hit the patch embedding, "to_out" a Sequential.
+    """
     blocks = rf"backbone\.blocks\.({'|'.join(map(str, adapted_blocks(config)))})"
     layer = r"mano_head\.transformer\.transformer\.layers\.\d+"
-    backbone = {"attn": rf"{blocks}\.attn\.(qkv|proj)", "mlp": rf"{blocks}\.mlp\.fc[12]", "patch": r"backbone\.patch_embed\.proj"}
+    backbone = {
+        "attn": rf"{blocks}\.attn\.(qkv|proj)",
+        "mlp": rf"{blocks}\.mlp\.fc[12]",
+        "patch": r"backbone\.patch_embed\.proj",
+    }
     head = {
         "attn": rf"{layer}\.[01]\.fn\.(to_qkv|to_kv|to_q|to_out\.0)",
         "mlp": rf"{layer}\.2\.fn\.net\.[03]",
         "readouts": r"mano_head\.dec(pose|shape|cam)",
     }
-    chosen = [backbone[name] for name in config.lora.targets.backbone if not (name == "patch" and config.lora.last_blocks)]
+    wanted, last_blocks = config.lora.targets, config.lora.last_blocks
+    chosen = [backbone[name] for name in wanted.backbone if not (name == "patch" and last_blocks)]
     if config.model.init == "vitpose":
         return tuple(chosen)  # there the whole head is new and trained fully
-    return tuple(chosen + [head[name] for name in config.lora.targets.head if not (name == "readouts" and config.lora.full_readouts)])
+    chosen += [head[name] for name in wanted.head if not (name == "readouts" and config.lora.full_readouts)]
+    return tuple(chosen)
 
 
 def fully_trained(config: Config) -> tuple[str, ...]:
+    """Regexes over "<module>.<tensor>" of what is trained without adapters."""
     if config.model.init == "vitpose":
         return (r"hamer\.mano_head\..*", *config.lora.full)
-    return ((r"hamer\.mano_head\.dec(pose|shape|cam)\.(weight|bias)",) if config.lora.full_readouts else ()) + tuple(config.lora.full)
+    if config.lora.full_readouts:
+        return (r"hamer\.mano_head\.dec(pose|shape|cam)\.(weight|bias)", *config.lora.full)
+    return tuple(config.lora.full)
 
 
-def adapter_numbers(config: Config) -> int:
+def adapter_parameters(config: Config) -> int:
     """A and B of every target. Full size: rank 4 2 869 684, rank 8 5 739 368, rank 16 11 478 736."""
     model, chosen = config.model, config.lora.targets
     width, hidden, inner = model.width, model.mlp_ratio * model.width, model.decoder_heads * model.decoder_head_width
@@ -68,19 +83,20 @@ def adapter_numbers(config: Config) -> int:
     return config.lora.rank * per_rank
 
 
-def trainable_numbers(config: Config) -> int:
+def trainable_parameters(config: Config) -> int:
     """Without `lora.full`, whose regexes only the network itself can count."""
     full = CRITIC if config.loss.adversarial else 0
     if config.model.init == "vitpose":
-        full += head_numbers(config.model)
+        full += head_parameters(config.model)
     elif config.lora.full_readouts:
         full += READOUTS * (config.model.decoder_width + 1)
-    return adapter_numbers(config) + full
+    return adapter_parameters(config) + full
 
 
 def frozen_blocks(config: Config) -> int:
     """How many blocks run before the first trained tensor; -1 = the patch embedding itself is trained."""
     backbone = config.lora.targets.backbone
-    if any("backbone" in pattern for pattern in config.lora.full) or ("patch" in backbone and not config.lora.last_blocks):
+    patch_trained = "patch" in backbone and not config.lora.last_blocks
+    if patch_trained or any("backbone" in pattern for pattern in config.lora.full):
         return -1
     return adapted_blocks(config).start if set(backbone) - {"patch"} else config.model.depth

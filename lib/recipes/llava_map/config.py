@@ -1,79 +1,11 @@
-"""Settings of the map recipe. Sizes of published networks are tables here, so that `--plan` needs neither torch nor a file."""
+"""Settings of the map recipe: sections, presets, and what the demo changes."""
 
 from dataclasses import dataclass, field
 
-from lib import config
-from lib.config import at_least, one_of
-from lib.errors import Stop
-
-
-@dataclass(frozen=True)
-class EncoderSize:
-    """An image encoder: kind "resnet", "clip" or "blip2"."""
-
-    kind: str
-    width: int  # of a token
-    stride_px: int
-    stem: int = 64  # resnet from here
-    widths: tuple[int, ...] = ()
-    depths: tuple[int, ...] = ()
-    block: str = "bottleneck"  # or "basic"
-    layers: int = 0  # clip and blip2 from here
-    heads: int = 16
-    mlp: int = 0
-    image_px: int = 0  # that the position table was made for
-
-
-@dataclass(frozen=True)
-class RaySize:
-    """The code of where image tokens look: depths along a ray, frequencies of each coordinate, widths of its network."""
-
-    depths: int = 32
-    octaves: int = 32
-    per_depth: int = 64
-    widths: tuple[int, ...] = (1024, 512, 256)
-
-
-@dataclass(frozen=True)
-class QFormerSize:
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    encoder_width: int = 1408  # of BLIP-2's own image encoder
-    queries: int = 32
-    dropout: float = 0.1
-    rays: RaySize = RaySize()
-
-
-@dataclass(frozen=True)
-class LlamaSize:
-    hidden: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    mlp: int
-    vocabulary: int = 32000
-
-
-# model.encoder -> size. The published weights are at the ids in assets.py.
-ENCODERS = {
-    "resnet50": EncoderSize("resnet", 2048, 32, 64, (256, 512, 1024, 2048), (3, 4, 6, 3)),
-    "clip_l14_336": EncoderSize("clip", 1024, 14, layers=24, heads=16, mlp=4096, image_px=336),
-    "blip2_vitg": EncoderSize("blip2", 1408, 14, layers=39, mlp=6144, image_px=224),
-    "demo": EncoderSize("resnet", 128, 16, 32, (48, 96, 128), (1, 1, 2), "basic"),
-}
-# model.qformer -> size; "scratch" is BLIP-2's architecture with random weights, and says so.
-QFORMERS = {
-    "blip2": QFormerSize(),
-    "scratch": QFormerSize(),
-    "demo": QFormerSize(96, 4, 4, 128, 16, 0.0, RaySize(8, 8, 16, (64, 64))),
-}
-# model.llm -> size. Any other Llama-family model is named by id or folder and read from its config.json.
-LLMS = {
-    "lmsys/vicuna-7b-v1.5": LlamaSize(4096, 32, 32, 32, 11008),
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": LlamaSize(2048, 22, 32, 4, 5632),
-    "demo": LlamaSize(128, 3, 4, 4, 256, 264),
-}
+from lib.core import config
+from lib.core.config import at_least, one_of
+from lib.core.errors import Stop
+from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
 
 
 @dataclass
@@ -92,7 +24,7 @@ class ModelConfig:
     decoder_heads: int = 4
     scene_interaction: bool = False  # a look past the language model; it can learn the task alone
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("model.encoder", self.encoder, tuple(ENCODERS))
         one_of("model.qformer", self.qformer, tuple(QFORMERS))
         for name in ("tokens_per_view", "instances", "decoder_width", "decoder_layers", "decoder_heads"):
@@ -101,14 +33,16 @@ class ModelConfig:
         if self.llm_bits not in (4, 16):
             raise Stop(f"model.llm_bits={self.llm_bits} is unknown: allowed: 4, 16")
         if self.decoder_width % self.decoder_heads or self.decoder_width % 8:
-            raise Stop(f"model.decoder_width={self.decoder_width} is not a multiple of 8 and of model.decoder_heads={self.decoder_heads}")
+            heads = f"model.decoder_heads={self.decoder_heads}"
+            raise Stop(f"model.decoder_width={self.decoder_width} is not a multiple of 8 and of {heads}")
         if self.llm == "none" and not self.scene_interaction:
             raise Stop("model.llm=none leaves the map queries blind: set model.scene_interaction=true")
 
 
 @dataclass
 class DataConfig:
-    root: str = ""  # nuScenes folder with maps/, samples/ and v1.0-…; empty: the stand-in with --demo, else data/llava_map/nuscenes
+    # nuScenes folder with maps/, samples/ and v1.0-…; empty: the stand-in with --demo, else data/llava_map/nuscenes
+    root: str = ""
     version: str = "v1.0-trainval"  # or v1.0-mini
     split: str = "official"  # by scene name; or "geographic": the eastern end of each location is held out
     geographic_share: float = 0.15  # of each location's scenes
@@ -118,14 +52,15 @@ class DataConfig:
     half_width_m: float = 15.0  # region of interest: x to the right of the lidar
     half_length_m: float = 30.0  # y ahead of it
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
-    colour_jitter: float = 0.0  # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
+    # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
+    colour_jitter: float = 0.0
     stand_in: bool = False
     stand_in_scenes: int = 180
     stand_in_val_scenes: int = 32
     stand_in_frames: int = 3  # few: the frames of a scene are much alike, and it is other roads that teach
     overlays: int = 4  # frames drawn with their ground truth in step 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("data.split", self.split, ("official", "geographic"))
         one_of("data.version", self.version, ("v1.0-mini", "v1.0-trainval"))
         for name in ("width_px", "height_px", "stand_in_scenes", "stand_in_val_scenes", "stand_in_frames"):
@@ -144,14 +79,14 @@ class DataConfig:
 
 @dataclass
 class LossConfig:
-    """MapTR's weights. They are sums over points, so gradient norms of 14 to 260 are normal and train.clip belongs to them."""
+    """MapTR's weights of sums over points: gradient norms of 14 to 260 are normal, and train.clip belongs to them."""
 
     cls: float = 2.0
     pts: float = 5.0
     dir: float = 0.005
     orders: str = "v4"  # of closed lines; "v2" is what MapTR's released configurations use
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("loss.orders", self.orders, ("v4", "v2"))
         for name in ("cls", "pts", "dir"):
             at_least(f"loss.{name}", getattr(self, name), 0)
@@ -166,7 +101,10 @@ class LoraConfig(config.LoraConfig):
 
 @dataclass
 class TrainConfig(config.TrainConfig):
-    """`lr` is that of everything new (queries, decoder, bridge); the Q-Former has a share of it and the language model its own."""
+    """`lr` is for everything new (queries, decoder, bridge).
+
+    The Q-Former has a share of it, the language model a rate of its own.
+    """
 
     stages: list[str] = field(default_factory=lambda: ["stage2"])
     lr_share_qformer: float = 0.1  # of train.lr
@@ -175,7 +113,7 @@ class TrainConfig(config.TrainConfig):
     stage3_epochs: int = 3
     clip: float = 35.0  # MapTR's; its losses are sums, and norms of 14 to 260 are normal
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("lr_share_qformer", "lr_llm"):
             at_least(f"train.{name}", getattr(self, name), 0)
@@ -202,18 +140,28 @@ class Config:
     cache: config.CacheConfig = field(default_factory=config.CacheConfig)
     session: config.SessionConfig = field(default_factory=config.SessionConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.model.llm == "none" and "stage3" in self.train.stages:
             raise Stop("model.llm=none has nothing to adapt in stage 3: leave stage3 out of train.stages")
 
 
-# The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 warm-up steps.
-# Its clip of 0.1 belonged to a loss 20 times smaller; with MapTR's sums it is 35.
+# The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 steps of
+# warm-up. Its clip of 0.1 belonged to a loss 20 times smaller; with MapTR's sums it is 35.
 GUIDE = {
-    "train.lr": 1e-4, "train.lr_share_qformer": 0.1, "train.weight_decay": 0.01, "train.epochs": 12, "train.global_batch": 16,
-    "train.warmup_share": 0.024,
-}  # fmt: skip
-STAGE3 = GUIDE | {"train.stages": ["stage2", "stage3"], "train.stage3_epochs": 3, "lora.rank": 32, "lora.alpha": 64.0, "lora.dropout": 0.05}
+    "train.lr": 1e-4,
+    "train.lr_share_qformer": 0.1,
+    "train.weight_decay": 0.01,
+    "train.epochs": 12,
+    "train.global_batch": 16,
+    "train.warmup_ratio": 0.024,
+}
+STAGE3 = GUIDE | {
+    "train.stages": ["stage2", "stage3"],
+    "train.stage3_epochs": 3,
+    "lora.rank": 32,
+    "lora.alpha": 64.0,
+    "lora.dropout": 0.05,
+}
 PRESETS = {
     "stage2": GUIDE,
     "stage2_scratch_lr": GUIDE | {"train.lr": 4e-4, "train.lr_share_qformer": 0.25, "train.epochs": 24},
@@ -222,7 +170,8 @@ PRESETS = {
     "no_llm": GUIDE | {"model.llm": "none", "model.scene_interaction": True},
 }
 
-# A network of 2 million parameters with every part of the large one, on procedural roads; frames of the last location are held out.
+# A network of 2 million parameters with every part of the large one, on procedural roads; frames of the last location
+# are held out.
 DEMO = {
     "model.encoder": "demo", "model.qformer": "demo", "model.llm": "demo", "model.tokens_per_view": 16,
     "model.prompt": "Map the road.",
@@ -232,14 +181,22 @@ DEMO = {
 }  # fmt: skip
 
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.
-TINY = {"data.stand_in_scenes": 6, "data.stand_in_val_scenes": 2, "data.stand_in_frames": 2, "data.overlays": 1, "train.epochs": 1}
+TINY = {
+    "data.stand_in_scenes": 6,
+    "data.stand_in_val_scenes": 2,
+    "data.stand_in_frames": 2,
+    "data.overlays": 1,
+    "train.epochs": 1,
+}
 
 EXPECTED = {
-    "stage2": "demo: mAP about 0.35 on unseen roads, where a straight road scores 0.10 and the pictures of another scene lead to 0.04; "
-    "crossings are right to 1.5 m only. nuScenes: nothing published for this network, MapTR's ResNet-50 reaches 0.50 on the official split "
-    "and such methods about half of that on a geographic one",
+    "stage2": "demo: mAP about 0.35 on unseen roads, where a straight road scores 0.10 and the pictures of another "
+    "scene lead to 0.04; crossings are right to 1.5 m only. nuScenes: nothing published for this network, MapTR's "
+    "ResNet-50 reaches 0.50 on the official split and such methods about half of that on a geographic one",
     "stage2_scratch_lr": "faster than stage2: what is new is trained at rates that MapTR's head was trained at",
-    "stage3_lora": "not below stage2; whether the language model's adapters add anything is what the comparison with no_llm says",
+    "stage3_lora": "not below stage2; whether the language model's adapters add anything is what the comparison with "
+    "no_llm says",
     "stage3_full": "81 to 108 GB of optimiser state: several large cards",
-    "no_llm": "the ablation: what is left when map queries look at the scene tokens without a language model; demo: mAP about 0.30",
+    "no_llm": "the ablation: what is left when map queries look at the scene tokens without a language model; demo: "
+    "mAP about 0.30",
 }

@@ -1,45 +1,18 @@
-"""What the recipe costs, from its sizes alone. No torch, so that `--plan` answers at once; a test compares with the networks."""
+"""What the recipe costs, from its sizes alone; a test compares with the networks.
 
-import json
+No torch, so that `--plan` answers at once.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 
-from lib.errors import Stop
-from lib.recipes import Plan
-from lib.recipes.llava_map.config import ENCODERS, LLMS, QFORMERS, Config, EncoderSize, LlamaSize, QFormerSize
+from lib.core.records import Plan
+from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.language_model import adapter_parameters, hidden_width, llama_size
+from lib.recipes.llava_map.sizes import ENCODERS, LLMS, QFORMERS, EncoderSize, LlamaSize, QFormerSize
 
 VIEWS, CLASSES, EMBEDDING, COORDINATE_OCTAVES = 6, 3, 64, 10
 PROMPT_TOKENS = 32  # about
-
-
-def llama_size(cfg: Config, folder: Path | None = None) -> LlamaSize | None:
-    """The language model's sizes: of a known id from the table, of any other from its config.json. None without one."""
-    if cfg.model.llm == "none":
-        return None
-    if cfg.model.llm in LLMS:
-        return LLMS[cfg.model.llm]
-    folder = folder or Path(cfg.model.llm)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise Stop(f"the sizes of {cfg.model.llm} are not known before its config.json is there", "python step2_download.py")
-    told = json.loads(path.read_text())
-    if told.get("model_type") != "llama":
-        raise Stop(
-            f"{path} describes a {told.get('model_type')!r} model, and model.llm must be of the Llama family", "choose another model.llm"
-        )
-    heads = told["num_attention_heads"]
-    return LlamaSize(
-        told["hidden_size"],
-        told["num_hidden_layers"],
-        heads,
-        told.get("num_key_value_heads") or heads,
-        told["intermediate_size"],
-        told["vocab_size"],
-    )
-
-
-def hidden_width(cfg: Config, size: LlamaSize | None) -> int:
-    """Width of map and scene tokens: the language model's, or the decoder's where there is none."""
-    return size.hidden if size else cfg.model.decoder_width
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -62,7 +35,7 @@ def encoder(size: EncoderSize) -> int:
 
 
 def resnet(size: EncoderSize) -> int:
-    """Convolutions without bias, each with its norm's two numbers a channel."""
+    """Convolutions without bias, each with its norm's two parameters a channel."""
     total, width = size.stem * (3 * 49 + 2), size.stem
     for stage, (wanted, depth) in enumerate(zip(size.widths, size.depths, strict=True)):
         for block in range(depth):
@@ -99,18 +72,23 @@ def qformer(size: QFormerSize) -> int:
     return size.queries * width + norm(width) + size.layers * (attention + feed) + -(-size.layers // 2) * cross
 
 
-def bridge(cfg: Config, hidden: int) -> int:
-    former = QFORMERS[cfg.model.qformer]
-    rays, image = former.rays, ENCODERS[cfg.model.encoder].width
+def bridge(config: Config, hidden: int) -> int:
+    former = QFORMERS[config.model.qformer]
+    rays, image = former.rays, ENCODERS[config.model.encoder].width
     total, width = linear(6 * rays.octaves, rays.per_depth) + norm(rays.per_depth), rays.per_depth * rays.depths
     for wanted in rays.widths:
         total, width = total + linear(width, wanted) + norm(wanted), wanted
     total += norm(image) + linear(image, former.encoder_width) + linear(width, former.encoder_width)
-    return total + (VIEWS + cfg.model.tokens_per_view) * former.width + linear(former.width, hidden) + linear(hidden, hidden)
+    return (
+        total
+        + (VIEWS + config.model.tokens_per_view) * former.width
+        + linear(former.width, hidden)
+        + linear(hidden, hidden)
+    )
 
 
-def queries(cfg: Config, hidden: int) -> int:
-    instances, points = cfg.model.instances, cfg.model.points
+def queries(config: Config, hidden: int) -> int:
+    instances, points = config.model.instances, config.model.points
     return (2 * instances + instances * points + points) * hidden
 
 
@@ -121,77 +99,77 @@ def reducer(width: int, widths: list[int]) -> int:
     return total
 
 
-def decoder(cfg: Config, hidden: int) -> int:
-    dim, points = cfg.model.decoder_width, cfg.model.points
-    reducers = reducer(hidden, [max(hidden // part, dim) for part in (2, 4, 8)] + [dim]) + reducer(hidden, [max(hidden // 4, dim), dim])
+def decoder(config: Config, hidden: int) -> int:
+    dim, points = config.model.decoder_width, config.model.points
+    reducers = reducer(hidden, [max(hidden // part, dim) for part in (2, 4, 8)] + [dim]) + reducer(
+        hidden, [max(hidden // 4, dim), dim]
+    )
     attention = 4 * linear(dim, dim) + linear(dim, 2 * dim) + linear(2 * dim, dim) + 2 * norm(dim)
     offset = linear(2 * dim + 2 * EMBEDDING, dim) + linear(dim, dim // 2) + linear(dim // 2, 2)
     layer = attention + offset + norm(dim) + linear(dim, CLASSES)
     return (
         reducers
-        + cfg.model.instances * points * 2
+        + config.model.instances * points * 2
         + linear(4 * COORDINATE_OCTAVES, EMBEDDING)
         + points * EMBEDDING
-        + cfg.model.decoder_layers * layer
+        + config.model.decoder_layers * layer
     )
 
 
-def interaction(cfg: Config, hidden: int) -> int:
-    dim, layers = cfg.model.decoder_width, cfg.model.decoder_layers
+def interaction(config: Config, hidden: int) -> int:
+    dim, layers = config.model.decoder_width, config.model.decoder_layers
     layer = 8 * linear(dim, dim) + linear(dim, 4 * dim) + linear(4 * dim, dim) + 3 * norm(dim)
     return 2 * (norm(hidden) + linear(hidden, dim)) + layers * layer + norm(dim) + linear(dim, hidden) + 1
 
 
-def adapter_numbers(cfg: Config) -> int | None:
-    """LoRA on attention projections; None where the targets are not in this table."""
-    size = llama_size(cfg)
-    key_value = size.hidden // size.heads * size.key_value_heads
-    outputs = {"q_proj": size.hidden, "k_proj": key_value, "v_proj": key_value, "o_proj": size.hidden}
-    if not set(cfg.lora.targets) <= set(outputs):
-        return None
-    return size.layers * cfg.lora.rank * sum(size.hidden + outputs[name] for name in cfg.lora.targets)
-
-
-def parts(cfg: Config) -> dict[str, int]:
+def parts(config: Config) -> dict[str, int]:
     """Parameters by module."""
-    size = llama_size(cfg)
-    hidden = hidden_width(cfg, size)
-    found = {"image": encoder(ENCODERS[cfg.model.encoder]), "qformer": qformer(QFORMERS[cfg.model.qformer])}
+    size = llama_size(config)
+    hidden = hidden_width(config, size)
+    found = {"image": encoder(ENCODERS[config.model.encoder]), "qformer": qformer(QFORMERS[config.model.qformer])}
     found |= {"llm": llama(size)} if size else {}
-    found |= {"bridge": bridge(cfg, hidden), "queries": queries(cfg, hidden), "decoder": decoder(cfg, hidden)}
-    return found | ({"interaction": interaction(cfg, hidden)} if cfg.model.scene_interaction else {})
+    found |= {"bridge": bridge(config, hidden), "queries": queries(config, hidden), "decoder": decoder(config, hidden)}
+    return found | ({"interaction": interaction(config, hidden)} if config.model.scene_interaction else {})
 
 
-def trainable(cfg: Config) -> int:
-    """In the last stage."""
-    counts = parts(cfg)
+def trainable(config: Config) -> int:
+    """Trained parameters of the last stage."""
+    counts, size = parts(config), llama_size(config)
     count = sum(counts[name] for name in counts if name not in ("image", "llm"))
-    if "stage3" in cfg.train.stages:
-        count += counts["llm"] if cfg.train.stage3 == "full" else adapter_numbers(cfg) or 0
+    if size and "stage3" in config.train.stages:
+        count += counts["llm"] if config.train.stage3 == "full" else adapter_parameters(config, size) or 0
     return count
 
 
-def plan(cfg: Config) -> Plan:
-    if cfg.model.llm not in (*LLMS, "none") and not (Path(cfg.model.llm) / "config.json").is_file():
-        return Plan(1, 0, {}, (f"the sizes of {cfg.model.llm} are known after step 2",))
-    needs = () if cfg.data.stand_in and not cfg.data.root else ("nuScenes key frames and map expansion 1.3, by registration",)
-    if cfg.train.stage3 == "full" and "stage3" in cfg.train.stages:
-        needs += ("stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`",)
-    return Plan(sum(parts(cfg).values()), trainable(cfg), memory_bytes(cfg), needs)
+def plan(config: Config) -> Plan:
+    if config.model.llm not in (*LLMS, "none") and not (Path(config.model.llm) / "config.json").is_file():
+        return Plan(1, 0, {}, (f"the sizes of {config.model.llm} are known after step 2",))
+    return Plan(sum(parts(config).values()), trainable(config), memory_bytes(config), tuple(needs(config)))
 
 
-def memory_bytes(cfg: Config) -> dict[str, int]:
-    """The parts of the peak on the device. Activations of the language model: 9.5 GB for 2 030 tokens of Vicuna-7B (facts, measured
-    without checkpointing: 0.31 GB a layer), of which checkpointing keeps one layer and each layer's input."""
-    counts, size = parts(cfg), llama_size(cfg)
-    micro = cfg.train.micro_batch
-    tokens = VIEWS * cfg.model.tokens_per_view + PROMPT_TOKENS + cfg.model.instances * (1 + cfg.model.points)
-    llm_bytes = 4 if cfg.model.llm == "demo" else cfg.model.llm_bits / 8
+def needs(config: Config) -> Iterator[str]:
+    if not config.data.stand_in or config.data.root:
+        yield "nuScenes key frames and map expansion 1.3, by registration"
+    if config.train.stage3 == "full" and "stage3" in config.train.stages:
+        yield "stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`"
+
+
+def memory_bytes(config: Config) -> dict[str, int]:
+    """The parts of the peak on the device.
+
+    Activations of the language model: 9.5 GB for 2 030 tokens of Vicuna-7B (measured without gradient checkpointing:
+    0.31 GB a layer), of which checkpointing keeps one layer and each layer's input.
+    """
+    counts, size = parts(config), llama_size(config)
+    micro = config.train.micro_batch
+    map_points = config.model.instances * config.model.points
+    tokens = VIEWS * config.model.tokens_per_view + PROMPT_TOKENS + config.model.instances + map_points
+    llm_bytes: float = 4 if config.model.llm == "demo" else config.model.llm_bits / 8
     found = {
         "language model": int(counts.get("llm", 0) * llm_bytes),
         "other weights": 4 * sum(count for name, count in counts.items() if name != "llm"),
-        "trained": trainable(cfg) * (4 + 8 + 8),  # gradient, Adam, flat sum
-        "map head": micro * cfg.model.instances * cfg.model.points * cfg.model.decoder_width * 4 * 24 * cfg.model.decoder_layers,
+        "trained": trainable(config) * (4 + 8 + 8),  # gradient, Adam, flat sum
+        "map head": micro * map_points * config.model.decoder_width * 4 * 24 * config.model.decoder_layers,
     }
     if size:
         layer = micro * tokens * (12 * size.hidden + 4 * size.mlp) * 2

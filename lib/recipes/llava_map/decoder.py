@@ -30,14 +30,18 @@ class MapQueries(nn.Module):
 
 
 class SceneInteraction(nn.Module):
-    """Lets map tokens look at the scene tokens past the language model. It can learn the task alone: off unless asked for."""
+    """Lets map tokens look at the scene tokens past the language model.
+
+    It can learn the task alone, so it is off unless asked for.
+    """
 
     def __init__(self, hidden: int, dim: int, layers: int, heads: int = 8):
         super().__init__()
         self.from_map = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))
         self.from_scene = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.ReLU(), nn.Dropout(0.1))
         self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.1, batch_first=True, norm_first=True) for _ in range(layers)
+            nn.TransformerDecoderLayer(dim, heads, 4 * dim, 0.1, batch_first=True, norm_first=True)
+            for _ in range(layers)
         )
         self.to_map = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden))
         self.scale = nn.Parameter(torch.tensor(0.1))
@@ -47,11 +51,12 @@ class SceneInteraction(nn.Module):
         change, memory = self.from_map(features), self.from_scene(scene)
         for layer in self.layers:
             change = layer(change, memory)
-        return features + self.scale * self.to_map(change)
+        found: Tensor = features + self.scale * self.to_map(change)
+        return found
 
 
 class MapDecoder(nn.Module):
-    """Features of instances and points to class logits and points in [0, 1] over the region of interest, layer by layer."""
+    """Features of instances and points to classes and to points in [0, 1] over the region, layer by layer."""
 
     def __init__(self, instances: int, points: int, hidden: int, dim: int, layers: int, heads: int):
         super().__init__()
@@ -63,10 +68,11 @@ class MapDecoder(nn.Module):
         self.layers = nn.ModuleList(Refinement(dim, heads) for _ in range(layers))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """features (batch, instances * (1 + points), hidden) -> of every layer, logits (layers, batch, instances, classes) and points
-        (layers, batch, instances, points, 2)."""
+        """features (batch, instances * (1 + points), hidden) -> of every layer, logits (layers, batch, instances,
+        classes) and points (layers, batch, instances, points, 2).
+        """
         with torch.autocast(features.device.type, enabled=False):
-            blocks = features.float().unflatten(1, (len(self.reference), -1))
+            blocks = features.float().reshape(len(features), len(self.reference), -1, features.shape[-1])
             instance, point = self.reduce_instance(blocks[:, :, 0]), self.reduce_point(blocks[:, :, 1:])
             reference = self.reference.expand(len(features), -1, -1, -1)
             found = []
@@ -80,28 +86,42 @@ class MapDecoder(nn.Module):
 
 
 class Refinement(nn.Module):
-    """One step: the points of an instance look at one another, then each moves; the instance is classified by their mean."""
+    """One step: the points of an instance look at one another, then each moves; their mean is classified."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.attention = nn.TransformerEncoderLayer(dim, heads, 2 * dim, 0.0, batch_first=True, norm_first=True)
         self.offset = nn.Sequential(
-            nn.Linear(2 * dim + 2 * EMBEDDING, dim), nn.ReLU(), nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, 2)
+            nn.Linear(2 * dim + 2 * EMBEDDING, dim),
+            nn.ReLU(),
+            nn.Linear(dim, dim // 2),
+            nn.ReLU(),
+            zeroed(nn.Linear(dim // 2, 2)),
         )
-        self.classify = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(CLASSES)))
-        nn.init.zeros_(self.offset[-1].weight)
-        nn.init.zeros_(self.offset[-1].bias)
-        nn.init.constant_(self.classify[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        classes = nn.Linear(dim, len(CLASSES))
+        nn.init.constant_(classes.bias, -math.log((1 - PRIOR) / PRIOR))
+        self.classify = nn.Sequential(nn.LayerNorm(dim), classes)
 
     def forward(self, instance: Tensor, point: Tensor, place: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """instance (batch, instances, dim), point (batch, instances, points, dim), codes of place and order -> the
+        point features, logits (batch, instances, classes) and moves (batch, instances, points, 2) before the sigmoid.
+        """
         point = self.attention(point.flatten(0, 1)).view_as(point)
         each = instance[:, :, None].expand_as(point)
         offset = self.offset(torch.cat([point, each, place, order], dim=-1))
         return point, self.classify(point.mean(2) + instance), offset
 
 
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """Weight and bias 0: the layer changes nothing before it has learned."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def reducer(width: int, widths: list[int]) -> nn.Sequential:
-    layers = []
+    """Layers from `width` down to the last of `widths`."""
+    layers: list[nn.Module] = []
     for wanted in widths:
         layers += [nn.LayerNorm(width), nn.Linear(width, wanted), nn.ReLU(), nn.Dropout(0.1)]
         width = wanted
@@ -109,9 +129,10 @@ def reducer(width: int, widths: list[int]) -> nn.Sequential:
 
 
 def spread_lines(instances: int, points: int) -> Tensor:
-    """Start lines spread over the region, half along and half across it: one shared line would make all queries alike.
+    """Start lines (instances, points, 2) in [0, 1], spread over the region, half along and half across it.
 
-    Centres follow the additive sequence of the plastic number, which fills a square evenly for any count.
+    One shared line would make all queries alike. Centres follow the additive sequence of the plastic number, which
+    fills a square evenly for any count.
     """
     number = torch.arange(1, instances + 1, dtype=torch.float64)
     centre = torch.stack([(0.5 + number / 1.3247179572447) % 1, (0.5 + number / 1.3247179572447**2) % 1], dim=1)

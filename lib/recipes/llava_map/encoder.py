@@ -1,20 +1,23 @@
 """Image encoders from transformers, and where each of their tokens looks.
 
-A frozen encoder's tokens depend on the picture alone, so the loop keeps them (`Prefix`); the ray code below is trained and
-is computed every time.
+A frozen encoder's tokens depend on the picture alone, so the loop keeps them (`FrozenFeatures`); the ray code below is
+trained and is computed every time.
 """
 
 import torch
 from torch import Tensor, nn
 
-from lib.recipes.llava_map.config import EncoderSize, RaySize
+from lib.recipes.llava_map.sizes import EncoderSize, RaySize
 
 NEAREST_M, FARTHEST_M = 1.0, 60.0
 RANGE_M = torch.tensor([15.0, 30.0, 2.0])  # half extents that map a position to [-1, 1]
 
 
 class ImageEncoder(nn.Module):
-    """Pictures (n, 3, h, w), normalised, to tokens (n, rows * columns, width). Key names are the published ones of its kind."""
+    """Pictures (n, 3, h, w), normalised, to tokens (n, rows * columns, width).
+
+    Key names are the published ones of its kind.
+    """
 
     def __init__(self, size: EncoderSize):
         super().__init__()
@@ -23,10 +26,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         if self.size.kind == "resnet":
-            grid = self.body(pixel_values=pictures).last_hidden_state  # (n, width, rows, columns)
+            grid: Tensor = self.body(pixel_values=pictures).last_hidden_state  # (n, width, rows, columns)
             return grid.flatten(2).transpose(1, 2)
-        output = self.body(pixel_values=pictures, interpolate_pos_encoding=True)
-        return output.last_hidden_state[:, 1:]  # without the class token
+        tokens: Tensor = self.body(pixel_values=pictures, interpolate_pos_encoding=True).last_hidden_state
+        return tokens[:, 1:]  # without the class token
 
     def grid(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Rows and columns of tokens: a ResNet rounds up, a patch embedding drops the rest."""
@@ -39,8 +42,10 @@ class ImageEncoder(nn.Module):
 def resnet(size: EncoderSize) -> nn.Module:
     from transformers import ResNetConfig, ResNetModel
 
-    config = ResNetConfig(embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.depths), layer_type=size.block)
-    model = ResNetModel(config)
+    config = ResNetConfig(
+        embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.depths), layer_type=size.block
+    )
+    model: nn.Module = ResNetModel(config)
     model.pooler = nn.Identity()
     return model
 
@@ -49,9 +54,13 @@ def clip(size: EncoderSize) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-        patch_size=size.stride_px, image_size=size.image_px,
-    )  # fmt: skip
+        hidden_size=size.width,
+        intermediate_size=size.mlp,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        patch_size=size.stride_px,
+        image_size=size.image_px,
+    )
     return CLIPVisionModel(config)
 
 
@@ -59,47 +68,63 @@ def blip2(size: EncoderSize) -> nn.Module:
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
     config = Blip2VisionConfig(
-        hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-        patch_size=size.stride_px, image_size=size.image_px,
-    )  # fmt: skip
+        hidden_size=size.width,
+        intermediate_size=size.mlp,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        patch_size=size.stride_px,
+        image_size=size.image_px,
+    )
     return Blip2VisionModel(config)
 
 
 class RayCode(nn.Module):
     """3-D position of image tokens: points along each token's ray, as in PETR (Liu et al. 2022).
 
-    Rays are in the `bev` frame, where the map vectors are; a code in the ego frame would be turned by 90 degrees against them.
+    Rays are in the `bev` frame, where the map vectors are; a code in the ego frame would be turned by 90 degrees
+    against them.
     """
 
     def __init__(self, size: RaySize):
         super().__init__()
         self.size = size
-        self.shared = nn.Sequential(nn.Linear(6 * size.octaves, size.per_depth), nn.LayerNorm(size.per_depth), nn.ReLU())
-        layers, width = [], size.per_depth * size.depths
+        self.shared = nn.Sequential(
+            nn.Linear(6 * size.octaves, size.per_depth), nn.LayerNorm(size.per_depth), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        width = size.per_depth * size.depths
         for wanted in size.widths:
             layers += [nn.Linear(width, wanted), nn.LayerNorm(wanted), nn.ReLU()]
             width = wanted
         self.mix = nn.Sequential(*layers[:-1])
 
-    def forward(self, intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int]) -> Tensor:
-        """intrinsics (n, 3, 3) of the resized picture, bev_from_cam (n, 4, 4) -> (n, rows * columns, width), in fp32."""
+    def forward(
+        self, intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int]
+    ) -> Tensor:
+        """intrinsics (n, 3, 3) in pixels of size_px (height, width), bev_from_cam (n, 4, 4) in metres; grid (rows,
+        columns) of tokens -> (n, rows * columns, width), in fp32.
+        """
         with torch.autocast(intrinsics.device.type, enabled=False):
             points = ray_points(intrinsics.float(), bev_from_cam.float(), grid, size_px, self.size.depths)
-            return self.mix(self.shared(sine_code(points, self.size.octaves)).flatten(2))
+            code: Tensor = self.mix(self.shared(sine_code(points, self.size.octaves)).flatten(2))
+            return code
 
 
-def ray_points(intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int], depths: int) -> Tensor:
+def ray_points(
+    intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int], depths: int
+) -> Tensor:
     """Positions along the ray through each token's middle, in units of RANGE_M: (n, tokens, depths, 3) in [-2, 2].
 
-    Depths grow with the square of their number: 1 m to 60 m. They are z-depths, not distances.
+    intrinsics (n, 3, 3), bev_from_cam (n, 4, 4), grid (rows, columns), size_px (height, width). Depths grow with the
+    square of their number from 1 m to 60 m. They are z-depths, not distances.
     """
     rows, columns = grid
     height_px, width_px = size_px
     v = (torch.arange(rows, device=intrinsics.device) + 0.5) * height_px / rows
     u = (torch.arange(columns, device=intrinsics.device) + 0.5) * width_px / columns
-    pixels = torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns), torch.ones_like(u).expand(rows, columns)], -1).flatten(
-        0, 1
-    )
+    pixels = torch.stack(
+        [u.expand(rows, columns), v[:, None].expand(rows, columns), torch.ones_like(u).expand(rows, columns)], -1
+    ).flatten(0, 1)
     rays = torch.einsum("nij,njk,tk->nti", bev_from_cam[:, :3, :3], torch.linalg.inv(intrinsics), pixels)
     steps = torch.arange(depths, device=intrinsics.device) / (depths - 1)
     depths_m = NEAREST_M + (FARTHEST_M - NEAREST_M) * steps.square()

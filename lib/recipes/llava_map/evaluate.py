@@ -6,61 +6,85 @@ from typing import Any
 
 import numpy as np
 
-from lib.recipes import Parts, Row
+from lib.core.records import Batch, Metric, Parts, Row, Stage
+from lib.core.run import atomic
 from lib.recipes.llava_map import metrics
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.drawing import SHOWN_SCORE
 from lib.recipes.llava_map.metrics import THRESHOLDS_M, Detections
 from lib.recipes.llava_map.roadmap import CLASSES
-from lib.run import atomic
 
-GUIDE = "guide_"  # before the numbers of the guide's variant: one class a query, score threshold
+GUIDE = "guide_"  # begins the numbers of the guide's variant: one class a query, score threshold
 HIT_BITS = 1 << np.arange(len(THRESHOLDS_M))
+GroundTruth = list[tuple[int, np.ndarray]]  # of a frame: class and vertices (n, 2) in metres of every line
 
 
-def score_batch(cfg: Config, parts: Parts | None, batch: dict[str, Any]) -> list[Row]:
+def measures(config: Config, stage: Stage) -> dict[str, Metric]:
+    """mAP, the guide's mAP, and AP of each class: over the thresholds and at each of them. All without a unit."""
+    ends = ("", *(f"_{threshold}m" for threshold in THRESHOLDS_M))
+    names = ("mAP", "mAP_guide", *(f"AP_{name}{end}" for name in CLASSES for end in ends))
+    return {name: Metric("", lower_is_better=False) for name in names}
+
+
+def comparison(config: Config, stage: Stage) -> str:
+    """Queries and decoder of the base are untrained: a comparison, not a competitor."""
+    return "random_init"
+
+
+def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
     """Detections of each frame against its ground truth. Without parts: a straight road, the same for every frame."""
     if parts is None:
-        found = [straight_road(cfg)] * len(batch["sample_id"])
+        found = [straight_road(config)] * len(batch["sample_id"])
     else:
-        found = network_outputs(cfg, parts, batch)
-    return [row(cfg, batch, number, *outputs) for number, outputs in enumerate(found)]
+        found = network_outputs(config, parts, batch)
+    return [row(config, batch, number, *outputs) for number, outputs in enumerate(found)]
 
 
-def network_outputs(cfg: Config, parts: Parts, batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+def network_outputs(config: Config, parts: Parts, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """(logits (queries, classes), points (queries, points, 2) in metres) of each frame, last decoder layer."""
     from lib.recipes.llava_map.model import detect
 
-    logits, points = detect(parts.modules, cfg, batch)
-    half = np.array(cfg.data.half_extent_m)
+    logits, points = detect(parts.modules, config, batch)
+    half = np.array(config.data.half_extent_m)
     metres = (points[-1].float().cpu().numpy().astype(np.float64) * 2 - 1) * half
     return list(zip(logits[-1].float().cpu().numpy(), metres, strict=True))
 
 
-def straight_road(cfg: Config) -> tuple[np.ndarray, np.ndarray]:
+def straight_road(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The trivial predictor: the car in the right lane of a straight road with one lane a side, no crossing."""
-    ahead_m = np.linspace(-cfg.data.half_length_m, cfg.data.half_length_m, cfg.model.points)
-    lines = np.stack([np.stack([np.full_like(ahead_m, x_m), ahead_m], axis=1) for x_m in (-1.75, 2.0, -5.5)])
-    logits = np.full((3, len(CLASSES)), -9.0)
-    logits[0, CLASSES.index("divider")] = logits[1, CLASSES.index("boundary")] = logits[2, CLASSES.index("boundary")] = 3.0
-    return logits, lines
+    ahead_m = np.linspace(-config.data.half_length_m, config.data.half_length_m, config.model.points)
+    road = (("divider", -1.75), ("boundary", 2.0), ("boundary", -5.5))  # class, x in metres
+    logits = np.full((len(road), len(CLASSES)), -9.0)
+    for query, (name, _) in enumerate(road):
+        logits[query, CLASSES.index(name)] = 3.0
+    return logits, np.stack([np.stack([np.full_like(ahead_m, x_m), ahead_m], axis=1) for _, x_m in road])
 
 
-def row(cfg: Config, batch: dict[str, Any], number: int, logits: np.ndarray, points: np.ndarray) -> Row:
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def row(config: Config, batch: Batch, number: int, logits: np.ndarray, points: np.ndarray) -> Row:
+    """Frame `number` of the batch. logits (queries, classes), points (queries, points, 2) in metres."""
     truth = list(zip(batch["labels"][number].tolist(), batch["lines"][number], strict=True))
-    scores, labels, lines = metrics.best_pairs(logits, points, cfg.eval.detections)
-    numbers = packed(scores, labels, lines, truth, cfg.eval.detections)
-    best = logits.argmax(1)
-    own = 1 / (1 + np.exp(-logits.max(1).astype(np.float64)))
-    kept = own > cfg.eval.guide_threshold
-    numbers |= {
-        GUIDE + k: v for k, v in packed(own[kept], best[kept], points[kept], truth, len(points)).items() if not k.startswith("truths")
-    }
+    scores, labels, lines = metrics.best_pairs(logits, points, config.eval.detections)
+    numbers = packed(scores, labels, lines, truth, config.eval.detections)
+    numbers |= {GUIDE + name: value for name, value in guide_numbers(config, logits, points, truth).items()}
     numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
-    shown = [(int(label), line, float(score)) for score, label, line in zip(scores, labels, lines, strict=True) if score > SHOWN_SCORE]
-    arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown}
+    arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown(scores, labels, lines)}
     submission = json.dumps(listed(scores, labels, lines), separators=(",", ":"))
     return Row(batch["sample_id"][number], batch["group"][number], numbers, arrays, {"submission": submission})
+
+
+def guide_numbers(config: Config, logits: np.ndarray, points: np.ndarray, truth: GroundTruth) -> dict[str, float]:
+    """The guide's variant: the best class of each query, where its score is above the threshold."""
+    scores = 1 / (1 + np.exp(-logits.max(1).astype(np.float64)))
+    kept = scores > config.eval.guide_threshold
+    return packed(scores[kept], logits.argmax(1)[kept], points[kept], truth, len(points))
+
+
+def shown(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[tuple[int, np.ndarray, float]]:
+    """Class, line and score of what pictures show of a frame's detections."""
+    found = zip(labels.tolist(), lines, scores.tolist(), strict=True)
+    return [(label, line, score) for label, line, score in found if score > metrics.SHOWN_SCORE]
 
 
 def listed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[dict[str, Any]]:
@@ -78,8 +102,13 @@ def write_submission(rows: list[Row], path: Path) -> None:
         file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def packed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: list, places: int) -> dict[str, float]:
-    """`score_07` and `kind_07` of each place: kind is 10 * class + 1, 2, 4 added up for a hit at 0.5, 1.0, 1.5 m; score -1 = empty."""
+def packed(
+    scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: GroundTruth, places: int
+) -> dict[str, float]:
+    """`score_07` and `kind_07` of each place, best score first; an empty place has score -1.
+
+    kind is 10 * class + 1, 2, 4 added up for a hit at 0.5, 1.0, 1.5 m.
+    """
     kinds = np.zeros(len(scores))
     for label in range(len(CLASSES)):
         mine = labels == label
@@ -98,43 +127,55 @@ def unpacked(row: Row, before: str) -> np.ndarray:
     key = f"{before}detections"
     if key not in row.arrays:
         places = sum(name.startswith(f"{before}score_") for name in row.numbers)
-        pairs = np.array([[row.numbers[f"{before}{word}_{place:02d}"] for word in ("score", "kind")] for place in range(places)]).reshape(
-            -1, 2
-        )
+        pairs = np.array(
+            [[row.numbers[f"{before}{word}_{place:02d}"] for word in ("score", "kind")] for place in range(places)]
+        ).reshape(-1, 2)
         pairs = pairs[pairs[:, 0] >= 0]
         kinds = pairs[:, 1].astype(int)
         row.arrays[key] = np.column_stack([pairs[:, 0], kinds // 10, (kinds % 10)[:, None] & HIT_BITS > 0])
         row.arrays["truths"] = np.array([row.numbers[f"truths_{name}"] for name in CLASSES])
-    return row.arrays[key]
+    found: np.ndarray = row.arrays[key]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- sets of rows
 
 
 def detections(rows: list[Row], before: str = "") -> list[Detections]:
     """The detections of all rows by class."""
     every = np.concatenate([unpacked(row, before) for row in rows])
     truths = np.sum([row.arrays["truths"] for row in rows], axis=0)
+    by_class = [every[every[:, 1] == label] for label in range(len(CLASSES))]
     return [
-        Detections(mine[:, 0], mine[:, 2:].astype(bool), int(truths[i])) for i in range(len(CLASSES)) for mine in [every[every[:, 1] == i]]
+        Detections(mine[:, 0], mine[:, 2:].astype(bool), int(count))
+        for mine, count in zip(by_class, truths, strict=True)
     ]
 
 
-def summarise(rows: list[Row]) -> dict[str, float]:
-    """AP by class and threshold and mAP; and the mAP of the guide's variant, which caps recall and is no benchmark number."""
+def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
+    """AP by class and threshold, mAP, and the mAP of the guide's variant, which caps recall: not a benchmark value."""
     return metrics.table(detections(rows)) | {"mAP_guide": metrics.table(detections(rows, GUIDE))["mAP"]}
 
 
-def describe(scores: dict[str, Any]) -> str:
-    """AP by class and threshold, and the main number with its interval."""
+def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
+    """AP by class and threshold, and the main metric with its interval."""
     found = scores["metrics"]
     lines = [
         f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes",
         f"{'':<14}{'AP 0.5 m':>10}{'1.0 m':>8}{'1.5 m':>8}{'mean':>8}",
     ]
     for name in CLASSES:
-        cells = [found[f"AP_{name}_{threshold}m"]["adapted"] for threshold in THRESHOLDS_M] + [found[f"AP_{name}"]["adapted"]]
+        columns = (*(f"AP_{name}_{threshold}m" for threshold in THRESHOLDS_M), f"AP_{name}")
+        cells = [found[column]["adapted"] for column in columns]
         lines.append(f"{name:<14}{cells[0]:>10.3f}" + "".join(f"{cell:>8.3f}" for cell in cells[1:]))
     whole = found["mAP"]
     trivial = "" if whole["trivial"] is None else f", straight road {whole['trivial']:.3f}"
-    lines.append(f"mAP {whole['adapted']:.3f}, untrained {whole['base']:.3f}{trivial}")
-    lines.append(f"difference to untrained {whole['difference']:+.3f}, 95 % interval [{whole['low']:+.3f}, {whole['high']:+.3f}]")
-    lines.append(f"with the guide's score threshold: mAP {found['mAP_guide']['adapted']:.3f}")
-    return "\n".join(lines)
+    interval = f"95 % interval [{whole['low']:+.3f}, {whole['high']:+.3f}]"
+    return "\n".join(
+        [
+            *lines,
+            f"mAP {whole['adapted']:.3f}, untrained {whole['base']:.3f}{trivial}",
+            f"difference to untrained {whole['difference']:+.3f}, {interval}",
+            f"with the guide's score threshold: mAP {found['mAP_guide']['adapted']:.3f}",
+        ]
+    )

@@ -6,14 +6,19 @@ lidar's position and heading, but level and with z = 0 on the ground under the c
 `target_from_source`: `world_from_ego @ ego_from_lidar` is `world_from_lidar`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 MIN_DEPTH_M = 0.1  # nearer points are behind the image plane or on the lens
 
 
-def rigid(translation, rotation_wxyz) -> np.ndarray:
-    """4x4 matrix of a nuScenes pose: translation in metres and a quaternion (w, x, y, z) of any length but zero."""
+def rigid(translation: Sequence[float], rotation_wxyz: Sequence[float]) -> np.ndarray:
+    """4x4 matrix of a nuScenes pose: translation in metres and a quaternion (w, x, y, z).
+
+    ValueError where the quaternion is 0; any other length will do.
+    """
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_quat(rotation_wxyz, scalar_first=True).as_matrix()
     matrix[:3, 3] = translation
@@ -31,7 +36,7 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def yaw_rad(matrix: np.ndarray) -> float:
-    """Heading of the frame's x axis in the target's ground plane, counter-clockwise."""
+    """Heading of the frame's x axis in the target's ground plane, radians, counter-clockwise. matrix (4, 4)."""
     return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
 
 
@@ -51,7 +56,8 @@ def bev_frame(world_from_ego: np.ndarray, world_from_lidar: np.ndarray) -> np.nd
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points (..., 3) moved by a 4x4 matrix."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    moved: np.ndarray = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return moved
 
 
 def on_ground(points: np.ndarray) -> np.ndarray:
@@ -59,8 +65,13 @@ def on_ground(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.zeros_like(points[..., :1])], axis=-1)
 
 
-def project(points_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height_px: int):
-    """Camera points (n, 3) -> pixels (n, 2), depth (n,) and whether they are seen. Pixels of points that are not in front are -1."""
+def project(
+    points_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height_px: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Camera points (n, 3) in metres -> pixels (n, 2), depth (n,) in metres and whether they are seen (n,) bool.
+
+    Pixels of points that are not in front of the camera are -1.
+    """
     depth_m = points_cam[:, 2]
     front = depth_m > MIN_DEPTH_M
     homogeneous = points_cam @ intrinsics.T
@@ -70,8 +81,9 @@ def project(points_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, heigh
 
 
 def scaled(intrinsics: np.ndarray, x_scale: float, y_scale: float) -> np.ndarray:
-    """Intrinsics of a resized image; the two factors differ where the size is rounded (900 rows to 448)."""
-    return np.diag([x_scale, y_scale, 1.0]) @ intrinsics
+    """Intrinsics (3, 3) of a resized image; the two factors differ where the size is rounded (900 rows to 448)."""
+    resized: np.ndarray = np.diag([x_scale, y_scale, 1.0]) @ intrinsics
+    return resized
 
 
 MIRROR_X = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -98,4 +110,5 @@ def mirrored_camera(bev_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: 
 
 def mirrored_points(points: np.ndarray) -> np.ndarray:
     """Map vectors (..., 2) of the mirrored world."""
-    return points * np.array([-1.0, 1.0], points.dtype)
+    mirrored: np.ndarray = points * np.array([-1.0, 1.0], points.dtype)
+    return mirrored

@@ -4,6 +4,7 @@ Points are in [0, 1] over the region of interest here; directions are in metres.
 matching. A frame's ground truth is `Truth`: labels and all orders of its points (polylines.orders).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,10 @@ SQUARED_EDGE_FLOOR = 1e-12  # keeps the gradient of a zero-length edge finite; 1
 
 @dataclass(frozen=True)
 class Weights:
-    """MapTR's scale: sums over points and edges, divided by the number of matched lines. Clip and rates are tuned to it."""
+    """MapTR's scale: sums over points and edges, divided by the number of matched lines.
+
+    Gradient clip and learning rates are tuned to it.
+    """
 
     cls: float = 2.0
     pts: float = 5.0
@@ -39,7 +43,7 @@ class Match:
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
-    """Focal cost of giving a query a line's class: (queries, lines)."""
+    """Focal cost of giving a query a line's class: logits (queries, classes), labels (lines,) -> (queries, lines)."""
     p = logits.sigmoid()[:, labels]
     positive = ALPHA * (1 - p) ** GAMMA * -(p + 1e-12).log()
     negative = (1 - ALPHA) * p**GAMMA * -(1 - p + 1e-12).log()
@@ -47,7 +51,10 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def point_cost(points: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest sum of |dx| + |dy| over the orders of each line, and which order that is: two (queries, lines)."""
+    """Smallest sum of |dx| + |dy| over the orders of each line, and which order that is: two (queries, lines).
+
+    points (queries, points, 2), orders (lines, orders, points, 2), both in [0, 1].
+    """
     lines, variants = orders.shape[:2]
     distances = torch.cdist(points.flatten(1), orders.flatten(2).flatten(0, 1), p=1)
     best = distances.view(len(points), lines, variants).min(-1)
@@ -69,7 +76,7 @@ def match(logits: Tensor, points: Tensor, truth: Truth, weights: Weights) -> Mat
 
 
 def focal_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the sigmoid focal loss; targets are 0 or 1."""
+    """Sum of the sigmoid focal loss. logits and targets (0 or 1) have the same shape."""
     p = logits.sigmoid()
     miss = (1 - p) * targets + p * (1 - targets)
     weight = (ALPHA * targets + (1 - ALPHA) * (1 - targets)) * miss**GAMMA
@@ -77,17 +84,21 @@ def focal_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def direction_sum(points: Tensor, targets: Tensor) -> Tensor:
-    """Sum over edges of 1 - cosine; (lines, points, 2) in metres, because the cosine depends on the ratio of the axes."""
+    """Sum over edges of 1 - cosine; (lines, points, 2) in metres: the cosine depends on the ratio of the axes."""
     ours, theirs = points.diff(dim=1), targets.diff(dim=1)
-    lengths = (ours.square().sum(-1) + SQUARED_EDGE_FLOOR).sqrt() * (theirs.square().sum(-1) + SQUARED_EDGE_FLOOR).sqrt()
-    return (1 - (ours * theirs).sum(-1) / lengths).sum()
+    our_length, their_length = ((edge.square().sum(-1) + SQUARED_EDGE_FLOOR).sqrt() for edge in (ours, theirs))
+    return (1 - (ours * theirs).sum(-1) / (our_length * their_length)).sum()
 
 
 def layer_loss(
-    logits: Tensor, points: Tensor, truths: list[Truth], weights: Weights, extent_m: Tensor
+    logits: Tensor, points: Tensor, truths: Sequence[Truth], weights: Weights, extent_m: Tensor
 ) -> tuple[dict[str, Tensor], list[Match]]:
-    """The three weighted terms of one decoder layer. logits (batch, queries, classes), points (batch, queries, points, 2)."""
-    matches = [match(*frame, truth, weights) for *frame, truth in zip(logits, points, truths, strict=True)]
+    """The three weighted terms of one decoder layer, each a scalar, and the matching of each frame.
+
+    logits (batch, queries, classes), points (batch, queries, points, 2), extent_m (2,): the region's sides in metres.
+    """
+    frames = zip(logits, points, truths, strict=True)
+    matches = [match(its_logits, its_points, truth, weights) for its_logits, its_points, truth in frames]
     positives = max(sum(len(m.query) for m in matches), 1)
     targets = torch.zeros_like(logits)
     for row, m, truth in zip(targets, matches, truths, strict=True):
@@ -102,9 +113,17 @@ def layer_loss(
     return {name: term / positives for name, term in terms.items()}, matches
 
 
-def map_loss(logits: Tensor, points: Tensor, truths: list[Truth], weights: Weights, extent_m: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Sum over decoder layers, each with its own matching. logits (layers, batch, queries, classes), points alike."""
-    layers = [layer_loss(*layer, truths, weights, extent_m)[0] for layer in zip(logits.float(), points.float(), strict=True)]
-    sums = {name: sum(layer[name] for layer in layers) for name in layers[0]}
-    total = sum(sums.values())
+def map_loss(
+    logits: Tensor, points: Tensor, truths: Sequence[Truth], weights: Weights, extent_m: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Sum over decoder layers, each with its own matching; and the terms as numbers, for the log.
+
+    logits (layers, batch, queries, classes), points (layers, batch, queries, points, 2) in [0, 1].
+    """
+    layers = [
+        layer_loss(*layer, truths, weights, extent_m)[0] for layer in zip(logits.float(), points.float(), strict=True)
+    ]
+    nothing = logits.new_zeros((), dtype=torch.float32)
+    sums = {name: sum((layer[name] for layer in layers), nothing) for name in layers[0]}
+    total = sum(sums.values(), nothing)
     return total, {name: value.item() for name, value in sums.items()} | {"loss_total": total.item()}

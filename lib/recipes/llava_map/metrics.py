@@ -1,4 +1,4 @@
-"""Chamfer average precision of map vectors: the protocol of VectorMapNet and MapTR (their evaluation code, nuScenes val).
+"""Chamfer average precision of map vectors, by the protocol (and evaluation code) of VectorMapNet and MapTR.
 
 A frame keeps its 50 best (query, class) pairs without a score threshold. Lines are compared on 100 points at equal arc
 length. A detection looks at its nearest ground truth of its class, whether that is taken or not; it is true where the
@@ -16,6 +16,7 @@ THRESHOLDS_M = (0.5, 1.0, 1.5)
 COMPARED_POINTS = 100
 GATE_M = 2.0  # lines whose strips of this half width do not touch are never compared
 APART = -100.0  # their similarity
+SHOWN_SCORE = 0.3  # of predictions in pictures; evaluation has no threshold
 
 
 @dataclass
@@ -28,7 +29,10 @@ class Detections:
 
 
 def similarity(predicted: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarray:
-    """Minus the Chamfer distance in metres of every pair, APART where their strips do not touch: (predicted, truth) float64."""
+    """Minus the Chamfer distance in metres of every pair, APART where their strips do not touch.
+
+    Lines (n, 2) in metres -> (predicted, truth) float64.
+    """
     result = np.full((len(predicted), len(truth)), APART)
     if not predicted or not truth:
         return result
@@ -41,30 +45,37 @@ def similarity(predicted: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarr
 
 
 def touching(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index pairs of lines whose flat-ended strips of half width GATE_M meet."""
+    """Index pairs of lines whose flat-ended strips of half width GATE_M meet. Both (lines, points, 2), metres."""
     import shapely
 
-    strips = [shapely.buffer(shapely.linestrings(lines), GATE_M, cap_style="flat", join_style="mitre") for lines in (ours, theirs)]
+    strips = [
+        shapely.buffer(shapely.linestrings(lines), GATE_M, cap_style="flat", join_style="mitre")
+        for lines in (ours, theirs)
+    ]
     columns, rows = shapely.STRtree(strips[0]).query(strips[1], predicate="intersects")
     return rows, columns
 
 
 def chamfer_m(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Half the sum of the mean nearest distances in both directions; pairs (n, points, 2) -> (n,)."""
+    """Half the sum of the mean nearest distances in both directions; pairs (n, points, 2) in metres -> (n,)."""
     import torch
 
     distances = torch.cdist(torch.from_numpy(a), torch.from_numpy(b), compute_mode="donot_use_mm_for_euclid_dist")
-    return (0.5 * (distances.amin(2).mean(1) + distances.amin(1).mean(1))).numpy()
+    there_and_back = distances.amin(2).mean(1) + distances.amin(1).mean(1)
+    return np.asarray((0.5 * there_and_back).numpy())
 
 
 def hits(similarities: np.ndarray, scores: np.ndarray, thresholds_m: tuple[float, ...] = THRESHOLDS_M) -> np.ndarray:
-    """Which detections of one frame and class are true, in input order: (detections, thresholds) bool."""
+    """Which detections of one frame and class are true, in input order: (detections, thresholds) bool.
+
+    similarities (detections, truths) as `similarity` gives them, scores (detections,).
+    """
     true = np.zeros((len(scores), len(thresholds_m)), bool)
     if not similarities.shape[1]:
         return true
     nearest, best = similarities.argmax(1), similarities.max(1)
     for column, threshold in enumerate(thresholds_m):
-        taken = set()
+        taken: set[int] = set()
         for row in np.argsort(-scores, kind="stable"):
             if best[row] >= -threshold and nearest[row] not in taken:
                 taken.add(nearest[row])
@@ -73,13 +84,14 @@ def hits(similarities: np.ndarray, scores: np.ndarray, thresholds_m: tuple[float
 
 
 def average_precision(detections: Detections) -> np.ndarray:
-    """Area under the monotone precision-recall curve at each threshold (VOC, all points); 0 for a class without ground truth."""
+    """Area under the monotone precision-recall curve (VOC, all points): (thresholds,); 0 without ground truth."""
     recall, precision = curve(detections)
     if not len(recall) or not detections.truths:
         return np.zeros(detections.hits.shape[1])
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(recall, axis=0, prepend=0.0)
-    return (steps * envelope).sum(0)
+    area: np.ndarray = np.sum(steps * envelope, axis=0)
+    return area
 
 
 def curve(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +104,11 @@ def curve(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
 def table(by_class: list[Detections]) -> dict[str, float]:
     """AP by class and threshold, by class, and mAP over the three classes, whether they occur or not."""
     rows = {name: average_precision(detections) for name, detections in zip(CLASSES, by_class, strict=True)}
-    result = {f"AP_{name}_{threshold}m": float(ap) for name, aps in rows.items() for threshold, ap in zip(THRESHOLDS_M, aps, strict=True)}
+    result = {
+        f"AP_{name}_{threshold}m": float(ap)
+        for name, aps in rows.items()
+        for threshold, ap in zip(THRESHOLDS_M, aps, strict=True)
+    }
     result |= {f"AP_{name}": float(aps.mean()) for name, aps in rows.items()}
     return result | {"mAP": float(np.mean([aps.mean() for aps in rows.values()]))}
 

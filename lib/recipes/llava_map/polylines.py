@@ -12,8 +12,13 @@ def is_closed(vertices: np.ndarray) -> bool:
     return len(vertices) > 2 and bool(np.array_equal(vertices[0], vertices[-1]))
 
 
+def length_m(vertices: np.ndarray) -> float:
+    """Length of a polyline (n, 2) in metres."""
+    return float(np.hypot(*np.diff(vertices, axis=0).T).sum())
+
+
 def resample(vertices: np.ndarray, points: int) -> np.ndarray:
-    """`points` positions at equal arc length, both ends included; (points, 2) float64. Zero-length edges are harmless."""
+    """Positions at equal arc length, both ends included: (n, 2) -> (points, 2) float64. Edges may have length 0."""
     vertices = np.asarray(vertices, np.float64)
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(vertices, axis=0).T))])
     wanted = np.linspace(0.0, along[-1], points)
@@ -21,12 +26,13 @@ def resample(vertices: np.ndarray, points: int) -> np.ndarray:
 
 
 def clamped(points: np.ndarray, half_extent_m: tuple[float, float]) -> np.ndarray:
-    """Points moved to the nearest place inside the region of interest: rings are cut 0.2 m outside of it."""
+    """Points (..., 2) moved to the nearest place inside the region of interest: rings are cut 0.2 m outside of it."""
     limit = np.asarray(half_extent_m)
-    return np.clip(points, -limit, limit)
+    return np.asarray(np.clip(points, -limit, limit))
 
 
 def sampled(vertices: np.ndarray, points: int, half_extent_m: tuple[float, float]) -> np.ndarray:
+    """(n, 2) -> (points, 2) at equal arc length, inside the region of interest; metres."""
     return clamped(resample(vertices, points), half_extent_m)
 
 
@@ -46,13 +52,17 @@ def orders(vertices: np.ndarray, points: int, half_extent_m: tuple[float, float]
 
 
 def rolled_rings(ring: np.ndarray) -> np.ndarray:
-    """(points, 2) closed -> (2 * (points - 1), points, 2): the repeated point is dropped, then closed again after the roll."""
+    """(points, 2) closed -> (2 * (points - 1), points, 2).
+
+    The repeated point is dropped first and the ring closed again after the roll.
+    """
     unique = ring[:-1]
     turns = (np.arange(len(unique))[:, None] + np.arange(len(ring))) % len(unique)
     return np.concatenate([unique[turns], unique[::-1][turns]])
 
 
 def rotated_rings(vertices: np.ndarray, points: int, half_extent_m: tuple[float, float]) -> np.ndarray:
+    """(n, 2) closed -> (starts, points, 2), at most points - 1 starts, in one direction."""
     unique = vertices[:-1]
     starts = np.unique(np.linspace(0, len(unique) - 1, min(len(unique), points - 1)).round().astype(int))
     rings = [np.concatenate([np.roll(unique, -start, axis=0), unique[start : start + 1]]) for start in starts]

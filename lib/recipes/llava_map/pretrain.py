@@ -2,11 +2,11 @@
 
     python -m lib.recipes.llava_map.pretrain --worlds FOLDER
 
-Two generic road tasks, on worlds that are drawn from another seed than the demo's. The image encoder says where in a picture lane
-lines, crossings and kerbs are. The Q-Former, on its frozen tokens, says where on the ground ahead of that camera they are: like
-BLIP-2's, it must put a picture's content into its few answers. Without that the demo hardly looks at its pictures: from a random
-Q-Former, 800 steps led to mAP 0.35, and to 0.26 with another scene's pictures. The language model keeps random weights of a size
-that passes signals on. About 8 minutes on one core.
+Two generic road tasks (pretrain_tasks.py). The image encoder says where in a picture lane lines, crossings and kerbs
+are. The Q-Former, on its frozen tokens, says where on the ground ahead of that camera they are: like BLIP-2's, it must
+put a picture's content into its few answers. Without that the demo hardly looks at its pictures: from a random
+Q-Former, 800 steps led to mAP 0.35, and to 0.26 with another scene's pictures. The language model keeps random weights
+of a size that passes signals on. About 8 minutes on one core.
 """
 
 import argparse
@@ -15,156 +15,104 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lib.order import Key
-from lib.run import atomic
+from lib.core.order import Key
+from lib.core.run import atomic
+from lib.network.gradients import learning_rate
+from lib.recipes.llava_map import model, pretrain_tasks
+from lib.recipes.llava_map.encoder import ImageEncoder
+from lib.recipes.llava_map.pretrain_tasks import CELL_PX, demo_config
+from lib.recipes.llava_map.qformer import QFormer
+from lib.recipes.llava_map.sizes import LLMS, QFORMERS
 
 TARGET = Path(__file__).parent / "demo"
-SEED = 1007  # of the worlds; the demo's is standin.Size.seed
-TRAIN_SCENES, VAL_SCENES, FRAMES, HELD_OUT = 110, 10, 6, 40
-REACH_M = 36.0  # lines are taken from so far around the car
-CELL_PX = 4  # of the encoder's answer: a quarter of its stride
-SEEN_M = 45.0  # farther lines are not asked for
-ASIDE_M, AHEAD_M = 16.0, 40.0  # the Q-Former's ground, seen from the camera: to both sides, and ahead
-CELL_M = (2.0, 0.5)  # ahead, aside
-QUERY_STD = 0.5  # of its queries at the start: they must ask for different things
+HELD_OUT = 40  # frames
+PEAK_RATE, FLOOR_RATE, WARMUP_SHARE, WEIGHT_DECAY = 2e-3, 1e-5, 0.1, 0.02
+QUERY_STD = 0.5  # of the Q-Former's queries at the start: they must ask for different things
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--encoder-steps", type=int, default=250)
     parser.add_argument("--qformer-steps", type=int, default=1600)
-    parser.add_argument("--worlds", type=Path, required=True, help="folder for the generated worlds; a filled one is used again")
+    parser.add_argument(
+        "--worlds", type=Path, required=True, help="folder for the generated worlds; a filled one is used again"
+    )
     parser.add_argument("--out", type=Path, default=TARGET)
     args = parser.parse_args()
-    pictures, in_picture, on_ground = samples(args.worlds)
+    pictures, in_picture, on_ground = pretrain_tasks.samples(args.worlds)
     encoder = train_encoder(pictures, in_picture, args.encoder_steps)
     write(encoder, train_qformer(encoder, pictures, on_ground, args.qformer_steps), args.out)
-
-
-# ---------------------------------------------------------------------------------------------- tasks
-
-
-def samples(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (frames, 6, 3, h, w) uint8 of a generated data set, and for both tasks where the lines of each class are, bool."""
-    from lib.recipes.llava_map import geometry, roadmap, standin, tables
-
-    size = standin.Size(TRAIN_SCENES, VAL_SCENES, FRAMES, seed=SEED)
-    if not (folder / standin.VERSION).exists():
-        standin.write(folder, size)
-    maps = {location: roadmap.RoadMap.read(folder / "maps" / "expansion" / f"{location}.json") for location in roadmap.LOCATIONS}
-    cfg = demo_config()
-    found = []
-    for frame in tables.read_frames(folder, standin.VERSION)[0]:
-        yaw = geometry.yaw_rad(frame.world_from_bev)
-        vectors = maps[frame.location].vectors(*frame.world_from_bev[:2, 3], yaw, (REACH_M, REACH_M))
-        found.append((read(cfg, folder, frame), *answers(cfg, frame, vectors)))
-    return tuple(np.stack(arrays) for arrays in zip(*found, strict=True))
-
-
-def demo_config():
-    from lib import config
-    from lib.recipes import llava_map
-
-    return config.compose(llava_map, "stage2", True, "full", {})[0]
-
-
-def read(cfg, folder: Path, frame) -> np.ndarray:
-    from PIL import Image
-
-    size_px = (cfg.data.width_px, cfg.data.height_px)
-    return np.stack(
-        [np.asarray(Image.open(folder / camera.filename).resize(size_px, Image.Resampling.BILINEAR)) for camera in frame.cameras]
-    ).transpose(0, 3, 1, 2)
-
-
-def answers(cfg, frame, vectors: list) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that a visible line of a class passes through: (6, 3, rows, columns) in the picture, (6, 3, ahead, aside) on the ground."""
-    from lib.recipes.llava_map import geometry, polylines
-
-    in_picture = np.zeros((6, 3, cfg.data.height_px // CELL_PX, cfg.data.width_px // CELL_PX), bool)
-    on_ground = np.zeros((6, 3, round(AHEAD_M / CELL_M[0]), round(2 * ASIDE_M / CELL_M[1])), bool)
-    for vector in vectors:
-        length_m = np.hypot(*np.diff(vector.vertices, axis=0).T).sum()
-        points = geometry.on_ground(polylines.resample(vector.vertices, max(2, int(length_m / 0.15))))
-        for view, (camera, bev_from_cam) in enumerate(zip(frame.cameras, frame.bev_from_cam(), strict=True)):
-            intrinsics = geometry.scaled(camera.intrinsics, cfg.data.width_px / camera.width_px, cfg.data.height_px / camera.height_px)
-            cam = geometry.transform(geometry.inverse(bev_from_cam), points)
-            pixels, depth_m, seen = geometry.project(cam, intrinsics, cfg.data.width_px, cfg.data.height_px)
-            column, row = (pixels[seen & (depth_m < SEEN_M)] / CELL_PX).astype(int).T
-            in_picture[view, vector.label, row, column] = True
-            near = cam[seen & (depth_m < AHEAD_M) & (np.abs(cam[:, 0]) < ASIDE_M)]
-            ahead, aside = (near[:, 2] / CELL_M[0]).astype(int), ((near[:, 0] + ASIDE_M) / CELL_M[1]).astype(int)
-            on_ground[view, vector.label, ahead, aside] = True
-    return in_picture, on_ground
-
-
-def overlap(found, wanted) -> np.ndarray:
-    """Intersection over union of each class; (pictures, 3, …) bool."""
-    both, either = (found & wanted).sum((0, 2, 3)), (found | wanted).sum((0, 2, 3))
-    return (both / either).numpy().round(3)
 
 
 # ---------------------------------------------------------------------------------------------- training
 
 
-def fit(networks: list, loss_of: Callable, check: Callable, steps: int, peak: float) -> None:
+def fit(
+    networks: list[nn.Module], loss_of: Callable[[int], Tensor], check: Callable[[], np.ndarray], steps: int
+) -> None:
     """`steps` of AdamW; prints the loss and what `check` finds on held-out frames."""
-    import torch
-
-    from lib.gradients import learning_rate
-
-    optimiser = torch.optim.AdamW([p for network in networks for p in network.parameters()], peak, weight_decay=0.02)
+    tensors = [tensor for network in networks for tensor in network.parameters()]
+    optimiser = torch.optim.AdamW(tensors, PEAK_RATE, weight_decay=WEIGHT_DECAY)
     started = time.monotonic()
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(peak, 1e-5, step, steps, 0.1)
+            group["lr"] = learning_rate(PEAK_RATE, FLOOR_RATE, step, steps, WARMUP_SHARE)
         loss = loss_of(step)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         if step % 100 == 99 or step == steps - 1:
-            print(f"step {step + 1} of {steps}  loss {loss.item():.4f}  overlap {check()}  {time.monotonic() - started:.0f} s", flush=True)
+            seconds = time.monotonic() - started
+            found = f"loss {loss.item():.4f}  overlap {check()}"
+            print(f"step {step + 1} of {steps}  {found}  {seconds:.0f} s", flush=True)
 
 
-def train_encoder(pictures: np.ndarray, answer: np.ndarray, steps: int):
+def overlap(found: Tensor, wanted: Tensor) -> np.ndarray:
+    """Intersection over union of each class; both (pictures, 3, rows, columns) bool."""
+    both, either = (found & wanted).sum((0, 2, 3)), (found | wanted).sum((0, 2, 3))
+    return np.round((both / either).numpy(), 3)
+
+
+def train_encoder(pictures: np.ndarray, answer: np.ndarray, steps: int) -> ImageEncoder:
     """The image encoder after `steps` of three frames (18 pictures) each."""
-    import torch
-    from torch.nn import functional as F
-
-    from lib.recipes.llava_map import model
-
     torch.manual_seed(0)
     encoder = model.published_parts(demo_config(), None)["image"]
+    assert isinstance(encoder, ImageEncoder)
     cells = encoder.size.stride_px // CELL_PX
-    head = torch.nn.Sequential(torch.nn.Conv2d(encoder.size.width, 3 * cells**2, 1), torch.nn.PixelShuffle(cells))
-    torch.nn.init.constant_(head[0].bias, -3.0)
+    read_out = nn.Conv2d(encoder.size.width, 3 * cells**2, 1)
+    nn.init.constant_(read_out.get_parameter("bias"), -3.0)
+    head = nn.Sequential(read_out, nn.PixelShuffle(cells))
     held_out = torch.from_numpy(pictures[-HELD_OUT:]).flatten(0, 1), torch.from_numpy(answer[-HELD_OUT:]).flatten(0, 1)
 
-    def guess(images):
+    def guess(images: Tensor) -> Tensor:
         """Logits in the shape of the answers; the encoder's last column hangs over the picture's edge."""
         grid = encoder.body(pixel_values=model.normalised(images)).last_hidden_state
-        return head(grid)[..., : answer.shape[-2], : answer.shape[-1]]
+        logits: Tensor = head(grid)
+        return logits[..., : answer.shape[-2], : answer.shape[-1]]
 
-    def loss_of(step: int):
+    def loss_of(step: int) -> Tensor:
         images, wanted = batch(pictures, answer, step)
         return F.binary_cross_entropy_with_logits(guess(images), wanted, pos_weight=torch.tensor(3.0))
 
     @torch.no_grad()
-    def check():
+    def check() -> np.ndarray:
         encoder.eval()
         found = guess(held_out[0]) > 0
         encoder.train()
         return overlap(found, held_out[1])
 
-    fit([encoder, head], loss_of, check, steps, 2e-3)
+    fit([encoder, head], loss_of, check, steps)
     return encoder.eval()
 
 
-def batch(pictures: np.ndarray, answer: np.ndarray, step: int):
-    """Three frames in changing light, mirrored half of the time, as a function of the step."""
-    import torch
-
+def batch(pictures: np.ndarray, answer: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
+    """Three frames in changing light, mirrored half of the time, as a function of the step: (18, 3, …) each."""
     generator = Key(0, 0, step).generator()
     chosen = generator.integers(0, len(pictures) - HELD_OUT, 3)
     images, wanted = (torch.from_numpy(array[chosen]).flatten(0, 1) for array in (pictures, answer))
@@ -173,48 +121,46 @@ def batch(pictures: np.ndarray, answer: np.ndarray, step: int):
     return (images.flip(3), wanted.flip(3)) if generator.random() < 0.5 else (images, wanted)
 
 
-def train_qformer(encoder, pictures: np.ndarray, answer: np.ndarray, steps: int):
-    """The Q-Former after `steps` of eight frames (48 views) each. One linear layer reads its answers: what they know must lie open."""
-    import torch
-    from torch.nn import functional as F
+def train_qformer(encoder: ImageEncoder, pictures: np.ndarray, answer: np.ndarray, steps: int) -> QFormer:
+    """The Q-Former after `steps` of eight frames (48 views) each.
 
-    from lib.recipes.llava_map import model
-
+    One linear layer reads its answers, so what they know must be easy to read.
+    """
     torch.manual_seed(0)
-    qformer = model.new_qformer(demo_config())
-    scaled_for_small_width(qformer)
-    torch.nn.init.normal_(qformer.query_tokens, std=QUERY_STD)
-    width = qformer.query_tokens.shape[2]
-    head = torch.nn.Linear(qformer.query_tokens.shape[1] * width, answer[0, 0].size)
-    torch.nn.init.constant_(head.bias, -3.5)
-    with torch.no_grad():  # as model.image_tokens gives them to lib.prefix, for each frame and its mirror image
+    qformer = QFormer(QFORMERS["demo"])
+    scale_for_small_width(qformer)
+    nn.init.normal_(qformer.query_tokens, std=QUERY_STD)
+    _, queries, width = qformer.query_tokens.shape
+    head = nn.Linear(queries * width, answer[0, 0].size)
+    nn.init.constant_(head.bias, -3.5)
+    with torch.no_grad():
         tokens = torch.stack([image_tokens(encoder, frame) for frame in pictures])  # (frames, 2, 6, tokens, width)
     wanted = torch.from_numpy(np.stack([answer, answer[..., ::-1]], axis=1))  # (frames, 2, 6, 3, ahead, aside)
 
-    def guess(frames, mirrored):
-        views = F.layer_norm(tokens[frames, mirrored].float(), tokens.shape[-1:]).flatten(0, 1)  # as qformer.Bridge begins
-        return head(qformer(qformer.query_tokens.expand(len(views), -1, -1), views).flatten(1)).view(len(views), *answer.shape[2:])
+    def guess(frames: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        chosen = tokens[frames, mirrored].float()
+        views = F.layer_norm(chosen, tokens.shape[-1:]).flatten(0, 1)  # as qformer.Bridge begins
+        answers: Tensor = qformer(qformer.query_tokens.expand(len(views), -1, -1), views)
+        logits: Tensor = head(answers.flatten(1))
+        return logits.view(len(views), *answer.shape[2:])
 
-    def loss_of(step: int):
+    def loss_of(step: int) -> Tensor:
         generator = Key(0, 1, step).generator()
         chosen = generator.integers(0, len(tokens) - HELD_OUT, 8), generator.integers(0, 2, 8)
-        return F.binary_cross_entropy_with_logits(guess(*chosen), wanted[chosen].flatten(0, 1).float(), pos_weight=torch.tensor(2.0))
+        right = wanted[chosen].flatten(0, 1).float()
+        return F.binary_cross_entropy_with_logits(guess(*chosen), right, pos_weight=torch.tensor(2.0))
 
     @torch.no_grad()
-    def check():
+    def check() -> np.ndarray:
         last = np.arange(len(tokens) - HELD_OUT, len(tokens))
         return overlap(guess(last, 0 * last) > 0, wanted[last, 0].flatten(0, 1))
 
-    fit([qformer, head], loss_of, check, steps, 2e-3)
+    fit([qformer, head], loss_of, check, steps)
     return qformer
 
 
-def image_tokens(encoder, frame: np.ndarray):
-    """Tokens of a frame's pictures and of their mirror images: (2, 6, tokens, width) half."""
-    import torch
-
-    from lib.recipes.llava_map import model
-
+def image_tokens(encoder: ImageEncoder, frame: np.ndarray) -> Tensor:
+    """Tokens of a frame's pictures and of their mirror images, as the cache keeps them: (2, 6, tokens, width) half."""
     both = torch.from_numpy(np.stack([frame, frame[..., ::-1]]))
     return model.image_tokens(encoder, both).half()
 
@@ -222,25 +168,21 @@ def image_tokens(encoder, frame: np.ndarray):
 # ---------------------------------------------------------------------------------------------- what is shipped
 
 
-def scaled_for_small_width(part) -> None:
-    """Random matrices that keep a signal's size; transformers' 0.02 is for widths of thousands: here it would pass nothing on."""
-    import torch
+def scale_for_small_width(part: nn.Module) -> None:
+    """Random matrices that keep a signal's size.
 
+    transformers' 0.02 is for widths of thousands: here it would pass nothing on.
+    """
     for tensor in part.parameters():
         if tensor.ndim == 2:
-            torch.nn.init.normal_(tensor, std=tensor.shape[1] ** -0.5)
+            nn.init.normal_(tensor, std=tensor.shape[1] ** -0.5)
 
 
-def write(encoder, qformer, folder: Path) -> None:
-    """base.safetensors with the published key names below image., qformer. and llm.; and a tokenizer of single bytes."""
-    import torch
-    from safetensors.torch import save_file
-
-    from lib.recipes.llava_map import config, model
-
+def write(encoder: nn.Module, qformer: nn.Module, folder: Path) -> None:
+    """base.safetensors (published key names below image., qformer. and llm.) and a tokenizer of single bytes."""
     torch.manual_seed(1)
-    llm = model.bare_llama(config.LLMS["demo"])
-    scaled_for_small_width(llm)
+    llm = model.bare_llama(LLMS["demo"])
+    scale_for_small_width(llm)
     tensors = {
         f"{name}.{key}": tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, part in (("image", encoder), ("qformer", qformer), ("llm", llm))
@@ -254,10 +196,8 @@ def write(encoder, qformer, folder: Path) -> None:
     print(f"wrote base.safetensors: {(folder / 'base.safetensors').stat().st_size / 1e6:.2f} MB")
 
 
-def byte_tokenizer():
+def byte_tokenizer() -> Tokenizer:
     """<unk>, <s>, </s>, <pad> and the 256 bytes, each a token; <s> begins every text, as with Llama."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "<pad>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<unk>"))

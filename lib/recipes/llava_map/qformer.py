@@ -8,8 +8,8 @@ that the checkpoint does not know is in `Bridge`. Each view is read on its own, 
 import torch
 from torch import Tensor, nn
 
-from lib.recipes.llava_map.config import QFormerSize
 from lib.recipes.llava_map.encoder import RayCode
+from lib.recipes.llava_map.sizes import QFormerSize
 
 VIEWS = 6
 NOISE = 0.02  # keeps repeated BLIP-2 queries apart
@@ -24,19 +24,26 @@ class QFormer(nn.Module):
         from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
         config = Blip2QFormerConfig(
-            hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=size.heads, intermediate_size=4 * size.width,
-            encoder_hidden_size=size.encoder_width, cross_attention_frequency=2,
-            hidden_dropout_prob=size.dropout, attention_probs_dropout_prob=size.dropout,
-        )  # fmt: skip
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=4 * size.width,
+            encoder_hidden_size=size.encoder_width,
+            cross_attention_frequency=2,
+            hidden_dropout_prob=size.dropout,
+            attention_probs_dropout_prob=size.dropout,
+        )
         self.query_tokens = nn.Parameter(torch.randn(1, size.queries, size.width) * NOISE)
         self.qformer = Blip2QFormerModel(config)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        return self.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
+        """queries (views, queries, width), tokens (views, tokens, encoder width) -> like queries."""
+        answers: Tensor = self.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
+        return answers
 
 
 class Bridge(nn.Module):
-    """Image tokens to the width that the Q-Former expects, with their rays; its answers to the width of the language model."""
+    """Image tokens, with their rays, to the width that the Q-Former expects; its answers to the language model's."""
 
     def __init__(self, image_width: int, qformer: QFormerSize, tokens_per_view: int, hidden: int):
         super().__init__()
@@ -44,7 +51,7 @@ class Bridge(nn.Module):
         self.norm = nn.LayerNorm(image_width)
         self.from_image = nn.Linear(image_width, qformer.encoder_width)
         self.from_rays = nn.Linear(qformer.rays.widths[-1], qformer.encoder_width)
-        if image_width == qformer.encoder_width:  # the encoder it was trained with: what it knows serves from the first step
+        if image_width == qformer.encoder_width:  # its own encoder: what it knows serves from the first step
             nn.init.eye_(self.from_image.weight)
             nn.init.zeros_(self.from_image.bias)
         nn.init.zeros_(self.from_rays.weight)  # it never saw rays: they come in with training
@@ -54,7 +61,9 @@ class Bridge(nn.Module):
         self.to_llm = nn.Sequential(nn.Linear(qformer.width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
     def encoder_tokens(self, image_tokens: Tensor, rays: Tensor) -> Tensor:
-        return self.from_image(self.norm(image_tokens)) + self.from_rays(rays)
+        """image_tokens (views, tokens, image width), rays (views, tokens, ray width) -> (…, encoder width)."""
+        tokens: Tensor = self.from_image(self.norm(image_tokens)) + self.from_rays(rays)
+        return tokens
 
     def queries(self, learned: Tensor) -> Tensor:
         """The published queries, repeated to `tokens_per_view`, told apart by slot and view: (views, tokens, width)."""
@@ -65,5 +74,5 @@ class Bridge(nn.Module):
 def scene_tokens(qformer: QFormer, bridge: Bridge, image_tokens: Tensor, rays: Tensor, batch: int) -> Tensor:
     """(batch * 6, tokens, width) -> (batch, 6 * tokens_per_view, hidden of the language model), views in order."""
     queries = bridge.queries(qformer.query_tokens).repeat(batch, 1, 1)
-    answers = qformer(queries, bridge.encoder_tokens(image_tokens, rays))
-    return bridge.to_llm(answers).unflatten(0, (batch, VIEWS)).flatten(1, 2)
+    answers: Tensor = bridge.to_llm(qformer(queries, bridge.encoder_tokens(image_tokens, rays)))
+    return answers.reshape(batch, -1, answers.shape[-1])

@@ -1,5 +1,6 @@
 """Pictures of a site: the ground is painted once from above, and each camera looks its pixels up on it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +38,10 @@ def paint(site: Site, centre: tuple[float, float], rng: np.random.Generator) -> 
     canvas = Image.new("RGB", (side_px, side_px), tuple(int(c) for c in rng.uniform((70, 95, 40), (120, 135, 70))))
     draw = ImageDraw.Draw(canvas)
 
-    def pixels(coordinates) -> list[tuple[float, float]]:
+    def pixels(coordinates: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [((x - left_m) / CELL_M, (top_m - y) / CELL_M) for x, y in coordinates]
 
-    def fill(area, colour) -> None:
+    def fill(area: shapely.Geometry, colour: tuple[int, int, int]) -> None:
         for part in shapely.get_parts(area):
             draw.polygon(pixels(part.exterior.coords), fill=colour)
 
@@ -63,7 +64,7 @@ def paint(site: Site, centre: tuple[float, float], rng: np.random.Generator) -> 
     return Ground(left_m, top_m, pyramid(weathered(canvas, rng)))
 
 
-def zebra(area) -> list:
+def zebra(area: shapely.Geometry) -> list[shapely.Geometry]:
     """Stripes along the driving direction, half of the crossing's surface."""
     box = shapely.minimum_rotated_rectangle(area)
     corners = shapely.get_coordinates(box)[:4]
@@ -72,24 +73,32 @@ def zebra(area) -> list:
         across, along = along, across
     steps = np.arange(0, np.hypot(*across), 2 * STRIPE_M) / np.hypot(*across)
     width = across / np.hypot(*across) * STRIPE_M
-    return [shapely.Polygon([at, at + width, at + width + along, at + along]) for at in corners[0] + steps[:, None] * across]
+    return [
+        shapely.Polygon([at, at + width, at + width + along, at + along]) for at in corners[0] + steps[:, None] * across
+    ]
 
 
-def dashes(line) -> list:
+def dashes(line: shapely.LineString) -> list[shapely.Geometry]:
     starts_m = np.arange(0, line.length, DASH_M + GAP_M)
     return [shapely.ops.substring(line, start_m, min(start_m + DASH_M, line.length)) for start_m in starts_m]
 
 
 def weathered(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Low-frequency stains and grain, so that colour alone does not tell the surfaces apart."""
+    """The canvas as (rows, columns, 3) uint8, with stains and grain: colour alone must not tell the surfaces apart."""
     size = canvas.size[0]
-    stains = Image.fromarray(rng.integers(0, 255, (size // 60, size // 60), dtype=np.uint8)).resize(canvas.size, Image.Resampling.BICUBIC)
-    stains = np.asarray(stains.filter(ImageFilter.BoxBlur(4)), np.int16)[..., None] - 128
-    grain = np.tile(rng.integers(-10, 11, (256, 256, 1), dtype=np.int16), (size // 256 + 1, size // 256 + 1, 1))[:size, :size]
-    return np.clip(np.asarray(canvas, np.int16) + stains // 6 + grain, 0, 255).astype(np.uint8)
+    stains = Image.fromarray(rng.integers(0, 255, (size // 60, size // 60), dtype=np.uint8)).resize(
+        canvas.size, Image.Resampling.BICUBIC
+    )
+    stain = np.asarray(stains.filter(ImageFilter.BoxBlur(4)), np.int16)[..., None] - 128
+    grain = np.tile(rng.integers(-10, 11, (256, 256, 1), dtype=np.int16), (size // 256 + 1, size // 256 + 1, 1))[
+        :size, :size
+    ]
+    worn: np.ndarray = np.clip(np.asarray(canvas, np.int16) + stain // 6 + grain, 0, 255)
+    return worn.astype(np.uint8)
 
 
 def pyramid(picture: np.ndarray) -> list[np.ndarray]:
+    """LEVELS pictures, each half the size of the one before: means of four pixels."""
     levels = [picture]
     for _ in range(LEVELS - 1):
         even = levels[-1][: levels[-1].shape[0] // 2 * 2, : levels[-1].shape[1] // 2 * 2].astype(np.uint16)
@@ -110,8 +119,11 @@ class View:
     sky: np.ndarray  # (height, width, 3) what is above, as far as a pixel is not ground
 
 
-def look(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height_px: int) -> View:
-    """Ground hits of every pixel, SUBROWS samples each, nearer than FARTHEST_M."""
+def view_of(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height_px: int) -> View:
+    """Ground hits of every pixel, SUBROWS samples each, nearer than FARTHEST_M.
+
+    ego_from_cam (4, 4) in metres, intrinsics (3, 3) in pixels.
+    """
     rows = (np.arange(height_px * SUBROWS) + 0.5) / SUBROWS
     u, v = np.meshgrid(np.arange(width_px) + 0.5, rows)
     rays_cam = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(intrinsics).T
@@ -121,7 +133,9 @@ def look(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height
     footprint_m = depth_m**2 / (intrinsics[1, 1] * ego_from_cam[2, 3] * SUBROWS)
     level = np.clip(np.log2(np.maximum(footprint_m / CELL_M, 1)), 0, LEVELS - 1).round().astype(int)
     hits_m = ego_from_cam[:2, 3] + depth_m[..., None] * rays[..., :2]
-    pixel = np.broadcast_to((np.arange(height_px * SUBROWS) // SUBROWS * width_px)[:, None] + np.arange(width_px), u.shape)
+    pixel = np.broadcast_to(
+        (np.arange(height_px * SUBROWS) // SUBROWS * width_px)[:, None] + np.arange(width_px), u.shape
+    )
     shade = np.linspace(0, 1, height_px)[:, None, None]
     ground = np.bincount(pixel[seen], minlength=height_px * width_px).reshape(height_px, width_px, 1) / SUBROWS
     sky = ((1 - shade) * SKY_TOP + shade * SKY_LOW) * (1 - ground)
@@ -131,7 +145,7 @@ def look(ego_from_cam: np.ndarray, intrinsics: np.ndarray, width_px: int, height
 
 
 def photograph(ground: Ground, view: View, world_from_ego: np.ndarray, gain: float) -> np.ndarray:
-    """The picture (height, width, 3) uint8 of a camera whose car stands at `world_from_ego`; `gain` is the light."""
+    """The picture (height, width, 3) uint8 of a camera whose car is at `world_from_ego` (4, 4); `gain` is the light."""
     world_m = view.hits_m @ world_from_ego[:2, :2].T + world_from_ego[:2, 3]
     colours = np.empty((len(world_m), 3), np.float32)
     for number, (level, chosen) in enumerate(zip(ground.levels, view.slices, strict=True)):
@@ -142,4 +156,5 @@ def photograph(ground: Ground, view: View, world_from_ego: np.ndarray, gain: flo
     height_px, width_px, _ = view.sky.shape
     sums = np.stack([np.bincount(view.pixel, colours[:, c], height_px * width_px) for c in range(3)], axis=1)
     picture = sums.reshape(height_px, width_px, 3) / SUBROWS + view.sky
-    return np.clip(picture * gain, 0, 255).astype(np.uint8)
+    lit: np.ndarray = np.clip(picture * gain, 0, 255)
+    return lit.astype(np.uint8)

@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lib.errors import Stop
+from lib.core.errors import Stop
 from lib.recipes.llava_map import geometry
 from lib.recipes.llava_map.geometry import MIRRORED_CAMERA
 
@@ -19,6 +20,7 @@ CAMERAS = tuple(MIRRORED_CAMERA)  # the order of views everywhere
 LIDAR = "LIDAR_TOP"
 CHUNK_BYTES = 1 << 20
 LONGEST_RECORD = 1 << 26  # characters; a file that is broken in the middle must not be collected to its end
+Table = dict[str, dict[str, Any]]  # token -> row
 COMMAND = "python step2_download.py --recipe llava_map data.root=<nuScenes folder> data.version=v1.0-trainval"
 
 
@@ -46,15 +48,20 @@ class Frame:
 
     def bev_from_cam(self) -> np.ndarray:
         """(6, 4, 4), each camera at its own time: 50 ms at 10 m/s are half a metre, the strictest threshold."""
-        return geometry.inverse(self.world_from_bev) @ np.stack([camera.world_from_cam for camera in self.cameras])
+        world_from_cams = np.stack([camera.world_from_cam for camera in self.cameras])
+        poses: np.ndarray = geometry.inverse(self.world_from_bev) @ world_from_cams
+        return poses
 
 
 def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
-    """Key frames by scene name and time, and the reason for each sample token that had to be left out."""
+    """Key frames by scene name and time, and the reason for each sample token that had to be left out.
+
+    Stop where the version or a table is missing, truncated, or points to a row that is not there.
+    """
     folder = root / version
     if not folder.is_dir():
         there = sorted(path.parent.name for path in root.glob("*/sample_data.json"))
-        raise Stop(f"{folder} is not there; {root} has {', '.join(there) or 'no nuScenes tables'}", COMMAND)
+        raise Stop(f"{folder} does not exist; {root} has {', '.join(there) or 'no nuScenes tables'}", COMMAND)
     calibrated = {row["token"]: row for row in rows(folder / "calibrated_sensor.json")}
     channels = {row["token"]: row["channel"] for row in rows(folder / "sensor.json")}
     readings = key_readings(folder, calibrated, channels)
@@ -74,19 +81,19 @@ def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
     return sorted(frames, key=lambda f: (f.scene, f.timestamp_us)), skipped
 
 
-def key_readings(folder: Path, calibrated: dict, channels: dict) -> dict[str, dict]:
+def key_readings(folder: Path, calibrated: Table, channels: dict[str, str]) -> dict[str, Table]:
     """Sample token -> channel -> key-frame row of sample_data, for the channels in use."""
-    found: dict[str, dict] = {}
+    found: dict[str, Table] = {}
     for row in rows(folder / "sample_data.json"):
         if row["is_key_frame"]:
-            sensor = lookup(calibrated, row["calibrated_sensor_token"], folder / "calibrated_sensor.json")["sensor_token"]
-            channel = lookup(channels, sensor, folder / "sensor.json")
+            mount = lookup(calibrated, row["calibrated_sensor_token"], folder / "calibrated_sensor.json")
+            channel = lookup(channels, mount["sensor_token"], folder / "sensor.json")
             if channel == LIDAR or channel in CAMERAS:
                 found.setdefault(row["sample_token"], {})[channel] = row
     return found
 
 
-def what_is_missing(readings: dict, poses: dict, root: Path) -> str:
+def what_is_missing(readings: Table, poses: Table, root: Path) -> str:
     """Why a sample cannot be used, or ""."""
     for channel in (LIDAR, *CAMERAS):
         if channel not in readings:
@@ -99,10 +106,13 @@ def what_is_missing(readings: dict, poses: dict, root: Path) -> str:
     return ""
 
 
-def frame(sample: dict, scene: str, location: str, readings: dict, calibrated: dict, poses: dict) -> Frame:
+def frame(sample: dict[str, Any], scene: str, location: str, readings: Table, calibrated: Table, poses: Table) -> Frame:
+    """A key frame from its rows. Stop where a camera has no intrinsics."""
+
     def world_from(channel: str) -> np.ndarray:
         sensor = calibrated[readings[channel]["calibrated_sensor_token"]]
-        return ego(channel) @ geometry.rigid(sensor["translation"], sensor["rotation"])
+        pose: np.ndarray = ego(channel) @ geometry.rigid(sensor["translation"], sensor["rotation"])
+        return pose
 
     def ego(channel: str) -> np.ndarray:
         pose = poses[readings[channel]["ego_pose_token"]]
@@ -113,21 +123,29 @@ def frame(sample: dict, scene: str, location: str, readings: dict, calibrated: d
         row = readings[channel]
         intrinsics = np.array(calibrated[row["calibrated_sensor_token"]]["camera_intrinsic"], np.float64)
         if intrinsics.shape != (3, 3):
-            raise Stop(f"calibrated_sensor {row['calibrated_sensor_token']} of {channel} has no 3x3 camera_intrinsic", COMMAND)
+            raise Stop(
+                f"calibrated_sensor {row['calibrated_sensor_token']} of {channel} has no 3x3 camera_intrinsic", COMMAND
+            )
         cameras.append(Camera(channel, row["filename"], row["width"], row["height"], intrinsics, world_from(channel)))
     world_from_lidar = world_from(LIDAR)
     world_from_bev = geometry.bev_frame(ego(LIDAR), world_from_lidar)
-    return Frame(sample["token"], scene, location, sample["timestamp"], world_from_lidar, world_from_bev, tuple(cameras))
+    return Frame(
+        sample["token"], scene, location, sample["timestamp"], world_from_lidar, world_from_bev, tuple(cameras)
+    )
 
 
-def lookup(table: dict, token: str, path: Path):
+def lookup(table: dict[str, Any], token: str, path: Path) -> Any:
+    """table[token]. Stop where it is not there: `path` names the table's file."""
     if token not in table:
         raise Stop(f"{path} has no row {token!r}, which another table points to: the tables are incomplete", COMMAND)
     return table[token]
 
 
-def rows(path: Path) -> Iterator[dict]:
-    """The records of a JSON list, decoded one after another from chunks of the file."""
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON list, decoded one after another from chunks of the file.
+
+    Stop where the file is missing, truncated or not a list.
+    """
     if not path.exists():
         raise Stop(f"{path} is missing", COMMAND)
     decoder, text = json.JSONDecoder(), ""

@@ -1,8 +1,8 @@
-"""Procedural roads for the stand-in data set: each scene drives through a site of its own, and every element is map and paint.
+"""Procedural roads for the stand-in data set: each scene drives through a site of its own.
 
 A site is 200 m of gently curved road with one or two lanes a side, often a crossroad, pedestrian crossings and a kerbed
-island. Lines that a camera could not see are not in the map, and what is painted is in the map; so a network that learns
-here learns to see.
+island. Lines that a camera could not see are not in the map, and what is painted is in the map; so a network that
+learns here learns to see.
 """
 
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ class Site:
 
     path: shapely.LineString
     road: shapely.Geometry  # everything inside the kerbs
-    segments: list = field(default_factory=list)
-    intersections: list = field(default_factory=list)
-    lanes: list = field(default_factory=list)
-    centre_lines: list = field(default_factory=list)
-    lane_lines: list = field(default_factory=list)
-    crossings: list = field(default_factory=list)
+    segments: list[shapely.Geometry] = field(default_factory=list)
+    intersections: list[shapely.Geometry] = field(default_factory=list)
+    lanes: list[shapely.Geometry] = field(default_factory=list)
+    centre_lines: list[shapely.Geometry] = field(default_factory=list)
+    lane_lines: list[shapely.Geometry] = field(default_factory=list)
+    crossings: list[shapely.Geometry] = field(default_factory=list)
     yellow: bool = True  # colour of the centre line
 
 
@@ -46,10 +46,10 @@ class Street:
     def half_m(self) -> float:
         return self.lanes * self.lane_m + SHOULDER_M
 
-    def area(self):
+    def area(self) -> shapely.Geometry:
         return self.line.buffer(self.half_m, cap_style="flat")
 
-    def stretch(self, start_m: float, length_m: float):
+    def stretch(self, start_m: float, length_m: float) -> shapely.Geometry:
         """The full width of the street along a piece of it."""
         piece = shapely.ops.substring(self.line, start_m, start_m + length_m)
         return piece.buffer(self.half_m, cap_style="flat")
@@ -92,7 +92,7 @@ def crossroad(rng: np.random.Generator, main: Street, middle_m: float) -> Street
     return Street(shapely.LineString([at - reach, at, at + reach]), 1, rng.uniform(3.1, 3.7))
 
 
-def median_island(rng: np.random.Generator, main: Street, middle_m: float):
+def median_island(rng: np.random.Generator, main: Street, middle_m: float) -> shapely.Geometry:
     """A kerbed island on the centre line (a hole of the road), in one site of three."""
     if rng.random() > 0.33:
         return shapely.Polygon()
@@ -105,19 +105,21 @@ def lane_of(street: Street) -> shapely.LineString:
     return street.line.offset_curve(-0.5 * street.lane_m)
 
 
-def add_markings(site: Site, street: Street, gaps) -> None:
+def add_markings(site: Site, street: Street, gaps: shapely.Geometry) -> None:
     """Dividers and lanes, interrupted where the street crosses another or passes an island."""
     site.centre_lines += parts(street.line.difference(gaps))
     for side in (-1, 1):
         for lane in range(street.lanes):
             middle = street.line.offset_curve(side * (lane + 0.5) * street.lane_m)
-            strip = middle.buffer(street.lane_m / 2 - 0.05, cap_style="flat")  # inside the road: no slivers in the union
+            strip = middle.buffer(street.lane_m / 2 - 0.05, cap_style="flat")  # inside the road: no slivers in unions
             site.lanes += parts(strip.difference(gaps).intersection(site.road.buffer(-0.02)))
             if lane:
                 site.lane_lines += parts(street.line.offset_curve(side * lane * street.lane_m).difference(gaps))
 
 
-def crossings(rng: np.random.Generator, main: Street, middle_m: float, intersection, road) -> list:
+def crossings(
+    rng: np.random.Generator, main: Street, middle_m: float, intersection: shapely.Geometry, road: shapely.Geometry
+) -> list[shapely.Geometry]:
     """Across both arms of the main street at an intersection, else one in the middle of two blocks out of three."""
     width_m = rng.uniform(3, 4.5)
     if intersection.is_empty:
@@ -129,7 +131,7 @@ def crossings(rng: np.random.Generator, main: Street, middle_m: float, intersect
     return [area for start_m in places for area in parts(main.stretch(start_m, width_m).intersection(road))]
 
 
-def parts(geometry) -> list:
+def parts(geometry: shapely.Geometry) -> list[shapely.Geometry]:
     """Lines and areas of some size; cuts leave crumbs."""
     found = shapely.get_parts(geometry)
     return [part for part in found if part.length > 1.0]
@@ -138,7 +140,7 @@ def parts(geometry) -> list:
 def placed(site: Site, angle_deg: float, centre: tuple[float, float]) -> Site:
     """The site turned and moved to its place in the world."""
 
-    def move(geometry):
+    def move(geometry: shapely.Geometry) -> shapely.Geometry:
         return affinity.translate(affinity.rotate(geometry, angle_deg, origin=(0, 0)), *centre)
 
     lists = {name: [move(part) for part in value] for name, value in vars(site).items() if isinstance(value, list)}

@@ -1,8 +1,11 @@
-"""What a run costs, from closed forms over the sizes. Tests compare them with the networks on the meta device."""
+"""What a run costs, from closed forms over the sizes. Tests compare them with the networks on the meta device.
+
+Functions named after a part of a network count its parameters.
+"""
 
 import itertools
 
-from lib.recipes import Plan
+from lib.core.records import Plan
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize, DiTSize, VisionSize
 
@@ -52,7 +55,9 @@ def encoder(size: AutoencoderSize) -> int:
 def decoder(size: AutoencoderSize) -> int:
     widths = [size.channels * m for m in size.multipliers]
     before = widths[-1]
-    count = convolution(size.encoder_channels, before, 3) + middle(before) + norm(widths[0]) + convolution(widths[0], 3, 3)
+    count = (
+        convolution(size.encoder_channels, before, 3) + middle(before) + norm(widths[0]) + convolution(widths[0], 3, 3)
+    )
     for level in reversed(range(size.levels)):
         for _ in range(size.blocks + 1):
             count += residual(before, widths[level]) + (attention(widths[level]) if level in size.attention else 0)
@@ -111,88 +116,91 @@ def judge(labels: int) -> int:
     return layers + matrix(2 * 64 * 8, labels)
 
 
-def labels(cfg: Config) -> int:
+def labels(config: Config) -> int:
     """Users, as far as settings tell; the data decide (31 in the guide's)."""
-    return len(cfg.data.users) or (cfg.data.stand_in_users if cfg.data.stand_in and not cfg.data.root else 31)
+    simulated = config.data.stand_in and not config.data.root
+    return len(config.data.users) or (config.data.stand_in_users if simulated else 31)
 
 
-def dit_parameters(cfg: Config) -> dict[str, int]:
-    """Part -> numbers of the networks of the stage dit."""
-    size = cfg.model.autoencoder
+def dit_parameters(config: Config) -> dict[str, int]:
+    """Part -> parameters of the networks of the stage dit."""
+    size = config.model.autoencoder
     return {
-        "dit": dit(cfg.model.dit_size(labels(cfg))), "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
-        "perceptual": perceptual(tuple(cfg.model.lpips_widths)), "judge": judge(labels(cfg)),
-    }  # fmt: skip
-
-
-def dit_trainable(cfg: Config) -> int:
-    size = cfg.model.dit_size(labels(cfg))
-    if cfg.model.dit_trains == "all":
-        return dit(size) - size.side**2 * size.width
-    return dit_heads(size) + (size.adapters(cfg.lora.rank) if cfg.model.dit_trains == "lora" else 0)
-
-
-def dit_memory(cfg: Config) -> dict[str, int]:
-    """Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
-    size = cfg.model.dit_size(labels(cfg))
-    block = size.side**2 * (26 * size.width + 4 * size.hidden)
-    trained = dit_trainable(cfg)
-    return {
-        "weights": FLOAT * sum(dit_parameters(cfg).values()),
-        "gradients, Adam and average": 5 * FLOAT * trained,
-        "activations": FLOAT * size.depth * block * cfg.train.micro_batch,
+        "dit": dit(config.model.dit_size(labels(config))),
+        "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
+        "perceptual": perceptual(tuple(config.model.lpips_widths)),
+        "judge": judge(labels(config)),
     }
 
 
-def parameters(cfg: Config) -> dict[str, int]:
-    """Part -> numbers of every network that the stages of the autoencoder build."""
-    size = cfg.model.autoencoder
+def dit_trainable(config: Config) -> int:
+    size = config.model.dit_size(labels(config))
+    if config.model.dit_trains == "all":
+        return dit(size) - size.side**2 * size.width
+    return dit_heads(size) + (size.adapters(config.lora.rank) if config.model.dit_trains == "lora" else 0)
+
+
+def dit_memory(config: Config) -> dict[str, int]:
+    """Bytes. Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
+    size = config.model.dit_size(labels(config))
+    block = size.side**2 * (26 * size.width + 4 * size.hidden)
+    trained = dit_trainable(config)
+    return {
+        "weights": FLOAT * sum(dit_parameters(config).values()),
+        "gradients, Adam and average": 5 * FLOAT * trained,
+        "activations": FLOAT * size.depth * block * config.train.micro_batch,
+    }
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Part -> parameters of every network that the stages of the autoencoder build."""
+    size = config.model.autoencoder
     found = {
         "autoencoder": encoder(size) + decoder(size) + sum(quantisers(size)),
-        "critic": critic(cfg.model.critic_width, cfg.model.critic_layers),
+        "critic": critic(config.model.critic_width, config.model.critic_layers),
     }
-    if cfg.loss.perceptual:
-        found["perceptual"] = perceptual(tuple(cfg.model.lpips_widths))
-    if cfg.model.vf != "none":
-        found["vision"] = vision(cfg.model.vision_size)
-        found["projection"] = cfg.model.latent_channels * cfg.model.vision_size.width
+    if config.loss.perceptual:
+        found["perceptual"] = perceptual(tuple(config.model.lpips_widths))
+    if config.model.vf != "none":
+        found["vision"] = vision(config.model.vision_size)
+        found["projection"] = config.model.latent_channels * config.model.vision_size.width
     return found
 
 
-def trainable(cfg: Config) -> int:
-    found, size = parameters(cfg), cfg.model.autoencoder
-    if cfg.train.stages == ["decoder"]:
+def trainable(config: Config) -> int:
+    found, size = parameters(config), config.model.autoencoder
+    if config.train.stages == ["decoder"]:
         return decoder(size) + quantisers(size)[1] + found["critic"]
-    frozen = sum(encoder_levels(size)[: cfg.model.freeze_encoder_layers])
+    frozen = sum(encoder_levels(size)[: config.model.freeze_encoder_layers])
     return found["autoencoder"] - frozen + found["critic"] + found.get("projection", 0)
 
 
-def plan(cfg: Config) -> Plan:
-    """Of a chain that ends in dit: the sums, and the memory of the stage that needs more."""
-    own, needs = autoencoder_plan(cfg), ()
-    if "dit" not in cfg.train.stages:
+def plan(config: Config) -> Plan:
+    """Of a chain that ends in dit: the sums, and the memory of the stage that needs more (bytes)."""
+    own = autoencoder_plan(config)
+    if "dit" not in config.train.stages:
         return own
-    found, trained, memory = dit_parameters(cfg), dit_trainable(cfg), dit_memory(cfg)
-    if cfg.model.dit_weights == "published" and cfg.model.weights != "demo":
-        needs = ("the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8")
-    if cfg.train.stages == ["dit"]:
+    found, trained, memory = dit_parameters(config), dit_trainable(config), dit_memory(config)
+    fetched = config.model.dit_weights == "published" and config.model.weights != "demo"
+    needs = ("the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8") if fetched else ()
+    if config.train.stages == ["dit"]:
         return Plan(sum(found.values()), trained, memory, own.needs[:2] + needs)
-    both = {**found, **parameters(cfg)}
+    both = {**found, **parameters(config)}
     larger = max(memory, own.memory_bytes, key=lambda parts: sum(parts.values()))
     return Plan(sum(both.values()), own.trainable + trained, larger, own.needs + needs)
 
 
-def autoencoder_plan(cfg: Config) -> Plan:
-    found, trained = parameters(cfg), trainable(cfg)
+def autoencoder_plan(config: Config) -> Plan:
+    found, trained = parameters(config), trainable(config)
     total = sum(found.values())
-    share = cfg.model.image_px**2 * cfg.model.channels * cfg.model.blocks / (256**2 * 128 * 2)
+    share = config.model.image_px**2 * config.model.channels * config.model.blocks / (256**2 * 128 * 2)
     memory = {
         "weights": FLOAT * total,
         "gradients and Adam": 4 * FLOAT * trained,
-        "activations": int(IMAGE_BYTES * share * cfg.train.micro_batch),
+        "activations": int(IMAGE_BYTES * share * config.train.micro_batch),
     }
-    simulated = cfg.data.stand_in and not cfg.data.root
+    simulated = config.data.stand_in and not config.data.root
     needs = ["simulated walkers, no download" if simulated else "spectrograms in one folder per user"]
-    if cfg.model.weights != "demo":
+    if config.model.weights != "demo":
         needs += ["the published VA-VAE, 2 GB", "a card with 16 GB at micro-batch 4, 24 GB at 8"]
     return Plan(total, trained, memory, tuple(needs))

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.errors import Stop
+from lib.core.errors import Stop
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Normalisation by channel: mean and unbiased std (1, c, 1, 1) over items and positions."""
+    """Normalisation by channel of latents (n, c, h, w): mean and unbiased std (1, c, 1, 1) over items and positions."""
 
     mean: Tensor
     std: Tensor
@@ -28,7 +28,7 @@ class LatentStatistics:
         return latents * self.std.to(latents) / self.multiplier + self.mean.to(latents)
 
     def check(self, channels: int, name: str) -> None:
-        """Statistics of another autoencoder or a squeezed shape would broadcast silently; both end here."""
+        """Stop: statistics of another autoencoder or of a squeezed shape, which would broadcast silently; no spread."""
         for what, tensor in (("mean", self.mean), ("std", self.std)):
             if tuple(tensor.shape) != (1, channels, 1, 1):
                 raise Stop(f"{name}: {what} has shape {tuple(tensor.shape)}, not (1, {channels}, 1, 1)")
@@ -37,12 +37,15 @@ class LatentStatistics:
 
 
 class RunningMoments(nn.Module):
-    """Mean and square of the sampled latents while the autoencoder trains: the training side's statistics, for the export.
+    """Mean and square of the sampled latents while the autoencoder trains: the export's statistics.
 
     A plain average over the first `HORIZON` micro-batches, then one that forgets: the network moves.
     """
 
     HORIZON = 200
+    mean: Tensor
+    square: Tensor
+    count: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -52,6 +55,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor) -> None:
+        """Takes one micro-batch (n, c, h, w) in."""
         self.count += 1
         weight = 1.0 / min(int(self.count), self.HORIZON)
         latents = latents.detach().float()
@@ -59,6 +63,7 @@ class RunningMoments(nn.Module):
         self.square.lerp_(latents.square().mean((0, 2, 3), keepdim=True), weight)
 
     def statistics(self) -> LatentStatistics:
+        """Stop: nothing was taken in yet."""
         if not int(self.count):
             raise Stop("the latents have no statistics yet: no stage of this run was trained")
         return LatentStatistics(self.mean.clone(), (self.square - self.mean**2).clamp_min(1e-12).sqrt())

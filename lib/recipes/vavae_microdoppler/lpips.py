@@ -14,6 +14,9 @@ CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # ind
 class Scaling(nn.Module):
     """[-1, 1] to the statistics that the VGG was trained with."""
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1))
@@ -24,19 +27,19 @@ class Scaling(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The five feature maps relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
+    """image (n, 3, h, w) -> the maps relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, each of half the side before."""
 
     def __init__(self, widths: tuple[int, ...]):
         super().__init__()
         before = 3
         for number, (indices, width) in enumerate(zip(CONVOLUTIONS, widths, strict=True), 1):
-            layers = {str(indices[0] - 1): nn.MaxPool2d(2)} if number > 1 else {}
-            for index in indices:
-                layers |= {str(index): nn.Conv2d(before, width, 3, padding=1), str(index + 1): nn.ReLU()}
-                before = width
             part = nn.Sequential()
-            for index, layer in layers.items():
-                part.add_module(index, layer)
+            if number > 1:
+                part.add_module(str(indices[0] - 1), nn.MaxPool2d(2))
+            for index in indices:
+                part.add_module(str(index), nn.Conv2d(before, width, 3, padding=1))
+                part.add_module(str(index + 1), nn.ReLU())
+                before = width
             self.add_module(f"slice{number}", part)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -71,8 +74,8 @@ class Perceptual(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         with torch.autocast(first.device.type, enabled=False):
             pairs = zip(self.features(first.float()), self.features(second.float()), strict=True)
-            parts = [getattr(self, f"lin{n}")((a - b) ** 2).mean((2, 3), keepdim=True) for n, (a, b) in enumerate(pairs)]
-            return sum(parts)
+            weighted = [getattr(self, f"lin{n}")((a - b) ** 2) for n, (a, b) in enumerate(pairs)]
+            return sum(part.mean((2, 3), keepdim=True) for part in weighted)
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """The five maps with unit length over the channels."""
@@ -80,5 +83,8 @@ class Perceptual(nn.Module):
 
 
 def unit(features: torch.Tensor) -> torch.Tensor:
-    """The 1e-20 keeps the gradient finite where all channels are 0 (black images): a bare root gives infinity times zero."""
+    """Unit length over the channels of (n, c, h, w).
+
+    The 1e-20 keeps the gradient finite where all channels are 0 (black images): a bare root gives infinity times zero.
+    """
     return features / ((features**2).sum(1, keepdim=True) + 1e-20).sqrt().add(1e-10)

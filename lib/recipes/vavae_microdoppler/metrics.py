@@ -1,8 +1,10 @@
 """Quality of reconstructions and generated sets. Plain definitions; the original's uint8 protocol is kept beside them.
 
-Set metrics (Fréchet distance, kernel distance) are stated in the space of the features they are given: a small or another
-network gives other numbers, which compare only with themselves.
+Set metrics (Fréchet distance, kernel distance) are stated in the space of the features they are given: a small or
+another network gives other numbers, which compare only with themselves.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ def unit_range(image: Tensor) -> Tensor:
 
 
 def mse(image: Tensor, recon: Tensor) -> Tensor:
-    """Mean squared error of each image (n,) at whatever range the images have."""
+    """Mean squared error of each image (n,), in the range of the images (n, c, h, w)."""
     return (image - recon).pow(2).flatten(1).mean(1)
 
 
 def psnr(error: Tensor, peak: float) -> Tensor:
-    """dB. Identical images would be infinite; 100 dB stands for them, so that means and intervals stay finite."""
+    """Mean squared errors (n,) -> dB (n,). Equal images would be infinite; 100 dB stands for them, so that means and
+    intervals stay finite.
+    """
     return 10 * torch.log10(peak**2 / error.clamp_min(peak**2 * 1e-10))
 
 
@@ -31,7 +35,10 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, recon: Tensor, data_range: float) -> Tensor:
-    """Structural similarity of each image (n,): 11x11 Gaussian of sigma 1.5, reflected borders, as torchmetrics (Wang et al. 2004)."""
+    """Structural similarity (Wang et al. 2004) of each image (n,), as torchmetrics computes it.
+
+    image, recon: (n, c, h, w), at least 6 pixels a side. 11x11 Gaussian of sigma 1.5, reflected borders.
+    """
     x = torch.arange(-5, 6, dtype=image.dtype, device=image.device)
     line = torch.softmax(-(x**2) / (2 * 1.5**2), 0)
     channels = image.shape[1]
@@ -46,10 +53,11 @@ def ssim(image: Tensor, recon: Tensor, data_range: float) -> Tensor:
 
 
 def foreground_psnr(image: Tensor, recon: Tensor, threshold: float = 0.1) -> Tensor:
-    """PSNR (n,) over the pixels that differ from the image's background by more than `threshold` on [0, 1].
+    """PSNR in dB (n,) of images (n, 3, h, w) over pixels that differ from the background by more than `threshold`.
 
     The background is the image's most frequent colour: two thirds of a spectrogram are noise floor, which any network
-    reproduces and which hides the error on the signal. An image that is all background counts as a whole.
+    reproduces and which hides the error on the signal. An image that is all background counts as a whole. The images
+    are in [-1, 1]; the threshold and the error are on [0, 1].
     """
     values = []
     for one, other in zip(unit_range(image), unit_range(recon), strict=True):
@@ -74,12 +82,19 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def centred_root(features: np.ndarray) -> np.ndarray:
-    """R (at most d, d) with R^T R = the unbiased covariance; small, because a bootstrap computes it a thousand times."""
-    return np.linalg.qr((features - features.mean(0)).astype(np.float64) / np.sqrt(max(len(features) - 1, 1)), "r")
+    """R (at most d, d) with R^T R = the unbiased covariance of features (n, d); small, because it is computed anew in
+    every one of a thousand resamples.
+    """
+    centred = (features - features.mean(0)).astype(np.float64)
+    root: Any = np.linalg.qr(centred / np.sqrt(max(len(features) - 1, 1)), "r")  # numpy's types know only "reduced"
+    return root
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """KID: unbiased squared MMD with the kernel (x·y/d + 1)^3 (Bińkowski et al. 2018), over all samples at once."""
+    """KID of features (n, d) and (m, d): unbiased squared MMD with the kernel (x·y/d + 1)^3 (Bińkowski et al. 2018).
+
+    NaN for a set of one.
+    """
     d = a.shape[1]
     aa, bb, ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     n, m = len(a), len(b)
@@ -87,13 +102,16 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distances (len(a), len(b)); squared, they may come out a rounding error below 0."""
+    """Euclidean distances (n, m) of points (n, d) and (m, d); squared, they may come out a rounding error below 0."""
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(squared, 0))
 
 
 def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette (Rousseeuw 1987) over samples whose label occurs at least twice; NaN with fewer than two labels."""
+    """Mean silhouette (Rousseeuw 1987) over samples whose label occurs at least twice; NaN with fewer than two labels.
+
+    features (n, d), labels (n,).
+    """
     known, index = np.unique(labels, return_inverse=True)
     if len(known) < 2:
         return float("nan")
@@ -105,21 +123,30 @@ def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
     total[rows, index] = np.inf
     other = (total / counts).min(1)
     usable = counts[index] > 1
-    return float(((other - own) / np.maximum(np.maximum(other, own), 1e-12))[usable].mean()) if usable.any() else float("nan")
+    width = (other - own) / np.maximum(np.maximum(other, own), 1e-12)
+    return float(width[usable].mean()) if usable.any() else float("nan")
 
 
 def separation_ratio(features: np.ndarray, labels: np.ndarray) -> float:
-    """Mean distance between the users' centres over the mean distance of two samples of one user (the seed: > 1.5 good, > 2 excellent)."""
+    """Mean distance between the users' centres over the mean distance of two samples of one user (the seed: > 1.5 good,
+    > 2 excellent). features (n, d), labels (n,); NaN with fewer than two users, or where none has two samples.
+    """
     known = np.unique(labels)
     centres = np.stack([features[labels == label].mean(0) for label in known])
-    within = [distances(x, x)[np.triu_indices(len(x), 1)].mean() for x in (features[labels == k] for k in known) if len(x) > 1]
+    several = [x for x in (features[labels == label] for label in known) if len(x) > 1]
+    within = [distances(x, x)[np.triu_indices(len(x), 1)].mean() for x in several]
     if len(known) < 2 or not within:
         return float("nan")
     return float(distances(centres, centres)[np.triu_indices(len(known), 1)].mean() / max(np.mean(within), 1e-12))
 
 
-def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, ridge: float = 1e-2) -> float:
-    """Accuracy of a ridge classifier on standardised features: how much of the user a linear reader finds."""
+def linear_probe(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, ridge: float = 1e-2
+) -> float:
+    """Accuracy in [0, 1] of a ridge classifier on standardised features: how much of the user a linear probe finds.
+
+    train, test: (n, d) and (m, d), their labels (n,) and (m,).
+    """
     known = np.unique(train_labels)
     mean, scale = train.mean(0), train.std(0) + 1e-6
     x, y = ((f - mean) / scale for f in (train, test))
@@ -130,9 +157,11 @@ def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, 
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019): share of one set within the other's k-th neighbour balls."""
+    """Improved precision and recall (Kynkäänniemi et al. 2019): share of one set within the other's k-th neighbour
+    balls. real (n, d), fake (m, d).
+    """
 
-    def covered(points, balls):
+    def covered(points: np.ndarray, balls: np.ndarray) -> float:
         radius = np.sort(distances(balls, balls), 1)[:, min(k, len(balls) - 1)]
         return float((distances(points, balls) <= radius[None]).any(1).mean())
 
@@ -140,7 +169,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
 
 
 def effective_rank(features: np.ndarray) -> float:
-    """exp of the entropy of the covariance's spectrum: how many directions latents really use."""
+    """exp of the entropy of the covariance's spectrum of features (n, d): how many directions they really use."""
     values = np.linalg.svd(centred_root(features), compute_uv=False) ** 2
     share = values / max(values.sum(), 1e-12)
     share = share[share > 0]

@@ -1,14 +1,12 @@
-"""From moving scatterers to a micro-Doppler image: slow-time echo, spectrogram, colours.
-
-One range bin only: s(t) = sum of A exp(-j 4 pi r / lambda), so an approaching walker has positive Doppler, 2 v / lambda.
+"""From a slow-time echo to a micro-Doppler image: spectrogram, levels, colours. An approaching walker has positive
+Doppler, 2 v / wavelength.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from lib.errors import Stop
-from lib.recipes.vavae_microdoppler.gait import Scatterer
+from lib.core.errors import Stop
 
 JET = ((0, 0, 0.5), (0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0), (0.5, 0, 0))
 JET_AT = (0, 0.125, 0.375, 0.625, 0.875, 1)
@@ -30,7 +28,7 @@ class Spectrogram:
     colours: str = "jet"
 
     def check(self) -> None:
-        """Doppler shifts that differ by the PRF are one: the span of the image must be unambiguous."""
+        """Stop: velocities fold (Doppler shifts that differ by the PRF are one), or a window exceeds the transform."""
         limit_m_s = self.wavelength_m * self.prf_hz / 2
         if self.high_m_s - self.low_m_s > limit_m_s:
             raise Stop(
@@ -38,43 +36,22 @@ class Spectrogram:
                 f"at a PRF of {self.prf_hz:g} Hz"
             )
         if self.window_s * self.prf_hz > self.fft:
-            raise Stop(
-                f"a window of {self.window_s} s has {self.window_s * self.prf_hz:.0f} pulses, more than the {self.fft} of the transform"
-            )
-
-
-def echo(points: list[Scatterer], gains_db: dict[str, float], radar_m: np.ndarray, wavelength_m: float) -> np.ndarray:
-    """Complex slow-time signal (t,) of the points, seen from `radar_m` (3,). Segments reflect as ellipsoids of two equal radii:
-
-    sigma = pi a²b²c² / (a² sin² + c² cos²)² with the angle between line of sight and long axis; amplitude sqrt(sigma) / r².
-    """
-    signal = 0
-    for point in points:
-        sight = point.position_m - radar_m
-        r = np.linalg.norm(sight, axis=1)
-        cos2 = ((sight * point.axis).sum(1) / r) ** 2
-        a, c = point.radius_m, point.half_length_m
-        root_sigma = np.sqrt(np.pi) * a * a * c / (a * a * (1 - cos2) + c * c * cos2)
-        amplitude = root_sigma * 10 ** (gains_db.get(point.group, 0.0) / 20) / r**2
-        signal = signal + amplitude * np.exp(-4j * np.pi / wavelength_m * r)
-    return signal
-
-
-def add_noise(signal: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
-    """White complex noise at a ratio to the signal's mean power."""
-    power = np.mean(np.abs(signal) ** 2) / 10 ** (snr_db / 10)
-    noise = generator.standard_normal((2, len(signal)))
-    return signal + np.sqrt(power / 2) * (noise[0] + 1j * noise[1])
+            pulses = f"a window of {self.window_s} s has {self.window_s * self.prf_hz:.0f} pulses"
+            raise Stop(f"{pulses}, more than the {self.fft} of the transform")
 
 
 def power(signal: np.ndarray, how: Spectrogram) -> np.ndarray:
-    """Power (side_px, columns) of a whole recording: rows from high to low velocity, `side_px` columns per `duration_s`."""
+    """Complex pulses (t,) -> power (side_px, columns) of the whole recording: rows from high to low velocity, `side_px`
+    columns per `duration_s`. ValueError: too few pulses for one image.
+    """
     hop = how.duration_s * how.prf_hz / how.side_px
     width = round(how.window_s * how.prf_hz)
     columns = int((len(signal) - width) / hop) + 1
     if columns < how.side_px:
         needed = (how.side_px - 1) * hop + width
-        raise ValueError(f"{len(signal)} pulses are too few: an image of {how.duration_s} s needs {int(np.ceil(needed))}")
+        raise ValueError(
+            f"{len(signal)} pulses are too few: an image of {how.duration_s} s needs {int(np.ceil(needed))}"
+        )
     starts = np.round(np.arange(columns) * hop).astype(int)
     frames = signal[starts[:, None] + np.arange(width)] * np.hanning(width)
     spectrum = np.abs(np.fft.fft(frames, how.fft, axis=1)) ** 2  # (columns, fft)
@@ -102,6 +79,6 @@ def colour(level: np.ndarray, colours: str = "jet") -> np.ndarray:
 
 
 def windows(columns: int, how: Spectrogram, stride_s: float) -> list[int]:
-    """First columns of the images cut from a recording; neighbours overlap where the stride is shorter than an image."""
+    """First columns of the images cut from a recording; neighbours overlap where an image is longer than the stride."""
     step = max(1, round(stride_s / how.duration_s * how.side_px))
     return list(range(0, columns - how.side_px + 1, step))

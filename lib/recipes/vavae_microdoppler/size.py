@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-VISIONS = {"dinov2_large": (1024, 24, 16), "dinov2_base": (768, 12, 12), "dinov2_small": (384, 12, 6)}  # width, depth, heads
+# Name -> width, depth, heads
+VISIONS = {"dinov2_large": (1024, 24, 16), "dinov2_base": (768, 12, 12), "dinov2_small": (384, 12, 6)}
 DITS = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # depth, width, heads
 VGG16 = (64, 128, 256, 512, 512)  # channels of the five parts
 
 
 @dataclass(frozen=True)
 class AutoencoderSize:
-    """The published sizes (`f16d32`) are the defaults. `attention` lists the levels, 0 = full resolution, that attend."""
+    """The published sizes (`f16d32`) are the defaults. `attention`: the levels that attend, 0 = full resolution."""
 
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -68,6 +69,6 @@ class DiTSize:
         return int(self.width * self.mlp_ratio * (2 / 3 if self.swiglu else 1))
 
     def adapters(self, rank: int) -> int:
-        """Numbers of LoRA on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
+        """Parameters of LoRA on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
         w, h = self.width, self.hidden
         return self.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w))

@@ -1,51 +1,67 @@
-"""The network of a run: strictly loaded, told what is adapted and what is frozen in front; its loss; its merged export."""
-import dataclasses
+"""The network of a run: strictly loaded, with what is adapted and what is frozen in front; its loss; its export."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lib import weights
-from lib.errors import Stop
-from lib.recipes import LoraSpec, Parts, Prefix
+from lib.core.errors import Stop
+from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
+from lib.core.run import atomic
+from lib.network import weights
 from lib.recipes.vggt_eth3d import costs, losses
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
-from lib.recipes.vggt_eth3d.size import ModelSize
 
 WEIGHT_FILES = ("model.safetensors", "base.safetensors", "model.pt")
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
 
 
-def model_size(cfg: Config) -> ModelSize:
-    names = {f.name for f in dataclasses.fields(ModelSize)}
-    return ModelSize(**{name: value for name, value in vars(cfg.model).items() if name in names})
+def stages(config: Config, manifest: Manifest) -> list[Stage]:
+    """One leg: data.samples_per_epoch samples in each epoch, whatever the manifest holds."""
+    steps_per_epoch = -(-config.data.samples_per_epoch // config.train.global_batch)
+    return [Stage("adapt", config.train.epochs * steps_per_epoch)]
 
 
-def build(cfg: Config, folder: Path) -> Parts:
-    """The base on the CPU, every tensor matched; keys of heads that are not built are counted and left out."""
+def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
+    """The base on the CPU, every tensor matched; keys of heads that are not built are counted and left out.
+
+    Stop: no weight file in asset_dirs["base"], a missing, unexpected or mis-shaped tensor, or a fully trained layer
+    under model.base_precision=bf16.
+    """
+    source = weight_file(asset_dirs["base"])
     with torch.device("meta"):
-        network = VGGT(model_size(cfg))
+        network = VGGT(config.model)
     ignored = tuple(pattern for head, pattern in NOT_BUILT.items() if not hasattr(network, head))
-    loaded = weights.load_strict(network, weight_file(folder), ignore=ignored, dtype=torch.float32)
-    network.eval().checkpointing = cfg.train.checkpointing
-    if cfg.model.base_precision == "bf16":
-        hold_in_bf16(cfg, network)
-    spec = {costs.MODULE: lora(cfg)} if costs.lora_targets(cfg) else {}
-    return Parts({costs.MODULE: network}, spec, costs.full_tensors(cfg), prefix(cfg, network), loaded.fingerprint, weight_file(folder))
+    loaded = weights.load_strict(network, source, ignore=ignored, dtype=torch.float32)
+    network.eval().gradient_checkpointing = config.train.gradient_checkpointing
+    if config.model.base_precision == "bf16":
+        hold_in_bf16(config, network)
+    return Parts(
+        {costs.MODULE: network},
+        {costs.MODULE: lora(config)} if costs.lora_targets(config) else {},
+        costs.full_tensors(config),
+        frozen_features(config, network),
+        loaded.fingerprint,
+        source,
+    )
 
 
-def hold_in_bf16(cfg: Config, network: VGGT) -> None:
+def hold_in_bf16(config: Config, network: VGGT) -> None:
     """The aggregator's linear layers, which run in autocast: what autocast would round in every step is rounded once.
 
-    Heads run in fp32 and tokens, norms and adapters stay in fp32. A merged export then is the rounded base plus the adapters,
-    added in fp32: the network that was scored.
+    Heads run in fp32, and tokens, norms and adapters stay in fp32. A merged export is then the rounded base plus the
+    adapters, added in fp32: the network that was scored.
     """
     layers = [name for name, _ in network.named_modules() if costs.in_autocast(name)]
-    trained = costs.fully_trained({f"{name}.weight": () for name in layers}, costs.full_tensors(cfg))
+    trained = costs.fully_trained({f"{name}.weight": () for name in layers}, costs.full_tensors(config))
     if trained:
-        raise Stop(f"model.base_precision=bf16 is for frozen layers, but lora.full trains {trained[0]}", "set model.base_precision=fp32")
+        raise Stop(
+            f"model.base_precision=bf16 is for frozen layers, but lora.full trains {trained[0]}",
+            "set model.base_precision=fp32",
+        )
     for name in layers:
         network.get_submodule(name).to(torch.bfloat16)
 
@@ -59,58 +75,80 @@ def weight_file(folder: Path) -> Path:
     raise Stop(f"{folder} holds none of {', '.join(WEIGHT_FILES)}", "python step2_download.py --force")
 
 
-def lora(cfg: Config) -> LoraSpec:
-    expected = costs.adapter_numbers(cfg)
-    return LoraSpec(costs.lora_targets(cfg), cfg.lora.rank, cfg.lora.alpha, cfg.lora.dropout, cfg.lora.peft, expected)
+def lora(config: Config) -> LoraSpec:
+    targets, expected = costs.lora_targets(config), costs.adapter_parameters(config)
+    return LoraSpec(targets, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft, expected)
 
 
 # ---------------------------------------------------------------------------------------------- the frozen front
 
 
-def front_blocks(cfg: Config) -> int:
-    """How many pairs of blocks belong to the prefix. Patch tokens belong to an image; the output of blocks to a sample, whose
-    frames and order it depends on, so it is worth keeping only where samples come again (data.distinct_epochs)."""
-    return (costs.frozen_blocks(cfg) or 0) if cfg.data.distinct_epochs else 0
+def front_blocks(config: Config) -> int:
+    """How many pairs of blocks belong to the frozen features.
+
+    Patch tokens belong to an image. The output of blocks belongs to a sample, whose frames and order it depends on, so
+    it is worth keeping only where samples come again (data.distinct_epochs).
+    """
+    return (costs.frozen_blocks(config) or 0) if config.data.distinct_epochs else 0
 
 
-def prefix(cfg: Config, network: VGGT) -> Prefix | None:
+def frozen_features(config: Config, network: VGGT) -> FrozenFeatures | None:
     """What is computed once; None when even the patch embed is trained."""
-    if costs.frozen_blocks(cfg) is None:
+    if costs.frozen_blocks(config) is None:
         return None
-    blocks, refused = front_blocks(cfg), "augmentation changes the images" if cfg.data.colour_jitter or cfg.data.scale_jitter else ""
-    name, units, compute = "patch tokens", lambda sample: sample["units"], lambda sample, unit: one_image(network, sample, unit)
+    augmented, blocks = config.data.colour_jitter or config.data.scale_jitter, front_blocks(config)
+    refused = "augmentation changes the images" if augmented else ""
     if blocks:
-        name, units = f"blocks 0-{blocks - 1}", lambda sample: [sample["sample_id"]]
-        compute = lambda sample, unit: whole_sample(network, sample, blocks)  # noqa: E731
-    return Prefix(name, units, compute, costs.frozen_front(blocks), refused)
+        return FrozenFeatures(
+            f"blocks 0-{blocks - 1}",
+            lambda sample: [sample["sample_id"]],
+            lambda sample, unit: whole_sample(network, sample, blocks),
+            costs.frozen_front(blocks),
+            refused,
+        )
+    return FrozenFeatures(
+        "patch tokens",
+        lambda sample: sample["units"],
+        lambda sample, unit: one_image(network, sample, unit),
+        costs.frozen_front(0),
+        refused,
+    )
 
 
-def one_image(network: VGGT, sample: dict[str, Any], unit: int) -> torch.Tensor:
-    """(n, c)"""
+def one_image(network: VGGT, sample: Sample, unit: int) -> Tensor:
+    """Patch tokens (n, c) of image `unit` of a sample."""
     image = torch.as_tensor(sample["images"][unit]).to(network.aggregator.camera_token.device)
-    return network.prefix(image[None, None], 0)[0, 0]
+    return network.front(image[None, None], 0)[0, 0]
 
 
-def whole_sample(network: VGGT, sample: dict[str, Any], blocks: int) -> torch.Tensor:
-    """(s, tokens, channels)"""
+def whole_sample(network: VGGT, sample: Sample, blocks: int) -> Tensor:
+    """What the first `blocks` pairs of blocks make of a sample: (s, tokens, channels)."""
     images = torch.as_tensor(sample["images"]).to(network.aggregator.camera_token.device)
-    return network.prefix(images[None], blocks)[0]
+    return network.front(images[None], blocks)[0]
 
 
-def forward(cfg: Config, parts: Parts, batch: dict[str, Any]) -> dict[str, Any]:
-    """Predictions of a batch, going on from the frozen front where the loop has put it there."""
+def forward(config: Config, parts: Parts, batch: Batch) -> dict[str, Any]:
+    """Predictions of a batch (`VGGT.forward`), going on from the frozen front where the loop has put it there."""
     network = parts.modules[costs.MODULE]
-    if "prefix" not in batch:
+    if "frozen_features" not in batch:
         return network(batch["images"])
-    blocks = front_blocks(cfg)
-    front = batch["prefix"].to(batch["images"].device)
+    blocks = front_blocks(config)
+    front = batch["frozen_features"].to(batch["images"].device)
     return network(batch["images"], front[:, 0] if blocks else front, blocks)
 
 
-def loss(cfg: Config) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tensor, dict[str, Any]]]:
-    def objective(parts: Parts, batch: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        total, numbers = losses.objective(forward(cfg, parts, batch), batch, cfg.loss)
-        return total, {f"loss_{name}": value for name, value in numbers.items() if name != "objective"}
+def objectives(config: Config, stage: Stage) -> list[Objective]:
+    """One loss, which updates every trained tensor."""
+    group = Group("vggt", rf"{costs.MODULE}\..*", config.train.lr, config.train.weight_decay)
+    return [Objective("depth", loss(config), (group,))]
+
+
+def loss(config: Config) -> Callable[[Parts, Batch, int], tuple[Tensor, dict[str, Tensor]]]:
+    """`losses.objective` of a batch, and its parts as loss_<part>."""
+
+    def objective(parts: Parts, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        total, found = losses.objective(forward(config, parts, batch), batch, config.loss)
+        return total, {f"loss_{name}": value for name, value in found.items() if name != "objective"}
 
     return objective
 
@@ -118,12 +156,11 @@ def loss(cfg: Config) -> Callable[[Parts, dict[str, Any], int], tuple[torch.Tens
 # ---------------------------------------------------------------------------------------------- export
 
 
-def export(cfg: Config, parts: Parts, out: Path) -> None:
+def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
     """One safetensors file with exactly the keys that the base file has; what was not built is carried through."""
     from safetensors.torch import save_file
 
-    from lib.run import atomic
-
+    assert parts.source is not None, "build sets the file of the base"
     tensors = dict(parts.modules[costs.MODULE].state_dict())
     for name, tensor in weights.tensors(parts.source):
         if name not in tensors:

@@ -3,18 +3,22 @@
 Only relative cameras and the directions of their baselines count, so neither the world's frame nor its scale matters
 (VGGT paper, section 4.1; PoseDiffusion, Wang et al. 2023).
 """
+
 import torch
 from torch import Tensor
 
+from lib.core.records import Metric
 from lib.recipes.vggt_eth3d import geometry
 
 AUC_DEG = (3, 5, 15, 30)
-METRICS = (*(f"pose_auc_{limit}" for limit in AUC_DEG), "fov_error")
+MEASURES = {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in AUC_DEG} | {"fov_error": Metric("deg")}
 SAME_PLACE_M = 1e-6  # a shorter true baseline has no direction
 
 
-def camera_numbers(code: Tensor, cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int) -> dict[str, float]:
-    """METRICS of predicted pose codes (s, 9) against true cameras (s, 3, 4), (s, 3, 3) in px.
+def camera_numbers(
+    code: Tensor, cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int
+) -> dict[str, float]:
+    """MEASURES of predicted pose codes (s, 9) against true cameras (s, 3, 4), (s, 3, 3) in px.
 
     pose_auc_k: mean over 1, 2, ... k degrees of the share of pairs with a smaller error, NaN for a single view.
     fov_error: mean absolute difference of both fields of view, degrees.
@@ -27,13 +31,16 @@ def camera_numbers(code: Tensor, cam_from_world: Tensor, intrinsics: Tensor, hei
 
 
 def area_under_recall(errors_deg: Tensor, limit_deg: int) -> float:
-    """The histogram of the errors (pairs,) in bins of 1 degree, its running sum as a share of all pairs, and that sum's mean."""
+    """The mean over 1, 2, ... limit_deg degrees of the share of the errors (pairs,) that are smaller."""
     ends = torch.arange(1, limit_deg + 1, device=errors_deg.device)
     return (errors_deg[:, None] < ends).double().mean().item()
 
 
 def pair_errors_deg(predicted: Tensor, truth: Tensor) -> Tensor:
-    """The larger of rotation and direction error for every pair of cameras (s, 3, 4); what is not a number counts as 180."""
+    """The larger of rotation and direction error for every pair of cameras (s, 3, 4), as (pairs,) in degrees.
+
+    What is not a number counts as 180.
+    """
     first, second = torch.triu_indices(len(truth), len(truth), 1, device=truth.device)
     one, other = (relative(cameras[first], cameras[second]) for cameras in (predicted, truth))
     worst = torch.maximum(rotation_error(one[..., :3], other[..., :3]), direction_error(one[..., 3], other[..., 3]))
@@ -41,7 +48,7 @@ def pair_errors_deg(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def relative(first: Tensor, second: Tensor) -> Tensor:
-    """Second camera from first camera, (pairs, 3, 4)."""
+    """Second camera from first camera, both from world: (pairs, 3, 4)."""
     rotation = second[..., :3] @ first[..., :3].mT
     return torch.cat([rotation, second[..., 3:] - rotation @ first[..., 3:]], -1)
 
@@ -52,7 +59,8 @@ def rotation_error(one: Tensor, other: Tensor) -> Tensor:
 
 
 def direction_error(one: Tensor, other: Tensor) -> Tensor:
-    """The angle between the lines along translations (..., 3) in radians: the sign is free, as in the published evaluation.
+    """The angle between the lines along translations (..., 3) in radians: the sign is free, as in the published
+    evaluation.
 
     Without a true baseline there is no direction to miss: 0. A predicted baseline of length 0 has none: 90 degrees.
     """

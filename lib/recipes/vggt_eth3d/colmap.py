@@ -3,15 +3,22 @@
 Two layouts are read, text or binary: ETH3D's undistorted scenes (`dslr_calibration_undistorted/`) and the plain
 `images/ + sparse/[0/]` of COLMAP itself. Poses are camera-from-world with OpenCV axes, in the unit of the scene.
 """
+
 import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.errors import Stop, nearest
+import numpy as np
 
-MODELS = ("dslr_calibration_undistorted", "sparse/0", "sparse")  # folders of a COLMAP model inside a scene, in order of preference
-CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "THIN_PRISM_FISHEYE")
+from lib.core.errors import Stop, nearest
+
+# Folders of a COLMAP model inside a scene, in order of preference.
+MODELS = ("dslr_calibration_undistorted", "sparse/0", "sparse")
+CAMERA_MODELS = (
+    "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE",
+    "THIN_PRISM_FISHEYE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,8 @@ class View:
     name: str  # unique in the scene, without suffix; the file names of its arrays
     image: Path
     camera: Any
-    cam_from_world: Any  # (3, 4) float64
-    seen: Any  # (points seen,) int64
+    cam_from_world: np.ndarray  # (3, 4) float64
+    seen: np.ndarray  # (points seen,) int64
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Scene:
     name: str
     folder: Path
     views: tuple[View, ...]  # in the order of their file names
-    points: Any  # (points, 3) float64, world; may be empty
+    points: np.ndarray  # (points, 3) float64, in the world; may be empty
 
 
 def read(folder: Path) -> Scene:
@@ -46,6 +53,7 @@ def read(folder: Path) -> Scene:
 
 
 def model_folder(folder: Path) -> Path:
+    """The folder of the scene's COLMAP model. Stop: there is no such scene, or no model in it."""
     if not folder.is_dir():
         beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         known = nearest(folder.name, beside) if beside else "the folder above it is missing or empty"
@@ -57,7 +65,7 @@ def model_folder(folder: Path) -> Path:
 
 
 def read_model(model: Path) -> Any:
-    """pycolmap's reader; its exceptions name no file, so the guilty one is found from their text."""
+    """A pycolmap.Reconstruction. Its exceptions name no file, so the damaged one is found from their text."""
     import pycolmap
 
     kind = "bin" if (model / "cameras.bin").exists() else "txt"
@@ -70,11 +78,17 @@ def read_model(model: Path) -> Any:
         return pycolmap.Reconstruction(model)
     except (ValueError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        name = "points3D" if "point3D" in reason else "cameras" if "amera" in reason and "cam_from" not in reason else "images"
         why = "a value is missing, impossible or not a number" if "Check failed" in reason else reason
-        raise Stop(f"{model / name}.{kind} cannot be read: {why}") from error
+        raise Stop(f"{model / damaged_file(reason)}.{kind} cannot be read: {why}") from error
     finally:
         pycolmap.logging.minloglevel = level
+
+
+def damaged_file(reason: str) -> str:
+    """Which part of a model pycolmap's message is about."""
+    if "point3D" in reason:
+        return "points3D"
+    return "cameras" if "amera" in reason and "cam_from" not in reason else "images"
 
 
 def check_camera_models(cameras: Path) -> None:
@@ -84,43 +98,41 @@ def check_camera_models(cameras: Path) -> None:
     for line in cameras.read_text(encoding="utf-8", errors="replace").splitlines():
         words = line.split()
         if len(words) > 1 and not line.startswith("#") and words[1] not in CAMERA_MODELS:
-            raise Stop(f"{cameras} has a camera model {words[1]!r} that is not supported: {nearest(words[1], CAMERA_MODELS)}")
+            known = nearest(words[1], CAMERA_MODELS)
+            raise Stop(f"{cameras} has a camera model {words[1]!r} that is not supported: {known}")
 
 
-def read_points(reconstruction: Any, model: Path) -> tuple[Any, dict[int, int]]:
-    """The points in one array, and the row of each point id."""
-    import numpy
-
+def read_points(reconstruction: Any, model: Path) -> tuple[np.ndarray, dict[int, int]]:
+    """The points (n, 3) float64, and the row of each point id."""
     ids = sorted(reconstruction.points3D)
-    points = numpy.array([reconstruction.points3D[i].xyz for i in ids], dtype=numpy.float64).reshape(-1, 3)
-    if bad := int((~numpy.isfinite(points)).any(1).sum()):
+    points = np.array([reconstruction.points3D[i].xyz for i in ids], dtype=np.float64).reshape(-1, 3)
+    if bad := int((~np.isfinite(points)).any(1).sum()):
         raise Stop(f"points3D in {model} has {bad} points that are not finite numbers")
     return points, {point: row for row, point in enumerate(ids)}
 
 
 def read_view(folder: Path, image: Any, row_of: dict[int, int]) -> View:
-    import numpy
-
+    """One view of a pycolmap.Image. Stop: its camera model is not supported, or its pose is not finite."""
     model = image.camera.model_name
     if model not in CAMERA_MODELS:
-        raise Stop(f"the camera of {image.name} in {folder} is of the unsupported model {model}: {nearest(model, CAMERA_MODELS)}")
+        known = nearest(model, CAMERA_MODELS)
+        raise Stop(f"the camera of {image.name} in {folder} is of the unsupported model {model}: {known}")
     pose = image.cam_from_world().matrix()
-    if not numpy.isfinite(pose).all():
+    if not np.isfinite(pose).all():
         raise Stop(f"the pose of {image.name} in {folder} is not finite")
-    seen = numpy.array(sorted({row_of[p.point3D_id] for p in image.points2D if p.has_point3D()}), dtype=numpy.int64)
+    seen = np.array(sorted({row_of[p.point3D_id] for p in image.points2D if p.has_point3D()}), dtype=np.int64)
     name = Path(image.name.removeprefix("dslr_images_undistorted/")).with_suffix("").as_posix().replace("/", "-")
     camera = copy.copy(image.camera)  # the original belongs to the reconstruction and is freed with it
     return View(name, folder / "images" / image.name, camera, pose, seen)
 
 
-def shared_points(scene: Scene) -> Any:
-    """(views, views): points that two views share, as a share of what the view with fewer points sees."""
-    import numpy
+def shared_points(scene: Scene) -> np.ndarray:
+    """(views, views) float32: points that two views share, as a share of what the view with fewer points sees."""
     from scipy.sparse import csr_array
 
-    rows = numpy.concatenate([numpy.full(len(view.seen), i) for i, view in enumerate(scene.views)])
-    columns = numpy.concatenate([view.seen for view in scene.views])
-    sees = csr_array((numpy.ones(len(rows), numpy.int32), (rows, columns)), shape=(len(scene.views), len(scene.points)))
+    rows = np.concatenate([np.full(len(view.seen), i) for i, view in enumerate(scene.views)])
+    columns = np.concatenate([view.seen for view in scene.views])
+    sees = csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(scene.views), len(scene.points)))
     shared = (sees @ sees.T).toarray()
     counts = shared.diagonal()
-    return (shared / numpy.maximum(numpy.minimum.outer(counts, counts), 1)).astype(numpy.float32)
+    return (shared / np.maximum(np.minimum.outer(counts, counts), 1)).astype(np.float32)

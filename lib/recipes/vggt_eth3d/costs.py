@@ -1,12 +1,14 @@
 """What a VGGT costs, from its sizes alone: tensors, adapters, memory. No torch, so that `--plan` answers at once.
 
-A test compares every name and shape with the network on the meta device, and every count with PEFT's own injection.
+Memory is in bytes, everything else counts parameters. A test compares every name and shape with the network on the meta
+device, and every count with PEFT's own injection.
 """
+
 import re
 from collections.abc import Iterable, Iterator
 from math import prod
 
-from lib.recipes import Plan
+from lib.core.records import Plan
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
 
@@ -22,8 +24,8 @@ def tensors(size: ModelSize) -> dict[str, tuple[int, ...]]:
     found = dict(aggregator(size))
     if size.camera_head:
         found |= dict(camera_head(size))
-    for name, values in (("depth_head", 1), ("point_head", 3)):
-        if getattr(size, name):
+    for name, built, values in (("depth_head", size.depth_head, 1), ("point_head", size.point_head, 3)):
+        if built:
             found |= dict(dense_head(size, name, values))
     return found
 
@@ -62,9 +64,10 @@ def aggregator(size: ModelSize) -> Shapes:
     yield from layer(f"{patch}.norm", width)
     for i in range(size.patch_embed_depth):
         yield from block(f"{patch}.blocks.{i}", width, size.patch_embed_mlp_ratio)
+    head_dim = width // size.num_heads if size.qk_norm else 0
     for kind in ("frame", "global"):
         for i in range(size.depth):
-            yield from block(f"aggregator.{kind}_blocks.{i}", width, size.mlp_ratio, width // size.num_heads if size.qk_norm else 0)
+            yield from block(f"aggregator.{kind}_blocks.{i}", width, size.mlp_ratio, head_dim)
 
 
 def camera_head(size: ModelSize) -> Shapes:
@@ -81,6 +84,7 @@ def camera_head(size: ModelSize) -> Shapes:
 
 
 def dense_head(size: ModelSize, name: str, values: int) -> Shapes:
+    """The DPT head under the name `name`, for maps of `values` channels and a confidence."""
     channels, features, scratch = size.dpt_out_channels, size.dpt_features, f"{name}.scratch"
     yield from layer(f"{name}.norm", 2 * size.embed_dim)
     for i, count in enumerate(channels):
@@ -102,8 +106,8 @@ def lora_targets(config: Config) -> tuple[str, ...]:
     if config.lora.targets:
         return tuple(config.lora.targets)
     depth = config.model.depth
-    numbers = ["|".join(map(str, range(first, depth))) for first in (depth // 2, 0)]
-    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({some})\.{LINEARS}" for some in numbers)
+    indices = ["|".join(map(str, range(first, depth))) for first in (depth // 2, 0)]
+    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({some})\.{LINEARS}" for some in indices)
     return {
         "a": (DEPTH_HEAD,),
         "b": (DEPTH_HEAD, second_half),
@@ -120,58 +124,68 @@ def full_tensors(config: Config) -> tuple[str, ...]:
 
 def adapted(shapes: dict[str, tuple[int, ...]], targets: Iterable[str]) -> list[str]:
     """The weights of the linear and convolution layers that a target matches by its whole name."""
-    layers = [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
-    layers = [name for name in layers if not re.search(r"resize_layers\.[01]$", name)]
+    weights = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
+    layers = [name.removesuffix(".weight") for name in weights if not re.search(r"resize_layers\.[01]\.weight$", name)]
     return [f"{name}.weight" for name in layers if any(re.fullmatch(target, name) for target in targets)]
 
 
 def fully_trained(shapes: dict[str, tuple[int, ...]], full: Iterable[str]) -> list[str]:
+    """The tensors that a regex over "<module>.<tensor>" matches by its whole name."""
     return [name for name in shapes if any(re.fullmatch(pattern, f"{MODULE}.{name}") for pattern in full)]
 
 
-def adapter_numbers(config: Config) -> int:
-    """Numbers in the adapters: one of rank r on a weight (out, in, ...) has r (in ... + out)."""
+def adapter_parameters(config: Config) -> int:
+    """Parameters of the adapters: one of rank r on a weight (out, in, ...) has r (in ... + out)."""
     shapes = tensors(config.model)
-    return sum(config.lora.rank * (prod(shapes[name][1:]) + shapes[name][0]) for name in adapted(shapes, lora_targets(config)))
+    sides = [prod(shapes[name][1:]) + shapes[name][0] for name in adapted(shapes, lora_targets(config))]
+    return config.lora.rank * sum(sides)
 
 
 def trainable(config: Config) -> int:
-    """Numbers that are trained: the adapters and what is trained fully."""
+    """Parameters that are trained: the adapters and what is trained fully."""
     shapes = tensors(config.model)
-    return adapter_numbers(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
+    return adapter_parameters(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
 
 
 def in_autocast(layer: str) -> bool:
-    """Whether a layer is one of the aggregator's linear ones, which model.base_precision is about."""
+    """Whether a layer is one of the aggregator's linear layers, which model.base_precision is about."""
     return re.fullmatch(rf"aggregator\..*\.{LINEARS}", layer) is not None
 
 
 def weight_bytes(config: Config) -> int:
+    """Bytes of the base as `build` holds it: fp32, or bf16 where model.base_precision says so."""
     held = 2 if config.model.base_precision == "bf16" else 4
-    return sum(prod(shape) * (held if in_autocast(name.rpartition(".")[0]) else 4) for name, shape in tensors(config.model).items())
+    return sum(
+        prod(shape) * (held if in_autocast(name.rpartition(".")[0]) else 4)
+        for name, shape in tensors(config.model).items()
+    )
 
 
 def frozen_blocks(config: Config) -> int | None:
-    """How many of the aggregator's first blocks nothing trained lies in or before; None if the patch embed itself is trained."""
+    """How many of the aggregator's first blocks are frozen with all that lies before them; None if the patch embed
+    itself is trained.
+    """
     shapes = tensors(config.model)
     trained = adapted(shapes, lora_targets(config)) + fully_trained(shapes, full_tensors(config))
     if any(name.startswith("aggregator.patch_embed.") for name in trained):
         return None
     if any(name in ("aggregator.camera_token", "aggregator.register_token") for name in trained):
         return 0
-    numbers = [int(found[1]) for name in trained if (found := re.match(r"aggregator\.(?:frame|global)_blocks\.(\d+)\.", name))]
-    return min(numbers, default=config.model.depth)
+    matches = [re.match(r"aggregator\.(?:frame|global)_blocks\.(\d+)\.", name) for name in trained]
+    return min((int(found[1]) for found in matches if found), default=config.model.depth)
 
 
 def frozen_front(blocks: int) -> str:
-    """A regex over "<module>.<tensor>" of all that `VGGT.prefix(images, blocks)` runs through."""
+    """A regex over "<module>.<tensor>" of all that `VGGT.front(images, blocks)` runs through."""
     parts = [r"patch_embed\..*"]
     if blocks:
-        parts += ["camera_token", "register_token", rf"(frame|global)_blocks\.({'|'.join(map(str, range(blocks)))})\..*"]
+        indices = "|".join(map(str, range(blocks)))
+        parts += ["camera_token", "register_token", rf"(frame|global)_blocks\.({indices})\..*"]
     return rf"{MODULE}\.aggregator\.({'|'.join(parts)})"
 
 
 def plan(config: Config) -> Plan:
+    """Parameters of the whole network, of what is trained, and the estimated peak on the device in bytes."""
     parameters = sum(prod(shape) for shape in tensors(config.model).values())
     return Plan(parameters, trainable(config), memory_bytes(config))
 
@@ -186,7 +200,7 @@ def memory_bytes(config: Config) -> dict[str, int]:
     blocks = 2 * (size.depth - (frozen_blocks(config) or 0))
     one_block, one_frame = block_bytes(config, tokens, number), dense_frame_bytes(config, patches)
     between_blocks = 4 * tokens * size.embed_dim
-    recompute = config.train.checkpointing
+    recompute = config.train.gradient_checkpointing
     return {
         "weights": weight_bytes(config),
         # Adapters themselves, gradient, Adam's two moments, the flat fp64 sum over processes, the average.
@@ -198,11 +212,11 @@ def memory_bytes(config: Config) -> dict[str, int]:
 
 
 def block_bytes(config: Config, tokens: int, number: int) -> int:
-    """What one adapted block keeps for the backward pass, by token and channel.
+    """What one adapted block keeps for the backward pass of so many tokens; `number` is the bytes of one number.
 
-    fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden layer
-    before GELU, and the four adapters' inputs, each with a byte of dropout mask; q and k before their norm are kept in fp32
-    too. Low-precision copies of frozen weights that are held in fp32 stay as long as the block's graph.
+    fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden
+    layer before GELU, and the four adapters' inputs, each with a byte of dropout mask; q and k before their norm are
+    kept in fp32 too. Low-precision copies of frozen weights that are held in fp32 stay as long as the block's graph.
     """
     width, ratio = config.model.embed_dim, config.model.mlp_ratio
     stream, attention, hidden = 2 * 4, (3 + 2 + 1) * number + (2 * 4 if number < 4 else 0), ratio * number
@@ -212,11 +226,14 @@ def block_bytes(config: Config, tokens: int, number: int) -> int:
 
 
 def dense_frame_bytes(config: Config, patches: int) -> int:
-    """What the depth head keeps for one frame, all in fp32: the input of each convolution, and what an adapter's dropout makes of it."""
+    """What the depth head keeps for one frame of so many patches, all in fp32: the input of each convolution, and what
+    an adapter's dropout makes of it.
+    """
     size = config.model
     channels, features, hidden = size.dpt_out_channels, size.dpt_features, size.dpt_output_hidden
     pixels = size.image_height_px * size.image_width_px
-    inputs = pixels * (features // 2 + hidden) + 64 * patches * 2 * features  # at full size, and at twice the finest grid
+    # At full size, and at twice the finest grid.
+    inputs: float = pixels * (features // 2 + hidden) + 64 * patches * 2 * features
     for cells, convolutions, count in zip((16, 4, 1, 1 / 4), (5, 5, 5, 2), channels, strict=True):
         inputs += cells * patches * (convolutions * features + count)
     inputs += 4 * patches * 2 * size.embed_dim

@@ -1,37 +1,44 @@
-"""Depth at network resolution: from a depth map where there is one, else from laser scans, else from the sparse points.
+"""Depth at network resolution: from a depth map where there is one, else from laser scans, else from sparse points.
 
 Depth is z-depth in the unit of the scene (metres in ETH3D), 0 where nothing is known.
 """
+
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lib.errors import Stop
+import numpy as np
+
+from lib.core.errors import Stop
+from lib.core.run import read_json
 from lib.recipes.vggt_eth3d import scans
 from lib.recipes.vggt_eth3d.colmap import Scene, View, read_model
 from lib.recipes.vggt_eth3d.crop import Crop, rays, resample
 from lib.recipes.vggt_eth3d.surfaces import Samples, nearest_surface, splat
-from lib.run import read_json
 
-UNSUITED, NOT_IN_SCAN = 1, 2  # values of ETH3D's masks: right geometry with an unsuited appearance; the image shows what the scan lacks
+# Values of ETH3D's masks: right geometry with an unsuited appearance; the photograph shows what the scan lacks.
+UNSUITED, NOT_IN_SCAN = 1, 2
+# ETH3D's depth of the distorted photographs, and their cameras.
+TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"
 LAYER = 0.05  # relative depth within which two sparse points of one pixel count as one surface
-TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"  # ETH3D's depth of the distorted photographs, and their cameras
-SURFACE = 0.005  # the same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm
+# The same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm.
+SURFACE = 0.005
 MOST_REACH_PX = 6  # holes in a depth map wider than twice this stay holes
 
 
 @dataclass(frozen=True)
 class DepthMap:
-    """A file of z-depth, its camera (the image's own, or ETH3D's distorted one), and what turns its values into metres."""
+    """A file of z-depth, its camera (the photograph's own, or ETH3D's distorted one), and the unit of its values."""
 
     path: Path
-    camera: Any
+    camera: Any  # pycolmap.Camera
     scale: float = 1.0  # metres = value / scale
 
 
 def dropped_values(drop_obs_masks: bool) -> tuple[int, ...]:
+    """The values of ETH3D's masks whose depth is not used."""
     return (UNSUITED, NOT_IN_SCAN) if drop_obs_masks else (NOT_IN_SCAN,)
 
 
@@ -40,21 +47,28 @@ def without_map(scene: Scene) -> str:
     return "scans" if (scene.folder / scans.FOLDER).is_dir() else "points"
 
 
-def known_depth(scene: Scene, view: View, crop: Crop, depth_map: DepthMap | None, dropped: tuple[int, ...]) -> Any:
-    """(h, w) float32: the best depth of a view, as its crop sees it, without what ETH3D's mask drops."""
-    import numpy
+def known_depth(
+    scene: Scene, view: View, crop: Crop, depth_map: DepthMap | None, dropped: tuple[int, ...]
+) -> np.ndarray:
+    """(h, w) float32: the best depth of a view, as its crop sees it, without what ETH3D's mask drops.
 
+    Stop: a depth map, scan or mask that is missing, truncated or of another size.
+    """
     if depth_map:
         seen = from_map(depth_map, crop)
     elif without_map(scene) == "scans":
         seen = scans.depth(scans.read(scene.folder), view.cam_from_world, crop)
     else:
         return from_points(scene.points[view.seen], view.cam_from_world, crop)
-    return numpy.where(dropped_region(scene, view, crop, dropped), 0, seen)
+    return np.where(dropped_region(scene, view, crop, dropped), 0, seen)
 
 
 def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
-    """The depth file of a view, or None: ETH3D's, which belongs to the distorted photograph, or the plain layout's in depth/."""
+    """The depth file of a view, or None.
+
+    ETH3D's belongs to the distorted photograph, the plain layout's lies in depth/. Stop: ETH3D's depth without the
+    cameras of the distorted photographs, or a 16-bit PNG without a scale.
+    """
     if (scene.folder / TRUTH).is_dir():
         truth, camera = scene.folder / TRUTH / view.image.name, distorted_camera(scene.folder, view.image.name)
         return DepthMap(truth, camera)
@@ -66,34 +80,37 @@ def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | N
 
 
 def depth_beside(scene: Scene, view: View) -> Path | None:
+    """The plain layout's depth file: depth/ mirrors images/."""
     beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
     return next((path for path in map(beside.with_suffix, (".npy", ".png", ".bin", ".raw")) if path.exists()), None)
 
 
-def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> Any:
+def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> np.ndarray:
     """(h, w) bool: what ETH3D's mask of the distorted photograph drops, as the crop's camera sees it."""
-    import numpy
     from PIL import Image
 
     path = scene.folder / "masks_for_images" / "dslr_images" / f"{view.image.stem}.png"
     if not path.exists():  # most photographs have none
-        return numpy.zeros((crop.height, crop.width), bool)
+        return np.zeros((crop.height, crop.width), bool)
     mask, camera = decode(path), distorted_camera(scene.folder, view.image.name)
     if mask.shape != (camera.height, camera.width):
         raise Stop(f"{path} has the shape {mask.shape}, its photograph is {camera.width} x {camera.height}")
-    white = Image.fromarray(numpy.where(numpy.isin(mask, dropped), 255, 0).astype(numpy.uint8)).convert("RGB")
+    white = Image.fromarray(np.where(np.isin(mask, dropped), 255, 0).astype(np.uint8)).convert("RGB")
     return resample(white, camera, crop)[..., 0] >= 128
 
 
 def stated_scale(scene: Scene) -> float:
+    """What summary.json beside the scenes divides 16-bit values by to get metres. Stop: it states nothing."""
     summary = scene.folder.parent / "summary.json"
     scale = (read_json(summary) or {}).get(scene.name, {}).get("depth_scale", 0)
     if not scale > 0:
-        raise Stop(f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it", "set data.depth_scale")
+        cause = f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it"
+        raise Stop(cause, "set data.depth_scale")
     return float(scale)
 
 
 def distorted_camera(folder: Path, name: str) -> Any:
+    """The pycolmap.Camera of a photograph as taken. Stop: its model is missing, or does not list the photograph."""
     if not (folder / LENS).is_dir():
         cause = f"{folder} has depth or masks of the distorted photographs, but not their cameras: {LENS} is missing"
         raise Stop(cause, f"place {folder.name}_dslr_jpg.7z and run step 2, or remove {TRUTH} to go on without")
@@ -105,15 +122,13 @@ def distorted_camera(folder: Path, name: str) -> Any:
 
 @lru_cache(maxsize=1)
 def distorted_cameras(folder: Path) -> dict[str, Any]:
-    """The cameras of the photographs as taken, by file name."""
+    """The pycolmap.Camera of every photograph as taken, by file name."""
     reconstruction = read_model(folder / LENS)
     return {Path(image.name).name: copy.copy(image.camera) for image in reconstruction.images.values()}
 
 
-def read_depth(depth_map: DepthMap) -> Any:
+def read_depth(depth_map: DepthMap) -> np.ndarray:
     """(h, w) float32 metres, 0 where nothing was measured. Stop names a file that is truncated or of another size."""
-    import numpy
-
     path, camera = depth_map.path, depth_map.camera
     depth = decode(path)
     if path.suffix not in (".npy", ".png"):
@@ -123,75 +138,78 @@ def read_depth(depth_map: DepthMap) -> Any:
         depth = depth.reshape(camera.height, camera.width)
     if depth.ndim != 2 or abs(depth.shape[1] / depth.shape[0] * camera.height / camera.width - 1) > 0.01:
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
-    usable = numpy.isfinite(depth) & (depth > 0)
-    return numpy.where(usable, depth / depth_map.scale, 0).astype(numpy.float32)
+    usable = np.isfinite(depth) & (depth > 0)
+    return np.where(usable, depth / depth_map.scale, 0).astype(np.float32)
 
 
-def decode(path: Path) -> Any:
-    """The numbers in a .npy, a .png, or any other file as raw little-endian float32 without a header (ETH3D names these .JPG)."""
-    import numpy
+def decode(path: Path) -> np.ndarray:
+    """The values in a .npy, a .png, or any other file as raw little-endian float32 without a header.
+
+    ETH3D names the raw files .JPG. Stop: the file is absent or damaged.
+    """
     from PIL import Image
 
     try:
         if path.suffix == ".npy":
-            return numpy.load(path)
+            return np.load(path)
         if path.suffix == ".png":
             with Image.open(path) as file:
-                return numpy.asarray(file)
-        return numpy.fromfile(path, dtype="<f4")
+                return np.asarray(file)
+        return np.fromfile(path, dtype="<f4")
     except FileNotFoundError as error:
         raise Stop(f"{path} is absent, though its folder has the depth of other images") from error
     except (OSError, EOFError, SyntaxError, ValueError) as error:
         raise Stop(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
-def from_map(depth_map: DepthMap, crop: Crop) -> Any:
+def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:
     """(h, w) float32: a depth map of the same viewpoint, seen by the crop's camera.
 
-    Each network pixel looks up the measurements around the place where its ray meets the file (nothing hides anything else from the
-    same viewpoint, so the ray's direction decides). So a sparse map loses nothing, edges stay sharp, and slanted surfaces keep
-    their depth, which a minimum or a median would not do.
+    Each network pixel looks up the measurements around the place where its ray meets the file (nothing hides anything
+    else from the same viewpoint, so the ray's direction decides). So a sparse map loses nothing, edges stay sharp, and
+    slanted surfaces keep their depth, which a minimum or a median would not do.
     """
-    import numpy
-
     depth, camera = read_depth(depth_map), depth_map.camera
     reach = reach_px(depth > 0)
-    stretch = numpy.array([camera.width / depth.shape[1], camera.height / depth.shape[0]])
-    column, row = (camera.img_from_cam(rays(crop).reshape(-1, 3)) / stretch).T  # in pixels of the map, their centres at + 0.5
+    stretch = np.array([camera.width / depth.shape[1], camera.height / depth.shape[0]])
+    # In pixels of the map, whose centres lie at + 0.5.
+    column, row = (camera.img_from_cam(rays(crop).reshape(-1, 3)) / stretch).T
     farthest, found = int(reach[depth > 0].max(initial=1) + 1), []
     steps = range(-farthest, farthest + 1)
     for down in steps:
         for across in steps:
-            x, y = numpy.floor(column).astype(int) + across, numpy.floor(row).astype(int) + down
-            distance = numpy.maximum(numpy.abs(column - x - 0.5), numpy.abs(row - y - 0.5))
+            x, y = np.floor(column).astype(int) + across, np.floor(row).astype(int) + down
+            distance = np.maximum(np.abs(column - x - 0.5), np.abs(row - y - 0.5))
             inside = (x >= 0) & (x < depth.shape[1]) & (y >= 0) & (y < depth.shape[0])
-            x, y = numpy.where(inside, x, 0), numpy.where(inside, y, 0)
-            cell = numpy.flatnonzero(inside & (depth[y, x] > 0) & (distance <= reach[y, x]))
+            x, y = np.where(inside, x, 0), np.where(inside, y, 0)
+            cell = np.flatnonzero(inside & (depth[y, x] > 0) & (distance <= reach[y, x]))
             found.append((cell, distance[cell], reach[y, x][cell], depth[y, x][cell]))
-    cell, distance, reach, depth = (numpy.concatenate(part) for part in zip(*found))
+    cell, distance, reach, depth = (np.concatenate(part) for part in zip(*found, strict=True))
     focal = crop.intrinsics[0, 0]
     pitch = focal * stretch[0] / camera.focal_length_x  # network pixels per pixel of the map
     slack = 3 * reach * pitch * depth / focal + SURFACE * depth
     return nearest_surface(Samples(cell, distance * pitch, reach * pitch, depth, slack), crop)
 
 
-def reach_px(known: Any) -> Any:
-    """(h, w): how far from a measurement its surface is taken to go on, in pixels of the map: 1.25 spacings, by the density near it.
+def reach_px(known: np.ndarray) -> np.ndarray:
+    """(h, w) float32: how far from a measurement its surface is taken to go on, in pixels of the map.
 
-    With 1 a surface that covers the centre of a network pixel has a measurement within reach if the laser left no holes; the rest
-    is for holes. The densest neighbourhood counts, so that surfaces do not grow at the border of what is known (the sky).
+    known: (h, w) bool, where the map has measurements. The reach is 1.25 spacings, by the density near the measurement.
+    With 1, a surface that covers the centre of a network pixel has a measurement within reach if the laser left no
+    holes; the rest is for holes. The densest neighbourhood counts, so that surfaces do not grow at the border of what
+    is known (the sky).
     """
-    import numpy
     from scipy.ndimage import maximum_filter, uniform_filter
 
-    share = maximum_filter(uniform_filter(known.astype(numpy.float32), 7, mode="nearest"), 7)
-    return numpy.minimum(1.25 / numpy.sqrt(numpy.maximum(share, 1e-3)), MOST_REACH_PX).astype(numpy.float32)
+    share = maximum_filter(uniform_filter(known.astype(np.float32), 7, mode="nearest"), 7)
+    return np.minimum(1.25 / np.sqrt(np.maximum(share, 1e-3)), MOST_REACH_PX).astype(np.float32)
 
 
-def from_points(points: Any, cam_from_world: Any, crop: Crop) -> Any:
-    """(h, w) float32: sparse points projected straight at network resolution; of two surfaces in one pixel the nearer one stays."""
-    import numpy
+def from_points(points: np.ndarray, cam_from_world: np.ndarray, crop: Crop) -> np.ndarray:
+    """(h, w) float32: sparse points (n, 3) in the world, projected by a camera (3, 4) at network resolution.
 
+    Of two surfaces in one pixel the nearer one stays.
+    """
     cam = points @ cam_from_world[:, :3].T + cam_from_world[:, 3]
     cam = cam[cam[:, 2] > 1e-6]
-    return nearest_surface(splat(cam, numpy.full(len(cam), 0.5), LAYER * cam[:, 2], crop), crop)
+    return nearest_surface(splat(cam, np.full(len(cam), 0.5), LAYER * cam[:, 2], crop), crop)

@@ -1,8 +1,9 @@
 """Cameras, rotations and points, batched. Cameras are OpenCV (x right, y down, z forward), `cam_from_world` = [R | t].
 
-Depth is along z, not along the ray. Pixels count from 0 at the centre of the first one (u = 0..w-1), as the checkpoint was
-trained with; quaternions are x, y, z, w with w >= 0.
+Depth is along z, not along the ray. Pixels count from 0 at the centre of the first one (u = 0..w-1), as the checkpoint
+was trained with; quaternions are x, y, z, w with w >= 0.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 
 class Scene(NamedTuple):
-    """Ground truth of a sample in units in which the network answers: camera 0 is the world, the mean point distance is 1."""
+    """Ground truth of samples in the units in which the network answers.
+
+    Camera 0 is the world, and the mean distance of the points from it is 1.
+    """
 
     cam_from_world: Tensor  # (b, s, 3, 4)
     world_points: Tensor  # (b, s, h, w, 3)
@@ -29,7 +33,12 @@ def quaternion_from_rotation(rotation: Tensor) -> Tensor:
     x, y, z = r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]  # 4wx, 4wy, 4wz
     xy, xz, yz = r[..., 1, 0] + r[..., 0, 1], r[..., 0, 2] + r[..., 2, 0], r[..., 2, 1] + r[..., 1, 2]
     a, b, c = r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]
-    rows = ((1 + a - b - c, xy, xz, x), (xy, 1 - a + b - c, yz, y), (xz, yz, 1 - a - b + c, z), (x, y, z, 1 + a + b + c))
+    rows = (
+        (1 + a - b - c, xy, xz, x),
+        (xy, 1 - a + b - c, yz, y),
+        (xz, yz, 1 - a - b + c, z),
+        (x, y, z, 1 + a + b + c),
+    )
     products = torch.stack([torch.stack(row, -1) for row in rows], -2)  # (..., 4, 4)
     largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
     row = products.take_along_dim(largest[..., None, None], -2).squeeze(-2)
@@ -50,9 +59,10 @@ def rotation_from_quaternion(quaternion: Tensor) -> Tensor:
 
 
 def encode_cameras(cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int) -> Tensor:
-    """Cameras (..., 3, 4) and (..., 3, 3) -> VGGT's pose code (..., 9): translation, quaternion, vertical and horizontal field of view.
+    """Cameras (..., 3, 4) and intrinsics (..., 3, 3) in px -> VGGT's pose code (..., 9).
 
-    The code holds no principal point: it is taken to be the image's centre.
+    The code is translation, quaternion, vertical and horizontal field of view in radians. It holds no principal point,
+    which is taken to be the image's centre.
     """
     rotation, translation = cam_from_world[..., :3], cam_from_world[..., 3]
     focal_px = torch.stack([intrinsics[..., 1, 1], intrinsics[..., 0, 0]], -1)
@@ -61,7 +71,10 @@ def encode_cameras(cam_from_world: Tensor, intrinsics: Tensor, height_px: int, w
 
 
 def decode_cameras(code: Tensor, height_px: int, width_px: int) -> tuple[Tensor, Tensor]:
-    """Pose codes (..., 9) -> cam_from_world (..., 3, 4) and intrinsics (..., 3, 3) in px. The quaternion need not be unit."""
+    """Pose codes (..., 9) -> cam_from_world (..., 3, 4) and intrinsics (..., 3, 3) in px.
+
+    The quaternion may have any length but 0.
+    """
     cam_from_world = torch.cat([rotation_from_quaternion(code[..., 3:7]), code[..., :3, None]], -1)
     focal_y, focal_x = (code.new_tensor([height_px / 2, width_px / 2]) / torch.tan(code[..., 7:] / 2)).unbind(-1)
     zero, one = torch.zeros_like(focal_x), torch.ones_like(focal_x)
@@ -81,43 +94,57 @@ def transform(rigid: Tensor, points: Tensor) -> Tensor:
 
 
 def known(depth: Tensor) -> Tensor:
-    """Where there is a depth at all: 0, negative numbers, NaN and infinity are the data sets' ways to say that there is none."""
+    """Where there is a depth at all, bool, for depth of any shape.
+
+    0, negative numbers, NaN and infinity are the data sets' ways to say that there is none.
+    """
     return depth.isfinite() & (depth > 1e-8)
 
 
 def cam_points_from_depth(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Depth (..., h, w) and intrinsics (..., 3, 3) without skew -> points in the camera (..., h, w, 3)."""
+    """Depth (..., h, w) and intrinsics (..., 3, 3) in px without skew -> points in the camera (..., h, w, 3).
+
+    The points have the unit of the depth.
+    """
     v, u = (torch.arange(count, dtype=depth.dtype, device=depth.device) for count in depth.shape[-2:])
-    focal_x, focal_y, centre_x, centre_y = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    focal_x, focal_y, centre_x, centre_y = (
+        intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))
+    )
     x, y = (u - centre_x) / focal_x, (v[:, None] - centre_y) / focal_y
     return torch.stack([x * depth, y * depth, depth], -1)
 
 
 def world_points_from_depth(depth: Tensor, cam_from_world: Tensor, intrinsics: Tensor) -> Tensor:
-    """Depth (..., h, w) -> points in the world (..., h, w, 3)."""
+    """Depth (..., h, w), cameras (..., 3, 4), intrinsics (..., 3, 3) in px -> points in the world (..., h, w, 3)."""
     cam_points = cam_points_from_depth(depth, intrinsics)
     return transform(inverse(cam_from_world), cam_points.flatten(-3, -2)).view(cam_points.shape)
 
 
 def project(world_points: Tensor, cam_from_world: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (..., n, 3) -> pixels (..., n, 2) and points in the camera (..., n, 3), whose z is the depth."""
+    """Points (..., n, 3) in the world -> pixels (..., n, 2) and points in the camera (..., n, 3), whose z is the depth.
+
+    cam_from_world: (..., 3, 4); intrinsics: (..., 3, 3) in px.
+    """
     cam_points = transform(cam_from_world, world_points)
     pixels = cam_points @ intrinsics.mT
     return pixels[..., :2] / pixels[..., 2:], cam_points
 
 
-def normalise_scene(cam_from_world: Tensor, world_points: Tensor, cam_points: Tensor, depths: Tensor, valid: Tensor) -> Scene:
-    """Ground truth in the units that the network was trained to answer in (paper, section 3.4); predictions are left alone.
+def normalise_scene(
+    cam_from_world: Tensor, world_points: Tensor, cam_points: Tensor, depths: Tensor, valid: Tensor
+) -> Scene:
+    """Ground truth in the units that the network was trained to answer in (paper, section 3.4).
 
-    Everything is seen from camera 0 and divided by the mean distance of the valid points (b, s, h, w) of all frames from
-    it. A sample without valid points keeps its scale. Values at invalid pixels mean nothing.
+    Cameras (b, s, 3, 4), points (b, s, h, w, 3), depths and valid (b, s, h, w). Everything is seen from camera 0 and
+    divided by the mean distance of the valid points of all frames from it. A sample without valid points keeps its
+    scale. Values at invalid pixels mean nothing.
     """
     points = transform(cam_from_world[:, 0], world_points.flatten(1, 3)).view(world_points.shape)
     total = torch.where(valid, points.norm(dim=-1), 0).sum((1, 2, 3))
     count = valid.sum((1, 2, 3))
     scale = torch.where(count > 0, total / count.clamp(min=1), 1).clamp(1e-4, 1e4)
-    cameras = relative_cameras(cam_from_world, scale)
-    return Scene(cameras, points / over(scale, points), cam_points / over(scale, points), depths / over(scale, depths), scale)
+    cameras, per_point = relative_cameras(cam_from_world, scale), over(scale, points)
+    return Scene(cameras, points / per_point, cam_points / per_point, depths / over(scale, depths), scale)
 
 
 def relative_cameras(cam_from_world: Tensor, scale: Tensor) -> Tensor:
@@ -134,10 +161,10 @@ def over(scale: Tensor, like: Tensor) -> Tensor:
 
 
 def umeyama(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The similarity with the least squared error from points (..., n, 3) to (..., n, 3): scale (...), rotation, translation (..., 3).
+    """The similarity with the least squared error from points (..., n, 3) to points (..., n, 3).
 
-    target = scale * rotation @ source + translation; reflections are excluded (Umeyama 1991, equations 40-43). Raises
-    ValueError where the source points coincide.
+    Returns scale (...), rotation (..., 3, 3) and translation (..., 3): target = scale * rotation @ source +
+    translation; reflections are excluded (Umeyama 1991, equations 40-43). ValueError: the source points coincide.
     """
     source_mean, target_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
     source_centred, target_centred = source - source_mean, target - target_mean

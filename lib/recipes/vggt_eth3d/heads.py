@@ -1,4 +1,7 @@
 """The heads of VGGT: cameras by iterative refinement, and dense maps by DPT (Ranftl et al. 2021, arXiv 2103.13413)."""
+
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +18,10 @@ class CameraHead(nn.Module):
     def __init__(self, size: ModelSize):
         super().__init__()
         width = 2 * size.embed_dim
-        self.iterations, self.checkpointing = size.camera_iterations, False
+        self.iterations, self.gradient_checkpointing = size.camera_iterations, False
         self.trunk = nn.ModuleList(
-            Block(width, size.camera_num_heads, size.camera_mlp_ratio, size.layer_scale) for _ in range(size.camera_trunk_depth)
+            Block(width, size.camera_num_heads, size.camera_mlp_ratio, size.layer_scale)
+            for _ in range(size.camera_trunk_depth)
         )
         self.token_norm, self.trunk_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE_NUMBERS))
@@ -29,10 +33,12 @@ class CameraHead(nn.Module):
     def forward(self, layer: Tensor) -> list[Tensor]:
         """The last aggregator layer (b, s, tokens, 2c) -> pose codes (b, s, 9) of each iteration, the last the best.
 
-        The recurrence goes on from the raw code without a gradient; only what is returned has its field of view clipped at 0.
+        The recurrence goes on from the raw code without a gradient; only what is returned has its field of view clipped
+        at 0.
         """
         tokens = self.token_norm(layer[:, :, 0])
-        raw, codes = None, []
+        raw: Tensor | None = None
+        codes = []
         for _ in range(self.iterations):
             given = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if raw is None else raw.detach()
             update = self.refine(tokens, given)
@@ -41,26 +47,34 @@ class CameraHead(nn.Module):
         return codes
 
     def refine(self, tokens: Tensor, given: Tensor) -> Tensor:
-        """The change (b, s, 9) of the pose codes `given`, which modulate the camera tokens (adaptive layer norm, DiT)."""
+        """The change (b, s, 9) of the pose codes `given`, which modulate the camera tokens (b, s, 2c).
+
+        Adaptive layer norm as in DiT (Peebles and Xie 2023, arXiv 2212.09748).
+        """
         shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, -1)
         x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
         for block in self.trunk:
-            x = recomputed(self.checkpointing, block, x)
+            x = recomputed(self.gradient_checkpointing, block, x)
         return self.pose_branch(self.trunk_norm(x))
 
 
 class DPTHead(nn.Module):
     """Four aggregator layers -> a dense map and its confidence, frame by frame."""
 
-    def __init__(self, size: ModelSize, values: int, activation):
+    def __init__(self, size: ModelSize, values: int, activation: Callable[[Tensor], Tensor]):
         """`values`: channels of the map (1 depth, 3 points). `activation`: raw map -> map."""
         super().__init__()
-        self.patch_px, self.activation, self.checkpointing = size.patch_size, activation, False
-        one, two, three, four = size.dpt_out_channels
+        self.patch_px, self.activation, self.gradient_checkpointing = size.patch_size, activation, False
+        one, two, _, four = size.dpt_out_channels
         self.norm = nn.LayerNorm(2 * size.embed_dim)
         self.projects = nn.ModuleList(nn.Conv2d(2 * size.embed_dim, channels, 1) for channels in size.dpt_out_channels)
         self.resize_layers = nn.ModuleList(
-            [nn.ConvTranspose2d(one, one, 4, 4), nn.ConvTranspose2d(two, two, 2, 2), nn.Identity(), nn.Conv2d(four, four, 3, 2, 1)]
+            [
+                nn.ConvTranspose2d(one, one, 4, 4),
+                nn.ConvTranspose2d(two, two, 2, 2),
+                nn.Identity(),
+                nn.Conv2d(four, four, 3, 2, 1),
+            ]
         )
         self.scratch = Scratch(size, values + 1)
 
@@ -68,9 +82,9 @@ class DPTHead(nn.Module):
         """Patch tokens of four layers (b, s, n, 2c) -> map (b, s, h, w, values) and confidence >= 1 (b, s, h, w)."""
         batch, frames = layers[0].shape[:2]
         flat = [layer.flatten(0, 1) for layer in layers]
-        at_once = 1 if self.checkpointing and torch.is_grad_enabled() else FRAMES_AT_ONCE
+        at_once = 1 if self.gradient_checkpointing and torch.is_grad_enabled() else FRAMES_AT_ONCE
         raw = torch.cat([
-            recomputed(self.checkpointing, self.dense, height_px, width_px, *chunk)
+            recomputed(self.gradient_checkpointing, self.dense, height_px, width_px, *chunk)
             for chunk in zip(*(layer.split(at_once) for layer in flat), strict=True)
         ])  # fmt: skip
         raw = raw.permute(0, 2, 3, 1).unflatten(0, (batch, frames))
@@ -100,7 +114,9 @@ class Scratch(nn.Module):
         self.refinenet1, self.refinenet2, self.refinenet3 = (Fusion(features, skip=True) for _ in range(3))
         self.refinenet4 = Fusion(features, skip=False)
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, 1, 1)
-        self.output_conv2 = nn.Sequential(nn.Conv2d(features // 2, hidden, 3, 1, 1), nn.ReLU(), nn.Conv2d(hidden, out, 1))
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, hidden, 3, 1, 1), nn.ReLU(), nn.Conv2d(hidden, out, 1)
+        )
 
     def fuse(self, one: Tensor, two: Tensor, three: Tensor, four: Tensor) -> Tensor:
         """Maps from fine to coarse -> (f, features / 2, 2h, 2w), twice the grid of the finest."""
@@ -149,7 +165,8 @@ def with_uv(x: Tensor, aspect: float) -> Tensor:
 def uv_embedding(channels: int, height: int, width: int, aspect: float) -> Tensor:
     """Sines and cosines of where a cell lies in an image of `aspect` = width / height: (channels, height, width).
 
-    The image's diagonal has length 2, cells are sampled at their centres; the first half of the channels sees x, the other y.
+    The image's diagonal has length 2, cells are sampled at their centres; the first half of the channels sees x, the
+    other y.
     """
     diagonal = (aspect**2 + 1) ** 0.5
     along_x = waves(channels // 2, width, aspect / diagonal)[:, None, :].expand(-1, height, -1)

@@ -1,5 +1,7 @@
 """What the patch embed, the aggregator and the camera trunk share: the transformer block and rotary positions in 2D."""
-from typing import NamedTuple
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +27,18 @@ def rope(positions_yx: Tensor, head_dim: int, base: float) -> Rope:
 
 
 def rotate(tokens: Tensor, turn: Rope) -> Tensor:
-    """Queries or keys (batch, heads, tokens, head_dim), turned; entry i of an axis is paired with entry i + head_dim / 4."""
+    """Queries or keys (batch, heads, tokens, head_dim), turned.
+
+    Entry i of an axis is paired with entry i + head_dim / 4.
+    """
     first, second = tokens.unflatten(-1, (2, 2, -1)).unbind(-2)  # (batch, heads, tokens, 2 axes, head_dim / 4)
     turned = (first * turn.cos - second * turn.sin, second * turn.cos + first * turn.sin)
     return torch.stack(turned, -2).flatten(-3)
 
 
 class Attention(nn.Module):
+    """Self-attention over tokens (batch, tokens, width), whose queries and keys may be normalised and turned."""
+
     def __init__(self, width: int, heads: int, eps: float, qk_norm: bool):
         super().__init__()
         self.heads = heads
@@ -41,8 +48,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, turn: Rope | None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, head_dim)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)  # (batch, heads, tokens, head_dim)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -68,9 +75,14 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. LayerNorm's eps is 1e-6 in the patch embed and 1e-5 everywhere else, as published."""
+    """A pre-norm transformer block.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, layer_scale: float, eps: float = 1e-5, qk_norm: bool = False):
+    LayerNorm's eps is 1e-6 in the patch embed and 1e-5 everywhere else, as published.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, layer_scale: float, eps: float = 1e-5, qk_norm: bool = False
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps)
         self.attn = Attention(width, heads, eps, qk_norm)
@@ -84,7 +96,7 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
-def recomputed(on: bool, function, *inputs):
+def recomputed(on: bool, function: Callable[..., Any], *inputs: Any) -> Any:
     """`function(*inputs)`; with `on`, its activations are not kept but computed again in the backward pass."""
     if on and torch.is_grad_enabled():
         return checkpoint(function, *inputs, use_reentrant=False)

@@ -3,6 +3,7 @@
 Depth and points: a regression term, the same weighted by the predicted confidence (Kendall and Gal 2017), and a term on
 spatial differences. Cameras: the difference of pose codes over the iterations of the camera head.
 """
+
 from typing import Any
 
 import torch
@@ -12,27 +13,35 @@ from torch import Tensor
 from lib.recipes.vggt_eth3d import geometry
 from lib.recipes.vggt_eth3d.config import LossConfig
 
-LARGEST = 100.0  # of any error, in scene units: one broken pixel must not own the step
+LARGEST = 100.0  # of any error, in units of the scene: one broken pixel must not own the step
 FILTERED_FROM = 1000  # errors; the quantile filter leaves smaller sets alone, and never leaves fewer
 TRANSLATION, ROTATION, FOCAL = slice(0, 3), slice(3, 7), slice(7, 9)  # of a pose code
-GRADIENT_GAMMA, GRADIENT_ALPHA = 1.0, 0.2  # of the confidence in the gradient term, whatever the settings say, as published
+GRADIENT_GAMMA, GRADIENT_ALPHA = 1.0, 0.2  # of the confidence in the gradient term; published ones, not the settings'
 
 
 def objective(predicted: dict[str, Any], batch: dict[str, Any], loss: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum and its parts by their published names, for the heads that `predicted` has.
 
-    batch: depths (b, s, h, w) with 0 where unknown, valid (b, s, h, w), extrinsics camera from world (b, s, 3, 4),
-    intrinsics (b, s, 3, 3) in px; in any unit of length, because the scene is normalised here. With `region` (b, s, h, w) its
-    pixels weigh loss.region_weight in the means of the dense errors; differences between neighbours are not weighed.
+    predicted: what `VGGT.forward` returns. batch: depths (b, s, h, w) with 0 where unknown, valid (b, s, h, w),
+    extrinsics camera from world (b, s, 3, 4), intrinsics (b, s, 3, 3) in px; in any unit of length, because the scene
+    is normalised here. The pixels of a `region` (b, s, h, w) weigh loss.region_weight in the means of the dense errors;
+    differences between neighbours are not weighed.
     """
     weight = torch.where(batch["region"], loss.region_weight, 1.0) if "region" in batch else None
-    with torch.autocast(batch["depths"].device.type, enabled=False):  # a matrix product in bf16 would move the ground truth
+    # A matrix product in bf16 would move the ground truth.
+    with torch.autocast(batch["depths"].device.type, enabled=False):
         return weighted_sum(predicted, scene(batch), batch["intrinsics"], batch["valid"], weight, loss)
 
 
 def weighted_sum(
-    predicted: dict[str, Any], truth: geometry.Scene, intrinsics: Tensor, valid: Tensor, pixel_weight: Tensor | None, loss: LossConfig
+    predicted: dict[str, Any],
+    truth: geometry.Scene,
+    intrinsics: Tensor,
+    valid: Tensor,
+    pixel_weight: Tensor | None,
+    loss: LossConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """`objective` with the ground truth in the units of the network; pixel_weight: (b, s, h, w)."""
     parts: dict[str, Tensor] = {}
     total = torch.zeros((), device=valid.device)
     if "pose_enc_list" in predicted and loss.camera_weight:
@@ -47,7 +56,7 @@ def weighted_sum(
         if key in predicted and weight:
             found = dense_loss(predicted[key], predicted[f"{key}_conf"], target, valid, loss, gradient, pixel_weight)
             parts |= {f"{part}_{name}": value for part, value in found.items()}
-            total = total + weight * sum(found.values())
+            total = total + weight * (found["conf"] + found["reg"] + found["grad"])
     return total, {"objective": total} | parts
 
 
@@ -62,44 +71,59 @@ def scene(batch: dict[str, Any]) -> geometry.Scene:
 def camera_loss(codes: list[Tensor], truth: Tensor, counted: Tensor, loss: LossConfig) -> dict[str, Tensor]:
     """Pose codes (b, s, 9) of each iteration against the truth: {camera, T, R, FL}.
 
-    Later iterations weigh more (decay^(n - 1 - i) / n). Only samples with `counted` (b,) have a part: where the reference
-    frame has too little depth the scale of the scene is a guess. Without any, the loss is 0 and keeps the graph.
+    Later iterations weigh more (decay^(n - 1 - i) / n). Only samples with `counted` (b,) have a part: where the
+    reference frame has too little depth, the scale of the scene is a guess. Without any, the loss is 0 and keeps the
+    graph.
     """
     parts = {}
     for name, span in (("T", TRANSLATION), ("R", ROTATION), ("FL", FOCAL)):
-        parts[name] = sum(
-            loss.iteration_decay ** (len(codes) - 1 - i) * code_error(code[counted][..., span], truth[counted][..., span], loss.camera_norm)
-            for i, code in enumerate(codes)
-        ) / len(codes)  # fmt: skip
-    weighted = loss.translation_weight * parts["T"] + loss.rotation_weight * parts["R"] + loss.focal_weight * parts["FL"]
-    return {"camera": weighted} | parts
+        errors = [code_error(code[counted][..., span], truth[counted][..., span], loss.camera_norm) for code in codes]
+        decays = [loss.iteration_decay ** (len(codes) - 1 - i) for i in range(len(codes))]
+        weighted = [decay * error for decay, error in zip(decays, errors, strict=True)]
+        parts[name] = sum(weighted[1:], weighted[0]) / len(codes)
+    camera = loss.translation_weight * parts["T"] + loss.rotation_weight * parts["R"] + loss.focal_weight * parts["FL"]
+    return {"camera": camera} | parts
 
 
 def code_error(code: Tensor, truth: Tensor, norm: str) -> Tensor:
-    """Mean absolute difference per number (l1), or mean length of the difference (l2); non-finite differences count 0."""
+    """Mean absolute difference (l1), or mean length of the difference (l2), of codes (n, s, any), which may be none.
+
+    Non-finite differences count 0.
+    """
     difference = (code - truth).abs() if norm == "l1" else (code - truth).norm(dim=-1)
     return tamed(difference).mean() if difference.numel() else (0 * code).sum()
 
 
 def dense_loss(
-    predicted: Tensor, confidence: Tensor, truth: Tensor, valid: Tensor, loss: LossConfig, gradient: str, pixel_weight: Tensor | None = None
+    predicted: Tensor,
+    confidence: Tensor,
+    truth: Tensor,
+    valid: Tensor,
+    loss: LossConfig,
+    gradient: str,
+    pixel_weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Maps (b, s, h, w, c) with confidence and validity (b, s, h, w): {conf, reg, grad}.
 
-    reg = mean of e, conf = mean of gamma e confidence - alpha log(confidence), with e the distance at a valid pixel; both
-    without their largest values (`filtered_mean`). `gradient` is "grad", "normal", either with "_conf", or "" for none.
+    reg = mean of e, conf = mean of gamma e confidence - alpha log(confidence), with e the distance at a valid pixel;
+    both without their largest values, and each pixel counted pixel_weight (b, s, h, w) times (`filtered_mean`).
+    `gradient` is "grad", "normal", either with "_conf", or "" for none.
     """
     if valid.sum() < loss.min_valid_px:
         nothing = (0 * predicted).sum() + (0 * confidence).sum()
         return {"conf": nothing, "reg": nothing, "grad": nothing}
     truth = tamed(truth)
     error = tamed((truth[valid] - predicted[valid]).norm(dim=-1))
-    weighted = tamed(loss.confidence_error * error * confidence[valid] - loss.confidence_reward * confidence[valid].log())
+    weighted = tamed(
+        loss.confidence_error * error * confidence[valid] - loss.confidence_reward * confidence[valid].log()
+    )
     counts = None if pixel_weight is None else pixel_weight[valid]
     return {
         "conf": filtered_mean(weighted, loss.valid_range, counts),
         "reg": filtered_mean(error, loss.valid_range, counts),
-        "grad": gradient_loss(*(x.flatten(0, 1) for x in (predicted, truth, valid, confidence)), gradient),
+        "grad": gradient_loss(
+            predicted.flatten(0, 1), truth.flatten(0, 1), valid.flatten(0, 1), confidence.flatten(0, 1), gradient
+        ),
     }
 
 
@@ -122,22 +146,25 @@ def filtered_mean(x: Tensor, share: float, counts: Tensor | None = None) -> Tens
 
 
 def gradient_loss(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor, kind: str) -> Tensor:
-    """Errors of shape rather than of distance, (frames, h, w, c): the mean over grids of every 1st, 2nd, 4th (and 8th) pixel."""
+    """Errors of shape rather than of distance: the mean over grids of every 1st, 2nd, 4th (and 8th) pixel.
+
+    predicted, truth: (frames, h, w, c); valid, confidence: (frames, h, w); kind as in `dense_loss`.
+    """
     if not kind:
         return (0 * predicted).sum()
     family, _, weighted = kind.partition("_")
     at_scale, scales = (neighbour_error, 4) if family == "grad" else (normal_error, 3)
-    found = 0
+    found = []
     for step in (2**i for i in range(scales)):
-        grids = [x[:, ::step, ::step] for x in (predicted, truth, valid, confidence)]
-        found = found + at_scale(*grids[:3], grids[3] if weighted else None)
-    return found / scales
+        given, true, known, trust = (x[:, ::step, ::step] for x in (predicted, truth, valid, confidence))
+        found.append(at_scale(given, true, known, trust if weighted else None))
+    return sum(found[1:], found[0]) / scales
 
 
 def neighbour_error(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor | None) -> Tensor:
-    """|change of the error| between neighbours that are both valid, summed, over the number of valid numbers.
+    """|change of the error| between neighbours that are both valid, summed, over the count of valid values.
 
-    As published, the confidence's own term counts at every pixel, valid or not.
+    Shapes as in `gradient_loss`. As published, the confidence's own term counts at every pixel, valid or not.
     """
     error = torch.where(valid[..., None], predicted - truth, 0)
     total = (0 * predicted).sum()
@@ -153,7 +180,10 @@ def neighbour_error(predicted: Tensor, truth: Tensor, valid: Tensor, confidence:
 
 
 def normal_error(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor | None) -> Tensor:
-    """1 - cosine between the surface normals of point maps, over the corners that are valid; 0 for fewer than 10."""
+    """1 - cosine between the surface normals of point maps, over the corners that are valid; 0 for fewer than 10.
+
+    Shapes as in `gradient_loss`, c = 3.
+    """
     predicted_normals, corners = normals(predicted, valid)
     if corners.sum() < 10:
         return (0 * predicted).sum()
@@ -165,7 +195,9 @@ def normal_error(predicted: Tensor, truth: Tensor, valid: Tensor, confidence: Te
 
 
 def normals(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit normals (4, f, h, w, 3) of a point map's four corners (up-left, left-down, ...) and where all three points are valid."""
+    """Unit normals (4, f, h, w, 3) of a point map's four corners (up-left, left-down, ...), and where all three points
+    are valid (4, f, h, w).
+    """
     points, valid = F.pad(points, (0, 0, 1, 1, 1, 1)), F.pad(valid, (1, 1, 1, 1))
     before, middle, after = slice(None, -2), slice(1, -1), slice(2, None)
     around = [(before, middle), (middle, before), (after, middle), (middle, after)]  # up, left, down, right
@@ -173,8 +205,10 @@ def normals(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     arms = [points[:, rows, columns] - centre for rows, columns in around]
     seen = [valid[:, rows, columns] & centre_valid for rows, columns in around]
     crossed = [torch.linalg.cross(arms[i], arms[(i + 1) % 4]) for i in range(4)]
-    return F.normalize(torch.stack(crossed), dim=-1, eps=1e-8), torch.stack([seen[i] & seen[(i + 1) % 4] for i in range(4)])
+    corners = torch.stack([seen[i] & seen[(i + 1) % 4] for i in range(4)])
+    return F.normalize(torch.stack(crossed), dim=-1, eps=1e-8), corners
 
 
 def trusted(error: Tensor, confidence: Tensor) -> Tensor:
+    """Errors weighted by the confidence, whose own reward is subtracted."""
     return GRADIENT_GAMMA * error * confidence - GRADIENT_ALPHA * confidence.log()

@@ -1,26 +1,32 @@
-"""Depth metrics (Eigen et al. 2014), the alignments under which a depth without a unit can be scored, and its confidence.
+"""Depth metrics (Eigen et al. 2014), the alignments that let a depth without a unit be scored, and its confidence.
 
-Per frame over valid pixels, then the mean over the frames of a sequence. `scale` is the main alignment: one factor for the
-whole sequence, so that frames which disagree about the scale are punished.
+Per frame over valid pixels, then the mean over the frames of a sequence. `scale` is the main alignment: one factor for
+the whole sequence, so that frames which disagree about the scale are punished.
 """
+
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-ALIGNMENTS = ("scale", "median", "scale_shift", "none")
+from lib.core.records import Metric
+
+# Alignment -> what its metrics end in.
+SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
 DELTAS = {"delta_1": 1.25, "delta_2": 1.25**2, "delta_3": 1.25**3, "delta_103": 1.03, "delta_110": 1.10}
-METRICS = ("mae", "rmse", "abs_rel", "sq_rel", *DELTAS)
-REGION_METRICS = ("mae_region", "abs_rel_region", "mae_outside", "abs_rel_outside")
-CONFIDENCE_METRICS = ("ause", "confidence")
+DEPTH = {"mae": Metric("m"), "rmse": Metric("m"), "abs_rel": Metric(), "sq_rel": Metric("m")}
+DEPTH |= {name: Metric(lower_is_better=False) for name in DELTAS}
+REGION = {f"{name}_{side}": DEPTH[name] for side in ("region", "outside") for name in ("mae", "abs_rel")}
+CONFIDENCE = {"ause": Metric()}  # the mean confidence beside it has no better
+MEASURES = {name + suffix: metric for suffix in SUFFIXES.values() for name, metric in DEPTH.items()}
 EPS = 1e-6  # a median of 0 must not divide
 
 
 def align(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Tensor:
     """Predicted depth (s, h, w) in the unit of the truth.
 
-    scale: one ratio of medians for the sequence. median: one per frame. scale_shift: a line per frame by least squares; its
-    result may be negative, which counts in every error and never as an inlier. none: as it is.
+    alignment: scale, one ratio of medians for the sequence; median, one per frame; scale_shift, a line per frame by
+    least squares, whose result may be negative, which counts in every error and never as an inlier; none, as it is.
     """
     if alignment == "none":
         return predicted
@@ -31,16 +37,22 @@ def align(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Te
 
 
 def ratio_of_medians(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """Medians are the lower middle value; NaN without a valid pixel."""
+    """What to multiply the prediction by, as a scalar tensor; medians are the lower middle value, NaN without a valid
+    pixel.
+    """
     return truth[valid].median() / (predicted[valid].median() + EPS) if valid.any() else predicted.new_tensor(torch.nan)
 
 
 def by_median(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """A frame (h, w) with the median of the truth."""
     return predicted * ratio_of_medians(predicted, truth, valid)
 
 
 def by_line(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """The least-squares line; a constant prediction becomes the mean of the truth. In float64: the sums cancel."""
+    """A frame (h, w) on its least-squares line; a constant prediction becomes the mean of the truth.
+
+    In float64: the sums cancel.
+    """
     p, t = predicted[valid].double(), truth[valid].double()
     variance = (p - p.mean()).square().sum()
     slope = torch.where(variance > 0, ((p - p.mean()) * (t - t.mean())).sum() / variance, 0)
@@ -48,8 +60,10 @@ def by_line(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 
 def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
-    """METRICS and `negative_share` over the valid pixels of any shape; all NaN where there is none. mae and rmse have the unit
-    of the truth, sq_rel too, the others none. DELTAS: share with max(p / t, t / p) below the limit and p > 0.
+    """DEPTH and `negative_share` over the valid pixels of any shape; all NaN where there is none.
+
+    mae, rmse and sq_rel have the unit of the truth, the others none. DELTAS: share with max(p / t, t / p) below the
+    limit and p > 0.
     """
     p, t = predicted[valid].double(), truth[valid].double()
     error = (p - t).abs()
@@ -66,31 +80,34 @@ def depth_numbers(predicted: Tensor, truth: Tensor, valid: Tensor) -> dict[str, 
 
 
 def sequence_numbers(predicted: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> dict[str, float]:
-    """The numbers of a sequence (s, h, w): aligned, per frame, then the mean over the frames that have valid pixels."""
+    """`depth_numbers` of a sequence (s, h, w): aligned, per frame, then the mean over the frames with valid pixels."""
     return frame_means(align(predicted, truth, valid, alignment), truth, valid)
 
 
 def frame_means(aligned: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
+    """`sequence_numbers` of a prediction (s, h, w) that is aligned already."""
     frames = [depth_numbers(aligned[i], truth[i], valid[i]) for i in range(len(truth)) if valid[i].any()]
-    return {name: spread(frame[name] for frame in frames)["mean"] for name in (*METRICS, "negative_share")}
+    return {name: spread(frame[name] for frame in frames)["mean"] for name in (*DEPTH, "negative_share")}
 
 
 def region_numbers(aligned: Tensor, truth: Tensor, valid: Tensor, region: Tensor) -> dict[str, float]:
-    """REGION_METRICS: errors inside and outside of a region (s, h, w), under the alignment of the whole sequence."""
-    sides = {"region": frame_means(aligned, truth, valid & region), "outside": frame_means(aligned, truth, valid & ~region)}
-    return {f"{name}_{side}": found[name] for side, found in sides.items() for name in ("mae", "abs_rel")}
+    """REGION: errors inside and outside of a region (s, h, w), under the alignment of the whole sequence."""
+    sides = {"region": valid & region, "outside": valid & ~region}
+    means = {side: frame_means(aligned, truth, pixels) for side, pixels in sides.items()}
+    found = {f"{name}_{side}": mean for side, numbers in means.items() for name, mean in numbers.items()}
+    return {name: found[name] for name in REGION}
 
 
 def confidence_numbers(aligned: Tensor, truth: Tensor, valid: Tensor, confidence: Tensor) -> dict[str, float]:
-    """Does a low confidence mark a large error? `ause` and the mean `confidence` over the valid pixels of a sequence.
+    """Does a low confidence mark a large error? `ause` and the mean `confidence` over the valid pixels (s, h, w).
 
-    Area under the sparsification error (Ilg et al. 2018): pixels are taken away one by one, the least confident first, and
-    what is left has a mean error; the same with the largest error first is the best there is. ause is the mean difference
-    of the two curves over the error of all pixels: 0 is a perfect order.
+    Area under the sparsification error (Ilg et al. 2018): pixels are taken away one by one, the least confident first,
+    and what is left has a mean error; the same with the largest error first is the best there is. ause is the mean
+    difference of the two curves over the error of all pixels: 0 is a perfect order.
     """
     error, confidence = (aligned - truth).abs()[valid].double(), confidence[valid].double()
     if not len(error):
-        return dict.fromkeys(CONFIDENCE_METRICS, torch.nan)
+        return dict.fromkeys(("ause", "confidence"), torch.nan)
     trusted, best = error[confidence.argsort(descending=True, stable=True)], error.sort().values
     counts = torch.arange(1, len(error) + 1, device=error.device)
     gap = ((trusted.cumsum(0) - best.cumsum(0)) / counts).mean() / error.mean().clamp(min=EPS)

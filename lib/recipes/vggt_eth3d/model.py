@@ -1,9 +1,10 @@
 """VGGT (Wang et al. 2025, arXiv 2503.11651) under the published key names, in any size and in parts.
 
 Frames attend to themselves and to all frames in turn; small heads read cameras and dense maps from a few of the layers.
-The front can be computed once and kept (`VGGT.prefix`), because adapters of strategies A and B leave it untouched.
+The front can be computed once and kept (`VGGT.front`), because adapters of strategies A and B leave it untouched.
 The track head is not built.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VGGT(nn.Module):
+    """The aggregator and the heads that `size` names."""
+
     def __init__(self, size: ModelSize):
         super().__init__()
         self.size = size
@@ -27,21 +30,24 @@ class VGGT(nn.Module):
         if size.point_head:
             self.point_head = DPTHead(size, 3, inverse_log)
 
-    def forward(self, images: Tensor, prefix: Tensor | None = None, blocks: int = 0) -> dict[str, Tensor | list[Tensor]]:
+    def forward(self, images: Tensor, front: Tensor | None = None, blocks: int = 0) -> dict[str, Tensor | list[Tensor]]:
         """RGB in 0..1 (b, s, 3, h, w), h and w multiples of the patch, the first frame the reference -> predictions:
 
-        pose_enc (b, s, 9), pose_enc_list (every iteration), depth (b, s, h, w, 1), depth_conf (b, s, h, w), world_points
-        (b, s, h, w, 3), world_points_conf; as far as the heads were built. `prefix` is `self.prefix(images, blocks)`.
+        pose_enc (b, s, 9), pose_enc_list (every iteration), depth (b, s, h, w, 1), depth_conf (b, s, h, w),
+        world_points (b, s, h, w, 3), world_points_conf (b, s, h, w); as far as the heads were built. `front` is
+        `self.front(images, blocks)`.
         """
-        layers = self.layers(images, self.prefix(images, 0) if prefix is None else prefix, blocks)
-        with torch.autocast(images.device.type, enabled=False):  # exp() and 3x3 convolutions lose too much in half precision
+        layers = self.layers(images, self.front(images, 0) if front is None else front, blocks)
+        # exp() and 3x3 convolutions lose too much in half precision.
+        with torch.autocast(images.device.type, enabled=False):
             return self.predict({index: layer.float() for index, layer in layers.items()}, *images.shape[-2:])
 
-    def prefix(self, images: Tensor, blocks: int) -> Tensor:
+    def front(self, images: Tensor, blocks: int) -> Tensor:
         """What the patch embed and the first `blocks` pairs of blocks make of the images, in one tensor.
 
-        blocks = 0: patch tokens (b, s, n, c), which depend on their own frame alone. Otherwise the kept layers among the first
-        `blocks` and the token stream, side by side (b, s, tokens, 2c * kept + c); they depend on all frames and their order.
+        blocks = 0: patch tokens (b, s, n, c), which depend on their own frame alone. Otherwise the kept layers among
+        the first `blocks` and the token stream, side by side (b, s, tokens, 2c * kept + c); they depend on all frames
+        and their order.
         """
         patches = self.aggregator.patch_tokens(images)
         if not blocks:
@@ -49,19 +55,20 @@ class VGGT(nn.Module):
         tokens, layers = self.aggregator.run(self.aggregator.start(patches), self.grid(images), 0, blocks)
         return torch.cat([*layers.values(), tokens], -1)
 
-    def layers(self, images: Tensor, prefix: Tensor, blocks: int) -> dict[int, Tensor]:
-        """The aggregator layers that the heads read, by index, going on from a prefix: (b, s, tokens, 2c) each."""
+    def layers(self, images: Tensor, front: Tensor, blocks: int) -> dict[int, Tensor]:
+        """The aggregator layers that the heads read, by index, going on from the front: (b, s, tokens, 2c) each."""
         kept, width = [index for index in self.size.kept_layers if index < blocks], self.size.embed_dim
-        *early, tokens = prefix.split([2 * width] * len(kept) + [width], -1)
+        *early, tokens = front.split([2 * width] * len(kept) + [width], -1)
         tokens = tokens if blocks else self.aggregator.start(tokens)
         _, late = self.aggregator.run(tokens, self.grid(images), blocks, self.size.depth)
         return dict(zip(kept, early, strict=True)) | late
 
     def predict(self, layers: dict[int, Tensor], height_px: int, width_px: int) -> dict[str, Tensor | list[Tensor]]:
-        found = {}
+        """What the heads make of the aggregator's layers; shapes as in `forward`."""
+        found: dict[str, Tensor | list[Tensor]] = {}
         if self.size.camera_head:
-            found["pose_enc_list"] = self.camera_head(layers[self.size.depth - 1])
-            found["pose_enc"] = found["pose_enc_list"][-1]
+            codes = self.camera_head(layers[self.size.depth - 1])
+            found |= {"pose_enc_list": codes, "pose_enc": codes[-1]}
         if self.size.depth_head or self.size.point_head:
             dense = [layers[index][:, :, self.aggregator.first_patch :] for index in self.size.dpt_intermediate_layers]
         if self.size.depth_head:
@@ -71,36 +78,41 @@ class VGGT(nn.Module):
         return found
 
     def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
         return images.shape[-2] // self.size.patch_size, images.shape[-1] // self.size.patch_size
 
     @property
-    def checkpointing(self) -> bool:
+    def gradient_checkpointing(self) -> bool:
         """Whether activations are computed again in the backward pass: per block, and per frame of a dense head."""
-        return self.aggregator.checkpointing
+        return self.aggregator.gradient_checkpointing
 
-    @checkpointing.setter
-    def checkpointing(self, on: bool) -> None:
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
         for module in self.modules():
             if isinstance(module, Aggregator | PatchEmbed | CameraHead | DPTHead):
-                module.checkpointing = on
+                module.gradient_checkpointing = on
 
 
 class Aggregator(nn.Module):
-    """Alternating attention: a frame block and a global block per layer, on patch tokens and five special tokens a frame."""
+    """Alternating attention: a frame block and a global block per layer, on patch tokens and five special tokens.
+
+    The special tokens of a frame are the camera token and four registers.
+    """
 
     def __init__(self, size: ModelSize):
         super().__init__()
-        self.size, self.checkpointing = size, False
+        self.size, self.gradient_checkpointing = size, False
         self.first_patch = SPECIAL_TOKENS + size.num_register_tokens
         self.patch_embed = PatchEmbed(size)
         self.frame_blocks = nn.ModuleList(self.block() for _ in range(size.depth))
         self.global_blocks = nn.ModuleList(self.block() for _ in range(size.depth))
         # Entry 0 is for the reference frame, entry 1 for all others.
-        self.camera_token = nn.Parameter(nn.init.normal_(torch.empty(1, 2, SPECIAL_TOKENS, size.embed_dim), std=1e-6))
-        self.register_token = nn.Parameter(nn.init.normal_(torch.empty(1, 2, size.num_register_tokens, size.embed_dim), std=1e-6))
+        self.camera_token = nearly_zero(1, 2, SPECIAL_TOKENS, size.embed_dim)
+        self.register_token = nearly_zero(1, 2, size.num_register_tokens, size.embed_dim)
 
     def block(self) -> Block:
-        return Block(self.size.embed_dim, self.size.num_heads, self.size.mlp_ratio, self.size.layer_scale, qk_norm=self.size.qk_norm)
+        size = self.size
+        return Block(size.embed_dim, size.num_heads, size.mlp_ratio, size.layer_scale, qk_norm=size.qk_norm)
 
     def patch_tokens(self, images: Tensor) -> Tensor:
         """RGB in 0..1 (b, s, 3, h, w) -> normalised DINO patch tokens (b, s, n, c)."""
@@ -119,20 +131,21 @@ class Aggregator(nn.Module):
 
         A layer is [after its frame block | after its global block], (b, s, tokens, 2c).
         """
-        shape, layers = tokens.shape, {}
+        shape, layers, recompute = tokens.shape, {}, self.gradient_checkpointing
         one_frame, all_frames = self.turns(grid, shape[1], tokens.device)
         for index in range(first, last):
-            tokens = recomputed(self.checkpointing, self.frame_blocks[index], tokens.reshape(-1, *shape[2:]), one_frame)
+            tokens = recomputed(recompute, self.frame_blocks[index], tokens.reshape(-1, *shape[2:]), one_frame)
             frame = tokens = tokens.view(shape)
-            tokens = recomputed(self.checkpointing, self.global_blocks[index], tokens.flatten(1, 2), all_frames).view(shape)
+            tokens = recomputed(recompute, self.global_blocks[index], tokens.flatten(1, 2), all_frames).view(shape)
             if index in self.size.kept_layers:
                 layers[index] = torch.cat([frame, tokens], -1)
         return tokens, layers
 
     def turns(self, grid: tuple[int, int], frames: int, device: torch.device) -> tuple[Rope, Rope]:
-        """Rotary positions of the tokens of one frame and of all. Patches count from 1; special tokens stay at 0, unturned.
+        """Rotary positions of the tokens of one frame and of all.
 
-        Frames have no coordinate of their own, so their order does not matter beyond the first.
+        Patches count from 1; special tokens stay at 0, unturned. Frames have no coordinate of their own, so their order
+        does not matter beyond the first.
         """
         rows, columns = (torch.arange(1, count + 1, device=device) for count in grid)
         patches = torch.cartesian_prod(rows, columns)
@@ -146,11 +159,13 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, size: ModelSize):
         super().__init__()
-        self.cells, self.checkpointing = size.img_size // size.patch_size, False
-        self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, size.embed_dim), std=1e-6))
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + self.cells**2, size.embed_dim), std=0.02))
-        self.register_tokens = nn.Parameter(nn.init.normal_(torch.empty(1, size.num_register_tokens, size.embed_dim), std=1e-6))
-        self.mask_token = nn.Parameter(torch.zeros(1, size.embed_dim), requires_grad=False)  # in the checkpoint, never used
+        self.cells, self.gradient_checkpointing = size.img_size // size.patch_size, False
+        self.cls_token = nearly_zero(1, 1, size.embed_dim)
+        table = torch.empty(1, 1 + self.cells**2, size.embed_dim)
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        self.register_tokens = nearly_zero(1, size.num_register_tokens, size.embed_dim)
+        # In the checkpoint, never used.
+        self.mask_token = nn.Parameter(torch.zeros(1, size.embed_dim), requires_grad=False)
         self.patch_embed = Patches(size)
         self.blocks = nn.ModuleList(
             Block(size.embed_dim, size.patch_embed_num_heads, size.patch_embed_mlp_ratio, layer_scale=1.0, eps=1e-6)
@@ -169,7 +184,7 @@ class PatchEmbed(nn.Module):
         first = torch.cat([self.cls_token + cls_position, self.register_tokens], 1).expand(len(x), -1, -1)
         x = torch.cat([first, x], 1)
         for block in self.blocks:
-            x = recomputed(self.checkpointing, block, x)
+            x = recomputed(self.gradient_checkpointing, block, x)
         return self.norm(x)[:, first.shape[1] :]
 
     def positions(self, grid: torch.Size) -> tuple[Tensor, Tensor]:
@@ -180,6 +195,11 @@ class PatchEmbed(nn.Module):
         table = patches.float().transpose(1, 2).unflatten(2, (self.cells, self.cells))
         table = F.interpolate(table, tuple(grid), mode="bicubic", antialias=True)
         return cls_position, table.flatten(2).transpose(1, 2).to(patches.dtype)
+
+
+def nearly_zero(*shape: int) -> nn.Parameter:
+    """Tokens as the published training starts them."""
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=1e-6))
 
 
 class Patches(nn.Module):

@@ -4,23 +4,33 @@
 
 About 20 minutes on one core. The demo's buildings are a domain that this base has never seen, so fine-tuning has work.
 """
+
 import argparse
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
-from lib.order import Key, mix, noise_seed
-from lib.run import atomic
+import torch
+
+from lib import recipes
+from lib.core.config import compose
+from lib.core.order import Key, mix, noise_seed
+from lib.core.records import Sample, Stage
+from lib.core.run import atomic
+from lib.network.gradients import learning_rate
+from lib.recipes.vggt_eth3d import losses, samples, stand_in
+from lib.recipes.vggt_eth3d.config import Config
+from lib.recipes.vggt_eth3d.model import VGGT
 
 TARGET = Path(__file__).parent / "demo" / "base.safetensors"
 WORLDS, VIEWS, FRAMES, BATCH = 320, 5, 3, 3
-LAYER_SCALE = 0.5  # the published 0.01 is for weeks of training: for the first thousand steps it leaves the blocks nearly out
+# The published 0.01 is for weeks of training: for the first thousand steps it leaves the blocks nearly out.
+LAYER_SCALE = 0.5
 FIRST_WORLD = 1_000_000  # seeds of box worlds; the demo's streets have seeds of their own kind
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=TARGET)
@@ -29,30 +39,22 @@ def main() -> None:
     write(network, args.out)
 
 
-def demo_config() -> Any:
-    from lib import config
-    from lib.recipes import vggt_eth3d
-
-    return config.compose(vggt_eth3d, "strategy_b", True, "full", {})[0]
+def demo_config() -> Config:
+    return compose(recipes.load("vggt_eth3d"), "strategy_b", True, "full", {})[0]
 
 
-def train(cfg: Any, steps: int, lr: float) -> Any:
-    import torch
-
-    from lib.gradients import learning_rate
-    from lib.recipes.vggt_eth3d import frames, losses
-    from lib.recipes.vggt_eth3d.assemble import model_size
-    from lib.recipes.vggt_eth3d.model import VGGT
-
+def train(config: Config, steps: int, lr: float) -> VGGT:
+    """The trained network in evaluation mode."""
     torch.manual_seed(0)
-    network = VGGT(dataclasses.replace(model_size(cfg), layer_scale=LAYER_SCALE))
+    network = VGGT(dataclasses.replace(config.model, layer_scale=LAYER_SCALE))
     optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.02)
-    worlds, started = [], time.monotonic()
+    stage, started = Stage("pretrain", steps), time.monotonic()
+    worlds: list[Sample] = []
     for step in range(steps):
-        grow(worlds, cfg, step)
-        batch = frames.collate([choose(worlds, mix(step, i)) for i in range(BATCH)])
+        grow(worlds, config, step)
+        batch = samples.collate(config, stage, [choose(worlds, mix(step, i)) for i in range(BATCH)])
         torch.manual_seed(noise_seed(0, step, 0, 0))
-        loss, parts = losses.objective(network(batch["images"]), batch, cfg.loss)
+        loss, parts = losses.objective(network(batch["images"]), batch, config.loss)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in optimiser.param_groups:
@@ -60,19 +62,19 @@ def train(cfg: Any, steps: int, lr: float) -> Any:
         optimiser.step()
         optimiser.zero_grad()
         if step % 50 == 0:
-            print(f"step {step} of {steps}  " + "  ".join(f"{name} {value.item():.4f}" for name, value in parts.items()) + f"  {time.monotonic() - started:.0f} s", flush=True)
+            said = "  ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
+            print(f"step {step} of {steps}  {said}  {time.monotonic() - started:.0f} s", flush=True)
     return network.eval()
 
 
-def grow(worlds: list[dict[str, Any]], cfg: Any, step: int) -> None:
+def grow(worlds: list[Sample], config: Config, step: int) -> None:
     """One more world per step until there are WORLDS, so that training starts at once."""
-    from lib.recipes.vggt_eth3d import demo
-
+    width_px, height_px = config.model.image_width_px, config.model.image_height_px
     while len(worlds) < min(WORLDS, BATCH + step):
-        worlds.append(demo.box_sample(FIRST_WORLD + len(worlds), VIEWS, cfg.model.image_width_px, cfg.model.image_height_px))
+        worlds.append(stand_in.box_sample(FIRST_WORLD + len(worlds), VIEWS, width_px, height_px))
 
 
-def choose(worlds: list[dict[str, Any]], counter: int) -> dict[str, Any]:
+def choose(worlds: list[Sample], counter: int) -> Sample:
     """FRAMES of the views of a world, in random order."""
     generator = Key(1, 0, counter).generator()
     world = worlds[generator.integers(len(worlds))]
@@ -80,8 +82,8 @@ def choose(worlds: list[dict[str, Any]], counter: int) -> dict[str, Any]:
     return {name: value[views] if hasattr(value, "shape") else value for name, value in world.items()}
 
 
-def write(network: Any, path: Path) -> None:
-    import torch
+def write(network: VGGT, path: Path) -> None:
+    """The base that the demo ships, rounded to fp16."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in network.state_dict().items()}

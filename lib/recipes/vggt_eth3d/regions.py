@@ -1,29 +1,31 @@
-"""Regions of the photographs that weigh differently (windows, say): one mask per photograph, `<folder>/<scene>/<view>.png`.
+"""Regions of the photographs that weigh differently (windows, say): a mask for each, `<folder>/<scene>/<view>.png`.
 
-Nonzero is the region. A mask is of its photograph's size and is cropped and straightened like it. <view> is the photograph's file
-name without its suffix; "/" of subfolders becomes "-".
+Nonzero is the region. A mask has its photograph's size and is cropped and straightened like it. <view> is the
+photograph's file name without its suffix; "/" of subfolders becomes "-".
 """
+
 from pathlib import Path
 from typing import Any
 
-from lib.errors import Stop
-from lib.recipes import Record
+import numpy as np
+
+from lib.core.errors import Stop
+from lib.core.records import Record
 from lib.recipes.vggt_eth3d.colmap import Scene, View
 from lib.recipes.vggt_eth3d.crop import Crop, read_image, resample
 
 
 def find(masks: Path | None, scene: Scene, view: View) -> Path | None:
+    """The mask of a view, None where it has none."""
     path = masks and masks / scene.name / f"{view.name}.png"
     return path if path and path.exists() else None
 
 
-def read(path: Path | None, camera: Any, crop: Crop) -> Any:
-    """(h, w) bool: the region as the crop sees it; nothing where there is no mask. Stop: a mask of another size, or a broken one."""
-    import numpy
-
+def read(path: Path | None, camera: Any, crop: Crop) -> np.ndarray:
+    """(h, w) bool: the region as the crop sees it; empty without a mask. Stop: a mask is broken or of another size."""
     if path is None:
-        return numpy.zeros((crop.height, crop.width), bool)
-    white = read_image(path, camera).convert("L").point(lambda level: 255 if level else 0)
+        return np.zeros((crop.height, crop.width), bool)
+    white = read_image(path, camera).convert("L").point([0, *[255] * 255])
     return resample(white.convert("RGB"), camera, crop)[..., 0] >= 128
 
 
@@ -34,10 +36,11 @@ def report(masks: Path, records: list[Record]) -> None:
     named = {path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")}
     strange = sorted(named - {record.sample_id for record in records})
     if len(without) == len(usable):
-        cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png" + (f", but {strange[0]}.png" if strange else "")
+        instead = f", but {strange[0]}.png" if strange else ""
+        cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png{instead}"
         raise Stop(cause, "name the masks <scene>/<photograph>.png, or leave data.region_masks out")
     if without:
         counts = f"{len(without)} of {len(usable)} photographs have no region mask"
-        print(f"  {counts}, all of them is outside: {', '.join(without[:5])}", flush=True)
+        print(f"  {counts}, and count as outside: {', '.join(without[:5])}", flush=True)
     if strange:
         print(f"  {len(strange)} region masks belong to no photograph: {', '.join(strange[:5])}", flush=True)

@@ -1,16 +1,20 @@
 """Depth from ETH3D's laser scans (`<scene>_dslr_scan_eval.7z`), for scenes whose depth maps nobody fetched.
 
-    <scene>/dslr_scan_eval/scan_alignment.mlp     MeshLab project: for each scan its file and a 4 x 4 matrix, world from scan
-    <scene>/dslr_scan_eval/scan1.ply ...          points, binary little endian
-A scan has no surfaces, so what hides what is decided from points: each is a patch as wide as its neighbours lie apart (surfaces.py).
+    <scene>/dslr_scan_eval/scan_alignment.mlp   MeshLab project: each scan's file and its 4 x 4 matrix, world from scan
+    <scene>/dslr_scan_eval/scan1.ply ...        points, binary little endian
+
+A scan has no surfaces, so what hides what is decided from points: each is a patch as wide as its neighbours lie apart
+(surfaces.py).
 """
+
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from lib.errors import Stop
+import numpy as np
+
+from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.crop import Crop
 from lib.recipes.vggt_eth3d.surfaces import nearest_surface, splat
 
@@ -19,109 +23,114 @@ VOXEL_M = 0.1  # the spacing of points is measured in cubes of this size; a scan
 MOST_SPACING_M = VOXEL_M / 2  # a lonely point says nothing of the surface around it
 NEAR_M = 0.05  # nothing is closer to a camera
 MOST_REACH_PX = 16  # of a point very near the camera
-SURFACE = 0.005  # relative depth within which points are one surface, beside three spacings; scans of a scene agree to about 1 cm
+# Relative depth within which points are one surface, beside three spacings; scans of a scene agree to about 1 cm.
+SURFACE = 0.005
 CHUNK = 1 << 22  # points in flight: a scene has up to 30 million
 HEADER_BYTES = 1 << 14
 PLY_TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "<i2", "int16": "<i2", "ushort": "<u2", "uint16": "<u2",
-    "int": "<i4", "int32": "<i4", "uint": "<u4", "uint32": "<u4", "float": "<f4", "float32": "<f4", "double": "<f8", "float64": "<f8",
+    "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4",
+    "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4",
+    "float": "<f4", "double": "<f8", "float32": "<f4", "float64": "<f8",
 }  # fmt: skip
+UNPACK_AGAIN = "unpack the scene's dslr_scan_eval archive again"
 
 
 @dataclass(frozen=True)
 class Cloud:
-    points: Any  # (n, 3) float32, world
-    spacing_m: Any  # (n,) float32: how far apart points lie near each
+    points: np.ndarray  # (n, 3) float32, in the world
+    spacing_m: np.ndarray  # (n,) float32: how far apart points lie near each
 
 
 @lru_cache(maxsize=1)
 def read(scene: Path) -> Cloud:
     """All scans of a scene in the world. Stop names the file that is missing or damaged."""
-    import numpy
-
-    parts = [read_ply(file) @ matrix[:3, :3].T + matrix[:3, 3] for file, matrix in read_alignment(scene / FOLDER / ALIGNMENT)]
-    points = numpy.concatenate(parts).astype(numpy.float32)
+    placed = read_alignment(scene / FOLDER / ALIGNMENT)
+    parts = [read_ply(file) @ matrix[:3, :3].T + matrix[:3, 3] for file, matrix in placed]
+    points = np.concatenate(parts).astype(np.float32)
     return Cloud(points, spacing(points))
 
 
-def read_alignment(path: Path) -> list[tuple[Path, Any]]:
-    """The scans that a MeshLab project lists, each with its matrix (4, 4), world from scan."""
+def read_alignment(path: Path) -> list[tuple[Path, np.ndarray]]:
+    """The scans that a MeshLab project lists, each with its matrix (4, 4), world from scan.
+
+    Stop: the project is missing or damaged, or lists nothing.
+    """
     import xml.etree.ElementTree as xml
 
-    import numpy
-
     if not path.exists():
-        raise Stop(f"{path} is missing: without it nobody knows where the scans stand", "unpack the scene's dslr_scan_eval archive again")
+        raise Stop(f"{path} is missing: without it nobody knows where the scanners stood", UNPACK_AGAIN)
     found = []
     try:
         for mesh in xml.parse(path).iter("MLMesh"):
-            matrix = numpy.array(mesh.findtext("MLMatrix44", "").split(), dtype=numpy.float64).reshape(4, 4)
+            matrix = np.array(mesh.findtext("MLMatrix44", "").split(), dtype=np.float64).reshape(4, 4)
             found.append((path.parent / mesh.attrib["filename"], matrix))
     except (xml.ParseError, ValueError, KeyError) as error:
-        raise Stop(f"{path} cannot be read: {error}", "unpack the scene's dslr_scan_eval archive again") from error
-    if not found or not all(numpy.isfinite(matrix).all() for _, matrix in found):
-        raise Stop(f"{path} places no scan, or with numbers that are not finite", "unpack the scene's dslr_scan_eval archive again")
+        raise Stop(f"{path} cannot be read: {error}", UNPACK_AGAIN) from error
+    if not found or not all(np.isfinite(matrix).all() for _, matrix in found):
+        raise Stop(f"{path} lists no scan, or one whose matrix is not finite", UNPACK_AGAIN)
     return found
 
 
-def read_ply(path: Path) -> Any:
-    """(n, 3) float64: the vertices of a binary little-endian PLY, whatever other properties they have."""
-    import numpy
+def read_ply(path: Path) -> np.ndarray:
+    """(n, 3) float64: the vertices of a binary little-endian PLY, whatever other properties they have.
 
+    Vertices that are not finite are left out. Stop: the file is missing, truncated or of another kind.
+    """
     if not path.exists():
-        raise Stop(f"{path} is missing, though {ALIGNMENT} lists it", "unpack the scene's dslr_scan_eval archive again")
+        raise Stop(f"{path} is missing, though {ALIGNMENT} lists it", UNPACK_AGAIN)
     count, kind, start = read_header(path)
-    if path.stat().st_size < start + count * kind.itemsize:
-        raise Stop(f"{path} is truncated: {count} points need {start + count * kind.itemsize} bytes, it has {path.stat().st_size}")
-    vertices = numpy.memmap(path, dtype=kind, mode="r", offset=start, shape=(count,))
-    points = numpy.stack([vertices[axis] for axis in "xyz"], 1).astype(numpy.float64)
-    return points[numpy.isfinite(points).all(1)]
+    size, due = path.stat().st_size, start + count * kind.itemsize
+    if size < due:
+        raise Stop(f"{path} is truncated: {count} points need {due} bytes, it has {size}")
+    vertices = np.memmap(path, dtype=kind, mode="r", offset=start, shape=(count,))
+    points = np.stack([vertices[axis] for axis in "xyz"], 1).astype(np.float64)
+    return points[np.isfinite(points).all(1)]
 
 
-def read_header(path: Path) -> tuple[int, Any, int]:
+def read_header(path: Path) -> tuple[int, np.dtype, int]:
     """How many vertices a PLY has, their numpy type, and the byte where the first one begins."""
-    import numpy
-
     with open(path, "rb") as file:
         header, end, _ = file.read(HEADER_BYTES).partition(b"end_header\n")
     text = header.decode("ascii", errors="replace")
     if not end or not re.match(r"ply\s+format binary_little_endian 1\.0\n", text):
         raise Stop(f"{path} is not a binary little-endian PLY: it begins with {text[:40]!r}")
     first = re.search(r"^element (\w+) (\d+)\n((?:property .*\n)*)", text, re.MULTILINE)
-    kinds = {line.split()[-1]: PLY_TYPES.get(line.split()[1]) for line in first[3].splitlines()} if first else {}
-    if not {"x", "y", "z"} <= kinds.keys() or not all(kinds.values()) or first[1] != "vertex":  # a list has no fixed size
+    properties = [line.split() for line in first[3].splitlines()] if first and first[1] == "vertex" else []
+    kinds = {words[-1]: PLY_TYPES.get(words[1], "") for words in properties}  # "": a list, which has no fixed size
+    if not first or not {"x", "y", "z"} <= kinds.keys() or not all(kinds.values()):
         raise Stop(f"{path} does not begin with vertices that have x, y and z")
-    return int(first[2]), numpy.dtype(list(kinds.items())), len(header) + len(end)
+    return int(first[2]), np.dtype(list(kinds.items())), len(header) + len(end)
 
 
-def spacing(points: Any) -> Any:
-    """(n,) float32: a cube with n points on a surface has them VOXEL_M / sqrt(n) apart. Of a cube and its six neighbours the fullest
-    counts, because a surface may only touch a corner of its own."""
-    import numpy
+def spacing(points: np.ndarray) -> np.ndarray:
+    """(n,) float32 metres: how far apart points (n, 3) lie near each.
 
-    stride = numpy.array([1, 1 << 21, 1 << 42])  # 2 million cubes, 200 km, along each axis
-    keys, place, counts = numpy.unique(numpy.floor(points / VOXEL_M).astype(numpy.int64) @ stride, return_inverse=True, return_counts=True)
+    A cube with n points on a surface has them VOXEL_M / sqrt(n) apart. Of a cube and its six neighbours the fullest
+    counts, because a surface may only touch a corner of its own.
+    """
+    stride = np.array([1, 1 << 21, 1 << 42])  # 2 million cubes, 200 km, along each axis
+    cubes = np.floor(points / VOXEL_M).astype(np.int64) @ stride
+    keys, place, counts = np.unique(cubes, return_inverse=True, return_counts=True)
     fullest = counts.copy()
     for step in (*stride, *-stride):
-        beside = numpy.minimum(numpy.searchsorted(keys, keys + step), len(keys) - 1)
-        fullest = numpy.maximum(fullest, numpy.where(keys[beside] == keys + step, counts[beside], 0))
-    return numpy.minimum(VOXEL_M / numpy.sqrt(fullest), MOST_SPACING_M).astype(numpy.float32)[place]
+        beside = np.minimum(np.searchsorted(keys, keys + step), len(keys) - 1)
+        fullest = np.maximum(fullest, np.where(keys[beside] == keys + step, counts[beside], 0))
+    return np.minimum(VOXEL_M / np.sqrt(fullest), MOST_SPACING_M).astype(np.float32)[place]
 
 
-def depth(cloud: Cloud, cam_from_world: Any, crop: Crop) -> Any:
-    """(h, w) float32: the scanned surfaces that a crop sees, 0 where there are none."""
-    import numpy
-
+def depth(cloud: Cloud, cam_from_world: np.ndarray, crop: Crop) -> np.ndarray:
+    """(h, w) float32 metres: the scanned surfaces that a crop sees from a camera (3, 4), 0 where there are none."""
     parts = [in_front(cloud, start, cam_from_world, crop) for start in range(0, len(cloud.points), CHUNK)]
-    cam, spacing_m = (numpy.concatenate(part) for part in zip(*parts))
-    reach = numpy.minimum(2 * spacing_m * crop.intrinsics[0, 0] / cam[:, 2], MOST_REACH_PX)
+    cam, spacing_m = (np.concatenate(part) for part in zip(*parts, strict=True))
+    reach = np.minimum(2 * spacing_m * crop.intrinsics[0, 0] / cam[:, 2], MOST_REACH_PX)
     return nearest_surface(splat(cam, reach, 3 * spacing_m + SURFACE * cam[:, 2], crop), crop)
 
 
-def in_front(cloud: Cloud, start: int, cam_from_world: Any, crop: Crop) -> tuple[Any, Any]:
+def in_front(cloud: Cloud, start: int, cam_from_world: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
     """A chunk of the points in the camera's axes (n, 3) and their spacing (n,), as far as the crop may see them."""
     chunk = slice(start, start + CHUNK)
     cam = cloud.points[chunk] @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    wide, high = (crop.width / 2 + MOST_REACH_PX) / crop.intrinsics[0, 0], (crop.height / 2 + MOST_REACH_PX) / crop.intrinsics[1, 1]
+    wide = (crop.width / 2 + MOST_REACH_PX) / crop.intrinsics[0, 0]
+    high = (crop.height / 2 + MOST_REACH_PX) / crop.intrinsics[1, 1]
     seen = (cam[:, 2] > NEAR_M) & (abs(cam[:, 0]) < wide * cam[:, 2]) & (abs(cam[:, 1]) < high * cam[:, 2])
     return cam[seen], cloud.spacing_m[chunk][seen]

@@ -1,8 +1,9 @@
 """The sizes of a VGGT. The defaults are the published 1B model (Wang et al. 2025, arXiv 2503.11651); no torch here."""
+
 from dataclasses import dataclass, field
 
-from lib.config import at_least
-from lib.errors import Stop
+from lib.core.config import at_least
+from lib.core.errors import Stop
 
 SPECIAL_TOKENS = 1  # the camera token; the register tokens follow it
 POSE_NUMBERS = 9  # translation 3, quaternion 4, field of view 2 (geometry.encode_cameras)
@@ -10,9 +11,13 @@ POSE_NUMBERS = 9  # translation 3, quaternion 4, field of view 2 (geometry.encod
 
 @dataclass
 class ModelSize:
-    """Widths in channels, depths in blocks; `depth` counts pairs of a frame block and a global block. Names as published."""
+    """Widths in channels, depths in blocks; `depth` counts pairs of a frame block and a global block.
 
-    img_size: int = 518  # side in px of the square that the table of positions was made for; other grids are interpolated
+    The names are the published ones.
+    """
+
+    # Side in px of the square that the table of positions was made for; other grids are interpolated.
+    img_size: int = 518
     patch_size: int = 14  # side in px
     embed_dim: int = 1024
     depth: int = 24
@@ -21,7 +26,8 @@ class ModelSize:
     num_register_tokens: int = 4
     qk_norm: bool = True
     rope_base: float = 100.0
-    layer_scale: float = 0.01  # start of the residual branches of the aggregator and the camera trunk; only for training from scratch
+    # Start of the residual branches of the aggregator and the camera trunk; only for training from scratch.
+    layer_scale: float = 0.01
     patch_embed_depth: int = 24
     patch_embed_num_heads: int = 16
     patch_embed_mlp_ratio: float = 4.0
@@ -31,14 +37,21 @@ class ModelSize:
     camera_iterations: int = 4
     dpt_features: int = 256
     dpt_out_channels: list[int] = field(default_factory=lambda: [256, 512, 1024, 1024])
-    dpt_intermediate_layers: list[int] = field(default_factory=lambda: [4, 11, 17, 23])  # aggregator layers that the dense heads read
+    dpt_intermediate_layers: list[int] = field(default_factory=lambda: [4, 11, 17, 23])  # what the dense heads read
     dpt_output_hidden: int = 32
     camera_head: bool = True
     depth_head: bool = True
     point_head: bool = False  # depth and cameras give better points than the point head (the paper, table 3)
 
-    def __post_init__(self):
-        for key in ("patch_embed_depth", "depth", "camera_trunk_depth", "camera_iterations", "num_register_tokens", "dpt_output_hidden"):
+    def __post_init__(self) -> None:
+        for key in (
+            "patch_embed_depth",
+            "depth",
+            "camera_trunk_depth",
+            "camera_iterations",
+            "num_register_tokens",
+            "dpt_output_hidden",
+        ):
             at_least(f"model.{key}", getattr(self, key), 1)
         self.check_multiple("img_size", self.img_size, "patch_size", self.patch_size)
         # RoPE splits a head into y and x, and each of these into pairs; UV embeddings have four equal parts.
@@ -49,15 +62,19 @@ class ModelSize:
         self.check_dense()
 
     def check_multiple(self, key: str, value: int, of: str, unit: int) -> None:
+        """Stop unless value is unit, twice unit, …; `of` is what the message calls the unit."""
         if unit < 1 or value < 1 or value % unit:
-            raise Stop(f"model.{key} = {value} is not a positive multiple of {of}" + (f" = {unit}" if of != str(unit) else ""))
+            named = of if of == str(unit) else f"{of} = {unit}"
+            raise Stop(f"model.{key} = {value} is not a positive multiple of {named}")
 
     def check_dense(self) -> None:
         layers, channels = list(self.dpt_intermediate_layers), list(self.dpt_out_channels)
         if len(layers) != 4 or len(channels) != 4:
-            raise Stop("model.dpt_out_channels and model.dpt_intermediate_layers need four numbers each: the DPT head reads four layers")
+            both = "model.dpt_out_channels and model.dpt_intermediate_layers"
+            raise Stop(f"{both} need four numbers each: the DPT head reads four layers")
         if sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < self.depth:
-            raise Stop(f"model.dpt_intermediate_layers={layers} must ascend within 0..{self.depth - 1}, because model.depth={self.depth}")
+            rule = f"must ascend within 0..{self.depth - 1}, because model.depth={self.depth}"
+            raise Stop(f"model.dpt_intermediate_layers={layers} {rule}")
         for count in channels:
             self.check_multiple("dpt_out_channels", count, "4", 4)
 

@@ -1,0 +1,249 @@
+"""What the five step scripts share: flags, the order of the steps, stamps, exit codes.
+
+A step script is `main(number, work)`: `work(job)` does the step and returns its outputs, raises `Paused` at a safe
+point when the session ends, or `Stop` with one sentence and one command. Exit codes: 0 done, 75 paused, 2 usage, 1
+failed.
+"""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lib import recipes
+from lib.commands import settings
+from lib.commands.plan import show_list, show_plan
+from lib.core import steps
+from lib.core.code import REPOSITORY
+from lib.core.errors import DONE, FAILED, PAUSED, Paused, Stop
+from lib.core.job import Job
+from lib.core.processes import is_first_rank, leave, rank_0_left, run_child
+from lib.core.run import SCRIPTS, STEPS, Run, sweep, write_json
+from lib.core.session import catch_signals, guard_against_dead_parent, open_clock, take_lock
+
+DEMO_RESERVE_SECONDS = 2.0
+
+Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
+AddFlags = Callable[[argparse.ArgumentParser], None]
+Result = Callable[[Job], str]
+
+
+def main(
+    step: int,
+    work: Work,
+    add_flags: AddFlags | None = None,
+    again: tuple[str, ...] = (),
+    result: Result | None = None,
+) -> int:
+    """Runs a step and returns its exit code.
+
+    again: flags with which even a complete step has work. result: what a complete step says.
+    """
+    # before torch: spinning threads made a step 8 times slower on busy cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return leave(attempt(step, work, add_flags, again, result))
+
+
+def attempt(step: int, work: Work, add_flags: AddFlags | None, again: tuple[str, ...], result: Result | None) -> int:
+    try:
+        args = parse(step, add_flags)
+        args.always_work = any(getattr(args, flag) for flag in again)
+        if args.list:
+            return show_list(args)
+        place = args.root
+        run, recipe, config, record = settings.of_run(step, args)
+        place = run.folder
+        if args.plan:
+            return show_plan(run, recipe, config, record, args)
+        with locked(run):
+            clock = open_clock(args.time_limit, reserve_seconds(config, record))
+            return perform(Job(step, run, recipe, config, record, args, clock), work, result)
+    except Stop as stop:
+        return say(stop)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return say(disk_full(error, place))
+
+
+def say(stop: Stop) -> int:
+    """Prints why a step stops and what to do; returns its exit code. Of several ranks one speaks for all."""
+    if is_first_rank() or not rank_0_left():
+        print(f"error: {stop.cause}", file=sys.stderr)
+        if stop.command:
+            print(f"   go on with: {stop.command}", file=sys.stderr)
+    return stop.code
+
+
+def disk_full(error: OSError, place: Path) -> Stop:
+    from lib.core.machine import free_bytes
+
+    free = free_bytes(place)
+    needed = getattr(error, "needed_bytes", 0)
+    wanted = f", {needed / 1e6:.1f} MB needed" if needed else ""
+    return Stop(
+        f"the disk is full: {free / 1e6:.1f} MB free below {place}{wanted}; the last good checkpoint stands",
+        "free some space, then run the same command",
+        FAILED,
+    )
+
+
+def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
+    doc = sys.modules["__main__"].__doc__ or ""
+    parser = argparse.ArgumentParser(
+        prog=SCRIPTS[step],
+        description=doc.split("\n")[0],
+        epilog="exit codes: 0 done, 75 paused (run the same command again), 2 wrong usage or a missing asset, 1 failed",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, e.g. lora.rank=8 train.epochs=2 (--list shows all)"
+    )
+    parser.add_argument("--recipe", help=f"one of {', '.join(recipes.RECIPES)}")
+    parser.add_argument("--preset", help="a named set of settings of the recipe (--list)")
+    parser.add_argument(
+        "--demo", action="store_true", default=None, help="stand-in data and a small network; runs on a CPU"
+    )
+    parser.add_argument("--run", help="folder under runs/; later steps need only this")
+    parser.add_argument("--plan", action="store_true", help="say what would run and why, and what it costs; do nothing")
+    parser.add_argument("--list", action="store_true", help="recipes, presets and settings")
+    parser.add_argument("--json", action="store_true", help="--plan and --list as JSON")
+    parser.add_argument("--force", action="store_true", help="do this step again even if it is complete")
+    parser.add_argument(
+        "--accept-code", action="store_true", help="go on although code changed since the training; it is recorded"
+    )
+    parser.add_argument(
+        "--time-limit", default="", metavar="11h30m", help="of the whole session; the step pauses before it"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path.cwd(), help="holds runs/, data/, cache/ (default: the current folder)"
+    )
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a further place to look for data and earlier runs",
+    )
+    if add_flags:
+        add_flags(parser)
+    args = parser.parse_intermixed_args()
+    args.overrides += [f"{key}={value}" for key, value in getattr(args, "as_settings", lambda _: {})(args).items()]
+    return args
+
+
+# ---------------------------------------------------------------------------------------------- running a step
+
+
+def reserve_seconds(config: Any, record: dict[str, Any]) -> float:
+    """What is kept for the last checkpoint; a demo's takes a moment."""
+    asked: float = config.session.reserve_seconds
+    return min(asked, DEMO_RESERVE_SECONDS) if record["demo"] else asked
+
+
+def perform(job: Job, work: Work, result: Result | None) -> int:
+    """The step with the earlier ones that it needs; nothing where it is complete."""
+    catch_signals(job.clock)
+    guard_against_dead_parent(job.clock)
+    if is_first_rank():
+        write_json(job.run.record, job.record)
+        settings.remember_recipe(job.run, job.recipe)
+        code = earlier_steps(job)
+        if code != DONE:
+            return code
+    job.before = steps.state(job.run, job.step, job.recipe, job.config)
+    if job.before.word == "complete" and not job.args.force and not job.args.always_work:
+        said = f"\n{result(job)}" if result else ""
+        print(f"step {job.step} ({STEPS[job.step]}): complete, nothing to do{said}")
+        return DONE
+    return carry_out(job, work)
+
+
+def carry_out(job: Job, work: Work) -> int:
+    """The work itself between the two ends of a stamp."""
+    job.note_made_from()
+    started = time.time()
+    if is_first_rank():
+        print(f"step {job.step} ({STEPS[job.step]}) of {job.run.name}: {job.before}", flush=True)
+    try:
+        outputs = work(job)
+    except Paused as pause:
+        if is_first_rank():
+            job.note_made_from()
+            steps.write_stamp(job.run, job.step, "paused", job.made_from, job.progress, [], time.time() - started)
+            at = steps.where(job.progress)
+            print(f"paused{at}: {pause}. Go on with: {job.run.command(job.step)}", flush=True)
+        return PAUSED
+    if isinstance(outputs, int):  # children did the work and wrote the stamp
+        return outputs
+    if is_first_rank():
+        names = [relative_name(job.run, path) for path in outputs]
+        job.note_made_from()
+        steps.write_stamp(job.run, job.step, "complete", job.made_from, job.progress, names, time.time() - started)
+        following = f"; next: {job.run.command(job.step + 1)}" if job.step < 5 else ""
+        print(f"step {job.step} ({STEPS[job.step]}): done in {time.time() - started:.0f} s{following}", flush=True)
+    return DONE
+
+
+def relative_name(run: Run, path: Path) -> str:
+    """An output as a stamp names it: below the run's folder, else below the root."""
+    return str(path.relative_to(run.folder if path.is_relative_to(run.folder) else run.root))
+
+
+def earlier_steps(job: Job) -> int:
+    """Steps 1-3 are repaired by the step that needs them; a training is never started by another step."""
+    for step in range(1, min(job.step, 4)):
+        state = steps.state(job.run, step, job.recipe, job.config)
+        if state.word != "complete":
+            print(f"step {step} ({STEPS[step]}) is {state}: running it first", flush=True)
+            script = str(REPOSITORY / SCRIPTS[step])
+            code = run_child([sys.executable, script, "--run", job.run.name, *passed_on(job.args)], job.clock)
+            if code != DONE:
+                return code
+    if job.step == 5:
+        state = training_state(job)
+        if state.word != "complete":
+            only_code = state.word == "stale" and steps.only_code(state.reasons)
+            command = job.run.command(5, "--accept-code") if only_code else job.run.command(4)
+            raise Stop(f"step 4 (train) is {state}", command)
+    return DONE
+
+
+def training_state(job: Job) -> steps.State:
+    """Code alone does not make a training unusable: a message says what changed, and --accept-code goes on."""
+    state = steps.state(job.run, 4, job.recipe, job.config)
+    accepted = state.word == "stale" and steps.only_code(state.reasons) and job.args.accept_code
+    return steps.State("complete") if accepted else state
+
+
+def passed_on(args: argparse.Namespace) -> list[str]:
+    """The flags that a step gives to an earlier one that it repairs."""
+    flags = ["--root", str(args.root)] + [word for place in args.inputs for word in ("--inputs", str(place))]
+    return flags + (["--time-limit", args.time_limit] if args.time_limit else [])
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Two steps must not work on one run at once; the lock ends with the process, so nothing is left to clean up."""
+    lock = run.folder / ".lock"
+    # the step that started this process, or rank 0, holds it
+    if os.environ.get("PIPELINE_LOCK") == str(lock) or not is_first_rank():
+        yield
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    held = take_lock(lock, fcntl.LOCK_EX)
+    if held is None:
+        raise Stop(f"another step is working on the run {run.name}", "wait for it, or choose another --run NAME")
+    os.environ["PIPELINE_LOCK"] = str(lock)
+    try:
+        sweep(run.folder)
+        yield
+    finally:
+        del os.environ["PIPELINE_LOCK"]
+        os.close(held)

@@ -1,0 +1,222 @@
+"""Run a step from a notebook cell, show what it left behind, and end the notebook in peace when it pauses.
+
+A step is a child process: it may install packages that the kernel must not hold, and its memory goes back when it ends.
+Its lines appear as they come. Text that ends in a carriage return is a progress line and is replaced in place, because
+a saved notebook keeps everything it was sent (a bar of 6 s became 60 outputs).
+"""
+
+import argparse
+import codecs
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, cast
+
+from lib.core.code import REPOSITORY
+from lib.core.errors import DONE, PAUSED
+from lib.core.run import SCRIPTS, Run, read_json
+
+# lasting lines of one step that a notebook keeps (the audit of a large preset has 300); later ones replace one another
+MAX_LINES = 1000
+LAST_LINES = 20
+PROGRESS_SECONDS = 0.5  # between two updates of the progress line
+
+
+class StepFailed(Exception):
+    """A step ended with another exit code than 0 (done) or 75 (paused)."""
+
+
+def start_clock() -> None:
+    """The first cell calls this: all steps share one time limit, which counts from here (lib.core.session)."""
+    os.environ.setdefault("PIPELINE_SESSION_START", str(time.time()))
+
+
+def step(
+    number: int, recipe: str = "", preset: str = "", demo: bool = False, run: str = "",
+    overrides: str = "", time_limit: str = "", root: str = "",
+) -> None:  # fmt: skip
+    """Run step `number` with the flags of the command line and show its tables and figures.
+
+    `overrides` is text as on the command line ("lora.rank=8 train.epochs=2"); `root` holds runs/, data/ and cache/, and
+    is the clone itself when empty. A paused step ends the notebook with exit code 0, so that papermill and Kaggle keep
+    what there is; any other code but 0 raises StepFailed.
+    """
+    place = Path(root).resolve() if root else REPOSITORY
+    flags = {"--recipe": recipe, "--preset": preset, "--run": run, "--time-limit": time_limit}
+    words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
+    words += (["--demo"] if demo else []) + shlex.split(overrides)
+    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[number]), *words], place)
+    if code not in (DONE, PAUSED):
+        raise StepFailed(f"{SCRIPTS[number]} ended with exit code {code}: " + "\n".join(last_lines[-3:]))
+    finished = Run(place, run or default_run(recipe, preset, demo))
+    if code == DONE or number == 4:
+        show(number, finished)
+    if code == PAUSED:
+        end_paused(finished.command(number))
+
+
+def default_run(recipe: str, preset: str, demo: bool) -> str:
+    from lib.commands.settings import default_name
+
+    return default_name(argparse.Namespace(recipe=recipe, preset=preset, demo=demo, root=REPOSITORY))
+
+
+def end_paused(command: str) -> None:
+    """SystemExit(0) is the one ending after which papermill runs no later cell and still exits with 0."""
+    print("\nPaused. Everything so far is saved, and the notebook stops here on purpose.")
+    print("To go on, restart it with the same parameters and run all cells;")
+    print("on Kaggle, first attach the output of this session as an input.")
+    print(f"In a shell: {command}")
+    print("(SystemExit: 0 below is how a notebook stops.)")
+    warnings.filterwarnings("ignore", message="To exit: use")
+    sys.exit(0)
+
+
+# ---------------------------------------------------------------------------------------------- the child
+
+
+def follow(command: list[str], folder: Path) -> tuple[int, list[str]]:
+    """Run a command in `folder` and show its lines; returns its exit code and its last lines.
+
+    An interrupt of the kernel goes to the child alone, which saves and pauses; the cell waits for that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"PIPELINE_PARENT": str(os.getpid()), "PIPELINE_NOTEBOOK": "1", "PYTHONUNBUFFERED": "1"}
+    screen = Screen()
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, process_group=0,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as child, interrupts_to(child):  # fmt: skip
+        for text, lasting in pieces(cast(BufferedReader, child.stdout)):  # a pipe that is read in bytes is one
+            screen.line(text) if lasting else screen.progress(text)
+        code = child.wait()
+    screen.close()
+    return code, list(screen.last)
+
+
+@contextlib.contextmanager
+def interrupts_to(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Within the block a SIGINT is handed on to the child instead of raising KeyboardInterrupt here."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: child.send_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def pieces(stream: BufferedReader) -> Iterator[tuple[str, bool]]:
+    """The stream's text up to each line end, and whether it lasts: a carriage return lets the next piece replace it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest = ""
+    while chunk := stream.read1(1 << 16):
+        *whole, rest = re.split(r"(?<=[\r\n])", rest + decoder.decode(chunk))
+        for text in whole:
+            yield text.rstrip("\r\n"), text.endswith("\n")
+    if rest:
+        yield rest, True
+
+
+class Screen:
+    """What a cell shows of a step: lasting lines as they come, and one progress line that is replaced in place."""
+
+    def __init__(self) -> None:
+        self.printed = 0
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
+        self.shown: Any = None  # the display of the progress line, once there is one
+        self.waiting, self.updated = "", 0.0
+
+    def line(self, text: str) -> None:
+        self.last.append(text)
+        self.printed += 1
+        if self.printed <= MAX_LINES:
+            print(text, flush=True)
+        else:
+            self.progress(text)
+
+    def progress(self, text: str) -> None:
+        self.waiting = text or self.waiting
+        if self.waiting and time.monotonic() - self.updated >= PROGRESS_SECONDS:
+            self.update()
+
+    def update(self) -> None:
+        from IPython.display import display
+
+        bundle = {"text/plain": self.waiting}
+        if self.shown is None:
+            self.shown = display(bundle, raw=True, display_id=True)
+        else:
+            self.shown.update(bundle, raw=True)
+        self.waiting, self.updated = "", time.monotonic()
+
+    def close(self) -> None:
+        if self.waiting:
+            self.update()
+        if self.printed > MAX_LINES:
+            hidden = max(0, self.printed - MAX_LINES - LAST_LINES)
+            print("\n".join([f"… {hidden} lines are not shown …", *list(self.last)[-(self.printed - MAX_LINES) :]]))
+
+
+# ---------------------------------------------------------------------------------------------- what a step left behind
+
+
+def show(number: int, run: Run) -> None:
+    """Tables and figures that a step left, from the run's files; of a paused training the curves so far."""
+    record = read_json(run.record)
+    if record is not None and number in SHOWN:
+        SHOWN[number](run, record)
+
+
+def show_data(run: Run, record: dict[str, Any]) -> None:
+    from lib.evaluation import report
+
+    if run.split.exists():
+        data = report.data_facts(run)
+        print(data["proof"])
+        show_html(report.tables().data(data))
+
+
+def show_curves(run: Run, record: dict[str, Any]) -> None:
+    from IPython.display import Image, display
+
+    from lib.evaluation import plots, report
+
+    for stage in report.stage_folders(run):
+        drawn = plots.curves(stage)
+        if drawn:
+            display(Image(filename=drawn, width=900))
+
+
+def show_scores(run: Run, record: dict[str, Any]) -> None:
+    from IPython.display import Image, display
+
+    from lib.evaluation import report
+
+    scores = read_json(run.scores)
+    if scores is None:
+        return
+    show_html(report.tables().scores(scores))
+    for figure in sorted((run.folder / "figures").glob("*.png")):
+        display(Image(filename=figure, width=900))
+    page = run.folder / "report.html"
+    show_html(f'<a href="{os.path.relpath(page)}" target="_blank">The whole report</a>', f"The whole report: {page}")
+    print(report.verdict(scores, record))
+
+
+SHOWN = {3: show_data, 4: show_curves, 5: show_scores}
+
+
+def show_html(text: str, plain: str = "") -> None:
+    """`plain` is what a log shows instead; a table has none, because the step has printed its own."""
+    from IPython.display import display
+
+    display({"text/html": text, "text/plain": plain}, raw=True)

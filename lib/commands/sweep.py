@@ -1,0 +1,90 @@
+"""--sweep of step 4: one run per combination of settings, each resumable, then one comparison.
+
+    python step4_train.py --demo --sweep lora.rank=8,16 lora.strategy=a,b
+
+makes the runs <name>-rank8-strategya … through all five steps, and runs/comparison.csv with a table and a plot.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+from lib import recipes
+from lib.commands import cli, compare
+from lib.commands.settings import default_name
+from lib.core.code import REPOSITORY
+from lib.core.config import parse_override
+from lib.core.errors import DONE, Stop
+from lib.core.processes import run_child
+from lib.core.run import SCRIPTS, STEPS, Run
+from lib.core.session import Clock, catch_signals, open_clock
+
+
+def main(words: list[str]) -> int:
+    args = parse(words)
+    try:
+        clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
+        catch_signals(clock)
+        return sweep(args, clock)
+    except Stop as stop:
+        return cli.say(stop)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=SCRIPTS[4], description="one run per combination, then a comparison")
+    parser.add_argument("--sweep", nargs="+", required=True, metavar="key=v1,v2", help="settings to vary")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="settings of every run")
+    parser.add_argument("--recipe", help=f"one of {', '.join(recipes.RECIPES)}")
+    parser.add_argument("--preset", help="of every run")
+    parser.add_argument("--demo", action="store_true", help="stand-in data and a small network")
+    parser.add_argument("--run", help="what the names of the runs begin with")
+    parser.add_argument("--time-limit", default="", metavar="11h30m", help="of the whole session")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/, data/, cache/")
+    return parser.parse_args(words)
+
+
+def sweep(args: argparse.Namespace, clock: Clock) -> int:
+    """The runs one after another; the first pause or failure ends the call, and the same call goes on there."""
+    settings, names = combinations(args.sweep), []
+    for number, combination in enumerate(settings, 1):
+        name = run_name(args, combination)
+        names.append(name)
+        print(f"run {number} of {len(settings)}: {name}", flush=True)
+        for step in STEPS:
+            code = run_child(command(args, name, combination, step), clock)
+            if code != DONE:
+                print(f"the sweep ends here; go on with: python {SCRIPTS[4]} {' '.join(sys.argv[1:])}", flush=True)
+                return code
+    print(compare.compare([Run(args.root.resolve(), name) for name in names], args.root.resolve() / "runs"))
+    return DONE
+
+
+def combinations(axes: list[str]) -> list[list[str]]:
+    """['lora.rank=8,16', 'train.lr=1e-4,2e-4'] -> every ['lora.rank=8', 'train.lr=1e-4'] …"""
+    choices = []
+    for axis in axes:
+        key, equals, values = axis.partition("=")
+        if not equals or not values:
+            raise Stop(f"--sweep {axis!r} is not key=v1,v2")
+        parse_override(f"{key}=[{values}]")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    return [list(combination) for combination in itertools.product(*choices)]
+
+
+def run_name(args: argparse.Namespace, combination: list[str]) -> str:
+    """'mine-rank8-strategya'"""
+    start = args.run or default_name(args)
+    return "-".join([start, *(setting.rpartition(".")[2].replace("=", "") for setting in combination)])
+
+
+def command(args: argparse.Namespace, name: str, combination: list[str], step: int) -> list[str]:
+    """Step 1 gives the run its settings; the later steps need the name alone."""
+    words = [sys.executable, str(REPOSITORY / SCRIPTS[step]), "--run", name, "--root", str(args.root)]
+    if args.time_limit:
+        words += ["--time-limit", args.time_limit]
+    if step == 1:
+        flags = {"--recipe": args.recipe, "--preset": args.preset}
+        words += [word for flag, value in flags.items() if value for word in (flag, value)]
+        words += (["--demo"] if args.demo else []) + combination + args.set
+    return words

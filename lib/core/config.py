@@ -1,0 +1,261 @@
+"""Typed configuration: defaults < preset < demo < key=value. Errors name the key and the nearest right one."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib.core.contract import Recipe
+from lib.core.errors import Stop, nearest
+
+
+def silent(default: Any) -> Any:
+    """A setting that no output depends on."""
+    return field(default=default, metadata={"silent": True, "free": True})
+
+
+def free(default: Any) -> Any:
+    """A setting that may change in the middle of a training: it moves no sample and no noise."""
+    return field(default=default, metadata={"free": True})
+
+
+def scored(default: Any) -> Any:
+    """A setting of the scoring: step 5 reports something else, and a training that scored with another one goes on."""
+    return field(default=default, metadata={"scored": True, "free": True})
+
+
+@dataclass
+class TrainConfig:
+    """The loop's own settings. A recipe may extend this class."""
+
+    epochs: int = free(20)
+    lr: float = 1e-4
+    lr_floor: float = 1e-6  # where warm-up starts and the cosine ends
+    warmup_ratio: float = 0.1  # of the stage's steps
+    weight_decay: float = 0.01
+    global_batch: int = 1  # samples per optimiser step, over all processes
+    micro_batch: int = 1  # samples per forward; part of the run record, because dropout noise depends on it
+    clip: float = 1.0  # L2 norm per group; 0 = off
+    ema: float = 0.0  # decay of the averaged weights, with warm-up; 0 = off
+    seed: int = 42
+    precision: str = "auto"  # auto | bf16 | fp16 | fp32
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    workers: int = silent(0)  # loader processes
+    evaluate_epochs: float = 1.0  # epochs between evaluations
+    checkpoint_minutes: float = silent(10.0)
+    checkpoint_steps: int = silent(0)  # 0 = by minutes alone
+    keep_checkpoints: int = silent(2)
+    keep_best: bool = silent(True)
+    patience_evaluations: int = free(0)  # stop after so many evaluations without a better one; 0 = never
+    stop_after_bad_steps: int = free(5)  # non-finite steps in a row
+    log_seconds: float = silent(10.0)  # between plain progress lines
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "global_batch", "micro_batch", "keep_checkpoints", "stop_after_bad_steps"):
+            at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("lr", "clip", "weight_decay", "ema", "checkpoint_minutes", "evaluate_epochs"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+        one_of("train.precision", self.precision, ("auto", "bf16", "fp16", "fp32"))
+        if self.global_batch % self.micro_batch:
+            raise Stop(
+                f"train.global_batch={self.global_batch} is not a multiple of train.micro_batch={self.micro_batch}"
+            )
+
+
+@dataclass
+class EvalConfig:
+    """Step 5's own settings. A recipe may extend this class."""
+
+    resamples: int = scored(1000)  # of the bootstrap
+    batch: int = silent(1)
+    figures: int = scored(4)  # held-out samples drawn in the report
+    checkpoint: str = scored("best")  # what step 5 scores: best, last or step-N (its --checkpoint)
+    select_samples: int = 16  # held-out samples that choose the best checkpoint during training
+
+
+@dataclass
+class CacheConfig:
+    frozen_features: bool = silent(True)  # keep what frozen layers compute
+    quota_gb: float = silent(20.0)
+
+
+@dataclass
+class SessionConfig:
+    reserve_seconds: float = silent(60.0)  # kept for the last checkpoint before a deadline
+
+
+@dataclass
+class LoraConfig:
+    """Adapters. A recipe extends this with its targets."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.1
+    full: list[str] = field(default_factory=list)  # further tensors to train fully: regexes over "<module>.<tensor>"
+    peft: dict[str, Any] = field(default_factory=dict)  # PEFT's own LoraConfig fields, passed through
+
+    def __post_init__(self) -> None:
+        at_least("lora.rank", self.rank, 1)
+        at_least("lora.alpha", self.alpha, 0)
+        if not 0 <= self.dropout < 1:
+            raise Stop(f"lora.dropout={self.dropout} is not in [0, 1)")
+        for name in self.peft:
+            one_of("lora.peft field", name, PEFT_FIELDS)
+
+
+# The fields of peft.LoraConfig that make sense here; a test compares them with the installed PEFT.
+PEFT_FIELDS = (
+    "use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern", "bias", "lora_bias",
+    "layers_to_transform", "layers_pattern", "exclude_modules", "use_qalora", "qalora_group_size",
+)  # fmt: skip
+
+
+# Settings that had another name once: they are refused, and the new name is said.
+RENAMED = {
+    "cache.prefix": "cache.frozen_features",
+    "data.made_hands": "data.stand_in_hands",
+    "data.made_px": "data.stand_in_px",
+    "data.made_subjects": "data.stand_in_subjects",
+    "dit.updates": "dit.sampling_steps",
+    "train.checkpointing": "train.gradient_checkpointing",
+    "train.warmup_share": "train.warmup_ratio",
+}
+
+
+def at_least(key: str, value: float, low: float) -> None:
+    if value < low:
+        raise Stop(f"{key}={value} is impossible: it must be at least {low}")
+
+
+def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise Stop(f"{key}={value!r} is unknown: {nearest(value, known)}")
+
+
+def compose(recipe: Recipe, preset: str, demo: bool, scale: str, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The configuration object, and what differs from the preset (dotted key -> value)."""
+    if preset not in recipe.PRESETS:
+        raise Stop(f"unknown preset {preset!r}: {nearest(preset, recipe.PRESETS)}", "python step1_setup.py --list")
+    settings = dict(recipe.PRESETS[preset])
+    if demo:
+        settings |= {**recipe.DEMO, **(recipe.TINY if scale == "tiny" else {})}
+    config = from_dotted(recipe.Config, settings | asked)
+    before = to_dotted(from_dotted(recipe.Config, dict(recipe.PRESETS[preset])))
+    return config, {key: value for key, value in to_dotted(config).items() if value != before[key]}
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'lora.rank=8' -> ('lora.rank', 8); the value is YAML, so lists are [a,b] and null is None."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise Stop(f"{text!r} is not key=value")
+    try:
+        return key, yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise Stop(f"the value of {key!r} cannot be read: {value!r}") from error
+
+
+def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
+    """An instance of the dataclass `kind` with dotted settings applied, typed and self-checked."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    tree = OmegaConf.structured(kind)
+    known = leaves(kind)
+    for key, value in settings.items():
+        parent = next((k for k in known if key == k or (known[k] == "dict" and key.startswith(k + "."))), None)
+        if parent is None and key in RENAMED:
+            raise Stop(f"the setting {key!r} is called {RENAMED[key]!r} now", "python step1_setup.py --list")
+        if parent is None:
+            raise Stop(f"unknown setting {key!r}: {nearest_key(key, known)}", "python step1_setup.py --list")
+        try:
+            OmegaConf.update(tree, key, value, force_add=known[parent] == "dict")
+        except (OmegaConfBaseException, ValueError) as error:
+            raise Stop(f"{key}={value!r} is not {a(known[parent])}") from error
+    return OmegaConf.to_object(tree)
+
+
+def leaves(kind: Any, path: str = "") -> dict[str, str]:
+    """Every dotted key of a dataclass type with the name of its type; "dict" is a free mapping."""
+    found: dict[str, str] = {}
+    for f in dataclasses.fields(kind):
+        inner = f.default_factory if dataclasses.is_dataclass(f.default_factory) else f.type
+        if dataclasses.is_dataclass(inner):
+            found |= leaves(inner, f"{path}{f.name}.")
+        else:
+            found[path + f.name] = type_name(inner)
+    return found
+
+
+def silent_everywhere() -> set[str]:
+    """The silent settings that every recipe has."""
+    sections = {"train": TrainConfig(), "eval": EvalConfig(), "cache": CacheConfig(), "session": SessionConfig()}
+    return set().union(*(marked(section, "silent", f"{name}.") for name, section in sections.items()))
+
+
+def marked(config: Any, mark: str, path: str = "") -> set[str]:
+    """The dotted keys of the settings that are `silent`, `free` or `scored`; a recipe's own default keeps the mark."""
+    found = set()
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            found |= marked(value, mark, f"{path}{name}.")
+        elif any(own[name].metadata.get(mark) for own in fields_by_class(config) if name in own):
+            found.add(path + name)
+    return found
+
+
+def fields_by_class(config: Any) -> list[dict[str, dataclasses.Field[Any]]]:
+    """The dataclass fields of the configuration's class and of each of its bases, as every one of them states them."""
+    return [vars(base).get("__dataclass_fields__", {}) for base in type(config).__mro__]
+
+
+def type_name(kind: Any) -> str:
+    """'int', 'list[str]', 'dict': what an error message calls a field's type."""
+    name = kind.__name__ if type(kind) is type else str(kind)
+    return "dict" if name.startswith("dict") else name
+
+
+def nearest_key(key: str, known: dict[str, str]) -> str:
+    """Suggest from all keys, but list only the neighbours: the whole table would be a page."""
+    section = key.rpartition(".")[0] + "."
+    neighbours = [k for k in known if k.startswith(section)] or sorted({k.split(".")[0] for k in known})
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(neighbours)}"
+
+
+def to_dotted(config: Any, path: str = "") -> dict[str, Any]:
+    """The inverse of `from_dotted`, for run.json and fingerprints; a free mapping stays one value."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            flat |= to_dotted(value, f"{path}{name}.")
+        else:
+            flat[path + name] = value
+    return flat
+
+
+def note_reads(config: Any, read: set[str], path: str = "") -> Any:
+    """The same configuration, which from now on adds the dotted key of every setting that is looked at to `read`.
+
+    lib.core.code derives what a step reads from its code; what is seen here counts too, so that a setting that is read
+    in a way that no reader of code can follow still makes an output stale.
+    """
+    kind: Any = type(config)
+
+    def look_up(self: Any, name: str) -> Any:
+        value = kind.__getattribute__(self, name)
+        if name in kind.__dataclass_fields__ and not dataclasses.is_dataclass(value):
+            read.add(path + name)
+        return value
+
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            note_reads(value, read, f"{path}{name}.")
+    config.__class__ = type(kind.__name__, (kind,), {"__getattribute__": look_up})
+    return config
+
+
+def a(word: str) -> str:
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"

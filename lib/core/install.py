@@ -1,0 +1,135 @@
+"""Installs what is missing, with the standard library alone: step 1 runs this before anything else can be imported.
+
+What is installed and good enough stays (on Kaggle and Colab a replaced torch no longer fits the driver or its own
+companions); it becomes a constraint for pip. An empty environment gets the versions of constraints.txt, which were
+tested.
+"""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.core.errors import FAILED, Stop
+
+DEV = ("pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.17", "mypy>=2.4")  # what the tests need, step 1 --dev
+MARK = "PIPELINE_INSTALLED"  # set for the step that starts again after an installation
+TESTS = {
+    ">=": lambda have, want: have >= want, "<=": lambda have, want: have <= want, "==": lambda have, want: have == want,
+    "!=": lambda have, want: have != want, ">": lambda have, want: have > want, "<": lambda have, want: have < want,
+}  # fmt: skip
+
+
+class Requirement(NamedTuple):
+    """A line of requirements.txt: "huggingface_hub>=1.0,<3" is (name, ((">=", "1.0"), ("<", "3")))."""
+
+    name: str
+    limits: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return self.name + ",".join(sign + version for sign, version in self.limits)
+
+
+def ensure(repository: Path, dev: bool = False) -> None:
+    """Returns when everything that requirements.txt asks for is installed; else installs it and starts this program
+    again.
+
+    Only the names in requirements.txt are looked at, which takes some milliseconds. Stop: pip failed.
+    """
+    wanted = parse(repository / "requirements.txt") + ([parse_line(line) for line in DEV] if dev else [])
+    have = installed()
+    needed = lacking(wanted, have)
+    if not needed:
+        return
+    if os.environ.get(MARK):
+        raise Stop(f"still missing after the installation: {', '.join(map(str, needed))}", manual(repository), FAILED)
+    install(needed, limits(wanted, have, repository / "constraints.txt"), repository)
+    os.environ[MARK] = "1"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def lacking(wanted: list[Requirement], have: Mapping[str, str]) -> list[Requirement]:
+    """The requirements that are not installed, or not in a version within their limits."""
+    return [one for one in wanted if normal(one.name) not in have or not satisfies(have[normal(one.name)], one)]
+
+
+def limits(wanted: list[Requirement], have: Mapping[str, str], constraints: Path) -> list[str]:
+    """The constraints for pip: everything installed that is not itself too old; the tested versions where nothing is
+    installed yet.
+    """
+    if not any(normal(one.name) in have for one in wanted):
+        return constraints.read_text(encoding="utf-8").splitlines()
+    replaced = {normal(one.name) for one in lacking(wanted, have)}
+    return [f"{name}=={version}" for name, version in sorted(have.items()) if name not in replaced]
+
+
+def install(
+    needed: list[Requirement], constraints: list[str], repository: Path, run: Callable[..., int] = subprocess.call
+) -> None:
+    """One call of pip for everything that is missing."""
+    print(f"installing {', '.join(map(str, needed))}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "constraints.txt"
+        file.write_text("\n".join(constraints) + "\n", encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+        code = run([*pip, "--constraint", str(file), *map(str, needed)])
+    if code:
+        raise Stop(
+            f"pip could not install {', '.join(map(str, needed))} (its message is above)", manual(repository), FAILED
+        )
+
+
+def manual(repository: Path) -> str:
+    """What the user does when pip cannot: a new environment, or wheels from an attached folder."""
+    pip, file = f"{Path(sys.executable).name} -m pip", repository / "requirements.txt"
+    return (
+        "python3 -m venv .venv && . .venv/bin/activate && python step1_setup.py   (a new environment)\n"
+        f"   without a connection, from a folder of wheels: {pip} install --no-index --find-links FOLDER -r {file}"
+    )
+
+
+def installed() -> dict[str, str]:
+    """Name -> version of every distribution that this Python sees; the first on the path counts."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package has none
+            found.setdefault(normal(name), distribution.version)
+    return found
+
+
+def parse(file: Path) -> list[Requirement]:
+    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [parse_line(line) for line in lines if line]
+
+
+def parse_line(line: str) -> Requirement:
+    """A name with simple limits; nothing else is used in requirements.txt, and anything else is refused."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)\s*((?:(?:>=|<=|==|!=|>|<)\s*[0-9][0-9A-Za-z.+]*,?\s*)*)", line)
+    if not match:
+        raise Stop(f"requirements.txt: {line!r} is not a name with versions")
+    return Requirement(match[1], tuple(re.findall(r"(>=|<=|==|!=|>|<)\s*([^,\s]+)", match[2])))
+
+
+def satisfies(version: str, wanted: Requirement) -> bool:
+    return all(TESTS[sign](release(version), release(limit)) for sign, limit in wanted.limits)
+
+
+def release(version: str) -> tuple[int, ...]:
+    """A version's numbers without trailing zeros: "2.13.0+cu128" is (2, 13). A pre-release counts as its release."""
+    match = re.match(r"(?:\d+!)?(\d+(?:\.\d+)*)", version)
+    numbers = [int(part) for part in match[1].split(".")] if match else [0]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def normal(name: str) -> str:
+    """The canonical form of a distribution's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,147 @@
+"""The run folder: paths, atomic writes, JSON records. Nothing else in the project decides where a file lies."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STEPS = {1: "setup", 2: "download", 3: "prepare", 4: "train", 5: "evaluate"}
+SCRIPTS = {number: f"step{number}_{name}.py" for number, name in STEPS.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the files of a run lie. `root` holds runs/, data/, cache/ and places.json."""
+
+    root: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / self.name
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.csv"
+
+    @property
+    def split(self) -> Path:
+        return self.folder / "split.json"
+
+    @property
+    def assets(self) -> Path:
+        return self.folder / "assets.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "eval" / "scores.json"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def places(self) -> Path:
+        return self.root / "places.json"
+
+    def stamp(self, step: int) -> Path:
+        return self.folder / f"{step}_{STEPS[step]}.json"
+
+    def stage(self, name: str) -> Path:
+        return self.folder / "train" / name
+
+    def data(self, recipe: str, asset: str) -> Path:
+        return self.root / "data" / recipe / asset
+
+    def command(self, step: int, *extra: str) -> str:
+        """What the user types to run a step of this run."""
+        return " ".join(["python", SCRIPTS[step], "--run", self.name, *extra])
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; when the block ends well the file is flushed to disk and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Like `atomic` for a whole folder, which must not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                flush(file)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """A rename may reach the disk before the bytes do; this makes the bytes come first."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left under a temporary name, at any depth; only who holds the run's lock may."""
+    for leftover in sorted(folder.rglob(".*.tmp")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file, or None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """One JSONL record. A torn last line (killed in mid-write) is cut off by `cut_log` on resume."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The complete records of a JSONL file; a torn last line is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Keep the records up to a step, so that a resumed log continues where the checkpoint stands."""
+    if path.exists():
+        kept = [record for record in read_log(path) if record["step"] <= last_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

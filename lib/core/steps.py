@@ -1,0 +1,169 @@
+"""The four states of a step (absent, stale, paused, complete), fingerprints and stamps.
+
+A stamp stores what a step was made from: the hashes of its inputs, the settings it reads, and the code that shapes its
+output (lib.core.code derives both). A step is stale when one of these differs, and the state says which. Nothing here
+imports torch: `--plan` reads the states of all five steps.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.core import code
+from lib.core import config as configuration
+from lib.core.contract import Recipe
+from lib.core.run import SCRIPTS, STEPS, Run, read_json, write_json
+from lib.core.words import counted
+
+
+@dataclass(frozen=True)
+class State:
+    """`word` is absent, stale, paused or complete; `reasons` say what changed; `progress` is {done, total, unit}."""
+
+    word: str
+    reasons: tuple[str, ...] = ()
+    progress: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        done = where(self.progress) if self.word == "paused" else ""
+        return self.word + done + (f": {'; '.join(self.reasons)}" if self.reasons else "")
+
+
+def where(progress: dict[str, Any] | None) -> str:
+    """' at 120 of 400 steps', for messages; ' after 1 record' where the total is 0, which is not known yet."""
+    if not progress:
+        return ""
+    if not progress["total"]:
+        return f" after {counted(progress['done'], progress['unit'].removesuffix('s'))}"
+    return f" at {progress['done']} of {progress['total']} {progress['unit']}"
+
+
+def state(run: Run, step: int, recipe: Recipe, config: Any) -> State:
+    """The state of one step under a configuration, with the reason where it is stale."""
+    stamp = read_json(run.stamp(step))
+    if stamp is None:
+        return State("absent")
+    reasons = differences(stamp["fingerprint"], fingerprint(run, step, recipe, config)) + lost_outputs(run, step, stamp)
+    if reasons:
+        return State("stale", tuple(reasons), stamp.get("progress"))
+    return State(stamp["state"], (), stamp.get("progress"))
+
+
+def fingerprint(
+    run: Run, step: int, recipe: Recipe, config: Any, read: Iterable[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """What the step would be made from now: {inputs, config, code, sources}.
+
+    While the bytes of a stamp's sources stay, its code stays and no syntax tree is read. read: settings that the step
+    was seen reading; those of the stamp count on.
+    """
+    stamped = (read_json(run.stamp(step)) or {}).get("fingerprint", {})
+    sources, hashes = stamped.get("sources", {}), stamped.get("code", {})
+    keys = set(stamped.get("config", {})) | set(read)
+    if not sources or code.raw_hashes(recipe, sources) != sources:
+        script = code.REPOSITORY / SCRIPTS[step]
+        modules = code.of_step(script, recipe)
+        hashes = code.hashes(recipe, modules)
+        sources = code.raw_hashes(recipe, hashes)
+        keys |= code.settings_read([script, *modules], config)
+    unread = configuration.marked(config, "silent") | (configuration.marked(config, "scored") if step < 5 else set())
+    settings = {key: value for key, value in configuration.to_dotted(config).items() if key in keys - unread}
+    return {"inputs": inputs(run, step, recipe, config), "config": settings, "code": hashes, "sources": sources}
+
+
+def inputs(run: Run, step: int, recipe: Recipe, config: Any) -> dict[str, str]:
+    """Content hashes of what the step reads from disk."""
+    if step == 1:
+        return {"requirements.txt": file_hash(code.REPOSITORY / "requirements.txt")}
+    if step == 2:
+        return {asset.name: asset_hash(asset) for asset in recipe.assets(config)}
+    files = {3: [run.assets], 4: [run.assets, run.manifest, run.split], 5: [run.manifest, *checkpoints(run)]}[step]
+    return {str(file.relative_to(run.folder)): file_hash(file) for file in files}
+
+
+def asset_hash(asset: Any) -> str:
+    wanted = {key: value for key, value in vars(asset).items() if key not in ("stand_in", "how_to_get", "licence")}
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def checkpoints(run: Run) -> list[Path]:
+    """The hash lists of the checkpoints that step 5 may score: the best and the last of each stage."""
+    return sorted(run.folder.glob("train/*/step-*/sha256.json"))
+
+
+def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
+    """Outputs that are gone: a deleted cache, a moved run folder. Rebuilding them is what makes a run portable."""
+    lost = [
+        f"{name} is missing"
+        for name in stamp.get("outputs", [])
+        if not (run.folder / name).exists() and not (run.root / name).exists()
+    ]
+    return lost + (unplaced_assets(run) if step == 2 else [])
+
+
+def unplaced_assets(run: Run) -> list[str]:
+    """Assets that are not on this machine, because the run came from another one or a mount is gone."""
+    recipe, known = (read_json(run.record) or {}).get("recipe", ""), read_json(run.places) or {}
+    names = [made["name"] for made in read_json(run.assets) or []]
+    where = {name: Path(known.get(f"{recipe}/{name}", run.data(recipe, name))) for name in names}
+    return [f"the asset {name} is missing" for name, path in where.items() if not path.exists()]
+
+
+def differences(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
+    """What changed, in words: the input, the setting with both values, or the file."""
+    settings = sorted(old["config"].keys() & new["config"].keys())  # another set of keys comes from other code
+    return [
+        *(f"the input {key} changed" for key in changed(old["inputs"], new["inputs"])),
+        *(
+            f"{key} was {old['config'][key]!r}, is {new['config'][key]!r}"
+            for key in settings
+            if old["config"][key] != new["config"][key]
+        ),
+        *(f"the code of {key} changed" for key in changed(old["code"], new["code"])),
+    ]
+
+
+def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """The names whose hash differs, or that only one side has."""
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def only_code(reasons: tuple[str, ...]) -> bool:
+    return all(reason.startswith("the code of") for reason in reasons)
+
+
+def harmless(reasons: tuple[str, ...], config: Any) -> bool:
+    """A training may go on: only settings changed that move no sample and no noise, or an output is gone."""
+    free = tuple(f"{key} was" for key in configuration.marked(config, "free"))
+    return all(reason.startswith(free) or reason.endswith("is missing") for reason in reasons)
+
+
+def write_stamp(
+    run: Run,
+    step: int,
+    word: str,
+    made_from: dict[str, Any],
+    progress: dict[str, Any] | None,
+    outputs: list[str],
+    seconds: float,
+) -> None:
+    """The stamp is written last: a step without one never happened."""
+    following = step if word == "paused" else step + 1
+    write_json(run.stamp(step), {
+        "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
+        "next": run.command(following) if following in STEPS else "",
+    })  # fmt: skip
+
+
+def digest(made_from: dict[str, Any], *more: str) -> str:
+    """A short name for what a fingerprint says: folders of caches are called so."""
+    said = {key: value for key, value in made_from.items() if key != "sources"}  # comments change nothing
+    return hashlib.sha256(json.dumps([said, *more], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a small file; "" where there is none. Large files are hashed with a memo (lib.core.hashes)."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -1,0 +1,101 @@
+"""Files of a Hugging Face repository at one commit: what there is, one at a time, each checked by its hash.
+
+snapshot_download is not used: offline it reports a partly filled folder as success (huggingface_hub #4624), and between
+its files a session could not pause. The hub client takes up a dropped connection where it broke; a file whose process
+was killed starts from its first byte. It checks sizes only, so the hashes are checked here.
+"""
+
+import fnmatch
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from lib.core.errors import Stop
+from lib.core.hashes import Memo, git_blob_of
+from lib.core.records import Asset
+
+
+def client() -> tuple[Any, type[Exception]]:
+    """The hub module and the transport's base error (httpx in hub 1, httpx2 in hub 2: never imported by name).
+
+    A mirror serves plain HTTP only, while Xet transfers would go past it to the hub; the switch is read at import.
+    """
+    if os.environ.get("HF_ENDPOINT"):
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return huggingface_hub, HfHubHTTPError.__bases__[0]
+
+
+def commit(asset: Asset) -> str:
+    """What the asset's revision, a branch or a tag, names now; 40 hex digits name themselves."""
+    if re.fullmatch(r"[0-9a-f]{40}", asset.revision):
+        return asset.revision
+    hub, TransportError = client()
+    try:
+        api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        found: str = api.model_info(asset.source, revision=asset.revision).sha
+    except (TransportError, OSError) as error:
+        raise unreachable(asset, error) from error
+    print(f"{asset.name}: {asset.source} at {asset.revision} is the commit {found}", flush=True)
+    return found
+
+
+def listing(asset: Asset) -> list[Any]:
+    """The repository's files that the asset wants, with size and hash (hub RepoFile records)."""
+    hub, TransportError = client()
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        tree = list(hub.HfApi(endpoint=endpoint).list_repo_tree(asset.source, revision=asset.revision, recursive=True))
+    except (TransportError, OSError) as error:  # offline mode is a ConnectionError
+        raise unreachable(asset, error) from error
+    entries = [entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)]
+    wanted = [entry for entry in entries if any(fnmatch.fnmatch(entry.path, pattern) for pattern in asset.files)]
+    absent = [pattern for pattern in asset.files if not any(fnmatch.fnmatch(entry.path, pattern) for entry in wanted)]
+    if absent:
+        raise Stop(
+            f"{asset.source} at {asset.revision[:12]} has no {', '.join(absent)}",
+            "check the repository id and the revision",
+        )
+    return wanted
+
+
+def fetch(asset: Asset, entry: Any, folder: Path, memo: Memo) -> None:
+    """Brings one file and checks its bytes (the hub client checks the size only); a bad one is fetched once more."""
+    hub, TransportError = client()
+    for _ in range(2):
+        (folder / entry.path).unlink(missing_ok=True)
+        try:
+            hub.hf_hub_download(
+                asset.source,
+                entry.path,
+                revision=asset.revision,
+                local_dir=folder,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+            )
+        except (TransportError, OSError) as error:
+            raise unreachable(asset, error) from error
+        if is_whole(folder / entry.path, entry, asset, memo):
+            return
+    (folder / entry.path).unlink()
+    cause = f"{entry.path} of {asset.source} arrived twice with another hash than the hub lists"
+    raise Stop(cause, "python step2_download.py, later or with another HF_ENDPOINT")
+
+
+def is_whole(file: Path, entry: Any, asset: Asset, memo: Memo) -> bool:
+    """Does a file have the hash that the recipe or, failing that, the hub states?"""
+    if not file.is_file() or file.stat().st_size != entry.size:
+        return False
+    wanted = asset.files.get(entry.path) or (entry.lfs.sha256 if entry.lfs else "")
+    return memo.sha256(file) == wanted if wanted else git_blob_of(file) == entry.blob_id
+
+
+def unreachable(asset: Asset, error: Exception) -> Stop:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    files = ", ".join(asset.files)
+    return Stop(
+        f"{asset.name}: {asset.source} cannot be fetched ({type(error).__name__}: {reason})",
+        f"python step2_download.py, when there is a connection, or with --inputs DIR where a folder holds {files}",
+    )

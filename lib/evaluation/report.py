@@ -1,0 +1,241 @@
+"""The report of a run: one self-contained page, made from the run's files alone; it can be made again at any time.
+
+`write(run_folder)` reads run.json, the stamps, manifest.csv, split.json, the logs and eval/, draws the curves, and
+fills templates/report.html: images as data URIs, no scripts, nothing from the network.
+"""
+
+import base64
+import csv
+import math
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.core.errors import Stop
+from lib.core.run import SCRIPTS, STEPS, Run, read_json, read_log, write_text
+from lib.core.words import counted
+from lib.data.split import in_words
+from lib.evaluation import plots
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+CLAIMS = {
+    "better": "The adapted model is better than the untouched base.",
+    "worse": "The adapted model is worse than the untouched base.",
+    "not shown": "A difference to the untouched base is not shown: the interval includes zero.",
+}
+SHOWN_NAMES = 12  # of groups in a table cell
+
+
+def write(run_folder: Path) -> Path:
+    """Make report.html and return it. Stop: the run has no scores yet."""
+    run = Run(run_folder.parent.parent, run_folder.name)
+    scores = read_json(run.scores)
+    if scores is None:
+        raise Stop(f"the run {run.name} has no eval/scores.json yet", run.command(5))
+    write_text(run.folder / "report.html", templates().get_template("report.html").render(facts(run, scores)))
+    return run.folder / "report.html"
+
+
+def templates() -> "Environment":
+    """The page and its tables as Jinja templates, with everything escaped that comes from files."""
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "interval": interval,
+        "duration": duration,
+        "some": some,
+    }
+    return environment
+
+
+def tables() -> Any:
+    """The macros of tables.html, for the notebook."""
+    return templates().get_template("tables.html").module
+
+
+def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the page shows, from files."""
+    record = read_json(run.record)
+    main = scores["main"]
+    paired = plots.paired(run.scores.with_name("per_sample.csv"), main["metric"], main["unit"])
+    figures = sorted((run.folder / "figures").glob("*.png"))
+    return {
+        "name": run.name,
+        "record": record,
+        "scores": scores,
+        "verdict": verdict(scores, record),
+        "banner": banner(record),
+        "paired": paired and data_uri(paired),
+        "figures": [{"caption": path.stem.replace("_", " "), "uri": data_uri(path)} for path in figures],
+        "stages": [stage_facts(folder) for folder in stage_folders(run)],
+        "data": data_facts(run),
+        "steps": step_times(run),
+        "changed": as_text(record["differs_from_preset"]),
+        "settings": as_text(record["config"]),
+        "circumstances": circumstances(record),
+        "commands": commands(run, record),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- sentences
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the run has shown: `word` is better, worse, not shown or "" where there is nothing to compare with."""
+
+    word: str
+    claim: str
+    numbers: str
+    basis: str
+
+    def __str__(self) -> str:
+        return f"{self.claim}\n{self.numbers}\n{self.basis}"
+
+
+def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
+    """The sentences that the page begins with, in the words of the scores file."""
+    main = scores["main"]
+    m, unit = scores["metrics"][main["metric"]], f" {main['unit']}" if main["unit"] else ""
+    word = m["verdict"] or ""
+    other = scores["comparison"].replace("_", " ")
+    claim = CLAIMS.get(word, f"No verdict: the comparison is with {other}, and there is no base to improve on.")
+    numbers = f"{main['metric']}: {number(m['adapted'])}{unit}"
+    if word:
+        share = f", {100 * m['difference'] / m['base']:+.1f} %".replace("-", "−") if m["base"] else ""
+        difference = f"difference {signed(m['difference'])}{share}; 95 % interval {interval(m)}"
+        numbers += f" against {number(m['base'])}{unit} ({difference})."
+    samples, groups = counted(scores["n_samples"], "held-out sample"), counted(scores["n_groups"], "group")
+    resamples = counted(record["config"]["eval.resamples"], "resample")
+    basis = f"{samples} in {groups}; the interval comes from {resamples} of the {scores['resampled']}."
+    return Verdict(word, claim, numbers, basis)
+
+
+def banner(record: dict[str, Any]) -> dict[str, str] | None:
+    """A demo run must not be mistaken for a result."""
+    if not record["demo"]:
+        return None
+    scale = " at tiny scale" if record["scale"] == "tiny" else ""
+    text = "A small network and stand-in data, unless the settings name other data. "
+    text += "It shows that the pipeline works and says nothing about the published model."
+    return {"title": f"Demo run{scale}.", "text": text}
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def stage_folders(run: Run) -> list[Path]:
+    """The folders of the stages, in the order in which they were trained."""
+    logs = run.folder.glob("train/*/log.jsonl")
+    return [log.parent for log in sorted(logs, key=lambda log: (log.stat().st_mtime_ns, log.parent.name))]
+
+
+def stage_facts(stage: Path) -> dict[str, Any]:
+    log = read_log(stage / "log.jsonl")
+    times = read_log(stage / "timing.jsonl")
+    best = read_json(stage / "best.json")
+    rates = sorted(record["samples_per_second"] for record in times)
+    skipped = sum("skipped" in record for record in log)
+    parts = [counted(log[-1]["step"], "optimiser step") if log else "no optimiser step yet"]
+    parts += [f"best at step {best['step']}"] if best else []
+    parts += [f"{skipped} skipped because a number was not finite"] if skipped else []
+    if times:
+        parts += [
+            f"{rates[len(rates) // 2]:.3g} samples/s (median)",
+            f"peak memory {gigabytes(max(time['memory_bytes'] for time in times))}",
+        ]
+    drawn = plots.curves(stage)
+    return {"name": stage.name, "summary": " · ".join(parts), "curves": drawn and data_uri(drawn)}
+
+
+def data_facts(run: Run) -> dict[str, Any]:
+    """What was trained on, what was held out, what was left out, and the proof that the sides are disjoint."""
+    split = read_json(run.split)
+    with open(run.manifest, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    used = Counter(row["split"] for row in rows if row["status"] == "ok")
+    sides = [{"split": side, "groups": groups, "records": used[side]} for side, groups in split["groups"].items()]
+    skipped = Counter(row["reason"] for row in rows if row["status"] != "ok")
+    proof = f"Split by {split['by']} with seed {split['seed']}. Found on both sides: {in_words(split['overlap'])}."
+    return {"by": split["by"], "sides": sides, "skipped": dict(skipped.most_common()), "proof": proof}
+
+
+def step_times(run: Run) -> list[dict[str, Any]]:
+    """Steps 1 to 4: the stamp of step 5 is written after the report."""
+    stamps = {n: read_json(run.stamp(n)) for n in (1, 2, 3, 4)}
+    return [{"number": n, "name": STEPS[n], **stamp} for n, stamp in stamps.items() if stamp]
+
+
+def circumstances(record: dict[str, Any]) -> dict[str, Any]:
+    """What the numbers were made with: device and settings of the training, machine, versions."""
+    machine = record["machine"]
+    found = {key: record[key] for key in ("device", "precision", "processes", "threads", "micro_batch", "seed")}
+    found |= {"cores": machine["cores"], "memory": gigabytes(machine["memory_bytes"])} | {
+        key: machine[key] for key in ("system", "python")
+    }
+    return found | ({"cuda": machine["cuda"]} if machine["cuda"] else {}) | record["versions"]
+
+
+def commands(run: Run, record: dict[str, Any]) -> list[str]:
+    """What to type to get the same run on another machine."""
+    words = ["--recipe", record["recipe"], "--preset", record["preset"]]
+    words += (["--demo"] if record["demo"] else []) + ["--run", run.name]
+    words += [f"{key}={yaml_text(value)}" for key, value in record["overrides"].items()]
+    scale = ["export PIPELINE_SCALE=tiny"] if record["scale"] == "tiny" else []
+    return [*scale, shlex.join(["python", SCRIPTS[1], *words]), *(run.command(step) for step in (2, 3, 4, 5))]
+
+
+# ---------------------------------------------------------------------------------------------- text of values
+
+
+def number(value: Any) -> str:
+    """Four significant digits, so that columns align; whole numbers in full; a dash for what does not exist."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:#.4g}".rstrip(".").replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    return number(value) if value is None or math.isnan(value) else f"{value:+#.3g}".rstrip(".").replace("-", "−")
+
+
+def interval(metric: dict[str, Any]) -> str:
+    return f"{signed(metric['low'])} to {signed(metric['high'])}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB"
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
+
+
+def as_text(settings: dict[str, Any]) -> dict[str, str]:
+    return {key: yaml_text(value) for key, value in settings.items()}
+
+
+def yaml_text(value: Any) -> str:
+    """A value as the command line reads it."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+
+
+def data_uri(png: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"

@@ -1,0 +1,97 @@
+"""Base against adapted on the same held-out samples with the same code, and whether the difference is shown.
+
+The interval is a paired bootstrap (Efron & Tibshirani 1993, ch. 13): groups are drawn where at least five are held out,
+else samples, and the whole-set metrics are computed again for every draw.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lib.core.contract import Recipe
+from lib.core.order import Key
+from lib.core.records import Metric, Row, Stage
+from lib.core.run import atomic
+
+MIN_GROUPS = 5
+INTERVAL = (2.5, 97.5)  # percent
+
+
+def compare(
+    recipe: Recipe,
+    config: Any,
+    stage: Stage,
+    base: list[Row],
+    adapted: list[Row],
+    trivial: list[Row] | None,
+    comparison: str,
+) -> dict[str, Any]:
+    """{"metrics": {name: {base, adapted, trivial, difference, low, high, verdict}}, "resampled": groups or samples}.
+
+    `comparison` names what stands in the column "base": "base", or "random_init" and the like, which get no verdict.
+    """
+    import numpy as np
+
+    scores = {"base": recipe.summarise(config, stage, base), "adapted": recipe.summarise(config, stage, adapted)}
+    scores["trivial"] = recipe.summarise(config, stage, trivial) if trivial else {}
+    measures = recipe.measures(config, stage)
+    by, draws = resamples(base, config.eval.resamples, config.train.seed)
+    differences: dict[str, list[float]] = {name: [] for name in scores["adapted"]}
+    for draw in draws:
+        one, other = (recipe.summarise(config, stage, [rows[i] for i in draw]) for rows in (base, adapted))
+        for name in differences:
+            differences[name].append(other[name] - one[name])
+    metrics = {}
+    for name, value in scores["adapted"].items():
+        known = [drawn for drawn in differences[name] if drawn == drawn]  # NaN: it means nothing for this draw
+        low, high = np.percentile(known, INTERVAL) if known else (float("nan"), float("nan"))
+        metrics[name] = {
+            "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
+            "difference": value - scores["base"][name], "low": float(low), "high": float(high),
+            "verdict": verdict(low, high, measures.get(name)) if comparison == "base" else "",
+        }  # fmt: skip
+    return {"resampled": by, "metrics": metrics}
+
+
+def resamples(scored: list[Row], count: int, seed: int) -> tuple[str, list[list[int]]]:
+    """Index lists of the bootstrap: whole groups where there are enough of them."""
+    generator = Key(seed, -1, 0).generator()
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(scored):
+        groups.setdefault(row.group, []).append(index)
+    if len(groups) >= MIN_GROUPS:
+        members = list(groups.values())
+        picks = generator.integers(0, len(members), (count, len(members)))
+        return "groups", [[i for pick in draw for i in members[pick]] for draw in picks]
+    picks = generator.integers(0, len(scored), (count, len(scored)))
+    return "samples", [list(map(int, draw)) for draw in picks]
+
+
+def verdict(low: float, high: float, metric: Metric | None) -> str:
+    """better, worse, or not shown when the interval holds zero or the metric has no direction."""
+    if metric is None or low <= 0 <= high or low != low:
+        return "not shown"
+    return "better" if (high < 0) == metric.lower_is_better else "worse"
+
+
+def by_group(
+    recipe: Recipe, config: Any, stage: Stage, main: str, base: list[Row], adapted: list[Row]
+) -> dict[str, dict[str, Any]]:
+    """The metric `main` of every held-out group."""
+    table = {}
+    for group in dict.fromkeys(row.group for row in base):
+        one = recipe.summarise(config, stage, [row for row in base if row.group == group])[main]
+        other = recipe.summarise(config, stage, [row for row in adapted if row.group == group])[main]
+        table[group] = {"n": sum(row.group == group for row in base), "base": one, "adapted": other}
+    return table
+
+
+def write_table(path: Path, columns: dict[str, list[Row]]) -> None:
+    """eval/per_sample.csv: one row per sample and number, base and adapted side by side."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample_id", "group", "number", *columns])
+        for parallel in zip(*columns.values(), strict=True):
+            for number in parallel[0].numbers:
+                values = [repr(row.numbers.get(number)) for row in parallel]
+                writer.writerow([parallel[0].sample_id, parallel[0].group, number, *values])

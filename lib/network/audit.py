@@ -1,0 +1,113 @@
+"""Is it really learning? Checks around the attaching of adapters and the first optimiser step.
+
+Each of these faults has been published as a result somewhere: adapters that change the base before training, tensors
+without a gradient behind reentrant checkpointing, a tensor in two optimisers or in none, a frozen norm that drifts.
+"""
+
+import re
+from typing import Any
+
+import torch
+
+from lib.core.errors import FAILED, Stop
+from lib.core.records import Group, Objective, Parts, Row
+from lib.core.words import counted
+from lib.network import adapters
+from lib.network.gradients import GradientSum
+
+SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
+
+
+def refuse_other_output(before: list[Row], after: list[Row]) -> None:
+    """With untrained adapters the network must still be the base."""
+    for one, other in zip(before, after, strict=True):
+        for name, value in one.numbers.items():
+            moved = abs(other.numbers[name] - value)
+            if moved > SAME * max(1.0, abs(value)):
+                change = f"{name} of {one.sample_id} from {value:.6g} to {other.numbers[name]:.6g}"
+                raise Stop(f"attaching the adapters moved {change}: the base was changed", code=FAILED)
+
+
+def refuse_other_base(limits: dict[str, float], scores: dict[str, float]) -> None:
+    """Published weights are known to be good; weights that are half loaded, or another network's, load as silently.
+
+    limits: metric -> what the published base stays below; scores: metric -> what this base has.
+    """
+    for name, limit in limits.items():
+        if not scores[name] < limit:  # also where it is not a number
+            raise Stop(
+                f"the base is not the published one: its {name} on the held-out samples is {scores[name]:.3g}, "
+                f"the published weights stay below {limit:g}",
+                "bring weights and ground truth again: python step2_download.py --force",
+                FAILED,
+            )
+
+
+def refuse_bad_group(objective: Objective, group: Group, names: list[str], taken: dict[str, str]) -> None:
+    if not names:
+        raise Stop(f"the group {objective.name}/{group.name} matches no trained tensor ({group.tensors})", code=FAILED)
+    twice = [name for name in names if name in taken]
+    if twice:
+        raise Stop(f"{twice[0]} is in the groups {taken[twice[0]]} and {objective.name}/{group.name}", code=FAILED)
+
+
+def refuse_orphans(tensors: dict[str, Any], taken: dict[str, str]) -> None:
+    lost = [name for name in tensors if name not in taken]
+    if lost:
+        raise Stop(f"{counted(len(lost), 'trained tensor')} in no optimiser group, e.g. {lost[0]}", code=FAILED)
+
+
+def after_backward(objective: Objective, sums: GradientSum, parts: Parts) -> None:
+    """Every trained tensor has a finite gradient. While LoRA's B is zero, A's gradient is exactly 0 and B's is not."""
+    untouched = all(not p.any() for name, p in adapters.trainable(parts).items() if ".lora_B." in name)
+    for name, _, gradient in sums.slices():
+        if not torch.isfinite(gradient).all():
+            raise Stop(
+                f"the first gradient of {name} is not finite", "lower train.lr or set train.precision=fp32", FAILED
+            )
+        moves = bool(gradient.any())
+        if ".lora_B." in name and untouched and not moves:
+            raise Stop(
+                f"{name} gets no gradient: nothing after it depends on it (objective {objective.name})",
+                "correct lora.targets",
+                FAILED,
+            )
+        if ".lora_A." in name and untouched and moves and default_start(parts):
+            raise Stop(
+                f"{name} has a gradient although its B is zero: the adapter does not start as the identity", code=FAILED
+            )
+    if not any(gradient.any() for _, _, gradient in sums.slices()):
+        raise Stop(f"no trained tensor of {objective.name} gets a gradient", code=FAILED)
+
+
+def default_start(parts: Parts) -> bool:
+    """PEFT's other starts (PiSSA, OLoRA, DoRA) do not begin with B = 0 and no gradient in A."""
+    return not any(spec.peft.get("use_dora") or "init_lora_weights" in spec.peft for spec in parts.lora.values())
+
+
+@torch.no_grad()
+def frozen_checksums(parts: Parts) -> dict[str, int]:
+    """The sum of the bit patterns of every frozen tensor and of every buffer that training may not move."""
+    found = {}
+    for module, network in parts.modules.items():
+        named = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
+        for name, tensor in named + list(network.named_buffers()):
+            key = f"{module}.{adapters.plain_name(name)}"
+            if not any(re.fullmatch(pattern, key) for pattern in parts.buffers):
+                found[key] = bit_sum(tensor)
+    return found
+
+
+def bit_sum(tensor: torch.Tensor) -> int:
+    """Of any shape and dtype, on any device; a changed bit changes it."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    if not tensor.numel():
+        return 0
+    return int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64))
+
+
+def refuse_moved(before: dict[str, int], after: dict[str, int]) -> None:
+    moved = [name for name, value in before.items() if after.get(name) != value]
+    if moved:
+        tensors = counted(len(moved), "frozen tensor")
+        raise Stop(f"the first step moved {tensors} (or running statistics), e.g. {moved[0]}", code=FAILED)

@@ -1,0 +1,231 @@
+"""Checkpoints that cannot be half-written and cannot be the only one.
+
+    train/<stage>/step-000450/
+        adapter/               PEFT layout, bound to its base      (adapted modules)
+        weights.safetensors    tensors trained fully, moved running statistics
+        optim.safetensors      moments of the optimisers, averaged weights
+        state.json             step, best, counters, what the training was made from
+        sha256.json            hash of every file above, written last
+
+A folder is written under a temporary name, flushed, renamed, read back, and only then is an older one removed. A newest
+one that does not verify is passed over with a message.
+"""
+
+import errno
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.errors import FAILED, Stop
+from lib.core.records import Parts
+from lib.core.run import atomic_folder, read_json, write_json
+from lib.core.words import counted
+from lib.network import adapters
+
+HASHES = "sha256.json"
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+class DiskFull(OSError):
+    """ENOSPC that says how much room the checkpoint needs."""
+
+    def __init__(self, needed_bytes: int):
+        super().__init__(errno.ENOSPC, "no space for the checkpoint")
+        self.needed_bytes = needed_bytes
+
+
+def write(
+    stage: Path,
+    step: int,
+    state: dict[str, Any],
+    parts: Parts,
+    wrapped: dict[str, Any],
+    optim: dict[str, torch.Tensor],
+) -> Path:
+    """Save, flush, rename, verify; returns the folder. DiskFull: as a rule before a byte is written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target = stage / folder_name(step)
+    full = full_tensors(parts)
+    needed = refuse_full_disk(stage, [*full.values(), *optim.values()], wrapped)
+    if target.exists():  # written before, found broken, computed again
+        shutil.rmtree(target)
+    try:
+        with atomic_folder(target) as folder:
+            adapters.save(wrapped, folder / "adapter", parts.base)
+            if full:
+                save_file(contiguous(full), folder / "weights.safetensors")
+            save_file(contiguous(optim), folder / "optim.safetensors")
+            write_json(folder / "state.json", state)
+            files = sorted(p for p in folder.rglob("*") if p.is_file())
+            write_json(folder / HASHES, {str(p.relative_to(folder)): file_hash(p) for p in files})
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+            raise DiskFull(needed) from error
+        raise
+    problem = fault(target)
+    if problem:
+        raise Stop(f"the checkpoint {target.name} could not be read back: {problem}", "check the disk", FAILED)
+    return target
+
+
+def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def full_tensors(parts: Parts) -> dict[str, torch.Tensor]:
+    """What weights.safetensors holds: trained tensors outside of adapters, and buffers that training moves."""
+    found = {name: p for name, p in adapters.trainable(parts).items() if ".lora_" not in name}
+    for module, network in parts.modules.items():
+        for name, buffer in network.named_buffers():
+            key = f"{module}.{adapters.plain_name(name)}"
+            if any(re.fullmatch(pattern, key) for pattern in parts.buffers):
+                found[key] = buffer
+    return dict(sorted(found.items()))
+
+
+def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict[str, Any]) -> int:
+    """The bytes that a checkpoint needs. DiskFull: they are not free."""
+    needed = sum(t.numel() * t.element_size() for t in tensors) + 200_000
+    needed += sum(
+        p.numel() * p.element_size() for model in wrapped.values() for p in model.parameters() if p.requires_grad
+    )
+    stage.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(stage).free < needed:
+        raise DiskFull(needed)
+    return needed
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(folder: Path) -> str:
+    """Why a checkpoint cannot be used; "" when every file is there with its hash."""
+    hashes = read_hashes(folder)
+    if hashes is None:
+        return f"{HASHES} is missing or unreadable"
+    for name, wanted in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if file_hash(path) != wanted:
+            return f"{name} does not have the hash that was stored"
+    return ""
+
+
+def read_hashes(folder: Path) -> dict[str, str] | None:
+    import json
+
+    try:
+        hashes = read_json(folder / HASHES)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return hashes if isinstance(hashes, dict) and "state.json" in hashes else None
+
+
+def all_of(stage: Path) -> list[Path]:
+    """The stage's checkpoint folders, newest first; anything else in the folder is left alone."""
+    return sorted((p for p in stage.glob("step-*") if re.fullmatch(r"step-\d{6}", p.name)), reverse=True)
+
+
+def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
+    """The newest checkpoint that verifies; `notify` hears what is passed over. None where there is none yet.
+
+    Stop: there are checkpoints, and none of them verifies.
+    """
+    folders = all_of(stage)
+    for folder in folders:
+        problem = fault(folder)
+        if not problem:
+            return folder
+        notify(f"checkpoint {folder.name} is broken ({problem}); falling back to the one before")
+    if folders:
+        raise Stop(
+            f"no checkpoint in {stage.name} can be read ({len(folders)} tried)",
+            "python step4_train.py --run NAME --force   (retrains from scratch)",
+            FAILED,
+        )
+    return None
+
+
+def load(
+    folder: Path, parts: Parts, wrapped: dict[str, Any], base: str, grown: bool = False
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Put a checkpoint's trained tensors into `parts`; returns its state and optimiser tensors.
+
+    grown: the checkpoint is of an earlier stage; what this stage trains and that one did not (adapters, tensors) keeps
+    its start. Stop: the checkpoint is broken, of another base, or of other tensors.
+    """
+    from safetensors.torch import load_file
+
+    problem = fault(folder)
+    if problem:
+        raise Stop(f"the checkpoint {folder.name} is broken: {problem}", "choose another with --checkpoint", FAILED)
+    state = read_json(folder / "state.json")
+    if state["base"] != base:
+        raise Stop(
+            f"the checkpoint {folder.name} was trained on another base ({state['base'][:12]}, loaded is {base[:12]})",
+            "bring the base that it was trained on (python step2_download.py)",
+        )
+    if not grown or (folder / "adapter").exists():
+        adapters.load(wrapped, folder / "adapter", base)
+    wanted = full_tensors(parts)
+    stored = load_file(folder / "weights.safetensors") if wanted else {}
+    if grown:
+        wanted = {name: tensor for name, tensor in wanted.items() if name in stored}
+    copy_exactly(wanted, stored, folder.name)
+    return state, load_file(folder / "optim.safetensors")
+
+
+@torch.no_grad()
+def copy_exactly(wanted: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], where: str) -> None:
+    """Copy by name; a missing, unknown or mis-shaped tensor stops, with the count."""
+    wrong = sorted(wanted.keys() ^ stored.keys()) + [
+        n for n in wanted.keys() & stored.keys() if wanted[n].shape != stored[n].shape
+    ]
+    if wrong:
+        tensors = counted(len(wrong), "tensor")
+        raise Stop(f"{where} does not fit: {tensors} missing, unknown or mis-shaped, e.g. {wrong[0]}")
+    for name, tensor in wanted.items():
+        tensor.copy_(stored[name])
+
+
+def rotate(stage: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` and the best; the newest was verified when it was written."""
+    for folder in all_of(stage)[keep:]:
+        if best is None or folder.name != folder_name(best):
+            shutil.rmtree(folder)
+
+
+def drop_newer(stage: Path, step: int) -> None:
+    """After falling back to `step`: what was passed over as broken will be written again."""
+    for folder in all_of(stage):
+        if folder.name > folder_name(step):
+            shutil.rmtree(folder)
+
+
+def choose(stage: Path, which: str) -> Path:
+    """`best`, `last` or `step-N` -> the folder, or an error that names what there is."""
+    if which == "best":
+        best = read_json(stage / "best.json")
+        which = folder_name(best["step"]) if best else "last"
+    if which == "last":
+        found = newest(stage)
+        if found:
+            return found
+    match = re.fullmatch(r"step-0*(\d+)", which)
+    if match and (stage / folder_name(int(match[1]))).exists():
+        return stage / folder_name(int(match[1]))
+    there = ", ".join(p.name for p in all_of(stage)) or "none"
+    raise Stop(f"there is no checkpoint {which!r} in stage {stage.name}; there are: {there}")

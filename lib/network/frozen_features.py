@@ -1,0 +1,97 @@
+"""Keep what frozen layers compute: the front of the network that no adapter touches runs once per image or sample.
+
+A recipe names the front (lib.core.records.FrozenFeatures). Its output lies in cache/frozen-features-<fingerprint>/, one
+safetensors file per unit, under a byte quota; the fingerprint covers the base, the prepared data, the precision and the
+network's code. With the cache switched off the same function computes the same units, so that cached and uncached runs
+are equal bit for bit.
+"""
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib.core.errors import FAILED, Stop
+from lib.core.records import FrozenFeatures, Parts, Sample
+from lib.core.run import atomic
+from lib.core.words import counted
+from lib.network.adapters import trainable
+
+FREE_BYTES_KEPT = 2_000_000_000  # the cache never takes the last 2 GB of a disk
+
+
+class FeatureCache:
+    """`fill(sample)` adds what the frozen front makes of a sample; `folder` is None when nothing is kept.
+
+    For `parts` with a frozen front only. Stop: the front runs through a trained tensor.
+    """
+
+    def __init__(self, parts: Parts, folder: Path | None, quota_bytes: float):
+        self.frozen, self.quota_bytes, self.stored_bytes, self.full = front(parts), quota_bytes, 0, False
+        refuse_trainable(parts)
+        self.folder = None if self.frozen.refused else folder
+        if self.frozen.refused and folder:
+            print(f"frozen layers run every time: {self.frozen.refused}")
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.stored_bytes = sum(p.stat().st_size for p in self.folder.glob("*.safetensors"))
+
+    def fill(self, sample: Sample) -> Sample:
+        """The sample with sample["frozen_features"] (units, …): the front's output for each of its units, stacked."""
+        tensors = [self.unit(sample, number, name) for number, name in enumerate(self.frozen.units(sample))]
+        return sample | {"frozen_features": torch.stack(tensors)}
+
+    def unit(self, sample: Sample, number: int, name: str) -> torch.Tensor:
+        """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is
+        room.
+        """
+        if self.folder is None:
+            computed: torch.Tensor = self.frozen.compute(sample, number)
+            return computed
+        path = self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + ".safetensors")
+        if path.exists():
+            return load_file(path)["output"]
+        output: torch.Tensor = self.frozen.compute(sample, number).cpu()
+        self.keep(path, output)
+        return output
+
+    def keep(self, path: Path, output: torch.Tensor) -> None:
+        size = output.numel() * output.element_size()
+        if self.full or not self.has_room(path.parent, size):
+            if not self.full:
+                held = f"the cache of frozen layers holds {self.stored_bytes / 1e9:.2f} GB"
+                print(f"{held} and takes no more (cache.quota_gb); the rest is computed each time")
+            self.full = True
+            return
+        with atomic(path) as temporary:
+            save_file({"output": output.contiguous()}, temporary)
+        self.stored_bytes += size
+
+    def has_room(self, folder: Path, size_bytes: int) -> bool:
+        free_bytes = shutil.disk_usage(folder).free
+        return self.stored_bytes + size_bytes <= self.quota_bytes and free_bytes >= size_bytes + FREE_BYTES_KEPT
+
+
+def front(parts: Parts) -> FrozenFeatures:
+    """The frozen front, of parts that have one."""
+    assert parts.frozen_features is not None, "these parts have no frozen front"
+    return parts.frozen_features
+
+
+def refuse_trainable(parts: Parts) -> None:
+    """A front that runs through a trained tensor would be out of date after the first step."""
+    frozen = front(parts)
+    moving = [name for name in trainable(parts) if re.fullmatch(frozen.frozen, name)]
+    if moving:
+        tensors = counted(len(moving), "trained tensor")
+        raise Stop(f"the frozen front {frozen.name} runs through {tensors}, e.g. {moving[0]}", code=FAILED)
+
+
+def folder_for(cache: Path, parts: Parts, made_from: dict[str, Any]) -> Path:
+    """cache/frozen-features-<fingerprint>: another base, other data, precision or code is another folder."""
+    text = repr(sorted(made_from.items())) + parts.base + front(parts).name
+    return cache / f"frozen-features-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,0 +1,83 @@
+"""What a network was trained on: by itself, and by what it was started from.
+
+A held-out score means nothing where an ancestor has seen the held-out data: a checkpoint of another run, an exported
+model that became a base, a folder of latents. So each of these carries a `lineage.json`,
+
+    {"groups": {"scene": ["facade", …]}, "files": ["3fb1…", …]}
+
+groups by what a group is, files by the first 16 hex digits of their sha256; both are the union over all ancestors. A
+training whose test or select side overlaps with what it starts from is refused.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.core.errors import Stop
+from lib.core.records import Manifest
+from lib.core.run import read_json, write_json
+
+FILE = "lineage.json"
+HASH_DIGITS = 16  # of sha256: a chance meeting among a million files is below 1e-7
+SHOWN = 5
+
+
+@dataclass
+class Lineage:
+    """Groups by kind ("scene", "subject") and file hashes that a network and its ancestors were trained on."""
+
+    groups: dict[str, set[str]] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+
+    def __or__(self, other: "Lineage") -> "Lineage":
+        kinds = self.groups.keys() | other.groups.keys()
+        groups = {kind: self.groups.get(kind, set()) | other.groups.get(kind, set()) for kind in kinds}
+        return Lineage(groups, self.files | other.files)
+
+    def write(self, folder: Path) -> None:
+        groups = {kind: sorted(names) for kind, names in sorted(self.groups.items())}
+        write_json(folder / FILE, {"groups": groups, "files": sorted(self.files)})
+
+
+def read(folder: Path) -> Lineage:
+    """The lineage that lies in a folder; an empty one where there is none (a published base)."""
+    stored: dict[str, Any] = read_json(folder / FILE) or {"groups": {}, "files": []}
+    return Lineage({kind: set(names) for kind, names in stored["groups"].items()}, set(stored["files"]))
+
+
+def of_run(manifest: Manifest, by: str, ancestors: Iterable[Path]) -> Lineage:
+    """What a training on this manifest's training side adds to the lineage of the folders that it starts from.
+
+    Pictures that choose the checkpoint shape it too, so the select side counts as trained on.
+    """
+    records = [*manifest.side("train"), *manifest.side("select")]
+    mine = Lineage({by: {record.group for record in records}}, {short(record.sha256) for record in records} - {""})
+    for folder in ancestors:
+        mine = mine | read(folder)
+    return mine
+
+
+def short(sha256: str) -> str:
+    return sha256[:HASH_DIGITS]
+
+
+def refuse_seen(
+    manifest: Manifest, by: str, folder: Path, what: str, sides: tuple[str, ...] = ("select", "test")
+) -> None:
+    """Stop where data that this run holds out was trained on by what lies in `folder`, or by its ancestors.
+
+    The same file is the same wherever it lies; the same name of a group is taken for the same group.
+    """
+    seen = read(folder)
+    for side in sides:
+        records = manifest.side(side)
+        files = [record.sample_id for record in records if short(record.sha256) in seen.files]
+        groups = sorted({record.group for record in records} & seen.groups.get(by, set()))
+        if files or groups:
+            named = ", ".join(groups[:SHOWN] or files[:SHOWN])
+            cause = (
+                f"{what} was trained on {len(groups)} {by}s and {len(files)} files that this run holds out "
+                f"({side} side: {named})"
+            )
+            raise Stop(cause, f"hold out other {by}s, or start from something that has not seen them")

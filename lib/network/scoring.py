@@ -1,0 +1,100 @@
+"""Rows of samples under one network: in evaluation mode, without gradients, each sample exactly once.
+
+The base is the untouched one: built and loaded strictly, no adapter ever attached. The trivial predictor is scored by
+the same function (`score_batch` with parts None).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from lib.core.contract import Recipe
+from lib.core.errors import FAILED, Stop
+from lib.core.order import Key
+from lib.core.records import Parts, Row, Sampler, Stage
+from lib.core.words import counted
+
+
+def rows(
+    recipe: Recipe,
+    config: Any,
+    stage: Stage,
+    parts: Parts | None,
+    sampler: Sampler,
+    indices: list[int],
+    accelerator: Any,
+    feature_cache: Any = None,
+    pause: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Scores of the samples `indices`, one row each, in this order.
+
+    The networks of `parts` are put into evaluation mode; None scores the trivial predictor. `pause` is called before
+    every batch of config.eval.batch samples and may raise Paused.
+    """
+    import torch
+
+    from lib.network import adapters
+
+    if parts is not None:
+        adapters.set_mode(parts, training=False)
+    found = []
+    for start in range(0, len(indices), config.eval.batch):
+        pause()
+        samples = [
+            sampler.draw(index, Key(config.train.seed, 0, index))
+            for index in indices[start : start + config.eval.batch]
+        ]
+        if feature_cache is not None:
+            with torch.no_grad(), accelerator.autocast():
+                samples = [feature_cache.fill(sample) for sample in samples]
+        batch = to_device(recipe.collate(config, stage, samples), accelerator.device)
+        # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
+        torch.manual_seed(indices[start])
+        with torch.no_grad(), accelerator.autocast():
+            found += recipe.score_batch(config, stage, parts, batch)
+    return found
+
+
+def sharded_rows(
+    recipe: Recipe,
+    config: Any,
+    stage: Stage,
+    parts: Parts | None,
+    sampler: Sampler,
+    accelerator: Any,
+    feature_cache: Any = None,
+) -> list[Row]:
+    """All samples of `sampler`, split over the processes; every process gets all rows, in the order of the samples.
+
+    Over several processes the rows lose their arrays. Stop: a sample was scored twice or not at all.
+    """
+    from accelerate.utils import gather_object
+
+    mine = list(range(accelerator.process_index, sampler.length, accelerator.num_processes))
+    scored = rows(recipe, config, stage, parts, sampler, mine, accelerator, feature_cache)
+    if accelerator.num_processes > 1:
+        for row in scored:
+            row.arrays.clear()
+        scored = [
+            row for _, row in sorted(gather_object(list(zip(mine, scored, strict=True))), key=lambda pair: pair[0])
+        ]
+    refuse_double(scored, sampler.length)
+    return scored
+
+
+def refuse_double(scored: list[Row], length: int) -> None:
+    names = {row.sample_id for row in scored}
+    if len(scored) != length or len(names) != length:
+        wanted = f"{counted(length, 'held-out sample')} should have been scored once each"
+        given = f"{counted(len(scored), 'row')} of {counted(len(names), 'sample')}"
+        raise Stop(f"{wanted}, but the recipe gave {given}", code=FAILED)
+
+
+def to_device(value: Any, device: Any) -> Any:
+    """A batch with its tensors on a device; dicts, lists and tuples are followed, anything else stays as it is."""
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: to_device(inner, device) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(inner, device) for inner in value)
+    return value

@@ -1,0 +1,112 @@
+"""From a run to the network of one stage: its data, its inputs, the base, adapters, the cache of frozen features."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib.core import code, steps
+from lib.core import config as configuration
+from lib.core.errors import Stop
+from lib.core.job import Job
+from lib.core.processes import is_first_rank
+from lib.core.records import Manifest, Parts, Row, Stage
+from lib.core.run import read_json
+from lib.data import split
+from lib.network import adapters, audit, checkpoint, scoring
+from lib.network.frozen_features import FeatureCache, folder_for
+
+
+def read_prepared(job: Job) -> Manifest:
+    """What step 3 left: manifest.csv and the folder of the arrays."""
+    outputs = read_json(job.run.stamp(3))["outputs"]
+    folder = next(job.run.root / name for name in outputs if name.startswith("cache/"))
+    return split.read_manifest(job.run.manifest, folder)
+
+
+def make_stage_inputs(
+    job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any
+) -> tuple[dict[str, Path], Manifest]:
+    """Asset folders and manifest with what the stage needs beside its base; rank 0 makes it, the others find it.
+
+    Stop: the stage that it is made from is not finished.
+    """
+    earlier = None
+    if stage.after:
+        before = next(s for s in job.recipe.stages(job.config, manifest) if s.name == stage.after)
+        if finished_steps(job.run.stage(before.name)) < before.steps:
+            cause = f"the stage {stage.name} needs the stage {before.name}, which is not finished"
+            raise Stop(cause, job.run.command(4, "--stages", before.name))
+        earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
+
+    def make() -> Path | None:
+        pause = job.pause_if_out_of_time
+        return job.recipe.stage_inputs(job.config, stage, manifest, asset_dirs, earlier, job.run.cache, pause)
+
+    folder = make() if is_first_rank() else None
+    accelerator.wait_for_everyone()
+    folder = folder if is_first_rank() else make()
+    if folder is None:
+        return asset_dirs, manifest
+    return asset_dirs | {"stage_inputs": folder}, replace(manifest, stage_inputs=folder)
+
+
+def finished_steps(folder: Path) -> int:
+    """The step of the newest checkpoint that verifies; a stage that ended early by patience says so in done.json."""
+    done = read_json(folder / "done.json")
+    if done:
+        return int(done["steps"])
+    newest = checkpoint.newest(folder, notify=lambda text: None) if folder.exists() else None
+    return int(read_json(newest / "state.json")["step"]) if newest else 0
+
+
+def assemble(
+    job: Job, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any, manifest: Manifest, check: bool
+) -> tuple[Parts, dict[str, Any]]:
+    """The base, strictly loaded, on the device; then adapters. Returns the parts and PEFT's wrappers by module.
+
+    check: on the selection samples, the base stays below the recipe's limits and the adapters change no score (Stop).
+    """
+    parts = build_base(job, stage, asset_dirs, accelerator)
+    sampler = job.recipe.sampler(job.config, stage, manifest, "select")
+
+    def scored(count: int) -> list[Row]:
+        chosen = list(range(count))
+        return scoring.rows(job.recipe, job.config, stage, parts, sampler, chosen, accelerator, uncached(parts))
+
+    if check and (limits := job.recipe.base_limits(job.config, stage, manifest)):
+        audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, scored(sampler.length)))
+    before = scored(1) if check else []
+    wrapped = adapters.attach(parts)
+    for module in parts.modules.values():
+        module.to(accelerator.device)
+    audit.refuse_other_output(before, scored(1) if check else [])
+    return parts, wrapped
+
+
+def build_base(job: Job, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any) -> Parts:
+    """The untouched base, strictly loaded, frozen, on the device."""
+    parts = job.recipe.build(job.config, stage, asset_dirs)
+    for module in parts.modules.values():
+        module.requires_grad_(False).to(accelerator.device)
+    return parts
+
+
+def uncached(parts: Parts) -> FeatureCache | None:
+    """The frozen front without a folder: everything is computed, nothing is kept. None where there is no front."""
+    return FeatureCache(parts, None, 0) if parts.frozen_features else None
+
+
+def open_feature_cache(job: Job, parts: Parts, accelerator: Any) -> FeatureCache:
+    """The frozen front with the folder of its base, data, precision, device, code and settings."""
+    if not job.config.cache.frozen_features:
+        return FeatureCache(parts, None, 0)
+    behind = code.closure(job.recipe, [*job.recipe.modules("build"), *job.recipe.modules("sampler")])
+    keys, values = code.settings_read(behind, job.config), configuration.to_dotted(job.config)
+    made_from = {
+        "prepared": steps.file_hash(job.run.manifest),
+        "precision": accelerator.mixed_precision,
+        "device": accelerator.device.type,
+        "code": code.hashes(job.recipe, behind),
+        "settings": [(key, values[key]) for key in sorted(keys)],
+    }
+    return FeatureCache(parts, folder_for(job.run.cache, parts, made_from), job.config.cache.quota_gb * 1e9)

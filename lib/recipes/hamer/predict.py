@@ -1,0 +1,152 @@
+"""The adapted model on a person's own photographs: pictures, meshes and numbers for every hand.
+
+INPUTS is a folder of images. `hands.json` or `hands.csv` in it lists boxes and handedness (formats.py); without one
+every image is one box around a right hand. FreiHAND's pred.json holds the hands in the order of the list.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.core.errors import Stop
+from lib.core.records import Parts, Stage
+from lib.core.run import atomic, write_json
+from lib.recipes.hamer import crop, formats, overlay, render
+from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.geometry import full_translation
+from lib.recipes.hamer.labelled import IMAGES
+
+FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
+MIRROR = np.array([-1.0, 1, 1])
+
+
+def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
+    """Per hand NAME_i.png (crop, overlay, side view), NAME_i_keypoints.png, NAME_i.obj, NAME_i.json; per image
+    NAME_all.jpg; pred.json.
+
+    Stop: no images, a label file that cannot be read, or a box without area or outside its image.
+    """
+    network, joints, vertices = parts.modules["hamer"], [], []
+    root = Path(inputs)
+    for file, entries in listed(root).items():
+        with Image.open(root / file) as image:
+            picture = np.asarray(image.convert("RGB"))
+        composite, stem = picture, Path(file).with_suffix("").as_posix().replace("/", "_")
+        for number, entry in enumerate(entries):
+            found = hand(config, network, picture, entry)
+            write_hand(config, picture, found, network.mano.stand_in, out, f"{stem}_{number}")
+            placed = found["vertices"] + found["translation"]
+            composite = overlay.mesh(composite, placed, found["faces"], found["focal_px"], found["principal"])
+            joints.append(found["joints"].tolist())
+            vertices.append(found["vertices"].tolist())
+        save(composite, out / f"{stem}_all.jpg")
+    if network.mano.stand_in:
+        print("pred.json is not written: with the stand-in hand it could not be compared with FreiHAND")
+    else:
+        write_json(out / "pred.json", [joints, vertices])
+    print(f"{len(joints)} hands")
+
+
+def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
+    """Image -> its hands, in the order of the list."""
+    if not inputs.is_dir():
+        raise Stop(f"{inputs} is not a folder of images", "give a folder to --predict")
+    found: dict[str, list[dict[str, Any]]] = {}
+    if any((inputs / name).exists() for name in formats.LABEL_FILES):
+        for entry in formats.entries(inputs):
+            found.setdefault(entry["file"], []).append(entry)
+        return found
+    images = sorted(path.name for path in inputs.iterdir() if path.suffix.lower() in IMAGES)
+    if not images:
+        raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
+    return {name: [{"file": name, "hand": "right", "box": None}] for name in images}
+
+
+def hand(config: Config, network: Any, picture: np.ndarray, entry: dict[str, Any]) -> dict[str, Any]:
+    """One hand of a picture (h, w, 3) uint8, in the camera frame of the whole image.
+
+    A left one was mirrored for the network and is mirrored back: vertices (778, 3) m, joints (21, 3) m, translation
+    (3,) m. `answer` and `closed` (the faces) stay those of the right hand in the mirror.
+    """
+    height, width = picture.shape[:2]
+    given, right = entry.get("box"), formats.side_of(entry) == "right"
+    box = np.array(given if given is not None else [0, 0, width - 1, height - 1], float)
+    refuse_bad_box(box, entry["file"], width, height)
+    factor = config.data.box_factor if given is not None else 1.0
+    image, centre, side_px = crop.detection(picture, box, right, factor, config.model.crop_px)
+    device = network.backbone.pos_embed.device
+    answer = {name: value.float().cpu() for name, value in network(torch.from_numpy(image)[None].to(device)).items()}
+    focal_px = FULL_FOCAL * max(width, height)
+    translation = in_whole_image(answer["pred_cam"], right, centre, side_px, (width, height), focal_px)
+    faces = render.closed(network.mano.faces_tensor.cpu().numpy())
+    back = np.ones(3) if right else MIRROR
+    return {
+        "right": right, "image": image, "centre": centre, "side_px": side_px,
+        "answer": {name: value[0].numpy() for name, value in answer.items()},
+        "vertices": answer["pred_vertices"][0].numpy() * back, "joints": answer["pred_keypoints_3d"][0].numpy() * back,
+        "translation": translation, "focal_px": focal_px, "principal": np.array([width, height]) / 2,
+        "faces": faces if right else faces[:, ::-1], "closed": faces,
+    }  # fmt: skip
+
+
+def in_whole_image(
+    camera: torch.Tensor, right: bool, centre: np.ndarray, side_px: float, size_px: tuple[int, int], focal_px: float
+) -> np.ndarray:
+    """The crop's camera (1, 3) and its box -> translation (3,) m in front of the camera of the whole image."""
+    camera = camera.clone()
+    camera[:, 1] *= 1 if right else -1
+    box_centre, box_side = torch.from_numpy(centre).float()[None], torch.tensor([side_px]).float()
+    return full_translation(camera, box_centre, box_side, torch.tensor([size_px]).float(), focal_px)[0].numpy()
+
+
+def refuse_bad_box(box: np.ndarray, file: str, width: int, height: int) -> None:
+    boxes = "boxes are x0, y0, x1, y1 in pixels"
+    if (box[2:] <= box[:2]).any():
+        raise Stop(f"{file}: the box {box.tolist()} has no area", boxes)
+    if (box[2:] <= 0).any() or (box[:2] >= [width, height]).any():
+        raise Stop(f"{file}: the box {box.tolist()} lies outside the image of {width} x {height} px", boxes)
+
+
+def write_hand(
+    config: Config, picture: np.ndarray, found: dict[str, Any], stand_in: bool, out: Path, name: str
+) -> None:
+    answer, focal_px = found["answer"], found["focal_px"]
+    vertices, translation = answer["pred_vertices"], answer["pred_cam_t"]
+    panel = overlay.panel(found["image"], vertices, translation, found["closed"], config.model.focal_px)
+    save(np.hstack(panel), out / f"{name}.png")
+    points = found["joints"] + found["translation"]
+    points = points[:, :2] / points[:, 2:] * focal_px + found["principal"]
+    save(overlay.skeleton(picture, points), out / f"{name}_keypoints.png")
+    write_obj(out / f"{name}.obj", (found["vertices"] + found["translation"]) * [1, -1, -1], found["faces"], stand_in)
+    numbers = {
+        "hand_model": "stand-in hand, not MANO" if stand_in else "MANO",
+        "right": found["right"],
+        "box_centre_px": found["centre"].tolist(),
+        "box_side_px": float(found["side_px"]),
+        "focal_px": float(focal_px),
+        "translation_m": found["translation"].tolist(),
+        "keypoints_2d_px": points.tolist(),
+        "keypoints_3d_m": found["joints"].tolist(),
+        "betas": answer["betas"].tolist(),
+        "global_orient": answer["global_orient"].tolist(),
+        "hand_pose": answer["hand_pose"].tolist(),
+        "note": "" if found["right"] else "global_orient and hand_pose are those of the right hand in the mirror",
+    }
+    write_json(out / f"{name}.json", numbers)
+
+
+def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, stand_in: bool) -> None:
+    """Axes of computer graphics (y up, z towards the viewer), metres, wrist closed."""
+    lines = ["# stand-in hand, not MANO" if stand_in else "# derived from MANO: non-commercial"]
+    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
+    lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
+    with atomic(path) as temporary:
+        Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    with atomic(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="JPEG" if path.suffix == ".jpg" else "PNG")

@@ -1,0 +1,64 @@
+"""What step 3 keeps of a frame: `<scene>/<token>.npz` (cameras and map lines) and `<scene>/<token>/<channel>.jpg`.
+
+The .npz has no pickle in it and holds
+
+    labels (lines,) int64           class of each line, an index into roadmap.CLASSES
+    vertices (all vertices, 2)      of all lines one after another: metres, `bev` frame, float64
+    ends (lines,) int64             where each line ends in them
+    intrinsics (6, 3, 3)            in pixels of the kept pictures, float64
+    bev_from_cam (6, 4, 4)          each camera at its own time, metres, float64
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lib.core.run import atomic
+from lib.recipes.llava_map import geometry
+from lib.recipes.llava_map.roadmap import Vector
+from lib.recipes.llava_map.tables import CAMERAS, Frame
+
+
+def write_arrays(path: Path, frame: Frame, vectors: list[Vector], size_px: tuple[int, int]) -> None:
+    """Cameras and lines of a frame whose pictures are kept at size_px (width, height)."""
+    lengths = [len(vector.vertices) for vector in vectors]
+    intrinsics = [
+        geometry.scaled(camera.intrinsics, size_px[0] / camera.width_px, size_px[1] / camera.height_px)
+        for camera in frame.cameras
+    ]
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            labels=np.array([vector.label for vector in vectors], np.int64),
+            ends=np.cumsum(lengths, dtype=np.int64),
+            vertices=np.concatenate([vector.vertices for vector in vectors]) if vectors else np.zeros((0, 2)),
+            intrinsics=np.stack(intrinsics),
+            bev_from_cam=frame.bev_from_cam(),
+        )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a frame by name. FileNotFoundError where step 3 has not written them."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def lines_of(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The uncut polylines of a frame, which evaluation compares with: each (vertices, 2), metres."""
+    return np.split(arrays["vertices"], arrays["ends"][:-1]) if len(arrays["ends"]) else []
+
+
+def resized(path: Path, size_px: tuple[int, int]) -> Image.Image:
+    """A picture at size_px (width, height). OSError where it cannot be decoded.
+
+    The decoder halves large JPEGs by itself, which saves most of the time.
+    """
+    with Image.open(path) as picture:
+        picture.draft("RGB", size_px)
+        return picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def read_pictures(folder: Path) -> np.ndarray:
+    """The six pictures of a frame, (6, 3, height, width) uint8, in the order of CAMERAS."""
+    return np.stack([np.asarray(Image.open(folder / f"{channel}.jpg")) for channel in CAMERAS]).transpose(0, 3, 1, 2)

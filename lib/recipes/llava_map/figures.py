@@ -1,0 +1,48 @@
+"""Pictures of the report: frames with ground truth and prediction, precision-recall curves, and the submission."""
+
+from pathlib import Path
+
+from lib.core.records import Row, Stage
+from lib.recipes.llava_map import evaluate, metrics, scene_view
+from lib.recipes.llava_map.arrays import read_arrays, read_pictures
+from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.roadmap import CLASSES
+
+
+def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
+    """frame_00.png and so on of the first held-out frames, precision_recall.png and submission.json of all of them."""
+    for number, row in enumerate(row for row in adapted if "folder" in row.arrays):
+        frame_figure(config, row, out / f"frame_{number:02d}.png")
+    precision_recall(out / "precision_recall.png", {"untrained": base, "trained": adapted})
+    evaluate.write_submission(adapted, out / "submission.json")
+
+
+def frame_figure(config: Config, row: Row, path: Path) -> None:
+    folder = Path(row.arrays["folder"])
+    drawn = f"ground truth dashed, prediction with score above {metrics.SHOWN_SCORE} solid, stronger with its score"
+    scene_view.scene_figure(
+        path,
+        f"{row.sample_id}: {drawn}",
+        read_pictures(folder),
+        read_arrays(folder.with_name(folder.name + ".npz")),
+        config.data.half_extent_m,
+        row.arrays["truth"],
+        row.arrays["predicted"],
+    )
+
+
+def precision_recall(path: Path, columns: dict[str, list[Row]]) -> None:
+    """A panel for each class, a curve for each threshold; `untrained` dotted, `trained` solid."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for label, name in enumerate(CLASSES):
+        axes = figure.add_subplot(1, 3, label + 1)
+        for column, rows in columns.items():
+            recall, precision = metrics.curve(evaluate.detections(rows)[label])
+            for i, threshold in enumerate(metrics.THRESHOLDS_M):
+                style = {"untrained": ":", "trained": "-"}[column]
+                axes.plot(recall[:, i], precision[:, i], style, color=f"C{i}", label=f"{column}, {threshold} m")
+        axes.set(title=name, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,119 @@
+"""Predictions for a person's own frames, and what a trained run is handed on as.
+
+OUT/predictions.json          {sample token: [{"class", "score", "pts": [[x, y], …]}]}, in metres, x right and y
+                              ahead of the lidar
+OUT/<scene>-<token>.png       from above and in the six cameras
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.core.errors import Stop
+from lib.core.records import Batch, Parts, Stage
+from lib.core.run import atomic, write_json
+from lib.recipes.llava_map import evaluate, geometry, metrics, scene_view
+from lib.recipes.llava_map.arrays import resized
+from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.tables import Frame, read_frames
+
+DRAWN_PX = (800, 450)  # a person sees more than a small network does
+TRAINED = ("qformer", "bridge", "queries", "decoder", "interaction")
+
+
+def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
+    """`inputs` is a nuScenes folder, or FOLDER#scene-0061, or FOLDER#<sample token>. No map expansion is needed."""
+    folder, _, wanted = inputs.partition("#")
+    found = {
+        frame.token: predict_frame(config, parts, frame, Path(folder), out) for frame in chosen(Path(folder), wanted)
+    }
+    write_json(out / "predictions.json", found)
+    print(f"{len(found)} frames")
+
+
+def predict_frame(config: Config, parts: Parts, frame: Frame, root: Path, out: Path) -> list[dict[str, Any]]:
+    """The detections of a frame, which are also drawn."""
+    batch = as_batch(config, frame, root, next(parts.modules["queries"].parameters()).device)
+    [(logits, points)] = evaluate.network_outputs(config, parts, batch)
+    found = metrics.best_pairs(logits, points, config.eval.detections)
+    drawn = evaluate.shown(*found)
+    pictures, intrinsics = photographs(frame, root, DRAWN_PX)
+    scene_view.scene_figure(
+        out / f"{frame.scene}-{frame.token}.png",
+        f"{frame.scene}  {frame.token}: {len(drawn)} lines with a score above {metrics.SHOWN_SCORE}",
+        pictures,
+        {"intrinsics": intrinsics, "bev_from_cam": frame.bev_from_cam()},
+        config.data.half_extent_m,
+        predicted=drawn,
+    )
+    return evaluate.listed(*found)
+
+
+def chosen(folder: Path, wanted: str) -> list[Frame]:
+    """The frames of the last version in the folder: all of them, those of a scene, or one sample.
+
+    Stop where there are no tables, no such frame, or where the sample asked for lacks a picture or a pose.
+    """
+    versions = sorted(path.parent.name for path in folder.glob("*/sample_data.json"))
+    if not versions:
+        raise Stop(
+            f"{folder} holds no nuScenes tables (<version>/sample_data.json); without cameras there is no prediction",
+            "give a nuScenes folder to --predict",
+        )
+    frames, skipped = read_frames(folder, versions[-1])
+    if wanted in skipped:
+        raise Stop(f"the sample {wanted} cannot be used: {skipped[wanted]}", "choose another one")
+    frames = [frame for frame in frames if wanted in ("", frame.scene, frame.token)]
+    if not frames:
+        raise Stop(
+            f"{folder} has no usable frame {wanted or 'at all'}", "name a scene or a sample token of its tables after #"
+        )
+    return frames
+
+
+def as_batch(config: Config, frame: Frame, root: Path, device: torch.device) -> Batch:
+    """What model.detect needs of one frame, with a first axis of 1."""
+    pictures, intrinsics = photographs(frame, root, (config.data.width_px, config.data.height_px))
+    arrays = {
+        "pictures": pictures,
+        "intrinsics": intrinsics.astype(np.float32),
+        "bev_from_cam": frame.bev_from_cam().astype(np.float32),
+    }
+    return {name: torch.from_numpy(array)[None].to(device) for name, array in arrays.items()}
+
+
+def photographs(frame: Frame, root: Path, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The six pictures at a size (width, height): (6, 3, height, width) uint8, and their intrinsics (6, 3, 3) in
+    pixels. Stop where a picture cannot be decoded.
+    """
+    pictures, intrinsics = [], []
+    for camera in frame.cameras:
+        try:
+            pictures.append(np.asarray(resized(root / camera.filename, size_px)).transpose(2, 0, 1))
+        except OSError as error:
+            raise Stop(f"{root / camera.filename} cannot be decoded: {error}", "bring the picture again") from error
+        intrinsics.append(
+            geometry.scaled(camera.intrinsics, size_px[0] / camera.width_px, size_px[1] / camera.height_px)
+        )
+    return np.stack(pictures), np.stack(intrinsics)
+
+
+def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
+    """map.safetensors: everything that was trained, by module.
+
+    A language model that was trained too goes into llm/, in transformers' format.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{name}.{key}": tensor.contiguous()
+        for name in TRAINED
+        if name in parts.modules
+        for key, tensor in parts.modules[name].state_dict().items()
+    }
+    with atomic(out / "map.safetensors") as temporary:
+        save_file(tensors, temporary)
+    if "llm" in parts.lora or any(pattern.startswith("llm") for pattern in parts.full):
+        parts.modules["llm"].save_pretrained(out / "llm")

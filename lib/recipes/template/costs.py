@@ -1,0 +1,34 @@
+"""What a run costs, for `--plan`: closed forms, without torch.
+
+A test compares the parameters with the network's. CHANGE: the formulas of your network.
+"""
+
+from lib.core.records import Plan
+
+from .config import Config
+
+NUMBER_BYTES = 4  # float32
+KEPT_BYTES = 3 * NUMBER_BYTES  # of a trained parameter: its gradient and Adam's two moments
+
+
+def plan(config: Config) -> Plan:
+    taps, pixels = config.model.window_px**2, config.data.side_px**2
+    parameters = taps * taps + taps + taps + 1
+    memory = {
+        "weights": NUMBER_BYTES * parameters,
+        "gradients and Adam": KEPT_BYTES * trainable(config),
+        "activations": NUMBER_BYTES * config.train.micro_batch * pixels * (2 * taps + 2),
+    }
+    return Plan(parameters, trainable(config), memory, needs(config))
+
+
+def trainable(config: Config) -> int:
+    """The adapter of `spread`, a (taps, taps) matrix: rank x (what goes in + what comes out)."""
+    taps = config.model.window_px**2
+    return config.lora.rank * (taps + taps)
+
+
+def needs(config: Config) -> tuple[str, ...]:
+    """What the user must bring, in sentences; step 1 prints them."""
+    found = [] if config.data.stand_in else [f"pairs of pictures below data.root={config.data.root or '?'}"]
+    return tuple(found + ([] if config.model.stand_in else ["base.safetensors, the weights of your base"]))

@@ -1,0 +1,135 @@
+"""What step 5 measures of a reconstruction, and how it is read: the guide's marks and its decision tree.
+
+Every image is reconstructed from the posterior's mean and from a sample; the original reports the latter. Set metrics
+are computed from vectors that a row carries as numbers: the features of image and reconstruction, and the moments of
+its latent.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.core.records import Batch, Metric, Parts, Row, Stage
+from lib.recipes.vavae_microdoppler import inception, metrics
+from lib.recipes.vavae_microdoppler.autoencoder.decision import tree
+from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
+from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.features import gathered, pooled, spread
+
+HIGHER = (
+    "psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette",
+    "user_ratio", "user_probe",
+)  # fmt: skip
+LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32", inception.MEASURE)
+SCALARS = (
+    "mse", "psnr", "ssim", "lpips", "foreground_psnr", "mse_sampled", "psnr_sampled", "ssim_sampled", "lpips_sampled",
+    "alignment_cosine", "kl",
+)  # fmt: skip
+
+# The guide's marks: metric, bound, whether it must be above.
+MARKS = (("psnr", 25.0, True), ("psnr", 30.0, True), ("lpips", 0.1, False), ("mse", 0.01, False))
+
+
+def measures(config: Config, stage: Stage) -> dict[str, Metric]:
+    """PSNR first; what settings or a missing network leave out is not in the scores."""
+    return {name: Metric("dB" if "psnr" in name else "", name in LOWER) for name in (*HIGHER, *LOWER)}
+
+
+def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
+    """Rows of a batch; the trivial predictor answers with the image's mean colour."""
+    image = batch["image"].float()
+    shown: dict[str, torch.Tensor] = {}
+    if parts is None:
+        numbers = compared(image, image.mean((2, 3), keepdim=True).expand_as(image), "")
+    else:
+        numbers, shown = reconstructed(parts, image, batch)
+    numbers["label"] = batch["label"]
+    texts, rows = inception.texts(config.eval.inception, image, shown.get("recon")), []
+    for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
+        arrays = {name: value[i].float().cpu().numpy() for name, value in ({"image": image} | shown).items()}
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
+    return rows
+
+
+def reconstructed(
+    parts: Parts, image: torch.Tensor, batch: Batch
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """({number: (n,)}, {"recon": (n, 3, h, w)}) of images (n, 3, h, w) in [-1, 1].
+
+    batch: "feature" (n, width, grid, grid) of the vision network, where there is a projection.
+    """
+    autoencoder, perceptual = parts.modules["autoencoder"], parts.modules.get("perceptual")
+    posterior = Posterior.of(moments_of(autoencoder, image).float())
+    sample = posterior.sample(torch.randn_like(posterior.mean))
+    recon, recon_sampled = decode(autoencoder, posterior.mean).float(), decode(autoencoder, sample).float()
+    numbers = compared(image, recon, "") | compared(image, recon_sampled, "_sampled") | {"kl": posterior.kl()}
+    if perceptual is not None:
+        numbers["lpips"] = perceptual(image, recon).flatten()
+        numbers["lpips_sampled"] = perceptual(image, recon_sampled).flatten()
+        for name, picture in (("real", image), ("fake", recon)):
+            numbers |= spread(name, pooled(perceptual, picture))
+    if "projection" in parts.modules:
+        projected = parts.modules["projection"](posterior.mean).float()
+        numbers["alignment_cosine"] = torch.cosine_similarity(projected, batch["feature"].float(), dim=1).mean((1, 2))
+    numbers |= spread("latent", posterior.mean.mean((2, 3)))
+    numbers |= spread("square", (posterior.mean**2 + posterior.logvar.exp()).mean((2, 3)))
+    return numbers, {"recon": recon}
+
+
+def compared(image: torch.Tensor, recon: torch.Tensor, ending: str) -> dict[str, torch.Tensor]:
+    """{metric + ending: (n,)} of images (n, 3, h, w): on [0, 1], clamped, peak 1."""
+    one, other = metrics.unit_range(image), metrics.unit_range(recon)
+    error = metrics.mse(one, other)
+    found = {"mse": error, "psnr": metrics.psnr(error, 1.0), "ssim": metrics.ssim(one, other, 1.0)}
+    if not ending:
+        found["foreground_psnr"] = metrics.foreground_psnr(image, recon)
+    return {name + ending: value for name, value in found.items()}
+
+
+def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
+    """Means, and the metrics of the whole set."""
+    found = {name: float(np.mean([row.numbers[name] for row in rows])) for name in SCALARS if name in rows[0].numbers}
+    real, fake, latent = (gathered(rows, name) for name in ("real", "fake", "latent"))
+    if real.size:
+        found["frechet_vgg32"] = metrics.frechet(real, fake)
+    found |= inception.distance(rows)
+    if latent.size:
+        labels = np.array([row.numbers["label"] for row in rows])
+        found["user_silhouette"] = metrics.silhouette(latent, labels)
+        found["user_ratio"] = metrics.separation_ratio(latent, labels)
+        found["user_probe"] = probe(rows)
+    return found
+
+
+def probe(rows: list[Row]) -> float:
+    """How often a linear probe of pooled latents tells the user, trained on every other held-out recording, read on the
+    rest; NaN where the recordings are too few.
+    """
+    vectors, labels = gathered(rows, "latent"), np.array([int(row.numbers["label"]) for row in rows])
+    order: dict[str, dict[str, int]] = {}  # user -> recording -> its number
+    for row in rows:
+        seen = order.setdefault(row.group.split("/")[0], {})
+        seen.setdefault(row.group, len(seen))
+    even = np.array([order[row.group.split("/")[0]][row.group] % 2 == 0 for row in rows])
+    if even.all() or len(np.unique(labels[even])) < 2:
+        return float("nan")
+    return metrics.linear_probe(vectors[even], labels[even], vectors[~even], labels[~even])
+
+
+def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
+    """The marks of the guide, the base's place in its decision tree, and the main comparison."""
+    lines, found = [], scores["metrics"]
+    for name, bound, above in MARKS:
+        if name in found:
+            value = found[name]["adapted"]
+            passed = "passed" if (value > bound if above else value < bound) else "not passed"
+            lines.append(f"{name} {value:.4g} ({'>' if above else '<'} {bound:g}: {passed})")
+    main = found["psnr"]
+    lines += tree(main["base"], found.get("lpips", {}).get("base")).splitlines()
+    lines.append(
+        f"PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB "
+        f"[{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}"
+    )
+    return "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,143 @@
+"""The networks of the stage dit: the velocity network, which is trained, and frozen ones that show and judge samples.
+
+The published file holds {model, ema, opt, config}; sampling uses `ema`, and so does this. Every trained tensor but the
+class table is taken from it, strictly: ImageNet's 1000 classes become the users, and the row after the last one is the
+null row, as it was. Position tables are formulas and come from the latent's side, which may be another one than the
+file's.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib.core.errors import Stop
+from lib.core.records import LoraSpec, Parts, Stage
+from lib.core.run import read_json
+from lib.network import weights
+from lib.recipes.vavae_microdoppler.autoencoder.assemble import SOURCES
+from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.dit.judge import Judge
+from lib.recipes.vavae_microdoppler.dit.latent_cache import ABOUT
+from lib.recipes.vavae_microdoppler.dit.latent_parts import perceptual_network, read_statistics
+from lib.recipes.vavae_microdoppler.dit.model import LightningDiT
+from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+
+OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
+HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
+AVERAGES = ("ema",)
+TYPES = (".safetensors", ".pt", ".pth", ".ckpt")
+
+
+class Reference(nn.Module):
+    """What samples are normalised with and compared to. `mean` and `std` (1, c, 1, 1) travel in the checkpoint, because
+    other ones give other colours.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    train_features: torch.Tensor
+
+    def __init__(
+        self, users: list[str], statistics: LatentStatistics, train_features: torch.Tensor, latent_shape: list[int]
+    ):
+        super().__init__()
+        self.users, self.latent_shape = users, latent_shape
+        self.register_buffer("mean", statistics.mean)
+        self.register_buffer("std", statistics.std)
+        self.register_buffer("train_features", train_features)  # of reconstructed training images (n, 32)
+
+    @property
+    def statistics(self) -> LatentStatistics:
+        return LatentStatistics(self.mean, self.std)
+
+
+def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
+    """The networks, on the latents in asset_dirs["stage_inputs"].
+
+    Stop: the file of the LightningDiT lacks a tensor of the trunk or holds an unknown one; statistics that cannot be.
+    """
+    folder = asset_dirs["stage_inputs"]
+    about = read_json(folder / ABOUT)
+    dit, origin = network(config, len(about["users"]), asset_dirs)
+    autoencoder, judge = build_autoencoder(config.model.autoencoder), Judge(len(about["users"]))
+    stored = dict(weights.tensors(folder / "autoencoder.safetensors"))
+    weights.load_strict(autoencoder, from_published(stored, autoencoder).items())
+    weights.load_strict(judge, folder / "judge.safetensors")
+    modules: dict[str, nn.Module] = {
+        "dit": dit,
+        "autoencoder": autoencoder,
+        "judge": judge,
+        "perceptual": perceptual_network(config, asset_dirs),
+        "reference": reference(config, folder),
+    }
+    for module in modules.values():
+        module.eval()
+    base, buffers = weights.combine({"dit": origin, "autoencoder": about["autoencoder"]}), (r"reference\.(mean|std)",)
+    return Parts(modules, lora=adapters(config, dit), full=trained(config), base=base, buffers=buffers)
+
+
+def comparison(config: Config, stage: Stage) -> str:
+    """What the column "base" of the scores holds: a network from scratch has no base."""
+    return "random_init" if config.model.dit_weights == "scratch" else "base"
+
+
+def reference(config: Config, folder: Path) -> Reference:
+    about, stored = read_json(folder / ABOUT), dict(weights.tensors(folder / "features.safetensors"))
+    features = stored["decoded_feature"][: len(about["samples"]["train"])].clone()
+    return Reference(about["users"], read_statistics(folder, config.model.latent_channels), features, about["shape"])
+
+
+def network(config: Config, labels: int, asset_dirs: dict[str, Path]) -> tuple[LightningDiT, str]:
+    """(network, fingerprint of its start). A start from scratch is named by its seed, not by its tensors: the last bits
+    of a draw differ between machines.
+    """
+    size = config.model.dit_size(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        model = LightningDiT(size)
+    model.gradient_checkpointing = config.train.gradient_checkpointing
+    if config.model.dit_weights == "scratch":
+        return model, f"scratch {size} {config.train.seed}"
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items() if OWN.fullmatch(name)}
+    loaded = weights.load_strict(model, chain(trunk(asset_dirs["dit"]), own.items()))
+    table = f"a new class table of {labels} users and the null row"
+    print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, {table}")
+    return model, f"{weights.fingerprint(trunk(asset_dirs['dit']))} {config.train.seed}"
+
+
+def trunk(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor) for name, tensor in published(place) if not OWN.fullmatch(name))
+
+
+def published(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The averaged weights of a file in the published format, or of the one file in a folder. Stop: there is none."""
+    files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.suffix in TYPES)
+    if not files:
+        raise Stop(f"{place} holds no weight file of a LightningDiT", "python step2_download.py --force")
+    chosen = next((file for file in files if file.suffix == ".safetensors"), files[0])
+    if chosen.suffix == ".safetensors":
+        return weights.tensors(chosen)
+    if (place / SOURCES).is_file():  # step 2's own folder: 10 GB of weights, averages, moments are read once
+        return weights.tensors(weights.convert(chosen, chosen.with_suffix(".safetensors"), wrappers=AVERAGES))
+    stored = weights.read_pickled(chosen, AVERAGES)
+    start = weights.prefix(list(stored))
+    return ((name.removeprefix(start), tensor) for name, tensor in stored.items())
+
+
+def trained(config: Config) -> tuple[str, ...]:
+    """Regexes over "<module>.<tensor>"; the position table is a formula and stays."""
+    return (r"dit\.(?!pos_embed).*",) if config.model.dit_trains == "all" else HEADS
+
+
+def adapters(config: Config, dit: LightningDiT) -> dict[str, LoraSpec]:
+    """The count is stated for the default targets alone."""
+    if config.model.dit_trains != "lora":
+        return {}
+    lora = config.lora
+    expected = dit.size.adapters(lora.rank) if lora.targets == type(lora)().targets else None
+    return {"dit": LoraSpec(tuple(lora.targets), lora.rank, lora.alpha, lora.dropout, lora.peft, expected)}

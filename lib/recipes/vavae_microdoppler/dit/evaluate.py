@@ -1,0 +1,147 @@
+"""What step 5 measures of generated spectrograms: one is drawn for every held-out image, with its user.
+
+Fréchet and kernel distance are stated in the pooled VGG/LPIPS space of the autoencoder's stages (32 numbers), not in
+Inception's: they compare with themselves only. A generated image has passed the decoder, a real one has not, and where
+the autoencoder is soft that difference drowns all others (in the demo 2.8 of a distance of 5.4; noise, decoded, scores
+1.0). So the set is compared with the reconstructions of the held-out images, which is what the network answers for;
+`frechet_vgg32` alone is against the images themselves. The trivial column is a copyist, who hands out reconstructed
+training images: no generator beats it, and it is what memorisation looks like.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+from lib.core.records import Batch, Metric, Parts, Row, Stage
+from lib.recipes.vavae_microdoppler import inception, metrics
+from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
+from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.dit import generate
+from lib.recipes.vavae_microdoppler.features import gathered, pooled, spread
+
+FRECHET, ACCURACY = 50.0, 0.8  # the guide's marks: below, above
+COLLAPSE, COPIES = 0.5, 0.5  # ratios below which a user always looks the same, and samples are training images
+LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32", inception.MEASURE)
+HIGHER = (
+    "user_accuracy", "user_accuracy_real", "user_accuracy_reconstructed", "diversity_ratio", "memorisation_ratio",
+    "precision", "recall",
+)  # fmt: skip
+
+
+def measures(config: Config, stage: Stage) -> dict[str, Metric]:
+    """The distance to reconstructed held-out images first; nothing here has a unit."""
+    return {name: Metric(lower_is_better=name in LOWER) for name in (*LOWER, *HIGHER)}
+
+
+def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
+    """A generated image for every image of the batch; the trivial predictor hands out reconstructed training images."""
+    image = batch["image"].float()
+    shown: dict[str, torch.Tensor] = {}
+    if parts is None:
+        numbers = copied(batch)
+    else:
+        numbers, shown = generated(config, parts, batch["label"], batch["decoded_feature"].float())
+        shown["reconstructed"] = reconstructed(parts.modules["autoencoder"], image)
+    numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
+    numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
+    texts, rows = inception.texts(config.eval.inception, image, shown.get("generated")), []
+    for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
+        arrays = {name: value[i].cpu().numpy() for name, value in ({"image": image} | shown).items()}
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
+    return rows
+
+
+def copied(batch: Batch) -> dict[str, torch.Tensor]:
+    """A reconstructed training image of the same user in place of a generated one."""
+    return spread("fake", batch["twin_feature"].float()) | {"hit": batch["twin_hit"]}
+
+
+def generated(
+    config: Config, parts: Parts, label: torch.Tensor, held_out: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """({number: (n,)}, {"generated": (n, 3, h, w)}) of users `label` (n,).
+
+    held_out: features (n, 32) of held-out reconstructions, whose distance to the training side is the measure. The
+    noise comes from torch's CPU generator, which lib seeds by the sample's index.
+    """
+    modules = parts.modules
+    train = modules["reference"].train_features
+    noise = torch.randn(len(label), *modules["reference"].latent_shape).to(train.device)
+    fake = generate.images(config, parts, label, noise)
+    feature = pooled(modules["perceptual"], fake)
+    chances = modules["judge"](fake).float().softmax(1)
+    numbers = spread("fake", feature) | {
+        "hit": chances.argmax(1) == label, "confidence": chances.gather(1, label[:, None])[:, 0],
+        "nearest": torch.cdist(feature, train).amin(1), "nearest_held_out": torch.cdist(held_out, train).amin(1),
+    }  # fmt: skip
+    return numbers, {"generated": fake}
+
+
+def reconstructed(autoencoder: AutoencoderKL, image: torch.Tensor) -> torch.Tensor:
+    """For the figure: what the decoder makes of held-out images (n, 3, h, w), beside which generated ones are seen."""
+    return decode(autoencoder, Posterior.of(moments_of(autoencoder, image).float()).mean).float()
+
+
+def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
+    """Distances of the sets, shares of images that the judge gives to their user, and ratios to the real sets."""
+    real, decoded, fake = (gathered(rows, name) for name in ("real", "decoded", "fake"))
+    labels = np.array([row.numbers["label"] for row in rows])
+    precision, recall = metrics.precision_recall(decoded, fake)
+    found = {
+        "frechet_decoded": metrics.frechet(decoded, fake),
+        "kid_decoded": metrics.kernel_distance(decoded, fake) if len(rows) > 1 else float("nan"),
+        "frechet_vgg32": metrics.frechet(real, fake),
+        "user_accuracy": mean(rows, "hit"),
+        "user_accuracy_real": mean(rows, "hit_real"),
+        "user_accuracy_reconstructed": mean(rows, "hit_reconstructed"),
+        "diversity_ratio": within(fake, labels) / max(within(decoded, labels), 1e-12),
+        "precision": precision,
+        "recall": recall,
+    }
+    if "nearest" in rows[0].numbers:
+        found["memorisation_ratio"] = median(rows, "nearest") / max(median(rows, "nearest_held_out"), 1e-12)
+    return found | inception.distance(rows)
+
+
+def mean(rows: list[Row], name: str) -> float:
+    return float(np.mean([row.numbers[name] for row in rows]))
+
+
+def median(rows: list[Row], name: str) -> float:
+    return float(np.median([row.numbers[name] for row in rows]))
+
+
+def within(features: np.ndarray, labels: np.ndarray) -> float:
+    """Mean distance of two samples of one user: features (n, d), labels (n,). NaN where no user has two."""
+    same = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=bool)
+    return float(metrics.distances(features, features)[same].mean()) if same.any() else float("nan")
+
+
+def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
+    """The guide's marks, with what the judge itself is worth beside them."""
+    found = {name: metric["adapted"] for name, metric in scores["metrics"].items()}
+    main, users = scores["metrics"]["frechet_decoded"], len({row.numbers["label"] for row in adapted})
+    frechet, accuracy, other = found["frechet_vgg32"], found["user_accuracy"], found.get(inception.MEASURE)
+    lines = [
+        f"Fréchet distance to reconstructed held-out images {main['adapted']:.4g}; {scores['comparison']} "
+        f"{main['base']:.4g}, reconstructed training images {main['trivial']:.4g}",
+        f"to the images themselves {frechet:.4g} in the pooled VGG space, which is not Inception's "
+        f"(< {FRECHET:g}: {passed(frechet < FRECHET)})",
+        "" if other is None else f"in Inception's space {other:.4g} (< {FRECHET:g}: {passed(other < FRECHET)})",
+        f"user accuracy {accuracy:.1%} (> {ACCURACY:.0%}: {passed(accuracy > ACCURACY)}), chance {1 / users:.1%}; "
+        f"the judge on real held-out images {found['user_accuracy_real']:.1%}, on their reconstructions "
+        f"{found['user_accuracy_reconstructed']:.1%}",
+        f"diversity within a user {found['diversity_ratio']:.2f} of the real one: "
+        + ("no collapse" if found["diversity_ratio"] > COLLAPSE else "COLLAPSED"),
+        f"nearest training image {found['memorisation_ratio']:.2f} times as far as from a held-out image: "
+        + ("no copies" if found["memorisation_ratio"] > COPIES else "MEMORISED"),
+        f"precision {found['precision']:.2f}, recall {found['recall']:.2f}",
+    ]
+    return "\n".join(f"  {line}" for line in lines if line)
+
+
+def passed(mark: bool) -> str:
+    return "passed" if mark else "not passed"

@@ -1,0 +1,128 @@
+"""The folder of latents that the stage dit needs: made once per autoencoder and data, found again by every later call.
+
+    cache/latents-<fingerprint>/
+        latents_rank00_shard000.safetensors  latents, latents_flip, labels in LightningDiT's layout; mean, logvar beside
+        latents_stats.safetensors            mean, std (1, c, 1, 1) of the training side
+        judge.safetensors                    the user classifier (judge.py)
+        features.safetensors                 of every real image and of its reconstruction: feature, and hit (did the
+                                             judge name its user)
+        autoencoder.safetensors              what made the latents and decodes them, under the published names
+        latents.json                         the autoencoder's fingerprint, shape, users, samples of each side; last
+
+`latents` is one draw of the posterior. The published loader takes `latents_flip` every other time, a mirrored image; a
+mirrored spectrogram is a walk backwards in time, so here it is a second draw of the same image. Training uses neither:
+it draws anew from mean and logvar in every epoch.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
+
+from lib.core.errors import FAILED, Stop
+from lib.core.records import Manifest, Stage
+from lib.core.run import read_json, write_json
+from lib.network import checkpoint, weights
+from lib.recipes.vavae_microdoppler import data
+from lib.recipes.vavae_microdoppler.autoencoder.assemble import read_groups, trained
+from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published, to_published
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.dit import latent_parts
+
+ABOUT, MAKE_ANEW = "latents.json", "leave dit.latents out: they are made anew"
+
+
+def stage_inputs(
+    config: Config,
+    stage: Stage,
+    manifest: Manifest,
+    asset_dirs: dict[str, Path],
+    earlier: tuple[Stage, Path] | None,
+    cache: Path,
+    pause: Callable[[], None],
+) -> Path:
+    """The finished folder; every file that is there already is kept, and between two of them the session may end.
+
+    Stop: a broken checkpoint, a folder `dit.latents` of another autoencoder or other images, latents that do not come
+    out normal. Paused: by `pause`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = adapted_autoencoder(config, asset_dirs, earlier)
+    fingerprint = weights.fingerprint(to_published(autoencoder).items())
+    if config.dit.latents:
+        return given(Path(config.dit.latents), fingerprint, manifest)
+    folder = cache / f"latents-{named(fingerprint, config, manifest)}"
+    if (folder / ABOUT).exists():
+        return folder
+    module: nn.Module = autoencoder  # the types of diffusers' own `to` fit no call
+    module.to(device)
+    latent_parts.write_shards(folder, autoencoder, manifest, pause)
+    statistics = latent_parts.write_statistics(folder, config.model.latent_channels)
+    latent_parts.refuse_bad_scale(statistics, autoencoder, manifest)
+    latent_parts.write_judged(folder, config, manifest, asset_dirs, autoencoder, pause)
+    latent_parts.keep(folder / "autoencoder.safetensors", lambda: to_published(autoencoder.cpu()))
+    write_json(folder / ABOUT, about(config, manifest, fingerprint))
+    return folder
+
+
+def adapted_autoencoder(
+    config: Config, asset_dirs: dict[str, Path], earlier: tuple[Stage, Path] | None
+) -> AutoencoderKL:
+    """The base, strictly loaded, and over it what the stage before trained, which must be all that it trains."""
+    network = build_autoencoder(config.model.autoencoder)
+    weights.load_strict(network, from_published(read_groups(asset_dirs["base"])["autoencoder"], network).items())
+    if earlier:
+        load_trained(network, config, *earlier)
+    return network.eval().requires_grad_(False)
+
+
+def load_trained(network: AutoencoderKL, config: Config, stage: Stage, folder: Path) -> None:
+    """Stop: the checkpoint `folder` is broken, or lacks tensors that the stage trains."""
+    source, problem = f"the checkpoint {folder.name} of the stage {stage.name}", checkpoint.fault(folder)
+    if problem:
+        raise Stop(f"{source} is broken: {problem}", "train that stage again (--force)", FAILED)
+    state, start = network.state_dict(), "autoencoder."
+    pairs = weights.tensors(folder / "weights.safetensors")
+    stored = {name.removeprefix(start): tensor for name, tensor in pairs if name.startswith(start)}
+    patterns = trained(config, stage)
+    wanted = {name for name in state if any(re.fullmatch(pattern, start + name) for pattern in patterns)}
+    if stored.keys() != wanted:
+        raise Stop(f"{source} holds {len(stored)} tensors of the autoencoder, not {len(wanted)}")
+    weights.load_strict(network, (state | stored).items())
+
+
+def named(fingerprint: str, config: Config, manifest: Manifest) -> str:
+    """16 hex digits of what the folder is made from."""
+    images = [(r.sample_id, r.sha256, r.split) for r in manifest.records if r.status == "ok"]
+    made_from = [latent_parts.VERSION, fingerprint, config.model.image_px, images]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+
+
+def about(config: Config, manifest: Manifest, fingerprint: str) -> dict[str, Any]:
+    shape = [config.model.latent_channels, config.model.latent_side, config.model.latent_side]
+    users = list(data.read_labels(manifest.arrays))
+    return {"autoencoder": fingerprint, "shape": shape, "users": users, "samples": sides(manifest)}
+
+
+def sides(manifest: Manifest) -> dict[str, list[str]]:
+    return {side: [record.sample_id for record in manifest.side(side)] for side in ("train", "val")}
+
+
+def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
+    """A folder that another run made: for the same autoencoder and the same images, or not at all."""
+    found = read_json(folder / ABOUT)
+    if found is None:
+        raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", MAKE_ANEW)
+    if found["autoencoder"] != fingerprint:
+        others = f"({found['autoencoder'][:12]}, loaded is {fingerprint[:12]})"
+        cause = f"dit.latents={folder}: these latents were made by another autoencoder {others}"
+        raise Stop(cause, f"bring that one (model.weights), or {MAKE_ANEW}")
+    if found["samples"] != sides(manifest):
+        raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", MAKE_ANEW)
+    return folder

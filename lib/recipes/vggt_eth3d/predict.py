@@ -1,0 +1,234 @@
+"""A folder of photos -> depth, confidence, cameras, a coloured point cloud, a montage.
+
+- `<photo>.depth.npy`: (h, w) float32 in units of the scene, because the network knows no metres
+- `<photo>.depth.png`: the same in colour
+- `<photo>.confidence.npy`: (h, w) float32, at least 1
+- `images/<photo>.png`: the photo as the network saw it, cut and resized
+- `sparse/{cameras,images,points3D}.txt`: a COLMAP text model of these images; the first photo's camera is the world
+- `points.ply`: the confident half of the pixels
+- `montage.png`
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.core.errors import Stop
+from lib.core.records import Parts, Stage
+from lib.core.run import atomic, write_text
+from lib.recipes.vggt_eth3d import costs, geometry
+from lib.recipes.vggt_eth3d.config import Config
+
+PHOTOS = (".jpg", ".jpeg", ".png")
+CONFIDENT_SHARE = 0.5
+MOST_POINTS = 400_000
+MONTAGE_PHOTOS = 8
+
+
+def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
+    """inputs: a folder of photos. Stop: it holds none, two of one name, or a broken one; two do not fit into memory."""
+    names, images = photographs(config, Path(inputs))  # (s, 3, h, w)
+    found = run(parts.modules[costs.MODULE], images)
+    depth, confidence = found["depth"][..., 0], found["depth_conf"]  # (s, h, w)
+    height_px, width_px = depth.shape[-2:]
+    cam_from_world, intrinsics = geometry.decode_cameras(found["pose_enc"], height_px, width_px)
+    with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
+        points = geometry.world_points_from_depth(depth, cam_from_world, intrinsics)
+    write_images(out, names, images, depth, confidence)
+    write_model(out / "sparse", names, cam_from_world, intrinsics, height_px, width_px)
+    write_cloud(out / "points.ply", points, images, confidence)
+    write_montage(out / "montage.png", names, images, depth, confidence)
+    print(f"{len(names)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
+
+
+# ---------------------------------------------------------------------------------------------- in
+
+
+def photographs(config: Config, folder: Path) -> tuple[list[str], Tensor]:
+    """Names and pictures (s, 3, h, w), RGB in 0..1.
+
+    All have the network's width, and are cut at the centre to the shape of the first one.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS) if folder.is_dir() else []
+    if not paths:
+        raise Stop(f"{folder} holds no photos ({', '.join(PHOTOS)})", "give a folder of photos to --predict")
+    names = [path.stem for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Stop(f"{folder} holds two photos called {twice[0]}", "rename one of them")
+    photos = [read(path) for path in paths]
+    size = network_size(config, photos[0])
+    pictures = [np.asarray(fitted(photo, size), np.float32) / 255 for photo in photos]
+    return names, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def read(path: Path) -> Any:
+    """The photo upright and in RGB; what is transparent becomes white, as the published example does it."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            photo = ImageOps.exif_transpose(file).convert("RGBA")
+    except OSError as error:
+        raise Stop(f"{path} cannot be decoded: {error}", "take it out of the folder") from error
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+
+
+def network_size(config: Config, photo: Any) -> tuple[int, int]:
+    """Width and height in px: the model's width, the photo's shape in whole patches, at most a square."""
+    width, patch = config.model.image_width_px, config.model.patch_size
+    return width, max(patch, min(width, round(photo.height * width / photo.width / patch) * patch))
+
+
+def fitted(photo: Any, size: tuple[int, int]) -> Any:
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(photo, size, Image.Resampling.BICUBIC)
+
+
+# ---------------------------------------------------------------------------------------------- through the network
+
+
+def run(network: Any, images: Tensor) -> dict[str, Tensor]:
+    """pose_enc (s, 9), depth (s, h, w, 1), depth_conf (s, h, w). All views at once; when memory is short, in chunks."""
+    views = len(images)
+    while True:
+        try:
+            return joined([forward(network, images[chunk]) for chunk in chunks(len(images), views)])
+        except torch.OutOfMemoryError:
+            if views <= 2:
+                raise Stop("two views do not fit into memory", "use a smaller model.image_width_px") from None
+            views = max(2, views // 2)
+            torch.cuda.empty_cache()
+            print(f"out of memory: going on with {views} views at a time", flush=True)
+
+
+def chunks(count: int, views: int) -> list[list[int]]:
+    """Groups of at most `views` photos that all begin with the first one, so that its camera is the world of all."""
+    if count <= views:
+        return [list(range(count))]
+    return [[0, *range(start, min(start + views - 1, count))] for start in range(1, count, views - 1)]
+
+
+def forward(network: Any, images: Tensor) -> dict[str, Tensor]:
+    """One pass over images (s, 3, h, w), its results on the CPU."""
+    found = network(images[None].to(network.aggregator.camera_token.device))
+    return {key: found[key][0].float().cpu() for key in ("pose_enc", "depth", "depth_conf")}
+
+
+def joined(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Every chunk has a unit of its own: each is scaled so that the medians of the shared first photo's depth agree."""
+    first = found[0]
+    for one in found[1:]:
+        scale = (first["depth"][0] / one["depth"][0]).median()
+        one["depth"] *= scale
+        one["pose_enc"][:, :3] *= scale
+    return {key: torch.cat([first[key], *(one[key][1:] for one in found[1:])]) for key in first}
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+def write_images(out: Path, names: list[str], images: Tensor, depth: Tensor, confidence: Tensor) -> None:
+    """Every photo's depth and confidence, from (s, 3, h, w), (s, h, w) and (s, h, w)."""
+    low, high = limits(depth)
+    for name, image, far, sure in zip(names, images, depth, confidence, strict=True):
+        save_array(out / f"{name}.depth.npy", far)
+        save_array(out / f"{name}.confidence.npy", sure)
+        save_png(out / f"{name}.depth.png", coloured(far, low, high))
+        save_png(out / "images" / f"{name}.png", eight_bit(image.permute(1, 2, 0).numpy()))
+
+
+def save_array(path: Path, values: Tensor) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, values.numpy(), allow_pickle=False)
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    with atomic(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def limits(values: Tensor) -> tuple[float, float]:
+    """What a colour scale runs between: the ends without 2 % of the pixels on either side."""
+    low, high = np.percentile(values.numpy(), (2, 98))
+    return low, high
+
+
+def coloured(values: Tensor, low: float, high: float) -> np.ndarray:
+    """A map (h, w) in colour, (h, w, 3) uint8."""
+    from matplotlib import colormaps
+
+    return eight_bit(colormaps["turbo"](((values.numpy() - low) / max(high - low, 1e-9)).clip(0, 1))[..., :3])
+
+
+def eight_bit(values: np.ndarray) -> np.ndarray:
+    """0..1 as uint8."""
+    return (values * 255).round().astype(np.uint8)
+
+
+def write_model(
+    folder: Path, names: list[str], cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int
+) -> None:
+    """COLMAP's text format (colmap.github.io/format.html) of cameras (s, 3, 4) and intrinsics (s, 3, 3) in px.
+
+    Its quaternions have the scalar first, and its pixel centres lie at +0.5, where ours are whole.
+    """
+    cameras = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+    images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line follows"]
+    quaternions = geometry.quaternion_from_rotation(cam_from_world[..., :3])
+    for number, name in enumerate(names, 1):
+        k, translation = intrinsics[number - 1], cam_from_world[number - 1, :, 3].tolist()
+        x, y, z, w = quaternions[number - 1].tolist()
+        parameters = " ".join(f"{value:.6f}" for value in (k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5))
+        cameras.append(f"{number} PINHOLE {width_px} {height_px} {parameters}")
+        images += [" ".join(map(str, (number, w, x, y, z, *translation, number, f"{name}.png"))), ""]
+    write_text(folder / "cameras.txt", "\n".join(cameras) + "\n")
+    write_text(folder / "images.txt", "\n".join(images) + "\n")
+    write_text(folder / "points3D.txt", "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]\n")
+
+
+def write_cloud(path: Path, points: Tensor, images: Tensor, confidence: Tensor) -> None:
+    """Binary PLY of the most confident pixels, thinned evenly to MOST_POINTS.
+
+    points: (s, h, w, 3) in the world; images: (s, 3, h, w) in 0..1; confidence: (s, h, w).
+    """
+    least = np.quantile(confidence.numpy(), 1 - CONFIDENT_SHARE)
+    keep = (confidence >= float(least)).numpy()
+    every = slice(None, None, -(-int(keep.sum()) // MOST_POINTS))
+    xyz, rgb = points.numpy()[keep][every], images.permute(0, 2, 3, 1).numpy()[keep][every]
+    table = np.empty(len(xyz), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    table["xyz"], table["rgb"] = xyz, eight_bit(rgb)
+    properties = [f"property float {axis}" for axis in "xyz"]
+    properties += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
+    with atomic(path) as temporary:
+        temporary.write_bytes("\n".join(header).encode() + table.tobytes())
+
+
+def write_montage(path: Path, names: list[str], images: Tensor, depth: Tensor, confidence: Tensor) -> None:
+    """One column per photo, as far as there is room: photo, depth, confidence."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = range(min(MONTAGE_PHOTOS, len(names)))
+    figure, axes = plt.subplots(3, len(shown), figsize=(2.2 * len(shown) + 1, 5.4), layout="constrained", squeeze=False)
+    (near, far), (least, most) = limits(depth), limits(confidence)
+    for column in shown:
+        axes[0, column].imshow(images[column].permute(1, 2, 0).numpy())
+        axes[0, column].set_title(names[column][:18], fontsize=8)
+        deep = axes[1, column].imshow(depth[column].numpy(), cmap="turbo", vmin=near, vmax=far)
+        sure = axes[2, column].imshow(confidence[column].numpy(), cmap="viridis", vmin=least, vmax=most)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.colorbar(deep, ax=axes[1], label="depth (scene units)")
+    figure.colorbar(sure, ax=axes[2], label="confidence")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)

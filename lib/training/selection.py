@@ -1,0 +1,64 @@
+"""The selection samples choose the best checkpoint, and say when a training gets no better.
+
+They are held out: nothing of them is trained on. The report scores all held-out samples (lib.evaluation).
+"""
+
+import math
+import time
+
+from lib.core.contract import main_measure
+from lib.core.errors import FAILED, Stop
+from lib.core.processes import is_first_rank
+from lib.core.run import append_line
+from lib.network import scoring
+from lib.training.state import Training, averaged, save
+
+
+def is_due(training: Training) -> bool:
+    """Every so many steps, and after the last one; never with train.evaluate_epochs=0."""
+    every = training.evaluate_every_steps
+    return bool(every) and (training.step % every == 0 or training.step == training.stage.steps)
+
+
+def evaluate(training: Training) -> None:
+    """Score the selection samples; a better main metric makes this step the best and saves it.
+
+    Step 0 is the base, for the log alone. Stop: the main metric is not finite.
+    """
+    started = time.monotonic()
+    recipe, config = training.job.recipe, training.job.config
+    with averaged(training):
+        scored = scoring.sharded_rows(
+            recipe,
+            config,
+            training.stage,
+            training.parts,
+            training.select,
+            training.accelerator,
+            training.feature_cache,
+        )
+    scores = recipe.summarise(config, training.stage, scored)
+    main, measure = main_measure(recipe, config, training.stage)
+    value = scores[main]
+    if not math.isfinite(value):
+        command = training.job.run.command(4, "--detect-anomaly")
+        raise Stop(f"{main} is {value} at step {training.step}", command, FAILED)
+    better = training.step > 0 and (
+        training.best is None
+        or (value < training.best["value"] if measure.lower_is_better else value > training.best["value"])
+    )
+    training.evaluations_since_best = 0 if better or not training.step else training.evaluations_since_best + 1
+    if is_first_rank():
+        append_line(training.folder / "log.jsonl", {"step": training.step, "eval": scores, "main": main})
+        print(f"  step {training.step}: {main} {value:.5g}" + (" (best)" if better else ""), flush=True)
+    if better:
+        training.best = {"step": training.step, "metric": main, "value": value}
+        if training.config.keep_best:
+            save(training)
+    training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def out_of_patience(training: Training) -> bool:
+    """Did train.patience_evaluations evaluations in a row bring nothing better?"""
+    patience = training.config.patience_evaluations
+    return bool(patience) and training.evaluations_since_best >= patience

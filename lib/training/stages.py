@@ -1,0 +1,220 @@
+"""From a run's settings to its trained stages: build strictly, check the identity, attach, train, go on to the next."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core import machine, steps
+from lib.core.errors import Paused, Stop
+from lib.core.job import Job
+from lib.core.processes import accelerator as open_accelerator
+from lib.core.processes import is_first_rank
+from lib.core.records import Manifest, Parts, Stage
+from lib.core.run import read_json, write_json
+from lib.core.words import counted
+from lib.data import places
+from lib.network import adapters, checkpoint, scoring
+from lib.network.setup import (
+    assemble,
+    build_base,
+    finished_steps,
+    make_stage_inputs,
+    open_feature_cache,
+    read_prepared,
+    uncached,
+)
+from lib.training.loop import run_stage
+from lib.training.state import Training
+
+
+def run(job: Job) -> list[Path]:
+    """Train every stage that is not finished; returns the best checkpoint of each.
+
+    Paused: the session ends, or a stage is left that --stages did not ask for.
+    """
+    torch.set_num_threads(job.record["threads"])
+    if job.args.force:
+        job.record.pop("micro_batch", None)  # lowered when memory was short; a new training starts from the settings
+    precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
+    accelerator = open_accelerator(precision, job.run.folder)
+    say_what_differs(job, precision, accelerator.num_processes)
+    refuse_uneven(job, accelerator.num_processes)
+    asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+    manifest = read_prepared(job)
+    ask_base(job, manifest, asset_dirs, accelerator)
+    stages = job.recipe.stages(job.config, manifest)
+    if job.args.force and is_first_rank():
+        for stage in chosen(job, stages):
+            shutil.rmtree(job.run.stage(stage.name), ignore_errors=True)
+    accelerator.wait_for_everyone()
+    begin_stamp(job, stages)
+    for stage in chosen(job, stages):
+        if finished_steps(job.run.stage(stage.name)) < stage.steps:
+            train_stage(job, stage, manifest, asset_dirs, accelerator)
+    missing = [stage.name for stage in stages if finished_steps(job.run.stage(stage.name)) < stage.steps]
+    if missing:
+        job.advance(len(stages) - len(missing), len(stages), "stages")
+        raise Paused(f"the stages {', '.join(missing)} were not asked for")
+    return [checkpoint.choose(job.run.stage(stage.name), "best") for stage in stages]
+
+
+def say_what_differs(job: Job, precision: str, processes: int) -> None:
+    """A resume on other hardware goes on, says what differs, and keeps the micro-batch."""
+    now = {
+        "precision": precision,
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+    }
+    for key, value in now.items():
+        if key in job.record and job.record[key] != value and is_first_rank():
+            print(f"this run was started with {key} {job.record[key]} and goes on with {value}")
+    job.record |= now | {"micro_batch": job.record.get("micro_batch") or job.config.train.micro_batch}
+    if is_first_rank():
+        write_json(job.run.record, job.record)
+        batch = f"micro-batch {job.record['micro_batch']}, global batch {job.config.train.global_batch}"
+        print(f"{now['device']}, {counted(processes, 'process', 'processes')}, {precision}, {batch}", flush=True)
+
+
+def refuse_uneven(job: Job, processes: int) -> None:
+    micro, whole = job.record["micro_batch"], job.config.train.global_batch
+    if whole % (micro * processes):
+        raise Stop(
+            f"train.global_batch={whole} is not a multiple of train.micro_batch={micro} "
+            f"x {counted(processes, 'process', 'processes')}",
+            "change one of the three (--processes N)",
+        )
+
+
+def ask_base(job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any) -> None:
+    """Settings that a recipe leaves to the untouched base's scores are decided before the first step, once."""
+    if "decided" in job.record and not job.args.force:
+        return
+    # --force: without what was decided before; nothing is written until the answer is there
+    job.config = job.composed({})
+    stage = job.recipe.stages(job.config, manifest)[0]
+
+    def base_scores() -> dict[str, float]:
+        folders, prepared = make_stage_inputs(job, stage, manifest, asset_dirs, accelerator)
+        parts = build_base(job, stage, folders, accelerator)
+        sampler = job.recipe.sampler(job.config, stage, prepared, "select")
+        rows = scoring.sharded_rows(job.recipe, job.config, stage, parts, sampler, accelerator, uncached(parts))
+        return job.recipe.summarise(job.config, stage, rows)
+
+    job.settle(job.recipe.decide(job.config, base_scores))
+
+
+def chosen(job: Job, stages: list[Stage]) -> list[Stage]:
+    """The stages that --stages asks for, or all of them. Stop: it names one that does not exist."""
+    wanted = [name for name in getattr(job.args, "stages", "").split(",") if name]
+    unknown = set(wanted) - {stage.name for stage in stages}
+    if unknown:
+        raise Stop(f"there is no stage {min(unknown)!r}; there are: {', '.join(stage.name for stage in stages)}")
+    return [stage for stage in stages if not wanted or stage.name in wanted]
+
+
+def begin_stamp(job: Job, stages: list[Stage]) -> None:
+    """A killed training counts as paused: from the first step on the stamp says what it is made from."""
+    if is_first_rank():
+        done, total = sum(finished_steps(job.run.stage(s.name)) for s in stages), sum(s.steps for s in stages)
+        job.advance(done, total, "steps")
+        steps.write_stamp(job.run, 4, "paused", job.made_from, job.progress, [], 0.0)
+
+
+def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any) -> None:
+    asset_dirs, manifest = make_stage_inputs(job, stage, manifest, asset_dirs, accelerator)
+    folder = job.run.stage(stage.name)
+    resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
+    refuse_other_places(accelerator, resume)
+    parts, wrapped = assemble(job, stage, asset_dirs, accelerator, manifest, check=resume is None)
+    tensors = adapters.trainable(parts)
+    train, select = (job.recipe.sampler(job.config, stage, manifest, side) for side in ("train", "select"))
+    feature_cache = open_feature_cache(job, parts, accelerator) if parts.frozen_features else None
+    if is_first_rank():
+        say_what_trains(parts)
+    objectives = job.recipe.objectives(job.config, stage)
+    training = Training(
+        job, stage, folder, accelerator, parts, wrapped, objectives, train, select, feature_cache, tensors
+    )
+    open_tracker(training)
+    if resume is None:
+        warm_start(job, stage, manifest, training)
+    run_stage(training, resume)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if is_first_rank():
+        write_json(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
+    accelerator.wait_for_everyone()
+
+
+def refuse_other_places(accelerator: Any, resume: Path | None) -> None:
+    """Processes on several machines must see the same checkpoints, or they would start from different ones."""
+    from accelerate.utils import gather_object
+
+    seen = set(gather_object([resume.name if resume else "none"]))
+    if len(seen) > 1:
+        raise Stop(
+            f"the processes see different checkpoints ({', '.join(sorted(seen))})",
+            "put --root on a disk that all machines share",
+        )
+
+
+def say_what_trains(parts: Parts) -> None:
+    """The audit's table: every trained layer with its share of all parameters."""
+    total = sum(p.numel() for module in parts.modules.values() for p in module.parameters())
+    trained = sum(p.numel() for p in adapters.trainable(parts).values())
+    rows = adapters.table(parts)
+    for layer, count, share in rows:
+        print(f"  {layer:<60} {count:>10,}  {100 * share:.4f} %")
+    layers, trainable = counted(len(rows), "trained layer"), f"{trained:,} of {total:,} parameters"
+    print(f"  {layers}, {trainable} ({100 * trained / total:.3f} %)", flush=True)
+
+
+def open_tracker(training: Training) -> None:
+    """TensorBoard through Accelerate's tracker: train/<stage>/tensorboard/."""
+    training.folder.mkdir(parents=True, exist_ok=True)
+    training.accelerator.project_configuration.logging_dir = training.folder
+    training.accelerator.init_trackers("tensorboard")
+
+
+def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> None:
+    """A stage that starts from another takes its trained tensors, and the moments of the optimisers that both have."""
+    source, grown = None, False
+    if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
+        source = Path(job.args.checkpoint)
+        refuse_other_settings(job, source)
+    elif stage.init_from != "base":
+        source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
+    if source is None:
+        return
+    parts = training.parts
+    _, training.inherited_moments = checkpoint.load(source, parts, training.wrapped, parts.base, grown)
+    of_stage = f" of stage {stage.init_from}" if stage.init_from != "base" else ""
+    print(f"stage {stage.name} starts from {source.name}{of_stage}")
+
+
+def refuse_other_settings(job: Job, source: Path) -> None:
+    """--checkpoint: a new run may have other data and another schedule, but the same network and adapters."""
+    problem = checkpoint.fault(source)
+    if problem:
+        raise Stop(
+            f"{source} is not a usable checkpoint: {problem}",
+            job.run.command(4, "--checkpoint runs/NAME/train/STAGE/step-000100"),
+        )
+    state = read_json(source / "state.json")
+    then, now = of_network(state), of_network(job.record)
+    changed = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    if changed:
+        shown = ", ".join(f"{key}: checkpoint {then.get(key)!r}, run {now.get(key)!r}" for key in changed)
+        raise Stop(
+            f"the checkpoint {source} was trained with other settings ({shown})",
+            "make the run with the same settings, or choose another checkpoint",
+        )
+
+
+def of_network(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run record or a checkpoint's state says of the network: the recipe, its model and its adapters."""
+    settings = record["config"].items()
+    return {"recipe": record["recipe"]} | {k: value for k, value in settings if k.startswith(("model.", "lora."))}

@@ -1,0 +1,180 @@
+"""One stage in memory, and its way to disk and back: what a checkpoint holds is made from `Training`."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.config import TrainConfig
+from lib.core.job import Job
+from lib.core.processes import is_first_rank
+from lib.core.records import Objective, Parts, Sampler, Stage
+from lib.core.run import cut_log, write_json
+from lib.network import checkpoint
+from lib.network.frozen_features import FeatureCache
+from lib.network.gradients import GradientSum
+
+
+@dataclass
+class Training:
+    """One stage in memory. `step` counts finished optimiser steps; a checkpoint is made from these fields."""
+
+    job: Job
+    stage: Stage
+    folder: Path
+    accelerator: Any
+    parts: Parts
+    wrapped: dict[str, Any]
+    objectives: list[Objective]
+    train: Sampler
+    select: Sampler
+    feature_cache: FeatureCache | None
+    tensors: dict[str, torch.nn.Parameter]
+    sums: dict[str, GradientSum] = field(default_factory=dict)  # by objective
+    optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # by "objective/group"
+    average: dict[str, torch.Tensor] = field(default_factory=dict)  # with train.ema: by tensor, in its shape and dtype
+    step: int = 0
+    micro_batch: int = 1
+    gradient_checkpointing: bool = False
+    best: dict[str, Any] | None = None
+    evaluations_since_best: int = 0
+    bad_steps: int = 0  # in a row
+    audited: set[str] = field(default_factory=set)  # objectives whose first backward was checked (lib.network.audit)
+    skipped: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int = -1
+    orders: dict[int, Any] = field(default_factory=dict)
+    inherited_moments: dict[str, torch.Tensor] = field(default_factory=dict)  # optimiser tensors of the stage before
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.job.config.train
+
+    @property
+    def evaluate_every_steps(self) -> int:
+        epochs = self.config.evaluate_epochs if self.stage.evaluate_epochs is None else self.stage.evaluate_epochs
+        return max(1, round(epochs * self.train.length / self.config.global_batch)) if epochs else 0
+
+
+class averaged:
+    """Within the block the tensors hold their running average (train.ema); nothing happens when it is off."""
+
+    def __init__(self, training: Training):
+        self.training = training
+
+    def __enter__(self) -> dict[str, torch.Tensor]:
+        self.raw = {name: self.training.tensors[name].detach().clone() for name in self.training.average}
+        self.put(self.training.average)
+        return self.raw
+
+    def __exit__(self, *error: object) -> None:
+        self.put(self.raw)
+
+    @torch.no_grad()
+    def put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.training.tensors[name].copy_(value)
+
+
+def save(training: Training) -> None:
+    """Rank 0 writes; nobody goes on before the folder is there. A step is saved once."""
+    if training.saved_step == training.step:
+        return
+    started = time.monotonic()
+    if is_first_rank():
+        with averaged(training) as raw:
+            state, moments = state_of(training), optimiser_tensors(training, raw)
+            checkpoint.write(training.folder, training.step, state, training.parts, training.wrapped, moments)
+        kept = training.best if training.config.keep_best else None
+        if kept:
+            write_json(training.folder / "best.json", kept)
+        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept["step"] if kept else None)
+    training.accelerator.wait_for_everyone()
+    training.saved_at, training.saved_step = time.monotonic(), training.step
+    training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    """state.json of a checkpoint: where the training stands, and what it was made from."""
+    scaler = training.accelerator.scaler
+    sections = ("model.", "data.", "loss.", "lora.", "train.")
+    return {
+        "step": training.step,
+        "stage": training.stage.name,
+        "base": training.parts.base,
+        "best": training.best,
+        "bad_steps": training.bad_steps,
+        "evaluations_since_best": training.evaluations_since_best,
+        "skipped": training.skipped,
+        "micro_batch": training.micro_batch,
+        "recipe": training.job.record["recipe"],
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "config": {key: value for key, value in training.job.record["config"].items() if key.startswith(sections)},
+    }
+
+
+def optimiser_tensors(training: Training, raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Moments by "objective/group/<tensor>/<name>"; with averaged weights also "raw/<tensor>".
+
+    The checkpoint's own weights are then the averages: what was evaluated, and what a user exports.
+    """
+    names = {id(p): name for name, p in training.tensors.items()}
+    found = {f"raw/{name}": tensor for name, tensor in raw.items()}
+    for label, chosen in training.optimisers.items():
+        for tensor, moments in chosen.state.items():
+            found |= {f"{label}/{names[id(tensor)]}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    return found
+
+
+def begin(training: Training) -> None:
+    """A stage that was killed before its first checkpoint left log records of steps that are now taken again."""
+    if is_first_rank():
+        cut_log(training.folder / "log.jsonl", -1)
+        cut_log(training.folder / "timing.jsonl", -1)
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Continue exactly where a checkpoint stands: weights, moments, counters, logs."""
+    state, stored = checkpoint.load(folder, training.parts, training.wrapped, training.parts.base)
+    restore_optimisers(training, stored)
+    restore_average(training, stored)
+    training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
+    training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
+    training.saved_step = training.step
+    training.audited = {objective.name for objective in training.objectives if objective.from_step < training.step}
+    if state["micro_batch"] != training.micro_batch:
+        print(f"the checkpoint's micro_batch of {state['micro_batch']} is kept (dropout noise depends on it)")
+        training.micro_batch = state["micro_batch"]
+    if state["scaler"]:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    if is_first_rank():
+        cut_log(training.folder / "log.jsonl", training.step)
+        cut_log(training.folder / "timing.jsonl", training.step)
+        checkpoint.drop_newer(training.folder, training.step)
+        if training.best and training.config.keep_best:
+            write_json(training.folder / "best.json", training.best)
+        print(f"going on from {folder.name}", flush=True)
+    training.accelerator.wait_for_everyone()
+
+
+def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> None:
+    """The inverse of `optimiser_tensors`; a tensor without stored moments keeps its start."""
+    names = {id(p): name for name, p in training.tensors.items()}
+    for label, chosen in training.optimisers.items():
+        for tensor in chosen.param_groups[0]["params"]:
+            start = f"{label}/{names[id(tensor)]}/"
+            moments = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
+            if moments:
+                chosen.state[tensor] = {
+                    key: value.to(tensor.device) if key != "step" else value for key, value in moments.items()
+                }
+
+
+@torch.no_grad()
+def restore_average(training: Training, stored: dict[str, torch.Tensor]) -> None:
+    """The loaded weights are the averages; the raw ones lie beside the moments."""
+    for name, average in training.average.items():
+        average.copy_(training.tensors[name])
+        training.tensors[name].copy_(stored[f"raw/{name}"])

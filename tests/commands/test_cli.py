@@ -1,0 +1,188 @@
+"""What the five scripts promise about flags, exit codes, the lock, and errors in one sentence."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.commands import cli
+from lib.core.run import read_json
+from tests.conftest import TOY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def said(capsys):
+    """The two lines of an error; a traceback or more than that fails."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert 1 <= len(lines) <= 2 and lines[0].startswith("error: "), lines
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("number, words, parts", [
+    (1, ("--recipe", "vgt_eth3d"), ("unknown recipe 'vgt_eth3d'", "did you mean 'vggt_eth3d'", "--list")),
+    (1, ("--preset", "smal"), ("unknown preset 'smal'", "did you mean 'small'")),
+    (1, ("lora.rnak=8",), ("unknown setting 'lora.rnak'", "did you mean 'lora.rank'")),
+    (1, ("lora.rank=abc",), ("lora.rank='abc' is not an int",)),
+    (1, ("--time-limit", "soon"), ("--time-limit 'soon' cannot be read",)),
+    (1, ("--time-limit", "1s", "session.reserve_seconds=5"), ("limit of 1 s is shorter than the reserve of 5 s",)),
+    (4, ("--run", "typo"), ("there is no run 'typo'", "step1_setup.py --run typo")),
+])  # fmt: skip
+def test_a_wrong_word_exits_2_with_one_sentence(step, capsys, tmp_path, number, words, parts):
+    assert step(number, *words) == 2
+    text = said(capsys)
+    for part in parts:
+        assert part in text
+    assert not list(tmp_path.glob("runs/*/*.json"))
+
+
+@pytest.mark.parametrize("words, parts", [
+    (("lora.rank=3",), ("lora.rank: stored 2, given 3", "step1_setup.py --run r lora.rank=3")),
+    (("--demo",), ("was made with demo=False, not True",)),
+    (("--preset", "large"), ("was made with preset=small, not large",)),
+    (("--recipe", "vggt_eth3d"), ("was made with recipe=toy, not vggt_eth3d",)),
+])  # fmt: skip
+def test_a_contradiction_to_the_stored_run_is_refused_with_the_difference(step, prepared, capsys, words, parts):
+    prepared()
+    before = Path("runs/r/run.json").read_bytes()
+    assert step(4, *words) == 2
+    text = said(capsys)
+    for part in parts:
+        assert part in text
+    assert Path("runs/r/run.json").read_bytes() == before and not Path("runs/r/train").exists()
+
+
+def test_the_same_settings_said_again_are_no_contradiction(step, prepared, folder):
+    prepared()
+    assert step(3, "lora.rank=2", "--recipe", "toy", "--preset", "small") == 0
+
+
+def test_step_1_changes_a_run_and_keeps_what_is_not_said_again(step, prepared, folder):
+    prepared("train.epochs=3")
+    assert step(1, "lora.rank=4") == 0
+    record = read_json(folder / "run.json")
+    assert record["config"]["lora.rank"] == 4 and record["config"]["train.epochs"] == 3
+    assert record["differs_from_preset"] == {"lora.rank": 4, "train.epochs": 3}
+
+
+def test_demo_and_scale_are_stored(step, monkeypatch, folder):
+    monkeypatch.setenv("PIPELINE_SCALE", "tiny")
+    assert step(1, "--demo") == 0
+    record = read_json(folder / "run.json")
+    assert (record["demo"], record["scale"], record["config"]["train.epochs"]) == (True, "tiny", 1)
+
+
+def test_scale_means_nothing_without_demo(step, monkeypatch, folder):
+    monkeypatch.setenv("PIPELINE_SCALE", "tiny")
+    assert step(1) == 0
+    assert read_json(folder / "run.json")["scale"] == "full"
+
+
+def test_a_later_step_runs_the_earlier_ones_first(step, capsys):
+    assert step(3, "--recipe", str(TOY)) == 0
+    text = capsys.readouterr().out
+    assert (
+        text.index("step 1 (setup) is absent: running it first")
+        < text.index("step 2 (download) is absent")
+        < text.index("step 3 (prepare): done")
+    )
+
+
+def test_an_earlier_step_that_fails_ends_the_later_one_with_its_code(step, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "run_child", lambda command, clock: 75)
+    assert step(3, "--recipe", str(TOY)) == 75
+
+
+def test_step_5_never_starts_a_training(step, prepared, capsys, folder):
+    prepared()
+    assert step(5) == 2
+    text = said(capsys)
+    assert "step 4 (train) is absent" in text and "go on with: python step4_train.py --run r" in text
+    assert not (folder / "train").exists()
+
+
+HOLDER = (
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+)
+
+
+def test_two_steps_do_not_work_on_one_run(step, prepared, capsys, folder):
+    prepared()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n"
+    assert step(3, "--force") == 2
+    assert "another step is working on the run r" in said(capsys)
+    holder.kill()  # however it ends, the lock is free
+    holder.wait()
+    assert step(3, "--force") == 0
+
+
+def test_a_full_disk_exits_1_with_free_and_needed_bytes(step, capsys, monkeypatch):
+    def full(*arguments):
+        error = OSError(errno.ENOSPC, "no space")
+        error.needed_bytes = 12_345_678
+        raise error
+
+    monkeypatch.setattr(cli, "perform", full)
+    assert step(1) == 1
+    text = said(capsys)
+    assert "12.3 MB needed" in text and "MB free below" in text and "the last good checkpoint stands" in text
+
+
+def test_other_system_errors_are_not_hidden(step, monkeypatch):
+    def broken(*arguments):
+        raise OSError(errno.EIO, "the disk is dying")
+
+    monkeypatch.setattr(cli, "perform", broken)
+    with pytest.raises(OSError, match="dying"):
+        step(1)
+
+
+LIGHT = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as ended:
+    slow = "torch numpy pandas peft huggingface_hub transformers accelerate PIL scipy".split()
+    heavy = [name for name in slow if name in sys.modules]
+    sys.exit(f"imported {heavy}" if heavy or ended.code else 0)
+"""
+
+
+@pytest.mark.parametrize("words", [
+    ("step4_train.py", "--help"), ("step1_setup.py", "--list"), ("step5_evaluate.py", "--plan"),
+    ("step1_setup.py", "--plan", "--json", "lora.rank=4"),
+])  # fmt: skip
+def test_help_list_and_plan_import_nothing_heavy_and_write_nothing(tmp_path, words):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    command = [sys.executable, "-c", LIGHT, str(ROOT / words[0]), *words[1:]]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout and list(tmp_path.iterdir()) == []
+
+
+def test_wrong_flags_exit_2(tmp_path):
+    words = [sys.executable, str(ROOT / "step4_train.py"), "--proceses", "2"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "--proceses" in ended.stderr
+    words = [sys.executable, str(ROOT / "step2_download.py"), "--help"]
+    helped = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "exit codes: 0 done, 75 paused" in " ".join(helped.stdout.split())
+
+
+def test_list_as_json_holds_every_setting(step, capsys):
+    assert step(1, "--list", "--json", "--recipe", str(TOY)) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["toy"]["settings"]["lora.rank"] == 16 and table["toy"]["presets"] == {
+        "small": "an error below the base's"
+    }

@@ -1,0 +1,161 @@
+"""Runs are ranked only where they were scored on the same held-out data."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from lib.commands import compare
+from lib.core.errors import Stop
+from lib.core.run import write_json
+from tests.evaluation.test_report import METRICS, change, make_run, write_csv
+
+
+def add_run(root, name: str, adapted: float, trained: int = 10, **settings):
+    from safetensors.numpy import save_file
+
+    run = make_run(root, name, **settings)
+    main = METRICS["abs_rel"] | {
+        "adapted": adapted,
+        "difference": adapted - 0.2,
+        "low": adapted - 0.22,
+        "high": adapted - 0.18,
+    }
+    change(run.scores, metrics=METRICS | {"abs_rel": main})
+    adapter = run.stage("main") / "step-000060" / "adapter" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    save_file({"a": np.zeros((trained, 3), "float32"), "b": np.zeros(5, "float32")}, adapter)
+    return run
+
+
+def read(path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_runs_are_ranked_by_the_main_metric(tmp_path):
+    runs = [add_run(tmp_path, "r32", 0.16, 20), add_run(tmp_path, "r8", 0.18), add_run(tmp_path, "r16", 0.15)]
+    text = compare.compare(runs, tmp_path / "runs")
+    rows = read(tmp_path / "runs" / "comparison.csv")
+    assert [(row["rank"], row["run"]) for row in rows] == [("1", "r16"), ("2", "r32"), ("3", "r8")]
+    lines = text.splitlines()
+    assert [line.split()[1] for line in lines[1:4]] == ["r16", "r32", "r8"]
+    assert (tmp_path / "runs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert rows[1]["trainable"] == "65"  # 20 * 3 + 5
+    assert (
+        float(rows[1]["seconds"]) == 60 * 0.5
+        and rows[1]["memory_bytes"] == "1500000060"
+        and rows[1]["adapted_inliers"] == "0.61"
+    )
+
+
+def test_every_held_out_group_has_its_columns(tmp_path):
+    run = add_run(tmp_path, "r8", 0.18)
+    change(
+        run.scores,
+        by_group={"courtyard": {"n": 3, "base": 0.2, "adapted": 0.1}, "kitchen": {"n": 2, "base": 0.3, "adapted": 0.4}},
+    )
+    compare.compare([run], tmp_path / "runs")
+    [row] = read(tmp_path / "runs" / "comparison.csv")
+    assert (row["base_abs_rel_in_kitchen"], row["adapted_abs_rel_in_kitchen"], row["adapted_abs_rel_in_courtyard"]) == (
+        "0.3",
+        "0.4",
+        "0.1",
+    )
+
+
+def test_a_metric_where_more_is_better_is_ranked_the_other_way(tmp_path):
+    runs = [add_run(tmp_path, "low", 0.3), add_run(tmp_path, "high", 0.7)]
+    for run in runs:
+        change(run.scores, main={"metric": "abs_rel", "unit": "", "lower_is_better": False})
+    compare.compare(runs, tmp_path / "runs")
+    assert [row["run"] for row in read(tmp_path / "runs" / "comparison.csv")] == ["high", "low"]
+
+
+def test_the_axes_of_a_sweep_become_columns(tmp_path):
+    runs = [
+        add_run(tmp_path, "r8", 0.18, **{"lora.rank": 8, "session.reserve_seconds": 1}),
+        add_run(tmp_path, "r16", 0.15),
+    ]
+    compare.compare(runs, tmp_path / "runs")
+    rows = {row["run"]: row for row in read(tmp_path / "runs" / "comparison.csv")}
+    assert (rows["r8"]["lora.rank"], rows["r16"]["lora.rank"]) == ("8", "16")
+    assert "train.lr" not in rows["r8"] and "session.reserve_seconds" not in rows["r8"]
+
+
+def other_file(run):
+    rows = read(run.manifest)
+    rows[0]["sha256"] = "another picture"  # same name, same scene
+    write_csv(run.manifest, rows[0].keys(), [row.values() for row in rows])
+
+
+def other_samples(run):
+    rows = read(run.scores.with_name("per_sample.csv"))[1:]
+    write_csv(run.scores.with_name("per_sample.csv"), rows[0].keys(), [row.values() for row in rows])
+
+
+def other_recipe(run):
+    change(run.record, recipe="hamer")
+
+
+def other_metric(run):
+    change(run.scores, main={"metric": "inliers", "unit": "share", "lower_is_better": True})
+
+
+@pytest.mark.parametrize("alter, reason", [
+    (other_file, "other held-out samples"), (other_samples, "other held-out samples"),
+    (other_recipe, "recipe hamer, not vggt_eth3d"),
+    (other_metric, "metric inliers, not abs_rel"), (lambda run: change(run.record, demo=False), "not a demo run"),
+])  # fmt: skip
+def test_what_was_not_scored_on_the_same_data_is_named_instead_of_ranked(tmp_path, alter, reason):
+    runs = [add_run(tmp_path, "odd", 0.01), add_run(tmp_path, "a", 0.18), add_run(tmp_path, "b", 0.15)]
+    alter(runs[0])
+    text = compare.compare(runs, tmp_path / "runs")
+    assert f"not comparable with these: odd ({reason})" in text
+    assert [(row["run"], row["rank"]) for row in read(tmp_path / "runs" / "comparison.csv")] == [
+        ("b", "1"),
+        ("a", "2"),
+        ("odd", ""),
+    ]
+
+
+def test_other_training_data_does_not_hinder_a_comparison(tmp_path):
+    runs = [add_run(tmp_path, "a", 0.18), add_run(tmp_path, "b", 0.15)]
+    rows = [row for row in read(runs[0].manifest) if row["group"] != "scene4"]
+    write_csv(runs[0].manifest, rows[0].keys(), [row.values() for row in rows])
+    assert "not comparable" not in compare.compare(runs, tmp_path / "runs")
+
+
+def test_fully_trained_tensors_of_every_stage_are_counted(tmp_path):
+    from safetensors.numpy import save_file
+
+    run = add_run(tmp_path, "staged", 0.1)
+    stage = run.stage("align")
+    write_json(stage / "best.json", {"step": 1})
+    (stage / "log.jsonl").write_text('{"step": 1, "loss_objective": 1.0}\n')
+    for step, count in (("step-000001", 1000), ("step-000002", 7)):  # only the last checkpoint counts
+        (stage / step).mkdir()
+        save_file({"w": np.zeros(count, "float32")}, stage / step / "weights.safetensors")
+    assert compare.trainable(run) == 35 + 7
+
+
+def test_a_run_without_scores_names_the_step_to_run(tmp_path):
+    run = add_run(tmp_path, "unfinished", 0.1)
+    run.scores.unlink()
+    with pytest.raises(Stop) as stop:
+        compare.compare([run], tmp_path / "runs")
+    assert "unfinished" in stop.value.cause and stop.value.command == "python step5_evaluate.py --run unfinished"
+
+
+def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, capsys):
+    for name, adapted in (("a", 0.18), ("b", 0.15)):
+        add_run(tmp_path, name, adapted)
+    assert compare.main(["--root", str(tmp_path), "--compare", "a", "runs/b", "a"]) == 0
+    assert [row["run"] for row in read(tmp_path / "runs" / "comparison.csv")] == ["b", "a"]
+    assert "rank  run" in capsys.readouterr().out
+
+
+def test_an_unknown_run_is_refused_with_the_nearest_name(tmp_path, capsys):
+    add_run(tmp_path, "strategy_b", 0.1)
+    assert compare.main(["--root", str(tmp_path), "--compare", "strategy_c"]) == 2
+    assert "there is no run 'strategy_c': did you mean 'strategy_b'?" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""--plan says what would run, why, and what it costs; nothing runs."""
+
+import json
+import shutil
+
+from lib.core.run import write_json
+
+
+def planned(step, capsys, *words):
+    capsys.readouterr()
+    assert step(4, "--plan", *words) == 0
+    return capsys.readouterr().out
+
+
+def test_plan_shows_states_parameters_and_memory(step, prepared, capsys, folder):
+    prepared()
+    text = planned(step, capsys)
+    assert "run r: recipe toy, preset small" in text
+    assert "1 setup     complete" in text and "3 prepare   complete" in text and "4 train     absent" in text
+    assert "parameters 81, trainable 50 (61.728 %)" in text  # 8 * 9 + 9; rank 2: 2 * (8 + 8) + 2 * (8 + 1)
+    assert "estimated peak memory" in text
+    assert not (folder / "train").exists()
+
+
+def test_plan_is_also_json(step, prepared, capsys):
+    prepared()
+    found = json.loads(planned(step, capsys, "--json", "lora.rank=4"))
+    assert found["plan"]["trainable"] == 100 and found["states"]["4"]["state"] == "absent" and found["run"] == "r"
+
+
+def test_a_paused_step_shows_its_progress(step, prepared, capsys, folder):
+    prepared("train.epochs=1", last=5)
+    stamp = json.loads((folder / "4_train.json").read_text())
+    write_json(
+        folder / "4_train.json", stamp | {"state": "paused", "progress": {"done": 3, "total": 5, "unit": "steps"}}
+    )
+    text = planned(step, capsys)
+    assert "4 train     paused at 3 of 5 steps" in text and "5 evaluate  stale: step 4 is paused" in text
+
+
+def test_what_follows_a_stale_step_is_stale(step, prepared, capsys, tmp_path):
+    prepared("train.epochs=1", last=5)
+    shutil.rmtree(tmp_path / "cache")
+    text = planned(step, capsys)
+    assert "4 train     stale: step 3 is stale" in text and "5 evaluate  stale: step 3 is stale" in text

@@ -1,0 +1,63 @@
+"""--sweep: one run per combination, resumable, one comparison; a second call does nothing."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.commands import sweep
+from lib.core.errors import Stop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_combination_once():
+    assert sweep.combinations(["lora.rank=8,16", "train.lr=1e-4,2e-4"]) == [
+        ["lora.rank=8", "train.lr=1e-4"],
+        ["lora.rank=8", "train.lr=2e-4"],
+        ["lora.rank=16", "train.lr=1e-4"],
+        ["lora.rank=16", "train.lr=2e-4"],
+    ]
+
+
+def test_axis_without_values_is_refused():
+    with pytest.raises(Stop, match="not key=v1,v2"):
+        sweep.combinations(["lora.rank"])
+
+
+def test_runs_are_named_by_what_differs():
+    args = sweep.parse(["--sweep", "lora.rank=8", "--run", "r"])
+    assert sweep.run_name(args, ["lora.rank=8", "train.lr=1e-4"]) == "r-rank8-lr1e-4"
+
+
+def test_two_combinations_give_one_table_and_a_second_call_trains_nothing(tmp_path):
+    words = [
+        "--recipe",
+        str(ROOT / "tests" / "toy"),
+        "--run",
+        "r",
+        "--root",
+        str(tmp_path),
+        "--set",
+        "train.epochs=1",
+        "--sweep",
+        "lora.rank=1,2",
+    ]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "step4_train.py"), *words],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PIPELINE_SCALE": ""},
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(done.stdout)
+    with open(tmp_path / "runs" / "comparison.csv", newline="") as file:
+        assert {row["run"] for row in csv.DictReader(file)} == {"r-rank1", "r-rank2"}
+    assert outputs[0].count("step 4 (train): done") == 2
+    assert "step 4 (train): done" not in outputs[1] and outputs[1].count("complete, nothing to do") == 10

@@ -1,0 +1,88 @@
+"""Settings: what they compose to, and one sentence for every wrong one."""
+
+import dataclasses
+
+import pytest
+
+from lib import recipes
+from lib.core import config
+from lib.core.errors import Stop
+from tests.conftest import TOY
+
+
+def compose(*words, preset="small", demo=False, scale="full"):
+    return config.compose(
+        recipes.load(str(TOY)), preset, demo, scale, dict(config.parse_override(word) for word in words)
+    )
+
+
+def test_defaults_then_preset_then_demo_then_overrides():
+    assert compose()[0].train.lr_floor == 1e-6  # default
+    assert compose()[0].train.epochs == 4  # preset
+    assert compose(demo=True)[0].train.epochs == 2
+    assert compose(demo=True, scale="tiny")[0].train.epochs == 1
+    assert compose("train.epochs=9", demo=True)[0].train.epochs == 9
+
+
+def test_the_difference_to_the_preset_is_named():
+    assert compose()[1] == {}
+    assert compose("lora.rank=8", demo=True)[1] == {"lora.rank": 8, "train.epochs": 2}
+
+
+@pytest.mark.parametrize("word, key, value", [
+    ("lora.rank=8", "lora.rank", 8), ("train.lr=1e-3", "train.lr", 1e-3), ("train.lr=2", "train.lr", 2.0),
+    ("data.augment=true", "data.augment", True), ("lora.full=[a,b]", "lora.full", ["a", "b"]),
+    ("lora.peft.use_rslora=true", "lora.peft", {"use_rslora": True}), ("train.fault=", "train.fault", ""),
+])  # fmt: skip
+def test_values_are_typed(word, key, value):
+    found = config.to_dotted(compose(word)[0])[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("word, said", [
+    ("lora.rnak=8", ("lora.rnak", "did you mean 'lora.rank'", "lora.alpha")),
+    ("lora.rank=abc", ("lora.rank", "abc", "int")),
+    ("lora.rank=0", ("lora.rank=0", "at least 1")),
+    ("lora.rank=2.5", ("lora.rank", "2.5", "int")),
+    ("train.precision=bf61", ("train.precision", "did you mean 'bf16'", "fp32")),
+    ("train.micro_batch=3", ("train.global_batch=4", "train.micro_batch=3")),
+    ("train.micro_batch=0", ("train.micro_batch=0", "at least 1")),
+    ("lora.dropout=1", ("lora.dropout=1", "[0, 1)")),
+    ("lora.peft.use_rsloar=true", ("use_rsloar", "did you mean 'use_rslora'")),
+    ("nonsense", ("'nonsense'", "key=value")),
+    ("lora.rank=[", ("lora.rank",)),
+])  # fmt: skip
+def test_a_wrong_setting_is_one_sentence_with_the_nearest_right_one(word, said):
+    with pytest.raises(Stop) as stopped:
+        compose(word)
+    assert stopped.value.code == 2 and "\n" not in stopped.value.cause
+    for part in said:
+        assert part in stopped.value.cause
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(Stop, match="unknown preset 'smal': did you mean 'small'"):
+        compose(preset="smal")
+
+
+def test_a_renamed_setting_is_refused_with_its_new_name():
+    with pytest.raises(Stop, match=r"the setting 'train\.checkpointing' is called 'train\.gradient_checkpointing' now"):
+        compose("train.checkpointing=true")
+
+
+def test_every_renamed_setting_is_gone_and_its_new_name_exists():
+    settings = {key for name in recipes.RECIPES for key in config.leaves(recipes.load(name).Config)}
+    assert not config.RENAMED.keys() & settings
+    assert set(config.RENAMED.values()) <= settings
+
+
+def test_dotted_settings_are_the_inverse_of_the_object():
+    made = compose("lora.full=[x]", "lora.peft.use_dora=true")[0]
+    assert config.from_dotted(recipes.load(str(TOY)).Config, config.to_dotted(made)) == made
+
+
+def test_peft_fields_that_we_pass_through_exist_in_the_installed_peft():
+    import peft
+
+    known = {f.name for f in dataclasses.fields(peft.LoraConfig)}
+    assert set(config.PEFT_FIELDS) <= known, set(config.PEFT_FIELDS) - known

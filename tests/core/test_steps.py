@@ -1,0 +1,135 @@
+"""The four states of a step, each with its reason; what makes a step stale and what does not."""
+
+import json
+import shutil
+
+import pytest
+
+from lib import recipes
+from lib.core import code, steps
+from tests.conftest import TOY
+
+
+def plan(step, capsys, *words):
+    capsys.readouterr()
+    assert step(1, "--plan", "--json", *words) == 0
+    return {
+        int(number): (entry["state"], "; ".join(entry["reasons"]))
+        for number, entry in json.loads(capsys.readouterr().out)["states"].items()
+    }
+
+
+@pytest.fixture
+def done(prepared):
+    prepared("train.epochs=1", last=5)
+
+
+def test_a_new_run_is_absent_and_a_finished_one_complete(step, done, capsys):
+    assert all(word == "complete" for word, _ in plan(step, capsys).values())
+    assert all(word == "absent" for word, _ in plan(step, capsys, "--run", "another", "--recipe", "toy").values())
+    for number in range(1, 6):
+        assert step(number) == 0
+        assert "complete, nothing to do" in capsys.readouterr().out
+
+
+def test_another_rank_makes_training_and_evaluation_stale_and_nothing_before(step, done, capsys):
+    states = plan(step, capsys, "lora.rank=3")
+    assert [states[i][0] for i in (1, 2, 3)] == ["complete"] * 3
+    assert states[4] == ("stale", "lora.rank was 2, is 3")
+    assert states[5] == ("stale", "lora.rank was 2, is 3")
+
+
+def test_settings_that_shape_nothing_make_nothing_stale(step, done, capsys):
+    words = (
+        "train.log_seconds=3",
+        "train.checkpoint_minutes=1",
+        "train.workers=2",
+        "session.reserve_seconds=5",
+        "eval.batch=7",
+    )
+    assert {word for word, _ in plan(step, capsys, *words).values()} == {"complete"}
+    assert plan(step, capsys, "eval.resamples=60")[5] == ("stale", "eval.resamples was 50, is 60")
+    assert plan(step, capsys, "eval.select_samples=3")[4] == ("stale", "eval.select_samples was 16, is 3")
+    states = plan(step, capsys, "data.noise=0.5")  # of the augmentation: step 3 does not look at it
+    assert states[3][0] == "complete" and states[4] == ("stale", "data.noise was 0.01, is 0.5")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A copy of the code that a test may edit; the states are computed from it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(code.REPOSITORY / "lib", copy / "lib", ignore=shutil.ignore_patterns("demo*", "__pycache__"))
+    for file in (*code.REPOSITORY.glob("step*.py"), code.REPOSITORY / "requirements.txt"):
+        shutil.copy(file, copy)
+    monkeypatch.setattr(code, "REPOSITORY", copy)
+    return copy
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_comment_changes_nothing_and_a_constant_names_its_file(step, done, capsys, repository):
+    for path in (repository / "lib").rglob("*.py"):
+        path.write_text(f"# a comment\n{path.read_text()}\n# the end\n")
+    edit(repository / "lib" / "training" / "loop.py", '"""The one training loop.', '"""Another docstring.')
+    assert {word for word, _ in plan(step, capsys).values()} == {"complete"}
+    edit(repository / "lib" / "data" / "split.py", "NEAR_DUPLICATE_BITS = 6", "NEAR_DUPLICATE_BITS = 7")
+    states = plan(step, capsys)
+    assert states[3] == ("stale", "the code of lib/data/split.py changed") and states[2][0] == "complete"
+
+
+def test_code_alone_never_retrains(step, done, capsys, repository, folder):
+    log = (folder / "train" / "adapt" / "log.jsonl").read_bytes()
+    edit(repository / "lib" / "core" / "order.py", "0xD1CE", "0xD1CF")
+    assert step(4) == 2
+    said = capsys.readouterr().err
+    assert "the code of lib/core/order.py changed" in said and "--accept-code" in said and "Traceback" not in said
+    assert step(5) == 2
+    assert "step 4 (train) is stale: the code of lib/core/order.py changed" in capsys.readouterr().err
+    assert step(5, "--accept-code") == 0
+    assert step(4, "--accept-code") == 0
+    assert (folder / "train" / "adapt" / "log.jsonl").read_bytes() == log
+    assert json.loads((folder / "run.json").read_text())["accepted_code"] == ["the code of lib/core/order.py changed"]
+    assert plan(step, capsys)[4][0] == "complete"
+
+
+def test_force_retrains_from_scratch(step, done, capsys, folder):
+    times = (folder / "train" / "adapt" / "timing.jsonl").read_bytes()
+    log = (folder / "train" / "adapt" / "log.jsonl").read_bytes()
+    assert step(4, "--force") == 0
+    assert (folder / "train" / "adapt" / "timing.jsonl").read_bytes() != times
+    assert (folder / "train" / "adapt" / "log.jsonl").read_bytes() == log
+
+
+def test_a_changed_input_is_named_and_not_trained_over(step, done, capsys, folder):
+    manifest = folder / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("hash3", "hashX"))
+    assert plan(step, capsys)[4] == ("stale", "the input manifest.csv changed")
+    assert step(4) == 2
+    assert "was trained with different inputs: the input manifest.csv changed" in capsys.readouterr().err
+
+
+def test_a_lost_cache_is_rebuilt_by_the_step_that_needs_it(step, done, capsys, tmp_path):
+    shutil.rmtree(tmp_path / "cache")
+    state = plan(step, capsys)[3]
+    assert state[0] == "stale" and state[1].startswith("cache/prepared-") and state[1].endswith("is missing")
+    assert step(5, "--force") == 0
+    assert "step 3 (prepare) is stale" in capsys.readouterr().out
+    assert plan(step, capsys)[3][0] == plan(step, capsys)[4][0] == "complete"
+
+
+def test_more_epochs_go_on_from_the_last_checkpoint(step, done, capsys):
+    assert step(4, "train.epochs=2") == 0
+    assert "going on from step-000005" in capsys.readouterr().out
+
+
+def test_accept_code_covers_code_only():
+    assert steps.only_code(("the code of lib/a.py changed",)) and not steps.only_code(
+        ("the code of lib/a.py changed", "lora.rank was 2, is 3")
+    )
+    config = recipes.load(str(TOY)).Config()
+    assert steps.harmless(("train.epochs was 1, is 2", "train/adapt is missing"), config)
+    assert not steps.harmless(("train.lr was 1, is 2",), config)

@@ -1,0 +1,138 @@
+"""Step 5: base and adapted on the same samples; it pauses, goes on, and believes no row of another checkpoint."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib.core.run import read_json
+from lib.network import scoring
+from lib.recipes.toy import recipe as toy
+
+
+def table(folder):
+    with open(folder / "eval" / "per_sample.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def trained(prepared):
+    prepared("train.epochs=2", "eval.figures=1", last=4)
+
+
+def stop_after(monkeypatch, samples):
+    """SIGTERM while the sample with this number is scored."""
+    real, seen = scoring.rows, []
+
+    def rows(*arguments, **named):
+        seen.append(1)
+        if len(seen) == samples:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(scoring, "rows", rows)
+
+
+def test_the_base_is_the_untouched_one_and_every_sample_is_scored_once(trained, step, folder):
+    assert step(5) == 0
+    rows = table(folder)
+    assert len(rows) == len({row["sample_id"] for row in rows}) == 20
+    assert {row["sample_id"] for row in rows} == {f"s{i}" for i in range(20, 40)}
+    net = toy.network()
+    net.load_state_dict(load_file(folder.parent.parent / "data" / "toy" / "base" / "base.safetensors"))
+    for row in rows:
+        [path] = (folder.parent.parent / "cache").glob(f"prepared-*/{row['sample_id'][1:]}.npy")
+        x = torch.from_numpy(np.load(path))[None]
+        assert float(row["base"]) == pytest.approx(float((net(x) - toy.truth(x)).abs().detach()), rel=1e-5)
+        assert float(row["trivial"]) == pytest.approx(float(toy.truth(x).abs()), rel=1e-5)
+    main = read_json(folder / "eval" / "scores.json")["metrics"]["error"]
+    assert main["base"] == pytest.approx(sum(float(row["base"]) for row in rows) / 20)
+
+
+def test_paused_by_a_signal_and_resumed_it_is_bit_equal(trained, step, folder, monkeypatch, capsys):
+    files = [folder / name for name in ("eval/scores.json", "eval/per_sample.csv", "figures/guesses.txt")]
+    assert step(5) == 0
+    wanted = [file.read_bytes() for file in files]
+    with monkeypatch.context() as patched:
+        stop_after(patched, 7)
+        assert step(5, "--force") == 75
+    assert (
+        "paused at 7 of 60 held-out samples: SIGTERM. Go on with: python step5_evaluate.py --run r"
+        in capsys.readouterr().out
+    )
+    with monkeypatch.context() as patched:
+        stop_after(patched, 20)
+        assert step(5) == 75
+    assert step(5) == 0
+    assert [file.read_bytes() for file in files] == wanted
+    assert not (folder / "eval" / "partial").exists()
+
+
+def test_rows_of_a_paused_evaluation_do_not_serve_another_training(trained, step, folder, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 35)  # the base is scored, and most of the adapted model
+        assert step(5) == 75
+    assert step(1, "train.lr=0.0", "train.lr_floor=0.0") == 0 and step(4, "--force") == 0 and step(5) == 0
+    assert all(row["base"] == row["adapted"] for row in table(folder))
+
+
+def test_another_checkpoint_is_scored_when_it_is_asked_for(trained, step, folder, capsys):
+    assert step(5) == 0
+    assert step(5, "--checkpoint", "step-7") == 2
+    assert "there is no checkpoint 'step-7' in stage adapt; there are:" in capsys.readouterr().err
+    assert step(5, "--force", "--checkpoint", "step-5") == 0
+    assert read_json(folder / "eval" / "scores.json")["step"] == 5
+
+
+def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_original_keys(trained, step, folder):
+    from peft import PeftModel
+
+    assert step(5, "--export", "adapter") == 0 and step(5, "--export", "merged") == 0
+    base = load_file(folder.parent.parent / "data" / "toy" / "base" / "base.safetensors")
+    one, other = toy.network(), toy.network()
+    one.load_state_dict(base)
+    adapted = PeftModel.from_pretrained(one, folder / "export" / "adapter").eval()
+    merged = load_file(folder / "export" / "merged" / "model.safetensors")
+    assert merged.keys() == base.keys() and any(not torch.equal(merged[key], base[key]) for key in base)
+    other.load_state_dict(merged)
+    x = torch.linspace(-1, 1, 80).reshape(10, 8)
+    assert torch.allclose(adapted(x), other(x), atol=1e-6)
+    rows = {row["sample_id"]: float(row["adapted"]) for row in table(folder)}
+    [path] = (folder.parent.parent / "cache").glob("prepared-*/33.npy")
+    x = torch.from_numpy(np.load(path))[None]
+    assert rows["s33"] == pytest.approx(float((other(x) - toy.truth(x)).abs().detach()), rel=1e-4)
+
+
+def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    assert step(5, "--predict", "mine") == 2
+    assert "--predict needs --out DIR" in capsys.readouterr().err
+    assert step(5, "--predict", "nothing", "--out", "out") == 2
+    assert step(5, "--predict", "mine", "--out", "out") == 0 and (tmp_path / "out" / "prediction.txt").exists()
+
+
+def test_scores_hold_what_the_report_needs_and_no_time(trained, step, folder):
+    assert step(5) == 0
+    scores = read_json(folder / "eval" / "scores.json")
+    assert {
+        "recipe",
+        "preset",
+        "step",
+        "main",
+        "n_samples",
+        "n_groups",
+        "resampled",
+        "metrics",
+        "by_group",
+        "guards",
+    } <= scores.keys()
+    assert set(scores["metrics"]["error"]) == {"base", "adapted", "trivial", "difference", "low", "high", "verdict"}
+    assert not any("second" in key or "time" in key for key in scores)
+    assert sum(group["n"] for group in scores["by_group"].values()) == scores["n_samples"]
+    assert "share 0 groups, 0 files and 0 near-duplicates" in json.dumps(scores["guards"])
+    assert (folder / "report.html").stat().st_size > 1000

@@ -1,0 +1,91 @@
+"""Base against adapted on the same samples, with an interval that can be checked by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lib import recipes
+from lib.core.errors import Stop
+from lib.core.records import Metric, Row, Stage
+from lib.evaluation import statistics
+from lib.network import scoring
+from tests.conftest import TOY
+
+STAGE = Stage("adapt", 1)
+CONFIG = SimpleNamespace(eval=SimpleNamespace(resamples=2000, batch=1), train=SimpleNamespace(seed=42))
+
+
+def rows(errors, group=lambda i: f"g{i}"):
+    return [Row(f"s{i}", group(i), {"error": float(error)}) for i, error in enumerate(errors)]
+
+
+def compared(base, adapted, group=lambda i: f"g{i}", comparison="base"):
+    return statistics.compare(
+        recipes.load(str(TOY)), CONFIG, STAGE, rows(base, group), rows(adapted, group), rows(base, group), comparison
+    )
+
+
+def test_better_worse_and_not_shown():
+    base = np.linspace(1, 2, 10)
+    noise = np.tile([1.0, -1.0], 5)
+    assert compared(base, base - 0.5)["metrics"]["error"]["verdict"] == "better"
+    assert compared(base, base + 0.5)["metrics"]["error"]["verdict"] == "worse"
+    assert compared(base, base + noise)["metrics"]["error"]["verdict"] == "not shown"
+    assert compared(base, base - 0.5, comparison="random_init")["metrics"]["error"]["verdict"] == ""
+
+
+def test_the_interval_is_the_paired_bootstrap_of_the_mean():
+    """For a mean of paired differences d the percentile interval is near mean(d) +- 1.96 std(d) / sqrt(n) (Efron &
+    Tibshirani 1993, ch. 13).
+    """
+    generator = np.random.Generator(np.random.Philox(key=3))
+    base = generator.uniform(5, 6, 200)
+    moves = generator.normal(-0.3, 1.0, 200)
+    found = compared(base, base + moves)["metrics"]["error"]
+    half = 1.96 * moves.std() / math.sqrt(200)
+    assert found["difference"] == pytest.approx(moves.mean())
+    assert found["low"] == pytest.approx(moves.mean() - half, abs=0.15 * half)
+    assert found["high"] == pytest.approx(moves.mean() + half, abs=0.15 * half)
+
+
+def test_groups_are_drawn_where_five_are_held_out_and_samples_below_that():
+    by, draws = statistics.resamples(rows(range(10), lambda i: f"g{i // 2}"), 50, 1)
+    assert by == "groups"
+    assert all(draw[k] + 1 == draw[k + 1] and draw[k] % 2 == 0 for draw in draws for k in range(0, 10, 2))
+    assert statistics.resamples(rows(range(8), lambda i: f"g{i // 2}"), 50, 1)[0] == "samples"
+
+
+def test_whole_set_metrics_are_computed_again_for_every_resample():
+    def spread(config, stage, rows):
+        errors = [row.numbers["error"] for row in rows]
+        return {"spread": max(errors) - min(errors)}
+
+    recipe = SimpleNamespace(summarise=spread, measures=lambda config, stage: {"spread": Metric()})
+    found = statistics.compare(recipe, CONFIG, STAGE, rows(range(10)), rows([0] * 10), None, "base")["metrics"][
+        "spread"
+    ]
+    assert found["difference"] == -9 and -9 <= found["low"] < found["high"] <= 0 and found["trivial"] is None
+
+
+def test_a_metric_without_direction_or_with_nan_gets_no_verdict():
+    assert statistics.verdict(-2, -1, None) == "not shown"
+    assert statistics.verdict(float("nan"), float("nan"), Metric()) == "not shown"
+    assert statistics.verdict(1, 2, Metric("", lower_is_better=False)) == "better"
+
+
+def test_a_sample_scored_twice_or_not_at_all_stops():
+    with pytest.raises(
+        Stop, match="3 held-out samples should have been scored once each, but the recipe gave 3 rows of 2 samples"
+    ):
+        scoring.refuse_double([*rows(range(2)), rows(range(1))[0]], 3)
+    with pytest.raises(Stop, match="2 rows of 2 samples"):
+        scoring.refuse_double(rows(range(2)), 3)
+
+
+def test_per_sample_table_holds_numbers_exactly(tmp_path):
+    value = 0.1 + 0.2
+    statistics.write_table(tmp_path / "per_sample.csv", {"base": rows([value]), "adapted": rows([1 / 3])})
+    assert (tmp_path / "per_sample.csv").read_text().splitlines()[1] == f"s0,g0,error,{value!r},{1 / 3!r}"
+    assert [p.name for p in tmp_path.iterdir()] == ["per_sample.csv"]

@@ -1,0 +1,133 @@
+"""MANO_RIGHT.pkl without chumpy: a closed list of names, and arrays that can be a hand.
+
+The twins hold the stand-in hand.
+"""
+
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from lib.core.errors import Stop
+from lib.recipes.hamer import mano_file
+from lib.recipes.hamer.mano_file import PARENTS
+
+
+class Ch:
+    """Pickles as chumpy.ch.Ch does: a new-style class with a state dictionary."""
+
+    def __init__(self, **state):
+        self.__dict__.update(state)
+
+
+class Select(Ch):
+    pass
+
+
+@pytest.fixture
+def twin(hand, tmp_path, monkeypatch):
+    """Writes a file that names what the genuine one names; `changes` replace entries."""
+    monkeypatch.setitem(sys.modules, "chumpy", types.ModuleType("chumpy"))
+    for module, kind in (("chumpy.ch", Ch), ("chumpy.reordering", Select)):
+        fake = types.ModuleType(module)
+        setattr(fake, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, module, fake)
+        monkeypatch.setattr(kind, "__module__", module)
+
+    def write(**changes):
+        wide = np.concatenate([hand.shapedirs, 7 * hand.shapedirs], 2)  # 20 shapes, of which the first ten are selected
+        picked = np.arange(wide.size).reshape(wide.shape)[:, :, :10].ravel()
+        tree = np.array([[4294967295, *PARENTS[1:]], range(16)], np.int64)
+        content = {
+            name: getattr(hand, name)
+            for name in ("v_template", "posedirs", "weights", "hands_components", "hands_mean")
+        }
+        content |= {
+            "f": hand.f.astype(np.uint32),
+            "kintree_table": tree,
+            "bs_style": "lbs",
+            "bs_type": "lrotmin",
+            "J": np.zeros((16, 3)),
+        }
+        content |= {"J_regressor": scipy.sparse.csc_matrix(hand.J_regressor)}
+        content |= {"shapedirs": Select(a=Ch(x=wide), idxs=picked, preferred_shape=hand.shapedirs.shape)}
+        path = tmp_path / "MANO_RIGHT.pkl"
+        path.write_bytes(
+            pickle.dumps({name: value for name, value in (content | changes).items() if value is not None}, protocol=2)
+        )
+        return path
+
+    return write
+
+
+def test_twin_of_the_genuine_file_is_read_without_chumpy(twin, hand):
+    found = mano_file.read(twin())
+    for name in (
+        "v_template",
+        "shapedirs",
+        "posedirs",
+        "J_regressor",
+        "weights",
+        "hands_components",
+        "hands_mean",
+        "f",
+    ):
+        np.testing.assert_array_equal(getattr(found, name), getattr(hand, name))
+    assert not found.stand_in
+    assert not found.of_freihand  # the twin has another MD5 than the genuine file
+
+
+def test_npz_is_read_too(twin, tmp_path, hand):
+    np.savez(
+        tmp_path / "MANO_RIGHT.npz",
+        kintree_table=np.array([[-1, *PARENTS[1:]], range(16)]),
+        **{n: getattr(hand, n) for n in mano_file.SHAPES if n != "kintree_table"},
+    )
+    np.testing.assert_array_equal(mano_file.read(tmp_path / "MANO_RIGHT.npz").weights, hand.weights)
+
+
+class Harm:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('the file ran code')",)
+
+
+def test_foreign_name_is_refused_before_anything_runs(twin):
+    with pytest.raises(Stop, match=r"names (builtins|__builtin__)\.exec, which could run code"):
+        mano_file.read(twin(bs_style=Harm()))
+
+
+def broken(hand, name, change):
+    array = np.array(getattr(hand, name), float)
+    change(array)
+    return {name: array}
+
+
+def test_impossible_arrays_are_refused_by_name(twin, hand):
+    def spoil(array):
+        array[5, 0] = np.nan
+
+    def stretch(array):
+        array[7] *= 1.01
+
+    cases = {
+        "weights holds numbers that are not finite": broken(hand, "weights", spoil),
+        "a row of weights sums to 1.010": broken(hand, "weights", stretch),
+        "a row of J_regressor sums to 1.010": broken(hand, "J_regressor", stretch),
+        r"v_template has the shape \(777, 3\)": {"v_template": hand.v_template[:-1]},
+        "it lacks posedirs": {"posedirs": None},
+        "kintree_table is not MANO's tree": {"kintree_table": np.zeros((2, 16), int)},
+        "f names vertices that do not exist": broken(hand, "f", lambda f: f.__setitem__((0, 0), 778)),
+    }
+    for message, changes in cases.items():
+        with pytest.raises(Stop, match=message):
+            mano_file.read(twin(**changes))
+
+
+def test_truncated_file_is_one_sentence(twin):
+    path = twin()
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(Stop, match="is not a complete pickle"):
+        mano_file.read(path)

@@ -1,0 +1,55 @@
+"""The five steps of the recipe in this process, from the shipped base, on few hands: what they leave, and real hands
+with 2D scores.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from tests.recipes.hamer import real_hands
+
+FEW = (
+    "--recipe",
+    "hamer",
+    "--demo",
+    "data.stand_in_subjects=3",
+    "data.stand_in_hands=4",
+    "train.epochs=1",
+    "train.global_batch=4",
+    "train.micro_batch=4",
+    "train.precision=fp32",
+    "eval.resamples=20",
+    "eval.figures=1",
+)
+
+
+def test_five_steps_predict_and_export(step, tmp_path):
+    for number in range(1, 6):
+        assert step(number, "--run", "one", *(FEW if number == 1 else ())) == 0
+    folder = Path("runs/one")
+    scores = json.loads((folder / "eval" / "scores.json").read_text())
+    assert scores["main"]["metric"] == "pa_mpjpe_mm"
+    assert {"pa_mpvpe_mm", "f5", "f15", "auc_joints", "pck_05"} <= scores["metrics"].keys()
+    assert json.loads((folder / "split.json").read_text())["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"hand-00.png", "curves.png"}
+    inputs = ("--predict", "data/hamer/data/images/subject-00", "--out", str(tmp_path / "out"))
+    assert step(5, "--run", "one", *inputs) == 0
+    assert len(list((tmp_path / "out").glob("*.obj"))) == 4
+    assert step(5, "--run", "one", "--export", "merged") == 0
+    exported = load_file(next((folder / "export").rglob("hamer.safetensors")))
+    assert exported.keys() == load_file(Path(real_hands.ROOT, "lib/recipes/hamer/demo/base.safetensors")).keys()
+
+
+if real_hands.REAL.exists():
+
+    def test_real_hands_with_pseudo_labels_are_split_by_person_and_scored_in_2d(step, tmp_path):
+        real_hands.signs(tmp_path / "signs")
+        labels = tmp_path / "signs" / "hands.json"
+        labels.write_text(json.dumps(json.loads(labels.read_text())[::12]))
+        first = (*FEW, f"data.root={tmp_path / 'signs'}", "data.format=folder", "data.truth=2d")
+        for number in range(1, 6):
+            assert step(number, "--run", "real", *(first if number == 1 else ())) == 0
+        scores = json.loads(Path("runs/real/eval/scores.json").read_text())
+        assert scores["main"]["metric"] == "pck_10" and "pa_mpjpe_mm" not in scores["metrics"]
+        assert json.loads(Path("runs/real/split.json").read_text())["overlap"]["groups"] == 0

@@ -1,0 +1,118 @@
+"""Rows carry detections as numbers; what comes out is the precision of the whole set."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lib.core.records import Row, Stage
+from lib.recipes.llava_map import evaluate, metrics
+from lib.recipes.llava_map.roadmap import CLASSES
+
+STAGE2 = Stage("stage2", 1)
+
+
+def straight(x_m: float) -> np.ndarray:
+    return np.array([[x_m, -30.0], [x_m, 30.0]])
+
+
+def frames(count: int) -> dict:
+    lines = [straight(-6.0), straight(0.0), straight(6.0)]
+    labels = np.array([2, 0, 2])
+    names = [f"scene-{i}/frame{i}" for i in range(count)]
+    return {"sample_id": names, "group": names, "folder": names, "labels": [labels] * count, "lines": [lines] * count}
+
+
+def outputs(points: int, shift_m: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Three queries on the three lines, sure of their class, and one on nothing."""
+    logits = np.full((4, len(CLASSES)), -9.0)
+    logits[0, 2], logits[1, 0], logits[2, 2] = 3.0, 2.0, 1.0
+    ahead_m = np.linspace(-30, 30, points)
+    return logits, np.stack(
+        [np.stack([np.full(points, x_m + shift_m), ahead_m], axis=1) for x_m in (-6.0, 0.0, 6.0, 13.0)]
+    )
+
+
+def rows(config, shifts: list[float]) -> list:
+    batch = frames(len(shifts))
+    return [evaluate.row(config, batch, i, *outputs(config.model.points, shift)) for i, shift in enumerate(shifts)]
+
+
+def test_right_predictions_score_one_for_the_classes_that_are_there(config):
+    found = evaluate.summarise(config, STAGE2, rows(config, [0.0, 0.0]))
+    assert found["AP_divider"] == found["AP_boundary"] == 1 and found["AP_ped_crossing"] == 0
+    assert found["mAP"] == pytest.approx(2 / 3) == found["mAP_guide"]
+
+
+def test_packed_rows_give_the_same_precision_as_the_detections_themselves(config):
+    shifts = [0.0, 0.7, 1.2]
+    batch = frames(3)
+    hits, scores = [], []
+    for shift in shifts:
+        kept, labels, lines = metrics.best_pairs(*outputs(config.model.points, shift), config.eval.detections)
+        mine = labels == 2
+        scores.append(kept[mine])
+        truth = [batch["lines"][0][0], batch["lines"][0][2]]
+        hits.append(metrics.hits(metrics.similarity(list(lines[mine]), truth), kept[mine]))
+    wanted = metrics.average_precision(metrics.Detections(np.concatenate(scores), np.concatenate(hits), 6))
+    found = evaluate.summarise(config, STAGE2, rows(config, shifts))
+    assert [found[f"AP_boundary_{threshold}m"] for threshold in metrics.THRESHOLDS_M] == pytest.approx(wanted.tolist())
+
+
+def test_numbers_survive_a_file(config):
+    """Step 5 writes rows down and reads them back when it was paused: arrays are lost, numbers are not."""
+    kept = rows(config, [0.7])
+    again = [Row(row.sample_id, row.group, json.loads(json.dumps(row.numbers))) for row in kept]
+    assert evaluate.summarise(config, STAGE2, again) == evaluate.summarise(config, STAGE2, kept)
+
+
+def test_the_submission_scores_what_step_5_scored(config, tmp_path):
+    found = rows(config, [0.0, 0.7])
+    evaluate.write_submission(found, tmp_path / "submission.json")
+    submitted = json.loads((tmp_path / "submission.json").read_text())
+    assert list(submitted) == ["frame0", "frame1"]
+    by_class = []
+    for label, name in enumerate(CLASSES):
+        hits, scores, truths = [], [], 0
+        for frame in submitted.values():
+            mine = [line for line in frame if line["class"] == name]
+            truth = [line for line, other in zip(frames(1)["lines"][0], (2, 0, 2), strict=True) if other == label]
+            scores.append(np.array([line["score"] for line in mine]))
+            hits.append(metrics.hits(metrics.similarity([np.array(line["pts"]) for line in mine], truth), scores[-1]))
+            truths += len(truth)
+        by_class.append(metrics.Detections(np.concatenate(scores), np.concatenate(hits), truths))
+    wanted = evaluate.summarise(config, STAGE2, found)
+    assert metrics.table(by_class) == pytest.approx({name: wanted[name] for name in metrics.table(by_class)})
+
+
+def test_every_row_has_the_same_numbers(config):
+    """per_sample.csv is a table."""
+    full, empty = frames(1), frames(1)
+    empty["labels"], empty["lines"] = [np.zeros(0, np.int64)], [[]]
+    one, other = (evaluate.row(config, batch, 0, *outputs(config.model.points)) for batch in (full, empty))
+    assert one.numbers.keys() == other.numbers.keys()
+
+
+def test_a_group_drawn_twice_counts_twice(config):
+    one, other = rows(config, [0.0, 1.2])
+    assert (
+        evaluate.summarise(config, STAGE2, [one, one, other])["mAP"]
+        > evaluate.summarise(config, STAGE2, [one, other])["mAP"]
+    )
+
+
+def test_guides_variant_drops_low_scores(config):
+    config.eval.guide_threshold = 0.9
+    found = evaluate.summarise(config, STAGE2, rows(config, [0.0]))
+    # one of two boundaries is above 0.9, and no divider
+    assert found["AP_divider"] == 1 and found["mAP_guide"] == pytest.approx(1 / 6)
+
+
+def test_trivial_predictor_is_the_same_road_for_every_frame(config):
+    found = evaluate.score_batch(config, STAGE2, None, frames(2))
+    assert found[0].numbers == found[1].numbers and found[0].numbers["score_00"] > 0.9
+
+
+def test_every_measure_is_summarised_and_the_first_is_the_main_one(config):
+    names = list(evaluate.measures(config, STAGE2))
+    assert names[0] == "mAP" and set(names) == set(evaluate.summarise(config, STAGE2, rows(config, [0.0])))

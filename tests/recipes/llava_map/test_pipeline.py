@@ -1,0 +1,45 @@
+"""The five steps in this process, with the shipped base and a world of four scenes: stages, submission, prediction."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from lib.core.run import read_json, read_log
+from lib.recipes.llava_map import stand_in
+from lib.recipes.llava_map.roadmap import LOCATIONS
+from lib.recipes.llava_map.tables import read_frames
+
+
+def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):
+    words = ("--recipe", "llava_map", "--preset", "stage3_lora", "--demo", f"data.root={world}")
+    short = ("train.epochs=1", "train.stage3_epochs=1", "train.log_seconds=0", "eval.resamples=20")
+    settings = (*words, *short, "eval.figures=1", "data.overlays=1")
+    for number in range(1, 6):
+        assert step(number, *(settings if number == 1 else ())) == 0
+    shown = capsys.readouterr().out
+    terms = "".join(rf".*loss_{term} \S+ \(Avg: " for term in ("cls", "pts", "dir", "total"))
+    assert re.search(rf"LR: q=\S+ m=\S+ d=\S+ {terms}", shown)
+    check_checkpoint(max((folder / "train" / "stage3").glob("step-*")))
+    scores = read_json(folder / "eval" / "scores.json")
+    assert scores["main"]["metric"] == "mAP" and scores["comparison"] == "random_init" and scores["stage"] == "stage3"
+    held_out = [frame for frame in read_frames(world, stand_in.VERSION)[0] if frame.location == LOCATIONS[3]]
+    submitted = read_json(folder / "figures" / "submission.json")
+    assert submitted.keys() == {frame.token for frame in held_out} and len(held_out) == scores["n_samples"] == 2
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"frame_00.png", "precision_recall.png"}
+    assert step(5, "--predict", f"{world}#{held_out[0].token}", "--out", str(tmp_path / "out")) == 0
+    [best, *_] = read_json(tmp_path / "out" / "predictions.json")[held_out[0].token]
+    alike = [line for line in submitted[held_out[0].token] if line["class"] == best["class"]]
+    near = [line for line in alike if abs(line["score"] - best["score"]) < 0.02]
+    # what keeps them apart: step 3's JPEG, tokens in half precision
+    assert any(np.allclose(line["pts"], best["pts"], atol=0.2) for line in near)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Trainable state only: no image encoder, and of the language model nothing but its adapters."""
+    with safe_open(checkpoint / "weights.safetensors", "pt") as stored:
+        assert {name.split(".")[0] for name in stored.keys()} == {"qformer", "bridge", "queries", "decoder"}  # noqa: SIM118
+    with safe_open(next((checkpoint / "adapter").rglob("adapter_model.safetensors")), "pt") as stored:
+        assert all(".lora_" in name for name in stored.keys())  # noqa: SIM118
+    assert any(record.get("loss_total") for record in read_log(checkpoint.parent / "log.jsonl"))

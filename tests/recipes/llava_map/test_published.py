@@ -1,0 +1,133 @@
+"""Strict loading of published files. Files here have the published key names at small sizes."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lib.core.errors import Stop
+from lib.core.records import Stage
+from lib.network import weights
+from lib.recipes.llava_map import assemble, model, published
+from lib.recipes.llava_map.sizes import QFORMERS
+
+STAGE2 = Stage("stage2", 1)
+
+
+@pytest.fixture
+def blip2(base, tmp_path, monkeypatch):
+    """A sharded BLIP-2 checkpoint with small tensors under the published names, next to tensors that are not ours."""
+    size = dataclasses.replace(QFORMERS["demo"], layers=12, width=16, heads=2)  # 12 layers: 255 tensors, as published
+    monkeypatch.setitem(QFORMERS, "blip2", size)
+    tensors = {name: tensor.contiguous() for name, tensor in model.QFormer(size).state_dict().items()}
+    assert len(tensors) == 255
+    tensors |= {"language_projection.weight": torch.zeros(4, 4), "vision_model.post_layernorm.weight": torch.zeros(4)}
+    write_shards(tmp_path, tensors)
+    return tmp_path, tensors
+
+
+def write_shards(folder, tensors: dict) -> None:
+    names = sorted(tensors)
+    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, mine in halves.items():
+        save_file({name: tensors[name] for name in mine}, folder / file)
+    index = {"weight_map": {name: file for file, mine in halves.items() for name in mine}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_base_with_a_tensor_missing_is_refused(config, base, tmp_path):
+    stored = {name: tensor.clone() for name, tensor in weights.tensors(base / "base.safetensors")}
+    del stored["qformer.query_tokens"]
+    save_file(stored, tmp_path / "base.safetensors")
+    (tmp_path / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    with pytest.raises(Stop, match="1 missing"):
+        assemble.build(config, STAGE2, {"base": tmp_path})
+
+
+def test_all_255_blip2_tensors_are_taken(config, blip2):
+    folder, tensors = blip2
+    config.model.qformer = "blip2"
+    net = model.new_qformer(config)
+    loaded = weights.load_strict(net, published.qformer_pairs(config, {"blip2": folder}))
+    assert loaded.matched == 255
+    assert all(torch.equal(value, tensors[name]) for name, value in net.state_dict().items())
+
+
+def test_blip2_under_other_names_stops_with_the_count(config, blip2):
+    """Where the guide's project loaded 0 of 255 tensors and printed success."""
+    folder, tensors = blip2
+    without_norms = {name: tensor for name, tensor in tensors.items() if "layernorm" not in name}
+    write_shards(
+        folder,
+        {name.replace("attention.attention", "attention.self"): tensor for name, tensor in without_norms.items()},
+    )
+    config.model.qformer = "blip2"
+    with pytest.raises(Stop, match="253 of the 255"):
+        list(published.qformer_pairs(config, {"blip2": folder}))
+    write_shards(folder, {name.replace("query", "q"): tensor for name, tensor in tensors.items()})
+    with pytest.raises(Stop, match="254 of the 255"):  # query_tokens itself; the strict load would catch the rest
+        list(published.qformer_pairs(config, {"blip2": folder}))
+
+
+@pytest.fixture
+def llama(base, tmp_path):
+    """A small Llama with its head, as transformers saves one; with the stored rotary frequencies of older files."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    told = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        vocab_size=300,
+    )
+    net = LlamaForCausalLM(told)
+    told.save_pretrained(tmp_path)
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    save_file(tensors | old, tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+    return tmp_path, net
+
+
+def test_language_model_is_any_llama_by_its_config(config, base, llama):
+    """Sizes come from config.json; the head and stored rotary frequencies have no place."""
+    folder, net = llama
+    config.model.llm = str(folder)
+    parts = assemble.build(config, STAGE2, {"base": base, "llm": folder})
+    assert torch.equal(parts.modules["llm"].embed_tokens.weight, net.model.embed_tokens.weight.to(torch.bfloat16))
+    assert torch.equal(parts.modules["llm"].rotary_emb.inv_freq, net.model.rotary_emb.inv_freq)
+
+
+def test_adapters_fit_a_language_model_that_came_from_the_hub(config, base, llama):
+    """Its sizes are in the asset's folder alone: 2 layers of q and o (32 to 32), k and v (32 to 16)."""
+    folder, _ = llama
+    config.model.llm, config.train.stages = "someone/llama-small", ["stage3"]
+    parts = assemble.build(config, Stage("stage3", 1), {"base": base, "llm": folder})
+    assert parts.lora["llm"].expected == 2 * config.lora.rank * (2 * (32 + 32) + 2 * (32 + 16))
+
+
+def test_four_bits_without_bitsandbytes_are_refused(config, base, monkeypatch):
+    import sys
+
+    config.model.llm_bits = 4
+    for name in ("bitsandbytes", "bitsandbytes.nn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(Stop, match="bitsandbytes"):
+        assemble.build(config, STAGE2, {"base": base})
+
+
+def test_language_model_that_does_not_obey_the_mask_is_refused(config, base, monkeypatch):
+    built = model.bare_llama
+
+    def eager(size):
+        llm = built(size)
+        llm.config._attn_implementation = "eager"
+        return llm
+
+    monkeypatch.setattr(model, "bare_llama", eager)
+    with pytest.raises(Stop, match="does not obey the attention mask"):
+        assemble.build(config, STAGE2, {"base": base})

@@ -1,0 +1,44 @@
+"""Single images: which ones choose the best checkpoint, and what a batch of them is."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.core.config import from_dotted
+from lib.core.records import Manifest, Record, Stage
+from lib.recipes.vavae_microdoppler.autoencoder.samples import collate, sampler
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.data import image_path
+
+ALIGN = Stage("align", 1, kind="autoencoder")
+CONFIG = from_dotted(Config, {"eval.select_samples": 3})
+HELD = 9  # images x/0 to x/8; two more are of the training side
+
+
+def manifest(folder) -> Manifest:
+    records = []
+    for number in range(HELD + 2):
+        path, side = image_path(folder, f"x/{number}"), "val" if number < HELD else "train"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
+        records.append(Record(f"x/{number}", "x/1", "", f"hash{number}", split=side, columns={"label": "5"}))
+    return Manifest(records, folder)
+
+
+def drawn(folder, side: str) -> list[dict]:
+    found = sampler(CONFIG, ALIGN, manifest(folder), side)
+    return [found.draw(index, None) for index in range(found.length)]
+
+
+def test_the_images_that_choose_the_best_checkpoint_are_spread_over_the_held_out_ones(tmp_path):
+    assert [sample["sample_id"] for sample in drawn(tmp_path, "select")] == ["x/0", "x/3", "x/6"]
+    assert [sample["sample_id"] for sample in drawn(tmp_path, "train")] == ["x/9", "x/10"]
+    assert len(drawn(tmp_path, "val")) == HELD
+
+
+def test_a_batch_stacks_arrays_and_takes_the_one_frozen_feature_of_each_image(tmp_path):
+    samples = [one | {"frozen_features": torch.full((1, 2, 2, 2), n)} for n, one in enumerate(drawn(tmp_path, "train"))]
+    batch = collate(CONFIG, ALIGN, samples)
+    assert batch["image"].shape == (2, 3, 4, 4) and batch["image"][1, 0, 0, 0] == np.float32(10) / 127.5 - 1
+    assert batch["label"].tolist() == [5, 5] and batch["sample_id"] == ["x/9", "x/10"]
+    assert batch["feature"].shape == (2, 2, 2, 2) and batch["feature"][:, 0, 0, 0].tolist() == [0, 1]

@@ -1,0 +1,78 @@
+import numpy as np
+import pycolmap
+import pytest
+from PIL import Image
+
+from lib.core.errors import Stop
+from lib.recipes.vggt_eth3d.crop import crop, rays, read_image, resample
+
+CAMERAS = {
+    "PINHOLE": [170.0, 171.0, 117.0, 79.0],
+    "SIMPLE_PINHOLE": [170.0, 123.0, 80.0],
+    "SIMPLE_RADIAL": [170.0, 120.0, 80.0, 0.05],
+    "OPENCV": [170.0, 171.0, 120.0, 80.0, -0.08, 0.01, 0.002, -0.001],
+    "THIN_PRISM_FISHEYE": [170.0, 170.0, 121.0, 79.0, 0.01, 0.01, 0.001, -0.001, 0.0, 0.0, 0.001, 0.001],
+}
+
+
+def camera(model):
+    return pycolmap.Camera(model=model, width=240, height=160, params=CAMERAS[model])
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+def test_each_pixel_shows_what_its_ray_meets(model):
+    """Red is 0.97 x and green 0.97 y, so that the crop must show the place where COLMAP projects its rays.
+
+    The factor 0.97 makes rounding average out.
+    """
+    across, down = np.meshgrid(np.arange(240) + 0.5, np.arange(160) + 0.5)
+    photograph = Image.fromarray(np.rint(0.97 * np.stack([across, down, 0 * down], -1)).astype(np.uint8))
+    frame = crop(camera(model), 56, 42)
+    shown = resample(photograph, camera(model), frame)
+    assert shown.shape == (42, 56, 3)
+    k = frame.intrinsics
+    column, row = np.meshgrid(np.arange(56), np.arange(42))
+    points = np.stack([(column - k[0, 2]) / k[0, 0], (row - k[1, 2]) / k[1, 1], np.ones(column.shape)], -1)
+    wanted = 0.97 * camera(model).img_from_cam(points.reshape(-1, 3)).reshape(42, 56, 2)
+    error = (shown[..., :2] - wanted)[2:-2, 2:-2]  # at its edge the resampling filter lacks half of its pixels
+    # Three roundings to 8 bits make 1.5 at most and nothing on average; half a network pixel would be 1.8 everywhere.
+    assert np.abs(error).max() < 1.5 and np.abs(error.mean((0, 1))).max() < 0.15
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+def test_crop_is_central_isotropic_and_inside_the_photograph(model):
+    source = camera(model)
+    frame = crop(source, 56, 42)
+    assert frame.intrinsics[:2, 2].tolist() == [28, 21]
+    assert frame.intrinsics[0, 0] / frame.intrinsics[1, 1] == pytest.approx(
+        source.focal_length_x / source.focal_length_y
+    )
+    seen = source.img_from_cam(rays(frame).reshape(-1, 3))
+    assert seen.min() > 0 and (seen < [240, 160]).all()
+
+
+def test_no_larger_crop_would_fit():
+    source = camera("PINHOLE")
+    frame = crop(source, 56, 42)
+    # 79 px above the principal point are the scarce side: 21.5 network pixels must fit in them.
+    assert frame.scale == pytest.approx(max(28.5 / 117, 21.5 / 79))
+
+
+def test_principal_point_near_the_edge_is_refused():
+    with pytest.raises(Stop, match="principal point"):
+        crop(pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 20, 80]), 56, 42)
+
+
+def test_unusable_photographs_are_refused_by_name(tmp_path):
+    with pytest.raises(Stop, match=r"a\.jpg is listed but absent"):
+        read_image(tmp_path / "a.jpg", camera("PINHOLE"))
+    (tmp_path / "b.jpg").write_bytes(b"not a photograph")
+    with pytest.raises(Stop, match=r"b\.jpg cannot be decoded"):
+        read_image(tmp_path / "b.jpg", camera("PINHOLE"))
+    Image.effect_noise((240, 160), 50).save(tmp_path / "c.jpg")
+    (tmp_path / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:4000])
+    with pytest.raises(Stop, match=r"c\.jpg cannot be decoded"):
+        read_image(tmp_path / "c.jpg", camera("PINHOLE"))
+    Image.new("RGB", (100, 100)).save(tmp_path / "d.jpg")
+    with pytest.raises(Stop, match=r"d\.jpg is 100 x 100 pixels, its camera 240 x 160"):
+        read_image(tmp_path / "d.jpg", camera("PINHOLE"))

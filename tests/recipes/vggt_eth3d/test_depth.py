@@ -1,0 +1,193 @@
+import json
+import shutil
+
+import numpy as np
+import pycolmap
+import pytest
+from PIL import Image
+
+from lib.core.errors import Stop
+from lib.recipes.vggt_eth3d import colmap
+from lib.recipes.vggt_eth3d.colmap import Scene, View
+from lib.recipes.vggt_eth3d.crop import crop, rays
+from lib.recipes.vggt_eth3d.depth import (
+    DepthMap,
+    dropped_values,
+    find_depth_map,
+    from_map,
+    from_points,
+    known_depth,
+    read_depth,
+)
+
+PINHOLE = pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 120, 80])
+LENS = [140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3]
+FISHEYE = pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=240, height=160, params=LENS)
+FRAME = crop(PINHOLE, 56, 42)
+POSE = np.eye(3, 4)
+
+
+def plane(x, y):
+    """Depth of the plane 0.3 X + 0.2 Y + Z = 10 on the ray (x, y, 1)."""
+    return 10 / (1 + 0.3 * x + 0.2 * y)
+
+
+def plane_map(path, camera, width, height):
+    """The plane's z-depth as a raw float32 file at any resolution of a camera."""
+    column, row = np.meshgrid(
+        (np.arange(width) + 0.5) * camera.width / width, (np.arange(height) + 0.5) * camera.height / height
+    )
+    seen = camera.cam_from_img(np.stack([column.ravel(), row.ravel()], 1))
+    depth = plane(seen[:, 0], seen[:, 1]).reshape(height, width).astype("<f4")
+    depth.tofile(path) if path.suffix == ".JPG" else np.save(path, depth)
+    return depth
+
+
+def view_of(folder, name="a.jpg", camera=PINHOLE):
+    view = View(name.partition(".")[0], folder / "images" / name, camera, POSE, np.arange(0))
+    return Scene(folder.name, folder, (view,), np.zeros((0, 3))), view
+
+
+# Camera, file, size of the map, and the spacing of its pixels in network pixels where it is widest (the fisheye's grows
+# with the angle).
+MAPS = [(PINHOLE, "d.JPG", (240, 160), 0.27), (FISHEYE, "d.JPG", (240, 160), 0.5), (PINHOLE, "d.npy", (120, 80), 0.54)]
+
+
+@pytest.mark.parametrize("camera, name, size, spacing", MAPS)
+def test_slanted_plane_keeps_its_depth(tmp_path, camera, name, size, spacing):
+    plane_map(tmp_path / name, camera, *size)
+    pooled = from_map(DepthMap(tmp_path / name, camera), FRAME)
+    truth = plane(*rays(FRAME)[..., :2].transpose(2, 0, 1))
+    known = pooled > 0
+    assert known.mean() > 0.97
+    # One network pixel is 1/46 of the focal length; along it depth changes by 0.36 / 46 / (1 - 0.27) = 1.07 % at most.
+    # The nearest sample lies within half a diagonal of the file's pixel, 0.71 spacings, from the centre.
+    assert np.abs(pooled / truth - 1)[known].max() < 0.0107 * 0.71 * spacing
+    assert abs((pooled / truth - 1)[known].mean()) < 2e-4
+
+
+def test_sparse_map_loses_no_pixel_that_it_covers(tmp_path):
+    depth = plane_map(tmp_path / "d.npy", PINHOLE, 240, 160)
+    sparse = np.full_like(depth, np.inf)
+    # 11 % of the pixels, none of which a nearest-neighbour decimation is sure to hit.
+    sparse[1::3, 2::3] = depth[1::3, 2::3]
+    np.save(tmp_path / "d.npy", sparse)
+    assert (from_map(DepthMap(tmp_path / "d.npy", PINHOLE), FRAME) > 0).all()
+
+
+def test_edge_is_not_smeared(tmp_path):
+    depth = np.full((160, 240), 20.0, np.float32)
+    depth[:, :120] = 5
+    np.save(tmp_path / "d.npy", depth)
+    pooled = from_map(DepthMap(tmp_path / "d.npy", PINHOLE), FRAME)
+    assert set(np.unique(pooled)) == {5.0, 20.0}
+    assert (pooled[:, :28] == 5).all() and (pooled[:, 29:] == 20).all()  # column 28 looks along the edge
+
+
+def test_nearer_point_hides_the_farther_one_and_points_behind_are_ignored():
+    points = np.array([[0.0, 0, 8], [0.001, 0, 4], [0.0, 0, -3], [2.0, 1, 10]])
+    pooled = from_points(points, POSE, FRAME)
+    k = FRAME.intrinsics
+    column, row = round(0.2 * k[0, 0] + 28), round(0.1 * k[1, 1] + 21)
+    assert pooled[21, 28] == 4 and pooled[row, column] == 10
+    assert (pooled > 0).sum() == 2
+
+
+def test_nothing_measured_is_zero(tmp_path):
+    np.save(tmp_path / "d.npy", np.array([[1, np.inf, np.nan], [0, -2, 3]], np.float32))
+    camera = pycolmap.Camera(model="PINHOLE", width=3, height=2, params=[3, 3, 1.5, 1])
+    np.testing.assert_array_equal(read_depth(DepthMap(tmp_path / "d.npy", camera)), [[1, 0, 0], [0, 0, 3]])
+
+
+def test_truncated_depth_is_refused(tmp_path):
+    plane_map(tmp_path / "a.JPG", PINHOLE, 240, 160)
+    plane_map(tmp_path / "b.npy", PINHOLE, 240, 160)
+    Image.fromarray(np.random.default_rng(0).integers(1, 60000, (160, 240), dtype=np.uint16)).save(tmp_path / "c.png")
+    cut = "may be truncated"
+    messages = {"a.JPG": "153596 bytes, but 240 x 160 x 4 = 153600", "b.npy": cut, "c.png": cut}
+    for name, message in messages.items():
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:-4] if name == "a.JPG" else data[: len(data) // 2])
+        with pytest.raises(Stop, match=f"{name}.*{message}"):
+            read_depth(DepthMap(tmp_path / name, PINHOLE))
+
+
+def test_depth_of_another_shape_is_refused(tmp_path):
+    np.save(tmp_path / "d.npy", np.ones((160, 160), np.float32))
+    with pytest.raises(Stop, match=r"d\.npy has the shape"):
+        read_depth(DepthMap(tmp_path / "d.npy", PINHOLE))
+
+
+def test_16_bit_depth_takes_its_scale_from_the_setting_or_the_summary(tmp_path):
+    scene, view = view_of(tmp_path / "yard")
+    (tmp_path / "yard" / "depth").mkdir(parents=True)
+    Image.fromarray(np.full((80, 120), 2500, np.uint16)).save(tmp_path / "yard" / "depth" / "a.png")
+    with pytest.raises(Stop, match="needs a scale"):
+        find_depth_map(scene, view, 0)
+    assert read_depth(find_depth_map(scene, view, 5000)).max() == pytest.approx(0.5)
+    (tmp_path / "summary.json").write_text(json.dumps({"yard": {"depth_scale": 1000}}))
+    assert read_depth(find_depth_map(scene, view, 0)).max() == pytest.approx(2.5)
+
+
+def masked_view(streets):
+    """The first view of linden with a mask of the distorted photograph: its upper rows 1, the left of the others 2."""
+    scene = colmap.read(streets / "linden")
+    camera = find_depth_map(scene, scene.views[0], 0).camera
+    mask = np.zeros((camera.height, camera.width), np.uint8)
+    mask[: camera.height // 2], mask[camera.height // 2 :, : camera.width // 2] = 1, 2
+    path = streets / "linden/masks_for_images/dslr_images/DSC_0001.png"
+    Image.fromarray(mask).save(path)
+    return scene, scene.views[0], crop(scene.views[0].camera, 112, 84), path
+
+
+def test_mask_value_2_removes_depth_and_value_1_on_request(streets):
+    scene, view, frame, _ = masked_view(streets)
+    plain = from_map(find_depth_map(scene, view, 0), frame)
+    depth_map = find_depth_map(scene, view, 0)
+    default, strict = (known_depth(scene, view, frame, depth_map, dropped_values(obs)) for obs in (False, True))
+    # Lens and principal point move the borders by a few pixels.
+    middle = (np.s_[46:, :50], np.s_[46:, 62:], np.s_[:38, :])
+    assert all((plain[part] > 0).any() for part in middle)
+    assert not default[middle[0]].any() and not strict[middle[0]].any() and not strict[middle[2]].any()
+    np.testing.assert_array_equal(default[middle[2]], plain[middle[2]])
+    np.testing.assert_array_equal(strict[middle[1]], plain[middle[1]])
+
+
+def test_mask_of_another_resolution_or_a_broken_one_is_refused(streets):
+    scene, view, frame, path = masked_view(streets)
+    Image.new("L", (108, 72)).save(path)
+    with pytest.raises(Stop, match=r"DSC_0001.png has the shape \(72, 108\), its photograph is 216 x 144"):
+        known_depth(scene, view, frame, find_depth_map(scene, view, 0), (2,))
+    path.write_bytes(b"broken")
+    with pytest.raises(Stop, match=r"DSC_0001\.png cannot be read"):
+        known_depth(scene, view, frame, find_depth_map(scene, view, 0), (2,))
+
+
+def test_depth_of_the_distorted_photographs_needs_their_cameras(streets):
+    shutil.rmtree(streets / "linden" / "dslr_calibration_jpg")
+    scene = colmap.read(streets / "linden")
+    with pytest.raises(Stop, match="dslr_calibration_jpg is missing") as stop:
+        find_depth_map(scene, scene.views[0], 0)
+    assert "linden_dslr_jpg.7z" in stop.value.command
+
+
+def test_view_without_a_depth_file_has_no_map(tmp_path):
+    scene, view = view_of(tmp_path / "yard")
+    assert find_depth_map(scene, view, 0) is None
+
+
+def test_photographs_of_the_same_name_in_two_folders_have_their_own_depth(tmp_path):
+    for metres, folder in ((2, "left"), (3, "right")):
+        (tmp_path / "yard" / "depth" / folder).mkdir(parents=True)
+        np.save(tmp_path / "yard" / "depth" / folder / "a.npy", np.full((160, 240), metres, np.float32))
+        scene, view = view_of(tmp_path / "yard", f"{folder}/a.jpg")
+        assert read_depth(find_depth_map(scene, view, 0)).max() == metres
+
+
+def test_scan_depth_belongs_to_the_distorted_camera(streets):
+    scene = colmap.read(streets / "linden")
+    found = find_depth_map(scene, scene.views[0], 0)
+    assert found.camera.model_name == "THIN_PRISM_FISHEYE" and scene.views[0].camera.model_name == "PINHOLE"
+    found.path.unlink()
+    with pytest.raises(Stop, match=r"DSC_0001\.JPG is absent"):
+        read_depth(found)

@@ -1,0 +1,38 @@
+from lib.core.config import from_dotted
+from lib.recipes.vggt_eth3d.config import PRESETS, Config
+from lib.recipes.vggt_eth3d.sources import assets
+
+
+def wanted(**settings):
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return {asset.name: asset for asset in assets(from_dotted(Config, PRESETS["strategy_b"] | dotted))}
+
+
+def test_base_is_the_repository_at_the_asked_revision():
+    base = wanted()["base"]
+    assert (base.kind, base.source, base.revision) == ("hub", "facebook/VGGT-1B", "main")
+    assert list(base.files) == ["model.safetensors"]
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    base = wanted(model__weights="facebook/VGGT-1B-Commercial", model__revision=commit)["base"]
+    assert (base.source, base.revision) == ("facebook/VGGT-1B-Commercial", commit) and "commercial" in base.licence
+
+
+def test_own_weights_are_used_where_they_lie(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    base = wanted(model__weights=str(tmp_path / "model.pt"))["base"]
+    assert (base.kind, base.source, list(base.files)) == ("folder", str(tmp_path), ["model.pt"])
+
+
+def test_every_scene_needs_its_photographs_and_may_have_depth():
+    archives = wanted(data__scenes=["facade", "electro"])["scenes"].archives
+    required = [archive.name for archive in archives if archive.required]
+    assert required == ["facade_dslr_undistorted.7z", "electro_dslr_undistorted.7z", "courtyard_dslr_undistorted.7z"]
+    sizes = {archive.name: archive.size_bytes for archive in archives if archive.size_bytes}
+    assert sizes == {"facade_dslr_depth.7z": 804_000_000, "electro_dslr_depth.7z": 656_000_000}
+
+
+def test_own_scenes_and_region_masks_are_used_in_place():
+    found = wanted(data__root="here", data__region_masks="windows")
+    assert (found["scenes"].kind, found["scenes"].source, found["scenes"].archives) == ("folder", "here", ())
+    assert (found["regions"].kind, found["regions"].source) == ("folder", "windows")
+    assert "regions" not in wanted()

@@ -1,0 +1,29 @@
+"""Step 3: one vector a sample."""
+
+import time
+
+from lib.core.records import Record, Split
+
+from . import WIDTH
+
+SAMPLES, PER_GROUP = 40, 4
+
+
+def prepare(config, asset_dirs, out):
+    import numpy as np
+
+    for i in range(SAMPLES):
+        if config.train.fault == "slow":
+            time.sleep(0.02)
+        path = out / f"{i}.npy"
+        if not path.exists():
+            np.save(path, np.random.Generator(np.random.Philox(key=i)).standard_normal(WIDTH, dtype=np.float32))
+        yield Record(f"s{i}", f"g{i // PER_GROUP}", f"asset:base/{i}", f"hash{i}", columns={"number": i})
+
+
+def split(config, records, out):
+    return Split("group", tuple(f"g{i}" for i in range(5, 10)))
+
+
+def summarise_data(config, records):
+    return {"records": len(records)}

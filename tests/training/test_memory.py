@@ -1,0 +1,76 @@
+"""The largest sample is tried before the first step, and the trial leaves no trace but the micro-batch."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from lib.core.records import Sampler
+from lib.core.run import read_json
+from lib.training import memory
+from tests.training.test_loop import equal_files, stop_at, whole  # noqa: F401
+
+
+def probing(monkeypatch):
+    """On a CPU nothing runs out of memory by itself, so it is left out there."""
+    monkeypatch.setattr(memory, "probe", memory.shrink_until_it_fits)
+
+
+def test_the_micro_batch_is_halved_before_the_first_step_and_kept_in_the_run(
+    step, prepared, monkeypatch, folder, capsys
+):
+    probing(monkeypatch)
+    prepared("train.epochs=1", "train.fault=memory-0")
+    assert step(4) == 0
+    said = capsys.readouterr().out
+    assert (
+        "the largest of 20 samples needs more than 90% of the memory; micro_batch is now 1, the global batch stays 4"
+        in said
+    )
+    assert "step 1: out of memory" not in said
+    assert read_json(folder / "run.json")["micro_batch"] == 1
+    assert read_json(folder / "run.json")["changes"] == [
+        {"step": 1, "what": "micro_batch is now 1, the global batch stays 4"}
+    ]
+
+
+def test_the_trial_changes_nothing_else(step, whole, monkeypatch, folder):  # noqa: F811
+    wanted = whole("train.epochs=1", "train.second_loss=true")
+    probing(monkeypatch)
+    assert step(4) == 0 and step(5) == 0
+    assert equal_files(folder) == wanted
+
+
+def test_a_resume_keeps_the_micro_batch_and_does_not_try_again(step, prepared, monkeypatch, folder, capsys):
+    probing(monkeypatch)
+    prepared("train.epochs=1", "train.fault=memory-0")
+    stop_at(monkeypatch, 2)
+    assert step(4) == 75
+    capsys.readouterr()
+    assert step(4) == 0
+    assert "the largest of" not in capsys.readouterr().out
+    assert read_json(folder / "run.json")["micro_batch"] == 1
+
+
+def test_where_nothing_is_left_to_lower_the_training_begins_and_gives_the_advice(step, prepared, monkeypatch, capsys):
+    probing(monkeypatch)
+    prepared("train.epochs=1", "train.fault=full-0")
+    assert step(4) == 1
+    captured = capsys.readouterr()
+    assert "micro_batch is now 1" in captured.out and "activations are recomputed" in captured.out
+    assert captured.err.splitlines()[0] == "error: out of memory with micro_batch 1 and recomputed activations"
+
+
+def test_the_largest_sample_is_found_by_its_bytes():
+    sizes = [3, 7, 5, 1]
+    draw = lambda index, key: {"sample_id": str(index), "images": np.zeros(sizes[index]), "valid": torch.zeros(2)}  # noqa: E731
+    training = SimpleNamespace(train=Sampler(4, draw), config=SimpleNamespace(seed=1))
+    assert memory.largest_sample(training)["sample_id"] == "1"
+
+
+def test_statistics_that_training_moves_are_put_back(monkeypatch):
+    norm = torch.nn.BatchNorm1d(3)
+    training = SimpleNamespace(parts=SimpleNamespace(modules={"critic": norm}), tensors=dict(norm.named_parameters()))
+    monkeypatch.setattr(memory, "train_on", lambda training, sample: norm(torch.ones(4, 3)).sum().backward())
+    assert memory.fits(training, {})
+    assert (norm.running_mean == 0).all() and norm.num_batches_tracked == 0 and norm.weight.grad is None
