@@ -24,12 +24,12 @@ SHOWN_SKIPPED = 10  # records; the manifest names all of them
 def work(job: Job) -> list[Path]:
     from lib.data import places
 
-    asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+    with job.unwatched():
+        asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     folder = prepared_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
     records = collect(job, asset_dirs, folder)
-    proof = split.apply(records, job.recipe.split(job.config, records, folder), job.config.train.seed)
-    split.write_manifest(job.run.manifest, records)
+    proof = divide(job, records, folder)
     write_json(job.run.split, proof)
     report(job, records, proof)
     return [job.run.manifest, job.run.split, folder]
@@ -55,14 +55,30 @@ def collect(job: Job, asset_dirs: dict[str, Path], folder: Path) -> list[Record]
     return records
 
 
+def divide(job: Job, records: list[Record], folder: Path) -> dict[str, Any]:
+    """The sides of the records. The manifest is written even without a split: it says why records were skipped."""
+    config = job.config
+    try:
+        wish = job.recipe.split(config, records, folder)
+        return split.apply(records, wish, config.train.seed, config.eval.select_share)
+    except Stop as stop:
+        reasons = split.commonest_reason(records)
+        raise Stop(stop.cause + reasons + (" (manifest.csv)" if reasons else ""), stop.command, stop.code) from stop
+    finally:
+        split.write_manifest(job.run.manifest, records)
+
+
 def report(job: Job, records: list[Record], proof: dict[str, Any]) -> None:
     """What the user should see of the data: the recipe's summary, the split with its proof, what was skipped."""
     for name, value in job.recipe.summarise_data(job.config, records).items():
         parts = [f"{key} {part}" for key, part in value.items()] if isinstance(value, dict) else [str(value)]
         print(f"  {name}: {', '.join(parts)}")
-    sides = [f"{side} {', '.join(names)}" for side, names in proof["groups"].items()]
+    sides = [
+        f"{side} {', '.join(names) or 'none (the last checkpoint is scored)'}"
+        for side, names in proof["groups"].items()
+    ]
     print(f"  split by {proof['by']}: {'; '.join(sides)}")
-    print(f"  shared by both sides: {split.in_words(proof['overlap'])}")
+    print(f"  shared by two sides: {split.in_words(proof['overlap'])}")
     skipped = [record for record in records if record.status == "skipped"]
     for record in skipped[:SHOWN_SKIPPED]:
         print(f"  skipped {record.sample_id}: {record.reason}")

@@ -15,7 +15,10 @@ from lib.core.job import Job
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", default="best", metavar="best|last|step-N", help="what to score, export or predict with"
+        "--checkpoint",
+        default="",
+        metavar="best|last|step-N",
+        help="what to score, export or predict with (default: the setting eval.checkpoint)",
     )
     parser.add_argument("--predict", default="", metavar="INPUTS", help="run the adapted model on these inputs")
     parser.add_argument("--out", type=Path, help="folder for --predict")
@@ -25,9 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
     # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
-    parser.set_defaults(
-        as_settings=lambda args: {} if args.predict or args.export else {"eval.checkpoint": args.checkpoint}
-    )
+    parser.set_defaults(as_settings=scored_checkpoint)
+
+
+def scored_checkpoint(args: argparse.Namespace) -> dict[str, str]:
+    """A flag that is not given leaves the setting alone."""
+    return {"eval.checkpoint": args.checkpoint} if args.checkpoint and not (args.predict or args.export) else {}
 
 
 def work(job: Job) -> list[Path]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lib.recipes.vggt_eth3d import geometry, losses, metrics
-from lib.recipes.vggt_eth3d.config import LossConfig
 from lib.recipes.vggt_eth3d.heads import uv_embedding
 from lib.recipes.vggt_eth3d.layers import rope, rotate
 from lib.recipes.vggt_eth3d.model import VGGT
+from lib.recipes.vggt_eth3d.sections import LossConfig
 from lib.recipes.vggt_eth3d.size import ModelSize
 from tests.golden import Case, Tolerance, Waiver
 

@@ -154,10 +154,12 @@ def perform(job: Job, work: Work, result: Result | None) -> int:
     if is_first_rank():
         write_json(job.run.record, job.record)
         settings.remember_recipe(job.run, job.recipe)
-        code = earlier_steps(job)
+        with job.unwatched():
+            code = earlier_steps(job)
         if code != DONE:
             return code
-    job.before = steps.state(job.run, job.step, job.recipe, job.config)
+    with job.unwatched():
+        job.before = steps.state(job.run, job.step, job.recipe, job.config)
     if job.before.word == "complete" and not job.args.force and not job.args.always_work:
         said = f"\n{result(job)}" if result else ""
         print(f"step {job.step} ({STEPS[job.step]}): complete, nothing to do{said}")

@@ -116,7 +116,9 @@ def trainable(run: Run) -> int:
 def held_out(run: Run) -> str:
     """The fingerprint of what was scored: the contents of the held-out files and the samples that were made of them."""
     with open(run.manifest, newline="", encoding="utf-8") as file:
-        files = sorted(row["sha256"] for row in csv.DictReader(file) if row["split"] == "val" and row["status"] == "ok")
+        files = sorted(
+            row["sha256"] for row in csv.DictReader(file) if row["split"] == "test" and row["status"] == "ok"
+        )
     with open(run.scores.with_name("per_sample.csv"), newline="", encoding="utf-8") as file:
         samples = sorted({row["sample_id"] for row in csv.DictReader(file)})
     return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]

@@ -44,6 +44,7 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     config, _ = configuration.compose(recipe, stored["preset"], stored["demo"], stored["scale"], everything)
     if not args.plan:
         refuse_changes(run, stored["config"], config)
+        refuse_absent_checkpoint(run, said.get("eval.checkpoint", ""))
     return run, recipe, config, stored | {"overrides": asked, "config": configuration.to_dotted(config)}
 
 
@@ -109,6 +110,15 @@ def refuse_changes(run: Run, stored: dict[str, Any], config: Any) -> None:
             f"the run {run.name} was made with other settings ({shown})",
             f"python {SCRIPTS[1]} --run {run.name} {again}   (changes the run), or another --run NAME",
         )
+
+
+def refuse_absent_checkpoint(run: Run, wanted: str) -> None:
+    """Nothing is stored before it was accepted: a checkpoint that is not there would break every later call."""
+    there = sorted({folder.name for folder in run.folder.glob("train/*/step-*")})
+    numbers = {int(name.removeprefix("step-")) for name in there if name[5:].isdigit()}
+    if wanted.startswith("step-") and int(wanted.removeprefix("step-")) not in numbers:
+        cause = f"the run {run.name} has no checkpoint {wanted!r}; there are: {', '.join(there) or 'none'}"
+        raise Stop(cause, run.command(5, "--checkpoint best"))
 
 
 def earlier_session(run: Run, args: argparse.Namespace) -> dict[str, Any] | None:

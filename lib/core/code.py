@@ -104,8 +104,9 @@ def files_of(recipe: Recipe, dotted: str) -> Iterator[Path]:
 
 def place(recipe: Recipe, names: list[str]) -> Path:
     """Where a dotted name lies; a recipe that the user wrote lies in its own folder."""
-    if names[:3] == ["lib", "recipes", recipe.name]:
-        return recipe.folder.joinpath(*names[3:])
+    for home in (["lib", "recipes", recipe.name], package_of(recipe.folder / "__init__.py")):
+        if names[: len(home)] == home:
+            return recipe.folder.joinpath(*names[len(home) :])
     return REPOSITORY.joinpath(*names)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ class TrainConfig:
 
     epochs: int = free(20)
     lr: float = 1e-4
-    lr_floor: float = 1e-6  # where warm-up starts and the cosine ends
+    min_lr_ratio: float = 0.01  # of a group's lr: where warm-up starts and the cosine ends
     warmup_ratio: float = 0.1  # of the stage's steps
     weight_decay: float = 0.01
     global_batch: int = 1  # samples per optimiser step, over all processes
@@ -40,21 +41,26 @@ class TrainConfig:
     seed: int = 42
     precision: str = "auto"  # auto | bf16 | fp16 | fp32
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
-    workers: int = silent(0)  # loader processes
     evaluate_epochs: float = 1.0  # epochs between evaluations
     checkpoint_minutes: float = silent(10.0)
     checkpoint_steps: int = silent(0)  # 0 = by minutes alone
+    checkpoint_epochs: float = silent(0.0)  # a checkpoint every so many epochs as well; 0 = none
     keep_checkpoints: int = silent(2)
-    keep_best: bool = silent(True)
+    keep_best: int = silent(1)  # so many of the best checkpoints by the select side; 0 = none
     patience_evaluations: int = free(0)  # stop after so many evaluations without a better one; 0 = never
     stop_after_bad_steps: int = free(5)  # non-finite steps in a row
+    accept_seen: bool = free(False)  # start from a network that has seen held-out data: the report says so first
     log_seconds: float = silent(10.0)  # between plain progress lines
 
     def __post_init__(self) -> None:
         for name in ("epochs", "global_batch", "micro_batch", "keep_checkpoints", "stop_after_bad_steps"):
             at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("lr", "clip", "weight_decay", "ema", "checkpoint_minutes", "evaluate_epochs"):
+        for name in ("lr", "clip", "weight_decay", "checkpoint_minutes", "checkpoint_steps", "checkpoint_epochs"):
             at_least(f"train.{name}", getattr(self, name), 0)
+        for name in ("evaluate_epochs", "patience_evaluations", "keep_best", "log_seconds"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+        for name in ("warmup_ratio", "min_lr_ratio", "ema"):
+            share(f"train.{name}", getattr(self, name))
         one_of("train.precision", self.precision, ("auto", "bf16", "fp16", "fp32"))
         if self.global_batch % self.micro_batch:
             raise Stop(
@@ -70,7 +76,16 @@ class EvalConfig:
     batch: int = silent(1)
     figures: int = scored(4)  # held-out samples drawn in the report
     checkpoint: str = scored("best")  # what step 5 scores: best, last or step-N (its --checkpoint)
-    select_samples: int = 16  # held-out samples that choose the best checkpoint during training
+    select_share: float = 0.1  # of the training groups: they choose the checkpoint and are not trained on; 0 = the last
+    select_samples: int = 16  # of them, at most, in each evaluation during training
+
+    def __post_init__(self) -> None:
+        for name in ("resamples", "batch", "select_samples"):
+            at_least(f"eval.{name}", getattr(self, name), 1)
+        at_least("eval.figures", self.figures, 0)
+        share("eval.select_share", self.select_share)
+        if not re.fullmatch(r"best|last|step-\d+", self.checkpoint):
+            raise Stop(f"eval.checkpoint={self.checkpoint!r} is unknown: allowed: best, last, step-N")
 
 
 @dataclass
@@ -78,10 +93,16 @@ class CacheConfig:
     frozen_features: bool = silent(True)  # keep what frozen layers compute
     quota_gb: float = silent(20.0)
 
+    def __post_init__(self) -> None:
+        at_least("cache.quota_gb", self.quota_gb, 0)
+
 
 @dataclass
 class SessionConfig:
     reserve_seconds: float = silent(60.0)  # kept for the last checkpoint before a deadline
+
+    def __post_init__(self) -> None:
+        at_least("session.reserve_seconds", self.reserve_seconds, 0)
 
 
 @dataclass
@@ -118,8 +139,57 @@ RENAMED = {
     "data.made_subjects": "data.stand_in_subjects",
     "dit.updates": "dit.sampling_steps",
     "train.checkpointing": "train.gradient_checkpointing",
+    "train.lr_floor": "train.min_lr_ratio",
     "train.warmup_share": "train.warmup_ratio",
 }
+
+
+# What guides and other trainers call a setting, and which of ours does it; the first that a recipe has is named.
+NAMES_ELSEWHERE = {
+    "accum_steps": ("train.global_batch",),
+    "adaptive_vf": ("loss.adaptive_vf",),
+    "amp_dtype": ("train.precision",),
+    "batch_size": ("train.global_batch",),
+    "cos_weight": ("loss.cosine_weight",),
+    "disc_start": ("loss.critic_start_share",),
+    "disc_weight": ("loss.critic",),
+    "distmat_weight": ("loss.distance_weight",),
+    "freeze_layers": ("lora.strategy", "lora.last_blocks", "lora.targets"),
+    "freeze_llm": ("train.stages",),
+    "grad_accum": ("train.global_batch",),
+    "gradient_accumulation_steps": ("train.global_batch",),
+    "img_size": ("model.image_width_px", "model.image_px", "model.crop_px", "data.width_px"),
+    "kl_weight": ("loss.kl",),
+    "learning_rate": ("train.lr",),
+    "llm_path": ("model.llm",),
+    "lora_alpha": ("lora.alpha",),
+    "lora_dropout": ("lora.dropout",),
+    "lora_r": ("lora.rank",),
+    "loss_cls": ("loss.cls",),
+    "loss_dir": ("loss.dir",),
+    "loss_pts": ("loss.pts",),
+    "max_epochs": ("train.epochs",),
+    "max_img_per_gpu": ("train.micro_batch",),
+    "num_epochs": ("train.epochs",),
+    "pretrained_model_path": ("model.weights", "model.checkpoint"),
+    "pretrained_path": ("model.weights", "model.checkpoint"),
+    "qformer_pretrained": ("model.qformer",),
+    "save_interval": ("train.checkpoint_epochs",),
+    "target_modules": ("lora.targets", "lora.strategy"),
+    "vf_weight": ("loss.align_vf",),
+}
+ELSEWHERE_FLAGS = {  # names elsewhere for what a flag does here
+    "resume_checkpoint_path": "a run goes on by itself; another run's checkpoint: step4_train.py --checkpoint FOLDER",
+    "nproc_per_node": "step4_train.py --processes N",
+    "save_path": "--root DIR and --run NAME",
+    "num_workers": "nothing: samples are read from prepared arrays in the training process",
+    "workers": "nothing: samples are read from prepared arrays in the training process",
+}
+
+
+def share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise Stop(f"{key}={value} is impossible: it must be between 0 and 1")
 
 
 def at_least(key: str, value: float, low: float) -> None:
@@ -169,7 +239,10 @@ def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
         if parent is None and key in RENAMED:
             raise Stop(f"the setting {key!r} is called {RENAMED[key]!r} now", "python step1_setup.py --list")
         if parent is None:
-            raise Stop(f"unknown setting {key!r}: {nearest_key(key, known)}", "python step1_setup.py --list")
+            raise Stop(
+                f"unknown setting {key!r}: {known_elsewhere(key, known) or nearest_key(key, known)}",
+                "python step1_setup.py --list",
+            )
         try:
             OmegaConf.update(tree, key, value, force_add=known[parent] == "dict")
         except (OmegaConfBaseException, ValueError) as error:
@@ -215,6 +288,15 @@ def type_name(kind: Any) -> str:
     """'int', 'list[str]', 'dict': what an error message calls a field's type."""
     name = kind.__name__ if type(kind) is type else str(kind)
     return "dict" if name.startswith("dict") else name
+
+
+def known_elsewhere(key: str, known: dict[str, str]) -> str:
+    """'here that is …' for a name that guides use, or ""."""
+    name = key.rpartition(".")[2]
+    if name in ELSEWHERE_FLAGS:
+        return f"here that is {ELSEWHERE_FLAGS[name]}"
+    ours = [one for one in NAMES_ELSEWHERE.get(name, ()) if one in known or any(k.startswith(f"{one}.") for k in known)]
+    return f"here that is {ours[0]}" if ours else ""
 
 
 def nearest_key(key: str, known: dict[str, str]) -> str:

@@ -110,9 +110,9 @@ class Recipe(Protocol):
         """
 
     def sampler(self, config: Any, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-        """Samples of one side: "train", "select" (chooses the best checkpoint) or "val" (scored in step 5).
+        """Samples of one side: "train", "select" (chooses the best checkpoint) or "test" (scored in step 5).
 
-        A sample is a function of its index and its key; on "select" and "val" of its index alone. Every sample has a
+        A sample is a function of its index and its key; on "select" and "test" of its index alone. Every sample has a
         "sample_id", which is unique within the side. Stop: the side has no usable record.
         """
 

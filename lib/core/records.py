@@ -58,7 +58,7 @@ class Record:
     sha256: str
     status: str = "ok"  # or "skipped"
     reason: str = ""  # why it was skipped
-    split: str = ""  # train | val, set by lib.data.split
+    split: str = ""  # train | select | test, set by lib.data.split
     perceptual_hash: str = ""  # hex (lib.data.split.perceptual_hash), compared across the split; "" = not an image
     columns: dict[str, Any] = field(default_factory=dict)  # the recipe's own columns
 
@@ -68,8 +68,9 @@ class Split:
     """A recipe's wish: which groups are held out. `dropped`: ids of samples on neither side, with the reason."""
 
     by: str  # what a group is: "scene", "subject", "recording"
-    val_groups: tuple[str, ...]
+    val_groups: tuple[str, ...]  # held out for the test
     dropped: dict[str, str] = field(default_factory=dict)
+    select_groups: tuple[str, ...] = ()  # choose the checkpoint; (): lib.data.split takes some of the training groups
 
 
 @dataclass
@@ -211,3 +212,4 @@ class Metric:
 
     unit: str = ""
     lower_is_better: bool = True
+    rival: bool = True  # False: the trivial predictor is no rival (a copyist of training data), so it may win

@@ -4,3 +4,10 @@
 def counted(count: int, singular: str, plural: str = "") -> str:
     """'1 group', '12 groups', '1,200 groups'; `plural` where it is not the singular with an s."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """'95 % interval [-0.310, -0.120]', or why there is none."""
+    if low is None or high is None:
+        return "no interval: too few held-out groups"
+    return f"95 % interval [{low:{form}}, {high:{form}}]"

@@ -1,11 +1,13 @@
 """The group-disjoint split and its proof, and manifest.csv, the only truth for membership.
 
-A group (scene, subject, session) is on one side. The proof counts what both sides share: groups, files with the same
-content, near-duplicate pictures. A near-duplicate of a held-out picture leaves the training side and is named, so all
-three counts are zero or the run stops.
+A group (scene, subject, session) is on one side: train, select (chooses the checkpoint) or test (is scored in step 5
+and chooses nothing). The proof counts what two sides share: groups, files with the same content, near-duplicate
+pictures. A near-duplicate of a held-out picture leaves the other side and is named, so all three counts are zero or the
+run stops.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 COLUMNS = ("sample_id", "group", "split", "source", "sha256", "status", "reason")
+SIDES = ("train", "select", "test")
+PAIRS = (("train", "test"), ("select", "test"), ("train", "select"))  # the first loses what it shares with the second
+FEWEST_TRAINING_GROUPS = 2  # where fewer would be left to train on, no group chooses the checkpoint
 NEAR_DUPLICATE_BITS = 6  # of 256; two views half a metre apart differ in 40 and more
 
 
@@ -59,30 +64,36 @@ def by_share(records: list[Record], by: str, val_share: float, seed: int) -> Spl
     return Split(by, tuple(sorted(held)))
 
 
-def apply(records: list[Record], wish: Split, seed: int) -> dict[str, Any]:
+def apply(records: list[Record], wish: Split, seed: int, select_share: float = 0.0) -> dict[str, Any]:
     """Sets every record's side and returns the proof (split.json).
 
-    Near-duplicates of held-out pictures leave the training side. Stop: a side is empty, or the sides are not disjoint.
+    The test side is what the recipe holds out. Groups that choose the checkpoint are the recipe's, else `select_share`
+    of the training groups; none where fewer than FEWEST_TRAINING_GROUPS would be left to train on. Near-duplicates of
+    held-out pictures leave the training side, those of test pictures the select side too. Stop: the training or the
+    test side is empty, an id or an array file is there twice, or the sides are not disjoint.
     """
     for record in records:
         if record.sample_id in wish.dropped:
             record.status, record.reason = "skipped", wish.dropped[record.sample_id]
-        record.split = "val" if record.group in wish.val_groups else "train"
+        record.split = "test" if record.group in wish.val_groups else "train"
+    refuse_double(records)
+    selected = wish.select_groups or some_of_training(records, select_share, seed)
+    for record in records:
+        if record.group in selected and record.split == "train":
+            record.split = "select"
     removed = drop_near_duplicates(records)
+    groups = {side: sorted({r.group for r in usable(records, side)}) for side in SIDES}
+    for side in ("train", "test"):
+        if not groups[side]:
+            cause = f"the {side} side of the split is empty (by {wish.by})"
+            raise Stop(cause, "name other groups to hold out, or bring more data")
     overlap = {
-        "groups": shared(records, "group"),
-        "files": shared(records, "sha256"),
-        "near_duplicates": len(near_duplicates(records)),
+        "groups": sum(shared(records, "group", *pair) for pair in PAIRS),
+        "files": sum(shared(records, "sha256", *pair) for pair in PAIRS),
+        "near_duplicates": sum(len(near_duplicates(records, *pair)) for pair in PAIRS),
     }
-    groups = {side: sorted({r.group for r in usable(records, side)}) for side in ("train", "val")}
-    for side, names in groups.items():
-        if not names:
-            raise Stop(
-                f"the {side} side of the split is empty (by {wish.by})",
-                "name other groups to hold out, or bring more data",
-            )
     if any(overlap.values()):
-        raise Stop(f"training and validation share {in_words(overlap)}", "remove the copies from the data", FAILED)
+        raise Stop(f"the sides of the split share {in_words(overlap)}", "remove the copies from the data", FAILED)
     return {
         "by": wish.by,
         "seed": seed,
@@ -91,6 +102,28 @@ def apply(records: list[Record], wish: Split, seed: int) -> dict[str, Any]:
         "dropped": len(wish.dropped),
         "near_duplicates_removed": removed,
     }
+
+
+def some_of_training(records: list[Record], share: float, seed: int) -> tuple[str, ...]:
+    """Groups of the training side that choose the checkpoint: `share` of them in a seeded order, at least one."""
+    from lib.core.order import permutation
+
+    groups = sorted({record.group for record in usable(records, "train")})
+    count = max(1, round(share * len(groups)))
+    if not share or len(groups) - count < FEWEST_TRAINING_GROUPS:
+        return ()
+    return tuple(groups[place] for place in permutation(seed, 1, len(groups))[:count])
+
+
+def refuse_double(records: list[Record]) -> None:
+    """Two samples of one id would share one array on disk: the second would never be written."""
+    seen: dict[str, Record] = {}
+    for record in (record for record in records if record.status == "ok"):
+        folded = record.sample_id.casefold()  # file systems of Mac and Windows do not tell W0 from w0
+        if folded in seen:
+            cause = f"the sample {record.sample_id} is there twice: {seen[folded].source} and {record.source}"
+            raise Stop(cause, "rename one of the two files")
+        seen[folded] = record
 
 
 def in_words(overlap: dict[str, int]) -> str:
@@ -103,36 +136,48 @@ def usable(records: Iterable[Record], side: str) -> list[Record]:
     return [record for record in records if record.status == "ok" and record.split == side]
 
 
-def shared(records: list[Record], name: str) -> int:
+def shared(records: list[Record], name: str, side: str, other: str) -> int:
     """How many values of a field are on both sides; empty ones do not count."""
-    train, val = ({getattr(r, name) for r in usable(records, side)} for side in ("train", "val"))
-    return len((train & val) - {""})
+    one, another = ({getattr(r, name) for r in usable(records, word)} for word in (side, other))
+    return len((one & another) - {""})
 
 
-def near_duplicates(records: list[Record]) -> list[tuple[Record, Record]]:
-    """Pairs (train, val) of usable records whose perceptual hashes differ in at most NEAR_DUPLICATE_BITS bits."""
+def near_duplicates(records: list[Record], side: str, other: str) -> list[tuple[Record, Record]]:
+    """Pairs (side, other) of usable records whose perceptual hashes differ in at most NEAR_DUPLICATE_BITS bits."""
     import numpy as np
 
-    train, val = ([r for r in usable(records, side) if r.perceptual_hash] for side in ("train", "val"))
-    if not train or not val:
+    mine, held = ([r for r in usable(records, word) if r.perceptual_hash] for word in (side, other))
+    if not mine or not held:
         return []
     left, right = (  # each (records, 4): 256 bits as four words of 64
-        np.frombuffer(bytes.fromhex("".join(r.perceptual_hash for r in side)), np.uint64).reshape(len(side), -1)
-        for side in (train, val)
+        np.frombuffer(bytes.fromhex("".join(r.perceptual_hash for r in rows)), np.uint64).reshape(len(rows), -1)
+        for rows in (mine, held)
     )
     found = []
-    for row, record in zip(left, train, strict=True):
+    for row, record in zip(left, mine, strict=True):
         distances = np.bitwise_count(row ^ right).sum(axis=1)
-        found += [(record, val[int(i)]) for i in np.flatnonzero(distances <= NEAR_DUPLICATE_BITS)]
+        found += [(record, held[int(i)]) for i in np.flatnonzero(distances <= NEAR_DUPLICATE_BITS)]
     return found
 
 
 def drop_near_duplicates(records: list[Record]) -> int:
-    """Takes near-duplicates of held-out pictures out of the training side; returns how many."""
-    pairs = near_duplicates(records)
-    for record, twin in pairs:
-        record.status, record.reason = "skipped", f"near-duplicate of the held-out {twin.sample_id}"
-    return len({id(record) for record, _ in pairs})
+    """Takes near-duplicates of held-out pictures out of the sides that shape the network; returns how many."""
+    removed: set[int] = set()
+    for side, other in PAIRS:
+        for record, twin in near_duplicates(records, side, other):
+            record.status, record.reason = "skipped", f"near-duplicate of the held-out {twin.sample_id}"
+            removed.add(id(record))
+    return len(removed)
+
+
+def commonest_reason(records: Iterable[Record]) -> str:
+    """'; 12 of 14 records were skipped, most often because …', or "" where none was."""
+    records = list(records)
+    reasons = Counter(record.reason for record in records if record.status == "skipped")
+    if not reasons:
+        return ""
+    reason, count = reasons.most_common(1)[0]
+    return f"; {reasons.total()} of {counted(len(records), 'record')} were skipped, {count} of them: {reason}"
 
 
 def write_manifest(path: Path, records: list[Record]) -> None:

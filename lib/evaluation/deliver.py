@@ -11,24 +11,32 @@ from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.records import Parts, Stage
 from lib.core.run import read_json
-from lib.core.words import counted
 from lib.evaluation.evaluate import open_session
-from lib.network import adapters, checkpoint
+from lib.network import adapters, checkpoint, lineage
+
+FULLY_TRAINED = "fully_trained.safetensors"  # "<module>.<tensor>": what was trained without an adapter
+LOAD_FULL = (
+    f'tensors = safetensors.torch.load_file("adapter/{FULLY_TRAINED}")  # names start with the module\'s',
+    "tensors = {name.partition('.')[2]: tensor for name, tensor in tensors.items()}",
+    "model.base_model.model.load_state_dict(tensors, strict=False)  # they are all of its own names",
+)
 
 
-def adapted_parts(job: Job) -> tuple[Stage, Parts, dict[str, Any], Any]:
-    """The scored stage, its parts with the chosen checkpoint (on the CPU), PEFT's wrappers, the accelerator."""
+def adapted_parts(job: Job) -> tuple[Stage, Parts, dict[str, Any], Any, Path]:
+    """The scored stage, its parts with the chosen checkpoint (on the CPU), PEFT's wrappers, the accelerator, the
+    checkpoint.
+    """
     accelerator, asset_dirs, _, stage = open_session(job)
-    source = checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint)
+    source = checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint or job.config.eval.checkpoint)
     parts = job.recipe.build(job.config, stage, asset_dirs)
     wrapped = adapters.attach(parts)
     checkpoint.load(source, parts, wrapped, parts.base)
-    return stage, parts, wrapped, accelerator
+    return stage, parts, wrapped, accelerator, source
 
 
 def predict(job: Job) -> None:
     """The adapted model on the user's own inputs."""
-    stage, parts, _, accelerator = adapted_parts(job)
+    stage, parts, _, accelerator, _ = adapted_parts(job)
     adapters.set_mode(parts, training=False)
     for module in parts.modules.values():
         module.requires_grad_(False).to(accelerator.device)
@@ -40,7 +48,7 @@ def predict(job: Job) -> None:
 
 def export(job: Job) -> None:
     """export/adapter: PEFT's layout. export/merged: what the recipe's `export` makes of the merged modules."""
-    stage, parts, wrapped, _ = adapted_parts(job)
+    stage, parts, wrapped, _, source = adapted_parts(job)
     folder = job.run.folder / "export"
     if job.args.export in ("adapter", "hub"):
         if not wrapped:
@@ -48,7 +56,7 @@ def export(job: Job) -> None:
                 f"the preset {job.record['preset']} has no adapters to export", job.run.command(5, "--export", "merged")
             )
         shutil.rmtree(folder / "adapter", ignore_errors=True)
-        adapters.save(wrapped, folder / "adapter", parts.base)
+        export_adapter(job, parts, wrapped, source, folder / "adapter")
         print(f"adapter in {folder / 'adapter'}")
     if job.args.export == "hub":
         push(job, folder / "adapter")
@@ -57,7 +65,20 @@ def export(job: Job) -> None:
         shutil.rmtree(folder / "merged", ignore_errors=True)
         (folder / "merged").mkdir(parents=True)
         job.recipe.export(job.config, stage, parts, folder / "merged")
+        lineage.read(source).write(folder / "merged")
         print(f"merged model in {folder / 'merged'}")
+
+
+def export_adapter(job: Job, parts: Parts, wrapped: dict[str, Any], source: Path, folder: Path) -> None:
+    """PEFT's layout, and beside it what PEFT has no place for: fully trained tensors, lineage, and how to load them."""
+    from safetensors.torch import save_file
+
+    adapters.save(wrapped, folder, parts.base)
+    full = checkpoint.full_tensors(parts)
+    if full:
+        save_file(checkpoint.contiguous(full), folder / FULLY_TRAINED, metadata={"base": parts.base})
+    lineage.read(source).write(folder)
+    (folder / "README.md").write_text(model_card(job, bool(full)), encoding="utf-8")
 
 
 def push(job: Job, folder: Path) -> None:
@@ -69,23 +90,40 @@ def push(job: Job, folder: Path) -> None:
             "--export hub needs --hub-repository USER/NAME",
             job.run.command(5, "--export hub --hub-repository USER/NAME"),
         )
-    (folder / "README.md").write_text(model_card(job), encoding="utf-8")
     api = HfApi()
     api.create_repo(job.args.hub_repository, exist_ok=True)
     api.upload_folder(repo_id=job.args.hub_repository, folder_path=folder)
     print(f"pushed to {job.args.hub_repository}")
 
 
-def model_card(job: Job) -> str:
-    """What the hub shows of the adapter: what it was trained by, its main score, every setting."""
+def model_card(job: Job, full: bool) -> str:
+    """What the hub shows of the adapter: the verdict, the base with its licence, how to load it, every setting."""
+    from lib.evaluation import report
+
     scores = read_json(job.run.scores)
-    main = scores["metrics"][scores["main"]["metric"]]
-    return (
-        f"---\nlibrary_name: peft\ntags: [lora]\n---\n# {job.run.name}\n\n"
-        f"Recipe {scores['recipe']}, preset {scores['preset']}, step {scores['step']}.\n\n"
-        f"{scores['main']['metric']} on {counted(scores['n_samples'], 'held-out sample')}: "
-        f"base {main['base']:.4g}, adapted {main['adapted']:.4g}, "
-        f"95 % interval of the difference [{main['low']:.4g}, {main['high']:.4g}] "
-        f"({scores['resampled']} resampled): {main['verdict'] or 'no verdict'}.\n\n"
-        f"```json\n{json.dumps(job.record['config'], indent=1)}\n```\n"
-    )
+    bases = [
+        f"* {asset['name']}: {asset['source']} {asset['commit'] or asset['revision']} "
+        f"({asset['licence'] or 'no licence stated'})"
+        for asset in read_json(job.run.assets)
+    ]
+    lines = [
+        "---",
+        "library_name: peft",
+        "tags: [lora]",
+        "---",
+        f"# {job.run.name}",
+        "",
+        str(report.verdict(scores, job.record)),
+        "",
+        f"Recipe {scores['recipe']}, preset {scores['preset']}, step {scores['step']}. Made from:",
+        "",
+        *bases,
+        "",
+        "```python",
+        'model = peft.PeftModel.from_pretrained(base, "adapter")',
+        *(LOAD_FULL if full else ()),
+        "```",
+        "",
+        f"```json\n{json.dumps(job.record['config'], indent=1)}\n```",
+    ]
+    return "\n".join(lines) + "\n"

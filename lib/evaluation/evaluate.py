@@ -31,7 +31,7 @@ def run(job: Job) -> list[Path]:
     """Scores, figures and report; returns the step's outputs. Paused: the session ends, the rows so far are on disk."""
     accelerator, asset_dirs, manifest, stage = open_session(job)
     source = checkpoint.choose(job.run.stage(stage.name), job.config.eval.checkpoint)
-    sampler = job.recipe.sampler(job.config, stage, manifest, "val")
+    sampler = job.recipe.sampler(job.config, stage, manifest, "test")
     columns: dict[str, list[Row]] = {}
     for name in COLUMNS:
         parts, feature_cache = network(job, name, stage, asset_dirs, accelerator, source)
@@ -47,6 +47,7 @@ def run(job: Job) -> list[Path]:
     job.recipe.figures(job.config, stage, columns["base"], columns["adapted"], figures)
     shutil.rmtree(job.run.folder / "eval" / "partial", ignore_errors=True)
     report.write(job.run.folder)
+    print(report.verdict(scores, job.record), flush=True)
     print(job.recipe.describe(job.config, stage, scores, columns["base"], columns["adapted"]), flush=True)
     return outputs(job.run)
 
@@ -56,7 +57,8 @@ def open_session(job: Job) -> tuple[Any, dict[str, Path], Manifest, Stage]:
     torch.set_num_threads(job.record["threads"])
     devices, wanted = machine.devices_here(), job.config.train.precision
     accelerator = open_accelerator(machine.precision(devices, wanted, job.recipe.PRECISIONS)[0], job.run.folder)
-    asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+    with job.unwatched():
+        asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
     stage = job.recipe.stages(job.config, manifest)[-1]
     return accelerator, *make_stage_inputs(job, stage, manifest, asset_dirs, accelerator), stage
@@ -140,7 +142,7 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "demo": job.record["demo"],
         "step": read_json(source / "state.json")["step"],
         "stage": stage.name,
-        "main": {"metric": main, "unit": metric.unit, "lower_is_better": metric.lower_is_better},
+        "main": {"metric": main, "unit": metric.unit, "lower_is_better": metric.lower_is_better, "rival": metric.rival},
         "comparison": comparison,
         "n_samples": len(columns["base"]),
         "n_groups": len({row.group for row in columns["base"]}),
@@ -166,6 +168,18 @@ def guards(job: Job, source: Path) -> list[str]:
         "after the first backward pass every trained tensor had a finite gradient and no frozen tensor had moved",
         f"training and held-out data, split by {proof['by']}, share {split.in_words(proof['overlap'])}",
         f"training steps skipped because a number was not finite: {state['skipped']}",
-        f"checkpoint {source.name} was chosen on at most {job.config.eval.select_samples} of the held-out samples; "
-        "the report scores all of them",
+        how_chosen(job, source),
     ]
+
+
+def how_chosen(job: Job, source: Path) -> str:
+    """How the scored checkpoint came to be it: the test side had no part in it."""
+    proof = read_json(job.run.split)
+    select = proof["groups"]["select"]
+    if not select:
+        return f"{source.name} is the last step: there are too few groups to choose a checkpoint by"
+    if job.config.eval.checkpoint != "best":
+        return f"{source.name} was asked for (eval.checkpoint={job.config.eval.checkpoint})"
+    return (
+        f"{source.name} was chosen on the select side ({counted(len(select), proof['by'])}), which is not in the scores"
+    )

@@ -163,7 +163,8 @@ def draw_costs(axis: "Axes", rows: list[dict[str, Any]], costs: list[float], lab
     for base in {row["base"] for row in rows}:
         axis.axhline(base, color=GREY, linestyle="--", linewidth=1)
     for colour, row, cost in zip(colours(len(rows)), rows, costs, strict=True):
-        spread = [[max(0, row["difference"] - row["low"])], [max(0, row["high"] - row["difference"])]]
+        low, high = (row["difference"] if row[end] is None else row[end] for end in ("low", "high"))
+        spread = [[max(0, row["difference"] - low)], [max(0, high - row["difference"])]]
         point, label = (cost, row["adapted"]), f"{row['rank']}  {row['run']}"
         axis.errorbar(*point, yerr=spread, fmt="o", color=colour, capsize=3, label=label)
         axis.annotate(row["rank"], point, (6, 5), textcoords="offset points", color=colour, fontweight="bold")

@@ -90,7 +90,9 @@ def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the run has shown: `word` is better, worse, not shown or "" where there is nothing to compare with."""
+    """What the run has shown: `word` is better, worse, not shown, no verdict, or "" where there is nothing to compare
+    with.
+    """
 
     word: str
     claim: str
@@ -107,16 +109,33 @@ def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
     m, unit = scores["metrics"][main["metric"]], f" {main['unit']}" if main["unit"] else ""
     word = m["verdict"] or ""
     other = scores["comparison"].replace("_", " ")
-    claim = CLAIMS.get(word, f"No verdict: the comparison is with {other}, and there is no base to improve on.")
+    no_base = f"No verdict: the comparison is with {other}, and there is no base to improve on."
+    few = f"No verdict: {counted(scores['n_groups'], 'held-out group')}, and fewer than 5 give no interval."
+    claim = CLAIMS.get(word, few if word else no_base)
+    claim = " ".join([*record.get("seen", []), *trivial_wins(scores), claim])
     numbers = f"{main['metric']}: {number(m['adapted'])}{unit}"
     if word:
         share = f", {100 * m['difference'] / m['base']:+.1f} %".replace("-", "−") if m["base"] else ""
-        difference = f"difference {signed(m['difference'])}{share}; 95 % interval {interval(m)}"
+        difference = f"difference {signed(m['difference'])}{share}; {words(m)}"
         numbers += f" against {number(m['base'])}{unit} ({difference})."
     samples, groups = counted(scores["n_samples"], "held-out sample"), counted(scores["n_groups"], "group")
     resamples = counted(record["config"]["eval.resamples"], "resample")
-    basis = f"{samples} in {groups}; the interval comes from {resamples} of the {scores['resampled']}."
+    drawn = f"the interval comes from {resamples} of the groups" if scores["resampled"] else "no interval"
+    basis = f"{samples} in {groups}; {drawn}."
     return Verdict(word, claim, numbers, basis)
+
+
+def trivial_wins(scores: dict[str, Any]) -> list[str]:
+    """The first sentence where an answer that looks at nothing is as good as the adapted model, or better."""
+    main = scores["main"]
+    m = scores["metrics"][main["metric"]]
+    if m["trivial"] is None or not main.get("rival", True):
+        return []
+    gained = m["trivial"] - m["adapted"] if main["lower_is_better"] else m["adapted"] - m["trivial"]
+    if gained > 0:
+        return []
+    both = f"{number(m['trivial'])} against {number(m['adapted'])}{' ' + main['unit'] if main['unit'] else ''}"
+    return [f"The trivial predictor is as good as the adapted model or better ({main['metric']} {both})."]
 
 
 def banner(record: dict[str, Any]) -> dict[str, str] | None:
@@ -208,7 +227,11 @@ def signed(value: float | None) -> str:
 
 
 def interval(metric: dict[str, Any]) -> str:
-    return f"{signed(metric['low'])} to {signed(metric['high'])}"
+    return "–" if metric["low"] is None else f"{signed(metric['low'])} to {signed(metric['high'])}"
+
+
+def words(metric: dict[str, Any]) -> str:
+    return "no interval" if metric["low"] is None else f"95 % interval {interval(metric)}"
 
 
 def duration(seconds: float) -> str:

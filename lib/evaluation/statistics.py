@@ -1,7 +1,8 @@
 """Base against adapted on the same held-out samples with the same code, and whether the difference is shown.
 
-The interval is a paired bootstrap (Efron & Tibshirani 1993, ch. 13): groups are drawn where at least five are held out,
-else samples, and the whole-set metrics are computed again for every draw.
+The interval is a paired bootstrap over groups (Efron & Tibshirani 1993, ch. 13); the whole-set metrics are computed
+again for every draw. Samples of one group (views of a scene, windows of a recording) are not independent, so with fewer
+than MIN_GROUPS test groups there is no interval and no verdict.
 """
 
 import csv
@@ -26,7 +27,7 @@ def compare(
     trivial: list[Row] | None,
     comparison: str,
 ) -> dict[str, Any]:
-    """{"metrics": {name: {base, adapted, trivial, difference, low, high, verdict}}, "resampled": groups or samples}.
+    """{"metrics": {name: {base, adapted, trivial, difference, low, high, verdict}}, "resampled": "groups" or ""}.
 
     `comparison` names what stands in the column "base": "base", or "random_init" and the like, which get no verdict.
     """
@@ -44,32 +45,33 @@ def compare(
     metrics = {}
     for name, value in scores["adapted"].items():
         known = [drawn for drawn in differences[name] if drawn == drawn]  # NaN: it means nothing for this draw
-        low, high = np.percentile(known, INTERVAL) if known else (float("nan"), float("nan"))
+        low, high = map(float, np.percentile(known, INTERVAL)) if known else (None, None)
         metrics[name] = {
             "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
-            "difference": value - scores["base"][name], "low": float(low), "high": float(high),
-            "verdict": verdict(low, high, measures.get(name)) if comparison == "base" else "",
+            "difference": value - scores["base"][name], "low": low, "high": high,
+            "verdict": verdict(low, high, measures.get(name), bool(draws)) if comparison == "base" else "",
         }  # fmt: skip
     return {"resampled": by, "metrics": metrics}
 
 
 def resamples(scored: list[Row], count: int, seed: int) -> tuple[str, list[list[int]]]:
-    """Index lists of the bootstrap: whole groups where there are enough of them."""
+    """("groups", index lists of the bootstrap over whole groups), or ("", []) where there are too few of them."""
     generator = Key(seed, -1, 0).generator()
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(scored):
         groups.setdefault(row.group, []).append(index)
-    if len(groups) >= MIN_GROUPS:
-        members = list(groups.values())
-        picks = generator.integers(0, len(members), (count, len(members)))
-        return "groups", [[i for pick in draw for i in members[pick]] for draw in picks]
-    picks = generator.integers(0, len(scored), (count, len(scored)))
-    return "samples", [list(map(int, draw)) for draw in picks]
+    if len(groups) < MIN_GROUPS:
+        return "", []
+    members = list(groups.values())
+    picks = generator.integers(0, len(members), (count, len(members)))
+    return "groups", [[i for pick in draw for i in members[pick]] for draw in picks]
 
 
-def verdict(low: float, high: float, metric: Metric | None) -> str:
-    """better, worse, or not shown when the interval holds zero or the metric has no direction."""
-    if metric is None or low <= 0 <= high or low != low:
+def verdict(low: float | None, high: float | None, metric: Metric | None, resampled: bool) -> str:
+    """better or worse; not shown where the interval holds zero or the metric has no direction; else no verdict."""
+    if not resampled:
+        return "no verdict"
+    if metric is None or low is None or high is None or low <= 0 <= high:
         return "not shown"
     return "better" if (high < 0) == metric.lower_is_better else "worse"
 

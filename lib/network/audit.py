@@ -5,6 +5,7 @@ without a gradient behind reentrant checkpointing, a tensor in two optimisers or
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -111,3 +112,36 @@ def refuse_moved(before: dict[str, int], after: dict[str, int]) -> None:
     if moved:
         tensors = counted(len(moved), "frozen tensor")
         raise Stop(f"the first step moved {tensors} (or running statistics), e.g. {moved[0]}", code=FAILED)
+
+
+WATCHED = 4096  # parameters of a tensor, evenly spread over it
+MOVED_SHARE = 0.99
+SETTLED_STEPS = 20  # after the warm-up, until every rate has been at its peak for a while
+
+
+class Movement:
+    """Do trained parameters move? A rate of 1e-6 added to a parameter in half precision is rounded away: an audit that
+    only sees gradients called 68 % trained where 0.43 % had moved."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self.watched = {name: self.part(tensor).clone() for name, tensor in tensors.items()}
+        self.pulled = {name: torch.zeros_like(values, dtype=torch.bool) for name, values in self.watched.items()}
+
+    @staticmethod
+    def part(tensor: torch.Tensor) -> torch.Tensor:
+        flat = tensor.detach().reshape(-1)
+        return flat[:: max(1, len(flat) // WATCHED)]
+
+    def note(self, sums: GradientSum) -> None:
+        """Which of the watched parameters have had a gradient so far."""
+        for name, tensor, gradient in sums.slices():
+            self.pulled[name] |= self.part(gradient.reshape(tensor.shape)).to(self.pulled[name].device) != 0
+
+    def refuse_standing_still(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Stop: in some tensor fewer than 99 % of the parameters that ever had a gradient have moved."""
+        for name, before in self.watched.items():
+            pulled = self.pulled[name]
+            moved = (self.part(tensors[name]) != before)[pulled]
+            if len(moved) and moved.float().mean() < MOVED_SHARE:
+                share = f"{100 * moved.float().mean():.2f} % of the parameters of {name} that had a gradient have moved"
+                raise Stop(f"only {share}", "raise train.lr, or train in fp32 (train.precision=fp32)", FAILED)

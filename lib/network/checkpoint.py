@@ -5,6 +5,7 @@
         weights.safetensors    tensors trained fully, moved running statistics
         optim.safetensors      moments of the optimisers, averaged weights
         state.json             step, best, counters, what the training was made from
+        lineage.json           groups and files that it and its ancestors were trained on
         sha256.json            hash of every file above, written last
 
 A folder is written under a temporary name, flushed, renamed, read back, and only then is an older one removed. A newest
@@ -15,7 +16,7 @@ import errno
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, write_json
 from lib.core.words import counted
 from lib.network import adapters
+from lib.network.lineage import Lineage
 
 HASHES = "sha256.json"
 
@@ -49,6 +51,7 @@ def write(
     parts: Parts,
     wrapped: dict[str, Any],
     optim: dict[str, torch.Tensor],
+    lineage: Lineage,
 ) -> Path:
     """Save, flush, rename, verify; returns the folder. DiskFull: as a rule before a byte is written."""
     from safetensors import SafetensorError
@@ -66,6 +69,7 @@ def write(
                 save_file(contiguous(full), folder / "weights.safetensors")
             save_file(contiguous(optim), folder / "optim.safetensors")
             write_json(folder / "state.json", state)
+            lineage.write(folder)
             files = sorted(p for p in folder.rglob("*") if p.is_file())
             write_json(folder / HASHES, {str(p.relative_to(folder)): file_hash(p) for p in files})
     except (OSError, SafetensorError) as error:
@@ -201,10 +205,11 @@ def copy_exactly(wanted: dict[str, torch.Tensor], stored: dict[str, torch.Tensor
         tensor.copy_(stored[name])
 
 
-def rotate(stage: Path, keep: int, best: int | None) -> None:
-    """Remove all but the newest `keep` and the best; the newest was verified when it was written."""
+def rotate(stage: Path, keep: int, best: Iterable[int]) -> None:
+    """Remove all but the newest `keep` and the steps `best`; the newest was verified when it was written."""
+    kept = {folder_name(step) for step in best}
     for folder in all_of(stage)[keep:]:
-        if best is None or folder.name != folder_name(best):
+        if folder.name not in kept:
             shutil.rmtree(folder)
 
 

@@ -43,7 +43,10 @@ class FeatureCache:
     def fill(self, sample: Sample) -> Sample:
         """The sample with sample["frozen_features"] (units, …): the front's output for each of its units, stacked."""
         tensors = [self.unit(sample, number, name) for number, name in enumerate(self.frozen.units(sample))]
-        return sample | {"frozen_features": torch.stack(tensors)}
+        with torch.autocast(
+            tensors[0].device.type, enabled=False
+        ):  # the CPU's autocast has no rule for stacks of halves
+            return sample | {"frozen_features": torch.stack(tensors)}
 
     def unit(self, sample: Sample, number: int, name: str) -> torch.Tensor:
         """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is

@@ -80,14 +80,15 @@ def optimiser(group: Group, tensors: list[torch.nn.Parameter]) -> torch.optim.Op
     )
 
 
-def learning_rate(peak: float, floor: float, step: int, steps: int, warmup_ratio: float) -> float:
-    """Linear warm-up from the floor, then a cosine back to it: a function of the step, so nothing has to be saved.
+def learning_rate(peak: float, min_ratio: float, step: int, steps: int, warmup_ratio: float) -> float:
+    """Linear warm-up from a floor, then a cosine back to it: a function of the step, so nothing has to be saved.
 
-    step: finished optimiser steps, 0 to `steps` - 1. warmup_ratio: the part of `steps` that the warm-up takes. A floor
-    that is not below the peak makes the rate constant.
+    step: finished optimiser steps, 0 to `steps` - 1. warmup_ratio: the part of `steps` that the warm-up takes. The
+    floor is a ratio of the peak (an absolute one made a rate of 1e-6 a constant); a ratio of 1 makes every rate
+    constant.
     """
     warmup = int(warmup_ratio * steps)
-    floor = min(floor, peak)
+    floor = min_ratio * peak
     if step < warmup:
         return floor + (peak - floor) * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

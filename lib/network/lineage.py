@@ -6,7 +6,7 @@ model that became a base, a folder of latents. So each of these carries a `linea
     {"groups": {"scene": ["facade", …]}, "files": ["3fb1…", …]}
 
 groups by what a group is, files by the first 16 hex digits of their sha256; both are the union over all ancestors. A
-training whose test or select side overlaps with what it starts from is refused.
+training whose test side overlaps with what it starts from is refused.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ from typing import Any
 from lib.core.errors import Stop
 from lib.core.records import Manifest
 from lib.core.run import read_json, write_json
+from lib.core.words import counted
 
 FILE = "lineage.json"
 HASH_DIGITS = 16  # of sha256: a chance meeting among a million files is below 1e-7
@@ -62,22 +63,23 @@ def short(sha256: str) -> str:
     return sha256[:HASH_DIGITS]
 
 
-def refuse_seen(
-    manifest: Manifest, by: str, folder: Path, what: str, sides: tuple[str, ...] = ("select", "test")
-) -> None:
-    """Stop where data that this run holds out was trained on by what lies in `folder`, or by its ancestors.
+def seen(manifest: Manifest, by: str, folder: Path, what: str) -> str:
+    """A sentence that names what this run holds out and what `folder` or an ancestor of it was trained on; "" if
+    nothing.
 
     The same file is the same wherever it lies; the same name of a group is taken for the same group.
     """
-    seen = read(folder)
-    for side in sides:
-        records = manifest.side(side)
-        files = [record.sample_id for record in records if short(record.sha256) in seen.files]
-        groups = sorted({record.group for record in records} & seen.groups.get(by, set()))
-        if files or groups:
-            named = ", ".join(groups[:SHOWN] or files[:SHOWN])
-            cause = (
-                f"{what} was trained on {len(groups)} {by}s and {len(files)} files that this run holds out "
-                f"({side} side: {named})"
-            )
-            raise Stop(cause, f"hold out other {by}s, or start from something that has not seen them")
+    known, records = read(folder), manifest.side("test")
+    files = [record.sample_id for record in records if short(record.sha256) in known.files]
+    groups = sorted({record.group for record in records} & known.groups.get(by, set()))
+    if not files and not groups:
+        return ""
+    named = ", ".join(groups[:SHOWN] or files[:SHOWN])
+    return f"{what} was trained on {counted(len(groups), by)} and {counted(len(files), 'file')} held out here ({named})"
+
+
+def refuse_seen(manifest: Manifest, by: str, folder: Path, what: str) -> None:
+    """Stop: `seen` finds something."""
+    if found := seen(manifest, by, folder, what):
+        command = f"hold out another {by}, start from something that has not seen it, or set train.accept_seen=true"
+        raise Stop(found, command)

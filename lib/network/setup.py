@@ -67,7 +67,7 @@ def assemble(
     check: on the selection samples, the base stays below the recipe's limits and the adapters change no score (Stop).
     """
     parts = build_base(job, stage, asset_dirs, accelerator)
-    sampler = job.recipe.sampler(job.config, stage, manifest, "select")
+    sampler = job.recipe.sampler(job.config, stage, choosing(manifest), "select")
 
     def scored(count: int) -> list[Row]:
         chosen = list(range(count))
@@ -81,6 +81,17 @@ def assemble(
         module.to(accelerator.device)
     audit.refuse_other_output(before, scored(1) if check else [])
     return parts, wrapped
+
+
+def choosing(manifest: Manifest) -> Manifest:
+    """The manifest for what is decided before and during a training: without a select side, training records stand in.
+
+    The test side decides nothing, not even whether the base is the published one.
+    """
+    if manifest.side("select"):
+        return manifest
+    records = [replace(record, split="select") for record in manifest.side("train")]
+    return replace(manifest, records=records)
 
 
 def build_base(job: Job, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any) -> Parts:

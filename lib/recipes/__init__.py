@@ -47,7 +47,8 @@ def load(name: str) -> Recipe:
 
 def find(root: Path, name: str) -> Recipe:
     """`load` for someone who works below `root`: a recipe of their own is known there by name since its first run."""
-    return load((read_json(root / "places.json") or {}).get(f"recipe/{name}", name))
+    own = {} if name in RECIPES else read_json(root / "places.json") or {}
+    return load(own.get(f"recipe/{name}", name))
 
 
 def is_folder(name: str) -> bool:
@@ -71,6 +72,9 @@ def import_folder(folder: Path) -> ModuleType:
             "rename the folder: letters, digits and _, and no name of --list",
         )
     full = f"{__name__}.{name}"
+    if full in sys.modules and Path(str(sys.modules[full].__file__)) != face:
+        for module in [module for module in sys.modules if f"{module}.".startswith(f"{full}.")]:
+            del sys.modules[module]
     if full not in sys.modules:
         spec = importlib.util.spec_from_file_location(full, face, submodule_search_locations=[str(face.parent)])
         assert spec and spec.loader
@@ -167,7 +171,7 @@ def locations(functions: dict[str, Any]) -> dict[str, dict[str, str]]:
 def parameters_of(file: Path, function: str) -> tuple[str, ...] | None:
     """The names of a function's parameters, from the source alone; None where the file does not define it."""
     source = file.read_text(encoding="utf-8") if file.is_file() else ""
-    head = re.search(rf"^def {function}\((.*?)\)(?: *->.*?)?: *(?:#.*)?$", source, re.MULTILINE | re.DOTALL)
+    head = re.search(rf"^def {function}\((.*?)\)(?: *->[^:]+)?:\s", source, re.MULTILINE | re.DOTALL)
     if not head:
         return None
     [made] = ast.parse(f"def {function}({head[1]}): ...").body

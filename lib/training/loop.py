@@ -37,7 +37,7 @@ def run_stage(training: Training, resume: Path | None) -> None:
     else:
         begin(training)
         memory.probe(training)
-        if training.evaluate_every_steps:
+        if training.select and training.evaluate_every_steps:
             evaluate(training)
     with anomaly.named(training.parts) if training.job.args.detect_anomaly else contextlib.nullcontext():
         take_steps(training)
@@ -52,6 +52,7 @@ def take_steps(training: Training) -> None:
         started = time.monotonic()
         record = optimiser_step(training)
         training.step += 1
+        check_movement(training)
         write_log(training, record, time.monotonic() - started)
         if is_first_rank():
             shown = {name: value for name, value in record.items() if name.startswith(("loss_", "lr_"))}
@@ -60,6 +61,16 @@ def take_steps(training: Training) -> None:
             evaluate(training)
         save_or_pause(training, time.monotonic() - started)
     progress.close()
+
+
+def check_movement(training: Training) -> None:
+    """Once, a while after the warm-up or at the end of a shorter stage."""
+    config, last = training.config, training.stage.steps
+    due = min(last, int(config.warmup_ratio * last) + audit.SETTLED_STEPS)
+    if training.movement and training.step >= due:
+        if training.skipped == 0 and all(group.lr for one in training.objectives for group in one.groups):
+            training.movement.refuse_standing_still(training.tensors)
+        training.movement = None
 
 
 def set_up(training: Training) -> None:
@@ -79,6 +90,7 @@ def set_up(training: Training) -> None:
             mine |= tensors
         training.sums[objective.name] = GradientSum(mine)
     audit.refuse_orphans(training.tensors, taken)
+    training.movement = audit.Movement(training.tensors)
 
 
 # ---------------------------------------------------------------------------------------------- one optimiser step
@@ -189,12 +201,14 @@ def update(training: Training, objective: Objective, numbers: dict[str, float], 
         training.audited.add(objective.name)
     if not all(map(math.isfinite, numbers.values())) or (overflow and (scaler is None or scaler.get_scale() < 1)):
         return skip(training, objective, samples)
+    if training.movement:
+        training.movement.note(sums)
     sums.give_back()
     record: dict[str, float] = {}
     config, steps = training.config, training.stage.steps
     for group in objective.groups:
         chosen = training.optimisers[f"{objective.name}/{group.name}"]
-        rate = gradients.learning_rate(group.lr, config.lr_floor, training.step, steps, config.warmup_ratio)
+        rate = gradients.learning_rate(group.lr, config.min_lr_ratio, training.step, steps, config.warmup_ratio)
         for setting in chosen.param_groups:
             setting["lr"] = rate
         if scaler is not None:
@@ -235,7 +249,9 @@ def save_or_pause(training: Training, step_seconds: float) -> None:
     job.advance(training.step, training.stage.steps, f"steps of stage {training.stage.name}")
     finished = training.step >= training.stage.steps
     stop = any_asks(training.accelerator, not job.clock.has_time(step_seconds)) and not finished
-    by_steps = config.checkpoint_steps and training.step % config.checkpoint_steps == 0
+    by_steps = any(
+        every and training.step % every == 0 for every in (config.checkpoint_steps, training.checkpoint_every_steps)
+    )
     by_time = any_asks(training.accelerator, time.monotonic() - training.saved_at >= 60 * config.checkpoint_minutes)
     if stop or by_steps or by_time or finished:
         save(training)

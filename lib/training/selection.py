@@ -1,6 +1,7 @@
-"""The selection samples choose the best checkpoint, and say when a training gets no better.
+"""The select side chooses the best checkpoint, and says when a training gets no better.
 
-They are held out: nothing of them is trained on. The report scores all held-out samples (lib.evaluation).
+Nothing of it is trained on, and nothing of it is in the report: step 5 scores the test side, which chooses nothing.
+Where there are too few groups for a select side, nothing is chosen and the last step is what is scored.
 """
 
 import math
@@ -15,8 +16,8 @@ from lib.training.state import Training, averaged, save
 
 
 def is_due(training: Training) -> bool:
-    """Every so many steps, and after the last one; never with train.evaluate_epochs=0."""
-    every = training.evaluate_every_steps
+    """Every so many steps, and after the last one; never with train.evaluate_epochs=0 or without a select side."""
+    every = training.evaluate_every_steps if training.select else 0
     return bool(every) and (training.step % every == 0 or training.step == training.stage.steps)
 
 
@@ -25,6 +26,7 @@ def evaluate(training: Training) -> None:
 
     Step 0 is the base, for the log alone. Stop: the main metric is not finite.
     """
+    assert training.select
     started = time.monotonic()
     recipe, config = training.job.recipe, training.job.config
     with averaged(training):
@@ -53,9 +55,17 @@ def evaluate(training: Training) -> None:
         print(f"  step {training.step}: {main} {value:.5g}" + (" (best)" if better else ""), flush=True)
     if better:
         training.best = {"step": training.step, "metric": main, "value": value}
-        if training.config.keep_best:
-            save(training)
+    if training.step > 0 and is_among_best(training, value, measure.lower_is_better) and training.config.keep_best:
+        save(training)
     training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def is_among_best(training: Training, value: float, lower_is_better: bool) -> bool:
+    """Notes a step that is one of the train.keep_best best so far: `training.leaders`, best first."""
+    leaders = [*training.leaders, {"step": training.step, "value": value}]
+    leaders.sort(key=lambda one: (one["value"] if lower_is_better else -one["value"], one["step"]))
+    training.leaders = leaders[: training.config.keep_best]
+    return any(one["step"] == training.step for one in training.leaders)
 
 
 def out_of_patience(training: Training) -> bool:

@@ -15,10 +15,11 @@ from lib.core.records import Manifest, Parts, Stage
 from lib.core.run import read_json, write_json
 from lib.core.words import counted
 from lib.data import places
-from lib.network import adapters, checkpoint, scoring
+from lib.network import adapters, checkpoint, lineage, scoring
 from lib.network.setup import (
     assemble,
     build_base,
+    choosing,
     finished_steps,
     make_stage_inputs,
     open_feature_cache,
@@ -41,8 +42,10 @@ def run(job: Job) -> list[Path]:
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
-    asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+    with job.unwatched():
+        asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
+    note_seen(job, manifest, {f"the asset {name}": folder for name, folder in asset_dirs.items()})
     ask_base(job, manifest, asset_dirs, accelerator)
     stages = job.recipe.stages(job.config, manifest)
     if job.args.force and is_first_rank():
@@ -78,6 +81,22 @@ def say_what_differs(job: Job, precision: str, processes: int) -> None:
         print(f"{now['device']}, {counted(processes, 'process', 'processes')}, {precision}, {batch}", flush=True)
 
 
+def note_seen(job: Job, manifest: Manifest, starts: dict[str, Path]) -> None:
+    """Stop where what the training starts from has seen held-out data; with train.accept_seen it is noted for the
+    report.
+    """
+    for what, folder in starts.items():
+        if not job.config.train.accept_seen:
+            lineage.refuse_seen(manifest, split_by(job), folder, what)
+        elif found := lineage.seen(manifest, split_by(job), folder, what):
+            job.record["seen"] = sorted({*job.record.get("seen", []), found})
+            print(f"warning: {found} (train.accept_seen)", flush=True)
+
+
+def split_by(job: Job) -> str:
+    return str(read_json(job.run.split)["by"])
+
+
 def refuse_uneven(job: Job, processes: int) -> None:
     micro, whole = job.record["micro_batch"], job.config.train.global_batch
     if whole % (micro * processes):
@@ -99,7 +118,7 @@ def ask_base(job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelera
     def base_scores() -> dict[str, float]:
         folders, prepared = make_stage_inputs(job, stage, manifest, asset_dirs, accelerator)
         parts = build_base(job, stage, folders, accelerator)
-        sampler = job.recipe.sampler(job.config, stage, prepared, "select")
+        sampler = job.recipe.sampler(job.config, stage, choosing(prepared), "select")
         rows = scoring.sharded_rows(job.recipe, job.config, stage, parts, sampler, accelerator, uncached(parts))
         return job.recipe.summarise(job.config, stage, rows)
 
@@ -130,7 +149,10 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
     refuse_other_places(accelerator, resume)
     parts, wrapped = assemble(job, stage, asset_dirs, accelerator, manifest, check=resume is None)
     tensors = adapters.trainable(parts)
-    train, select = (job.recipe.sampler(job.config, stage, manifest, side) for side in ("train", "select"))
+    train = job.recipe.sampler(job.config, stage, manifest, "train")
+    select = job.recipe.sampler(job.config, stage, manifest, "select") if manifest.side("select") else None
+    if select is None and is_first_rank():
+        print("too few groups to choose a checkpoint by: the last step will be scored", flush=True)
     feature_cache = open_feature_cache(job, parts, accelerator) if parts.frozen_features else None
     if is_first_rank():
         say_what_trains(parts)
@@ -138,6 +160,8 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
     training = Training(
         job, stage, folder, accelerator, parts, wrapped, objectives, train, select, feature_cache, tensors
     )
+    ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
+    training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
     open_tracker(training)
     if resume is None:
         warm_start(job, stage, manifest, training)
@@ -185,11 +209,13 @@ def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -
     if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
         source = Path(job.args.checkpoint)
         refuse_other_settings(job, source)
+        note_seen(job, manifest, {f"the checkpoint {source.name}": source})
     elif stage.init_from != "base":
         source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
     if source is None:
         return
     parts = training.parts
+    training.lineage |= lineage.read(source)
     _, training.inherited_moments = checkpoint.load(source, parts, training.wrapped, parts.base, grown)
     of_stage = f" of stage {stage.init_from}" if stage.init_from != "base" else ""
     print(f"stage {stage.name} starts from {source.name}{of_stage}")

@@ -13,8 +13,10 @@ from lib.core.processes import is_first_rank
 from lib.core.records import Objective, Parts, Sampler, Stage
 from lib.core.run import cut_log, write_json
 from lib.network import checkpoint
+from lib.network.audit import Movement
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
+from lib.network.lineage import Lineage
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Training:
     wrapped: dict[str, Any]
     objectives: list[Objective]
     train: Sampler
-    select: Sampler
+    select: Sampler | None  # None: no group chooses, the last step is scored
     feature_cache: FeatureCache | None
     tensors: dict[str, torch.nn.Parameter]
     sums: dict[str, GradientSum] = field(default_factory=dict)  # by objective
@@ -39,6 +41,9 @@ class Training:
     micro_batch: int = 1
     gradient_checkpointing: bool = False
     best: dict[str, Any] | None = None
+    leaders: list[dict[str, Any]] = field(default_factory=list)  # {step, value} of the train.keep_best best, best first
+    movement: Movement | None = None  # watches whether trained parameters move, until a while after the warm-up
+    lineage: Lineage = field(default_factory=Lineage)  # what the checkpoints were trained on, with all their ancestors
     evaluations_since_best: int = 0
     bad_steps: int = 0  # in a row
     audited: set[str] = field(default_factory=set)  # objectives whose first backward was checked (lib.network.audit)
@@ -55,6 +60,14 @@ class Training:
     @property
     def evaluate_every_steps(self) -> int:
         epochs = self.config.evaluate_epochs if self.stage.evaluate_epochs is None else self.stage.evaluate_epochs
+        return self.steps_of(epochs)
+
+    @property
+    def checkpoint_every_steps(self) -> int:
+        return self.steps_of(self.config.checkpoint_epochs)
+
+    def steps_of(self, epochs: float) -> int:
+        """Optimiser steps in so many epochs, at least one; 0 for no epochs."""
         return max(1, round(epochs * self.train.length / self.config.global_batch)) if epochs else 0
 
 
@@ -86,11 +99,12 @@ def save(training: Training) -> None:
     if is_first_rank():
         with averaged(training) as raw:
             state, moments = state_of(training), optimiser_tensors(training, raw)
-            checkpoint.write(training.folder, training.step, state, training.parts, training.wrapped, moments)
-        kept = training.best if training.config.keep_best else None
-        if kept:
-            write_json(training.folder / "best.json", kept)
-        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept["step"] if kept else None)
+            parts, wrapped, lineage = training.parts, training.wrapped, training.lineage
+            checkpoint.write(training.folder, training.step, state, parts, wrapped, moments, lineage)
+        if training.best and training.config.keep_best:
+            write_json(training.folder / "best.json", training.best | {"leaders": training.leaders})
+        kept = [one["step"] for one in training.leaders]
+        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
     training.accelerator.wait_for_everyone()
     training.saved_at, training.saved_step = time.monotonic(), training.step
     training.job.clock.note_finishing(time.monotonic() - started)
@@ -105,6 +119,7 @@ def state_of(training: Training) -> dict[str, Any]:
         "stage": training.stage.name,
         "base": training.parts.base,
         "best": training.best,
+        "leaders": training.leaders,
         "bad_steps": training.bad_steps,
         "evaluations_since_best": training.evaluations_since_best,
         "skipped": training.skipped,
@@ -141,6 +156,7 @@ def restore(training: Training, folder: Path) -> None:
     restore_optimisers(training, stored)
     restore_average(training, stored)
     training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
+    training.leaders = state["leaders"]
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
     training.saved_step = training.step
     training.audited = {objective.name for objective in training.objectives if objective.from_step < training.step}
@@ -154,7 +170,7 @@ def restore(training: Training, folder: Path) -> None:
         cut_log(training.folder / "timing.jsonl", training.step)
         checkpoint.drop_newer(training.folder, training.step)
         if training.best and training.config.keep_best:
-            write_json(training.folder / "best.json", training.best)
+            write_json(training.folder / "best.json", training.best | {"leaders": training.leaders})
         print(f"going on from {folder.name}", flush=True)
     training.accelerator.wait_for_everyone()
 

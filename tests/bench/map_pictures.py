@@ -44,7 +44,7 @@ def opened(run: Run):
     wrapped = adapters.attach(parts)
     checkpoint.load(checkpoint.choose(run.stage(stage.name), "best"), parts, wrapped, parts.base)
     adapters.set_mode(parts, training=False)
-    sampler = RECIPE.sampler(config, stage, manifest, "val")
+    sampler = RECIPE.sampler(config, stage, manifest, "test")
     return config, stage, parts, [sampler.draw(i, Key(config.train.seed, 0, i)) for i in range(sampler.length)]
 
 

@@ -25,8 +25,9 @@ from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
 SMALL = {
-    "model.embed_dim": 192, "model.depth": 12, "model.num_heads": 6, "model.patch_embed_depth": 12,
-    "model.patch_embed_num_heads": 6, "model.dpt_intermediate_layers": [2, 5, 8, 11],
+    "model.weights": "none.safetensors", "model.embed_dim": 192, "model.depth": 12, "model.num_heads": 6,
+    "model.patch_embed_depth": 12, "model.patch_embed_num_heads": 6,
+    "model.dpt_intermediate_layers": [2, 5, 8, 11],
 }  # fmt: skip
 FULL = {"model.image_width_px": 518, "model.image_height_px": 392}
 TURNS, STEPS = 3, 4

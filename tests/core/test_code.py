@@ -198,15 +198,15 @@ def stale_in(name: str, root: Path, monkeypatch) -> dict[str, set[int]]:
     with monkeypatch.context() as patched:
         patched.setattr(code, "REPOSITORY", root)
         patched.setattr(recipe, "folder", root / "lib" / "recipes" / name)
-        before = {step: code.hashes(recipe, code.of_step(script, recipe)) for step, script in scripts.items()}
+        closures = {step: code.of_step(script, recipe) for step, script in scripts.items()}
         for module in library():
-            if is_of_another(module, name):
-                continue
-            text = (root / module).read_text()
-            (root / module).write_text(changed(text))
-            now = {step: code.hashes(recipe, code.of_step(script, recipe)) for step, script in scripts.items()}
-            found[module] = {step for step in STEPS if now[step] != before[step]}
-            (root / module).write_text(text)
+            file = root / module
+            if not is_of_another(module, name):
+                before, text = code.hashes(recipe, [file]), file.read_text()
+                file.write_text(changed(text))
+                assert code.hashes(recipe, [file]) != before
+                found[module] = {step for step in STEPS if file in closures[step]}
+                file.write_text(text)
     return found
 
 

@@ -17,7 +17,7 @@ def compose(*words, preset="small", demo=False, scale="full"):
 
 
 def test_defaults_then_preset_then_demo_then_overrides():
-    assert compose()[0].train.lr_floor == 1e-6  # default
+    assert compose()[0].train.min_lr_ratio == 0.01  # default
     assert compose()[0].train.epochs == 4  # preset
     assert compose(demo=True)[0].train.epochs == 2
     assert compose(demo=True, scale="tiny")[0].train.epochs == 1

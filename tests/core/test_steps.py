@@ -43,7 +43,6 @@ def test_settings_that_shape_nothing_make_nothing_stale(step, done, capsys):
     words = (
         "train.log_seconds=3",
         "train.checkpoint_minutes=1",
-        "train.workers=2",
         "session.reserve_seconds=5",
         "eval.batch=7",
     )
@@ -133,3 +132,9 @@ def test_accept_code_covers_code_only():
     config = recipes.load(str(TOY)).Config()
     assert steps.harmless(("train.epochs was 1, is 2", "train/adapt is missing"), config)
     assert not steps.harmless(("train.lr was 1, is 2",), config)
+
+
+def test_where_a_step_paused_is_said_in_words():
+    assert steps.where(None) == ""
+    assert steps.where({"done": 1, "total": 0, "unit": "records"}) == " after 1 record"
+    assert steps.where({"done": 120, "total": 400, "unit": "steps"}) == " at 120 of 400 steps"

@@ -18,8 +18,8 @@ def records(groups="aabbcc", **columns):
 def test_whole_groups_are_held_out_and_the_proof_says_so():
     made = records()
     proof = split.apply(made, Split("scene", ("b",)), 42)
-    assert [r.split for r in made] == ["train", "train", "val", "val", "train", "train"]
-    assert proof["groups"] == {"train": ["a", "c"], "val": ["b"]}
+    assert [r.split for r in made] == ["train", "train", "test", "test", "train", "train"]
+    assert proof["groups"] == {"train": ["a", "c"], "select": [], "test": ["b"]}
     assert proof["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
 
 
@@ -81,3 +81,28 @@ def test_the_manifest_reads_back_what_was_written(tmp_path):
     assert [r.sample_id for r in read.side("train")] == ["a0", "c4", "c5"]
     header = (tmp_path / "manifest.csv").read_text().splitlines()[0]
     assert header.startswith("sample_id,group,split,source,sha256,status,reason")
+
+
+def test_some_training_groups_choose_the_checkpoint_and_never_the_last_ones():
+    made = records("aabbccddeeff")
+    proof = split.apply(made, Split("scene", ("a",)), 42, 0.3)
+    assert len(proof["groups"]["select"]) == 2 and len(proof["groups"]["train"]) == 3
+    assert proof["groups"]["test"] == ["a"] and proof["overlap"]["groups"] == 0
+    assert split.apply(records("aabbcc"), Split("scene", ("a",)), 42, 0.3)["groups"]["select"] == []
+    named = split.apply(records("aabbcc"), Split("scene", ("a",), select_groups=("c",)), 42, 0.3)["groups"]
+    assert named == {"train": ["b"], "select": ["c"], "test": ["a"]}
+
+
+def test_two_samples_of_one_id_stop():
+    made = records()
+    made[3].sample_id = made[0].sample_id.upper()
+    with pytest.raises(Stop, match=r"A0 is there twice: asset:x/0 and asset:x/3"):
+        split.apply(made, Split("scene", ("b",)), 42)
+
+
+def test_the_commonest_reason_is_quoted():
+    made = records("aab")
+    for record, reason in zip(made, ("too short", "too short", "not a picture"), strict=True):
+        record.status, record.reason = "skipped", reason
+    assert split.commonest_reason(made) == "; 3 of 3 records were skipped, 2 of them: too short"
+    assert split.commonest_reason(records()) == ""

@@ -77,14 +77,14 @@ def test_rows_of_a_paused_evaluation_do_not_serve_another_training(trained, step
     with monkeypatch.context() as patched:
         stop_after(patched, 35)  # the base is scored, and most of the adapted model
         assert step(5) == 75
-    assert step(1, "train.lr=0.0", "train.lr_floor=0.0") == 0 and step(4, "--force") == 0 and step(5) == 0
+    assert step(1, "train.lr=0.0") == 0 and step(4, "--force") == 0 and step(5) == 0
     assert all(row["base"] == row["adapted"] for row in table(folder))
 
 
 def test_another_checkpoint_is_scored_when_it_is_asked_for(trained, step, folder, capsys):
     assert step(5) == 0
     assert step(5, "--checkpoint", "step-7") == 2
-    assert "there is no checkpoint 'step-7' in stage adapt; there are:" in capsys.readouterr().err
+    assert "the run r has no checkpoint 'step-7'; there are:" in capsys.readouterr().err
     assert step(5, "--force", "--checkpoint", "step-5") == 0
     assert read_json(folder / "eval" / "scores.json")["step"] == 5
 

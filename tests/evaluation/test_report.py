@@ -75,7 +75,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
             "comparison": "base",
             "n_samples": 12,
             "n_groups": 3,
-            "resampled": "samples",
+            "resampled": "groups",
             "metrics": METRICS,
             "guards": ["the base was loaded strictly"],
             "units": {"abs_rel": "", "inliers": "share"},
@@ -88,7 +88,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
         run.scores.with_name("per_sample.csv"), ["sample_id", "group", "number", "base", "adapted", "trivial"], rows
     )
     records = [
-        [f"scene{i}/{j}", f"scene{i}", "val" if i < 3 else "train", "asset:scenes/x", f"{i}{j}", "ok", ""]
+        [f"scene{i}/{j}", f"scene{i}", "test" if i < 3 else "train", "asset:scenes/x", f"{i}{j}", "ok", ""]
         for i in range(6)
         for j in range(5)
     ]
@@ -99,7 +99,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
         {
             "by": "scene",
             "seed": 42,
-            "groups": {"train": ["scene3", "scene4", "scene5"], "val": ["scene0", "scene1", "scene2"]},
+            "groups": {"train": ["scene3", "scene4", "scene5"], "select": [], "test": ["scene0", "scene1", "scene2"]},
             "overlap": {"groups": 0, "files": 0, "near_duplicates": 0},
         },
     )
@@ -166,7 +166,7 @@ def test_the_verdict_comes_first_with_numbers_interval_and_what_was_resampled(tm
     text = text_of(page_of(make_run(tmp_path)))
     claim = "The adapted model is better than the untouched base. abs_rel: 0.1500 against 0.2000 "
     claim += "(difference −0.0500, −25.0 %; 95 % interval −0.0700 to −0.0300)."
-    basis = "12 held-out samples in 3 groups; the interval comes from 1,000 resamples of the samples."
+    basis = "12 held-out samples in 3 groups; the interval comes from 1,000 resamples of the groups."
     assert 0 < text.index(claim) < text.index(basis) < text.index("Scores on held-out data")
 
 
@@ -209,7 +209,7 @@ def test_a_demo_is_announced_and_a_real_run_is_not(tmp_path):
 def test_split_proof_skipped_data_guards_and_settings_are_there(tmp_path):
     text = text_of(page_of(make_run(tmp_path, **{"lora.rank": 8})))
     assert "Split by scene with seed 42. Found on both sides: 0 groups, 0 files and 0 near-duplicates." in text
-    assert "train 3 15 scene3, scene4, scene5" in text and "val 3 15 scene0, scene1, scene2" in text
+    assert "train 3 15 scene3, scene4, scene5" in text and "test 3 15 scene0, scene1, scene2" in text
     assert "1 × the image cannot be decoded" in text
     assert "the base was loaded strictly" in text
     assert "Changed against the preset strategy_b : lora.rank 8" in text

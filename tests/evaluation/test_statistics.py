@@ -50,11 +50,11 @@ def test_the_interval_is_the_paired_bootstrap_of_the_mean():
     assert found["high"] == pytest.approx(moves.mean() + half, abs=0.15 * half)
 
 
-def test_groups_are_drawn_where_five_are_held_out_and_samples_below_that():
+def test_groups_are_drawn_where_five_are_held_out_and_nothing_below_that():
     by, draws = statistics.resamples(rows(range(10), lambda i: f"g{i // 2}"), 50, 1)
     assert by == "groups"
     assert all(draw[k] + 1 == draw[k + 1] and draw[k] % 2 == 0 for draw in draws for k in range(0, 10, 2))
-    assert statistics.resamples(rows(range(8), lambda i: f"g{i // 2}"), 50, 1)[0] == "samples"
+    assert statistics.resamples(rows(range(8), lambda i: f"g{i // 2}"), 50, 1) == ("", [])
 
 
 def test_whole_set_metrics_are_computed_again_for_every_resample():
@@ -70,9 +70,21 @@ def test_whole_set_metrics_are_computed_again_for_every_resample():
 
 
 def test_a_metric_without_direction_or_with_nan_gets_no_verdict():
-    assert statistics.verdict(-2, -1, None) == "not shown"
-    assert statistics.verdict(float("nan"), float("nan"), Metric()) == "not shown"
-    assert statistics.verdict(1, 2, Metric("", lower_is_better=False)) == "better"
+    assert statistics.verdict(-2, -1, None, True) == "not shown"
+    assert statistics.verdict(None, None, Metric(), True) == "not shown"
+    assert statistics.verdict(1, 2, Metric("", lower_is_better=False), True) == "better"
+
+
+def test_fewer_than_five_groups_give_no_interval_and_no_verdict():
+    def group(i):
+        return f"scene{i % 4}"
+
+    compared = statistics.compare(
+        recipes.load(str(TOY)), CONFIG, STAGE, rows(range(8), group), rows([0] * 8, group), None, "base"
+    )
+    found = compared["metrics"]["error"]
+    assert compared["resampled"] == "" and found["verdict"] == "no verdict"
+    assert found["low"] is None and found["high"] is None
 
 
 def test_a_sample_scored_twice_or_not_at_all_stops():

@@ -17,12 +17,19 @@ FILES = (
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
     "adapter/base.json",
+    "lineage.json",
     "optim.safetensors",
     "sha256.json",
     "state.json",
     "weights.safetensors",
 )
-SETTINGS = ("train.epochs=2", "train.checkpoint_steps=2", "train.keep_checkpoints=3", "lora.full=['net\\.2\\.bias']")
+SETTINGS = (
+    "train.epochs=2",
+    "train.checkpoint_steps=2",
+    "train.keep_checkpoints=3",
+    "train.evaluate_epochs=2",
+    "lora.full=['net\\.2\\.bias']",
+)
 
 
 @pytest.fixture
@@ -109,9 +116,9 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     for number in range(1, 8):
         (tmp_path / checkpoint.folder_name(number)).mkdir()
     (tmp_path / "tensorboard").mkdir()
-    checkpoint.rotate(tmp_path, 2, best=3)
+    checkpoint.rotate(tmp_path, 2, best=[3])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000006", "step-000007", "tensorboard"]
-    checkpoint.rotate(tmp_path, 1, best=None)
+    checkpoint.rotate(tmp_path, 1, best=[])
     assert [p.name for p in checkpoint.all_of(tmp_path)] == ["step-000007"]
 
 

@@ -15,12 +15,19 @@ def parameters(*shapes):
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_the_floor():
-    rates = [learning_rate(1e-3, 1e-5, step, 100, 0.1) for step in range(100)]
+    rates = [learning_rate(1e-3, 1e-2, step, 100, 0.1) for step in range(100)]
     assert rates[4] == pytest.approx(1e-5 + (1e-3 - 1e-5) * 5 / 10)
     assert rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[55] == pytest.approx(1e-5 + (1e-3 - 1e-5) * 0.5 * (1 + math.cos(math.pi * 0.5)))
     assert max(rates) <= 1e-3 and 1e-5 < rates[99] < 1.1e-5 + 1e-6
-    assert learning_rate(1e-3, 1e-5, 0, 1, 0.1) == pytest.approx(1e-3)  # a stage of one step has no warm-up
+    assert learning_rate(1e-3, 1e-2, 0, 1, 0.1) == pytest.approx(1e-3)  # a stage of one step has no warm-up
+
+
+def test_the_floor_is_a_ratio_so_that_a_small_rate_still_has_a_schedule():
+    rates = [learning_rate(1e-6, 0.01, step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-8 + (1e-6 - 1e-8) / 10) and max(rates) == pytest.approx(1e-6)
+    assert rates[99] < 2e-8
+    assert {learning_rate(1e-4, 1.0, step, 100, 0.1) for step in range(100)} == {1e-4}
 
 
 def test_the_average_warms_up():

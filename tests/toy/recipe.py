@@ -96,7 +96,7 @@ def sampler(config, stage, manifest: Manifest, side):
     import numpy as np
     import torch
 
-    records = manifest.side("train" if side == "train" else "val")
+    records = manifest.side(side)
     if side == "select":
         records = records[: config.eval.select_samples]
 

@@ -69,6 +69,7 @@ def test_a_stage_stands_on_the_finished_stage_that_it_names(step, prepared, fold
 @pytest.mark.parametrize("own, steps", [(None, 5), (2.0, 10), (0.0, 0)])
 def test_a_stage_may_say_how_often_it_is_evaluated(own, steps):
     training = SimpleNamespace(
+        steps_of=lambda epochs: Training.steps_of(training, epochs),
         config=TrainConfig(evaluate_epochs=1.0, global_batch=4),
         train=SimpleNamespace(length=20),
         stage=Stage("one", 10, evaluate_epochs=own),

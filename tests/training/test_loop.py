@@ -95,7 +95,7 @@ def test_a_time_limit_pauses_after_at_least_one_step(step, prepared, monkeypatch
 
 
 def test_training_learns_and_the_report_says_better(step, prepared, folder):
-    prepared("train.epochs=4", last=5)
+    prepared("train.epochs=8", last=5)
     scores = read_json(folder / "eval" / "scores.json")
     error = scores["metrics"]["error"]
     assert (
@@ -268,7 +268,7 @@ def test_force_forgets_the_micro_batch_of_an_earlier_out_of_memory(step, prepare
 
 
 def test_patience_ends_a_stage_early_and_it_stays_complete(step, prepared, folder, monkeypatch):
-    prepared("train.epochs=4", "train.lr=0", "train.lr_floor=0", "train.patience_evaluations=2")
+    prepared("train.epochs=4", "train.lr=0", "train.patience_evaluations=2")
     assert step(4) == 0
     assert read_json(folder / "train" / "adapt" / "done.json") == {
         "steps": 20,
@@ -318,7 +318,7 @@ def test_a_new_run_starts_from_a_checkpoint_and_refuses_other_adapters(step, pre
 
 
 def test_without_keep_best_the_last_checkpoint_is_scored(step, prepared, folder):
-    prepared("train.epochs=2", "train.keep_best=false", "train.keep_checkpoints=1", "train.evaluate_epochs=0.4", last=5)
+    prepared("train.epochs=2", "train.keep_best=0", "train.keep_checkpoints=1", "train.evaluate_epochs=0.4", last=5)
     assert not (folder / "train" / "adapt" / "best.json").exists()
     assert read_json(folder / "eval" / "scores.json")["step"] == 10
 

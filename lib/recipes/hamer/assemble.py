@@ -12,7 +12,7 @@ from lib.core.errors import Stop
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.core.run import atomic
 from lib.network import weights
-from lib.recipes.hamer import losses, size
+from lib.recipes.hamer import losses, size, sources
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.data import mano_of
@@ -24,7 +24,6 @@ from lib.recipes.hamer.model import HaMeR
 LICENSED = (r"mano\..*", r"initialized")
 CRITIC = r"discriminator\..*"
 CONVERTED = "base.safetensors"
-SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 
 Loss = Callable[[Parts, Batch, int], tuple[torch.Tensor, dict[str, Any]]]
 
@@ -79,12 +78,11 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
 
 
 def weight_file(config: Config, folder: Path) -> Path:
-    if config.model.checkpoint:
-        return folder / Path(config.model.checkpoint).name
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if len(found) != 1:
-        raise Stop(f"{folder} holds {len(found)} checkpoints instead of one", "set model.checkpoint to the file")
-    return found[0]
+    """The file that step 2 recorded, whatever else lies beside it. Stop: it is not there."""
+    [name] = sources.base(config).files
+    if not (folder / name).is_file():
+        raise Stop(f"{folder} does not hold {name}", "python step2_download.py, or set model.checkpoint to the file")
+    return folder / name
 
 
 def load(config: Config, network: HaMeR, source: Path) -> weights.Loaded:

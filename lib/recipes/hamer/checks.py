@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 
+from lib.recipes.hamer.agreement import BONES, MOST_FIT, MOST_POSE_M
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.crop import Labels
+from lib.recipes.hamer.diagnosis import Verdict
 from lib.recipes.hamer.labelled import Hand
 from lib.recipes.hamer.mano_file import ManoModel
 
-BONES = [(0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, 21)]  # OpenPose order
 BONE_M = (0.01, 0.10)
+LARGEST_BOX = 20  # sides of the picture
+BENT_M = 0.02  # finger tips so far from the palm's plane say which hand it is
 
 
 def unusable(hand: Hand, width_px: int, height_px: int) -> str:
@@ -21,6 +24,8 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
         return "a label is not finite"
     if hand.side_px < 1:
         return "the box has no area"
+    if hand.side_px > LARGEST_BOX * max(width_px, height_px):
+        return f"the box of {hand.side_px:.3g} px is far larger than the image of {width_px} x {height_px} px"
     low, high = hand.centre - hand.side_px / 2, hand.centre + hand.side_px / 2
     if (high <= 0).any() or (low >= [width_px, height_px]).any():
         return f"the box lies outside the image of {width_px} x {height_px} px"
@@ -28,12 +33,13 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
     outside = ~((points >= low) & (points <= high)).all(1)
     expected = "pixels of the whole image are expected"
     if len(points) and outside.mean() > 0.5:
-        return f"{outside.sum()} of {len(points)} 2D keypoints lie outside the crop: {expected}"
+        return f"most 2D keypoints lie outside the crop: {expected}"
     if len(points) > 1 and (points.max(0) - points.min(0)).max() < 0.05 * hand.side_px:
-        return f"the 2D keypoints lie within 5 % of the crop of {hand.side_px:.0f} px: {expected}"
+        return f"the 2D keypoints lie within 5 % of the crop: {expected}"
     bones = bone_lengths(labels)
     if len(bones) and not BONE_M[0] <= np.median(bones) <= BONE_M[1]:
-        return f"the median bone is {np.median(bones):.3g} long: 3D keypoints are expected in metres"
+        low_cm, high_cm = (100 * limit for limit in BONE_M)
+        return f"the bones are not {low_cm:g} to {high_cm:g} cm long: 3D keypoints are expected in metres"
     return ""
 
 
@@ -52,7 +58,14 @@ def doubt(config: Config, mano: ManoModel) -> tuple[bool, str]:
     return True, ""
 
 
-def checked(hand: Hand, trusted: bool, note: str = "") -> tuple[Labels, list[str]]:
+def contradictory(verdict: Verdict) -> str:
+    """Why a hand's labels cannot all be right, or "". The manifest has the number."""
+    if not verdict.fit > MOST_FIT:
+        return ""
+    return f"the 3D keypoints do not fit onto the 2D keypoints: over {MOST_FIT} of the hand's size beside them"
+
+
+def checked(hand: Hand, trusted: bool, note: str = "", verdict: Verdict | None = None) -> tuple[Labels, list[str]]:
     """The labels without what cannot be right, and a note on each. `trusted` and `note` are what `doubt` says."""
     labels, notes = dataclasses.replace(hand.labels), []
     if note and (labels.has_pose or labels.has_betas):
@@ -64,19 +77,22 @@ def checked(hand: Hand, trusted: bool, note: str = "") -> tuple[Labels, list[str
     if labels.has_pose and np.linalg.norm(labels.hand_pose.reshape(16, 3)[1:], axis=1).max() > np.pi + 1e-3:
         labels.has_pose = labels.has_betas = False
         notes.append("a joint is turned by more than pi: radians are expected")
-    if looks_like_the_other_hand(hand):
+    if labels.has_pose and verdict and verdict.pose_m > MOST_POSE_M:
+        labels.has_pose = labels.has_betas = False
+        notes.append(
+            f"pose and shape are not used: their joints lie over {1000 * MOST_POSE_M:g} mm beside the 3D keypoints"
+        )
+    if facing(hand) < 0:
         notes.append(f"the 3D keypoints look like a {'left' if hand.right else 'right'} hand")
     return labels, notes
 
 
-def looks_like_the_other_hand(hand: Hand) -> bool:
-    """Fingers bend towards the palm.
-
-    Only a clear case counts: tips at least 2 cm on the wrong side of the palm's plane.
-    """
+def facing(hand: Hand) -> int:
+    """1: the fingers bend towards the palm of the hand that is named; -1: of the other hand; 0: not clear."""
     joints = hand.labels.keypoints_3d
     if not (joints[[0, 5, 17, 4, 8, 12, 16, 20], 3] > 0).all():
-        return False
+        return 0
     palm = np.cross(joints[5, :3] - joints[0, :3], joints[17, :3] - joints[0, :3])  # out of the palm of a right hand
     palm = palm / max(float(np.linalg.norm(palm)), 1e-12) * (1 if hand.right else -1)
-    return float(((joints[[4, 8, 12, 16, 20], :3] - joints[0, :3]) @ palm).mean()) < -0.02
+    bent_m = float(((joints[[4, 8, 12, 16, 20], :3] - joints[0, :3]) @ palm).mean())
+    return int(np.sign(bent_m)) if abs(bent_m) > BENT_M else 0

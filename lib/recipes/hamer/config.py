@@ -1,18 +1,29 @@
 """What can be set in the recipe `hamer`: sizes of the network, data, losses, adapters, presets and the demo."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib.core.config import CacheConfig, EvalConfig, LoraConfig, SessionConfig, TrainConfig, at_least, one_of
 from lib.core.errors import Stop
+from lib.recipes.hamer.data_config import PUBLISHED, DataConfig
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of values between 0 and 1
 # of the MANO_RIGHT.pkl that FreiHAND's labels were made with; older versions differ by up to 6 mm
 MANO_MD5 = "fd5a9d35f914987cf1cc04ffe338caa1"
 INITS = ("hamer", "vitpose", "demo")
-FORMATS = ("made", "freihand", "hamer_npz", "hamer_tar", "folder")
-PUBLISHED = ("freihand", "hamer_npz", "hamer_tar")  # benchmarks whose 3D scores are defined with MANO
-BACKBONE_TARGETS = ("attn", "mlp", "patch")
-HEAD_TARGETS = ("attn", "mlp", "readouts")
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")  # of a checkpoint
+# What lora.targets may name: layers by their published names, or several of them at once.
+BACKBONE_TARGETS = {
+    "attn": ("qkv", "proj"), "mlp": ("fc1", "fc2"), "patch": ("patch",),
+    "qkv": ("qkv",), "proj": ("proj",), "fc1": ("fc1",), "fc2": ("fc2",),
+}  # fmt: skip
+HEAD_TARGETS = {
+    "attn": ("to_qkv", "to_kv", "to_q", "to_out"), "mlp": ("net",), "readouts": ("decpose", "decshape", "deccam"),
+    "to_qkv": ("to_qkv",), "to_kv": ("to_kv",), "to_q": ("to_q",), "to_out": ("to_out",),
+    "decpose": ("decpose",), "decshape": ("decshape",), "deccam": ("deccam",),
+}  # fmt: skip
+BACKBONE_SIZES = ("crop_px", "patch_px", "width", "depth", "heads", "mlp_ratio")  # settings model.*
+HEAD_SIZES = ("decoder_width", "decoder_depth", "decoder_heads", "decoder_head_width", "decoder_mlp", "mean_token")
 
 
 @dataclass
@@ -41,14 +52,21 @@ class ModelConfig:
     def __post_init__(self) -> None:
         one_of("model.init", self.init, INITS)
         one_of("model.mano", self.mano, ("licensed", "stand_in"))
-        for name in ("patch_px", "width", "depth", "heads", "decoder_depth", "decoder_heads", "refinements"):
+        sizes = {name for name in (*BACKBONE_SIZES, *HEAD_SIZES, "refinements") if name != "mean_token"}
+        for name in sorted(sizes):
             at_least(f"model.{name}", getattr(self, name), 1)
         if self.width % self.heads:
             raise Stop(f"model.width={self.width} is not a multiple of model.heads={self.heads}")
-        if self.crop_px % 8 or self.crop_px < self.patch_px:
-            raise Stop(
-                f"model.crop_px={self.crop_px} must be a multiple of 8 and at least model.patch_px={self.patch_px}"
-            )
+        if self.crop_px % 8 or self.crop_px * 3 // 4 < self.patch_px:
+            cause = f"model.crop_px={self.crop_px} must be a multiple of 8, and three quarters of it at least"
+            raise Stop(f"{cause} model.patch_px={self.patch_px}")
+        if not 0 <= self.drop_path < 1:
+            raise Stop(f"model.drop_path={self.drop_path} is not in [0, 1)")
+        if not 0 < self.focal_px < float("inf"):
+            raise Stop(f"model.focal_px={self.focal_px} is impossible: a focal length is above 0")
+        if self.checkpoint and Path(self.checkpoint).suffix not in SUFFIXES:
+            cause = f"model.checkpoint={self.checkpoint!r} does not end in one of {', '.join(SUFFIXES)}"
+            raise Stop(cause, "give the path of a checkpoint's file; model.init says what is in it")
 
     @property
     def margin_px(self) -> int:
@@ -60,36 +78,6 @@ class ModelConfig:
             (side + 4 - self.patch_px) // self.patch_px + 1 for side in (self.crop_px, self.crop_px * 3 // 4)
         )
         return rows * columns
-
-
-@dataclass
-class DataConfig:
-    format: str = "freihand"  # made | freihand | hamer_npz | hamer_tar | folder
-    root: str = ""  # your data
-    group_pattern: str = ""  # regex over a sample's name; its first group names the subject or sequence. "" = by format
-    val_groups: list[str] = field(default_factory=list)  # held out; [] = a share of the groups, drawn with train.seed
-    val_share: float = 0.1
-    truth: str = "3d"  # held-out hands are scored against all 21 keypoints in 3D (others are left out); or 2d
-    box_factor: float = 2.0  # side of a crop whose box comes from keypoints, relative to their extent
-    keep_side_px: int = 512  # larger boxes are reduced to this side in step 3, which also removes aliasing
-    augment: bool = True
-    augment_scale: float = 0.3
-    augment_rotation_deg: float = 30.0  # standard deviation, cut at two of them
-    augment_rotation_share: float = 0.6
-    augment_shift: float = 0.02  # of the box
-    augment_colour: float = 0.2
-    stand_in_subjects: int = 16  # of the stand-in data: subjects, and hands of each
-    stand_in_hands: int = 40
-    stand_in_px: int = 128
-
-    def __post_init__(self) -> None:
-        one_of("data.format", self.format, FORMATS)
-        one_of("data.truth", self.truth, ("3d", "2d"))
-        at_least("data.box_factor", self.box_factor, 0.5)
-        at_least("data.keep_side_px", self.keep_side_px, 64)
-        at_least("data.stand_in_subjects", self.stand_in_subjects, 2)
-        if not 0 < self.val_share < 1:
-            raise Stop(f"data.val_share={self.val_share} is not between 0 and 1")
 
 
 @dataclass
@@ -109,20 +97,27 @@ class LossConfig:
     shape_prior: float = 1.0  # pull of unannotated betas to 0, relative to `betas`; keypoints say little of thickness
 
     def __post_init__(self) -> None:
-        for name in vars(self):
-            at_least(f"loss.{name}", getattr(self, name), 0)
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf"):
+                raise Stop(f"loss.{name}={value} is impossible: it must be at least 0")
+        if self.adversarial and not self.critic_lr:
+            raise Stop("loss.critic_lr=0 with loss.adversarial above 0: the critic would never learn")
+        if not any((self.keypoints_3d, self.keypoints_2d, self.global_orient, self.hand_pose, self.betas)):
+            raise Stop("all weights of loss.* are 0, so nothing would be trained", "set loss.keypoints_2d above 0")
 
 
 @dataclass
 class TargetsConfig:
-    backbone: list[str] = field(default_factory=lambda: list(BACKBONE_TARGETS))
+    """Layers that get adapters, e.g. [qkv, fc1] and [to_kv, decpose]; `attn`, `mlp` and `readouts` are several."""
+
+    backbone: list[str] = field(default_factory=lambda: ["attn", "mlp", "patch"])
     head: list[str] = field(default_factory=lambda: ["attn", "readouts"])
 
     def __post_init__(self) -> None:
         for name in self.backbone:
-            one_of("lora.targets.backbone", name, BACKBONE_TARGETS)
+            one_of("lora.targets.backbone", name, tuple(BACKBONE_TARGETS))
         for name in self.head:
-            one_of("lora.targets.head", name, HEAD_TARGETS)
+            one_of("lora.targets.head", name, tuple(HEAD_TARGETS))
 
 
 @dataclass
@@ -166,8 +161,24 @@ class Config:
     def __post_init__(self) -> None:
         if self.lora.last_blocks > self.model.depth:
             raise Stop(f"lora.last_blocks={self.lora.last_blocks} is more than model.depth={self.model.depth}")
-        if not (self.lora.targets.backbone or self.lora.targets.head or self.lora.full_readouts or self.lora.full):
+        full = self.lora.full_readouts or self.lora.full or self.model.init == "vitpose"
+        if not (full or self.adapted_backbone or self.adapted_head):
             raise Stop("lora.targets is empty: nothing would be trained")
+        refuse_other_sizes(self.model)
+
+    @property
+    def adapted_backbone(self) -> list[str]:
+        """Kinds of layers of the backbone that get adapters. Before `lora.last_blocks`, nothing is adapted."""
+        chosen = {layer for name in self.lora.targets.backbone for layer in BACKBONE_TARGETS[name]}
+        return sorted(chosen - ({"patch"} if self.lora.last_blocks else set()))
+
+    @property
+    def adapted_head(self) -> list[str]:
+        """Kinds of layers of the head that get adapters: not those that are trained fully."""
+        chosen = {layer for name in self.lora.targets.head for layer in HEAD_TARGETS[name]}
+        if self.model.init == "vitpose":  # there the whole head is new
+            return []
+        return sorted(chosen - (set(HEAD_TARGETS["readouts"]) if self.lora.full_readouts else set()))
 
     @property
     def scores_3d(self) -> bool:
@@ -215,3 +226,17 @@ EXPECTED = {
     "rank4": "in the demo a gain like rank8's with half of its parameters: least memory, small data",
     "rank16": "in the demo a gain like rank8's with twice its parameters: for more data than that",
 }
+
+
+def refuse_other_sizes(model: ModelConfig) -> None:
+    """A published or shipped checkpoint has one size; another one would fail when it is loaded, after the download."""
+    if model.checkpoint:
+        return
+    names = BACKBONE_SIZES if model.init == "vitpose" else (*BACKBONE_SIZES, *HEAD_SIZES)
+    published = vars(ModelConfig()) | ({key[6:]: value for key, value in DEMO.items()} if model.init == "demo" else {})
+    for name in names:
+        if getattr(model, name) != published[name]:
+            cause = f"model.{name}={getattr(model, name)}, but the checkpoint of model.init={model.init} has"
+            raise Stop(
+                f"{cause} {published[name]}", "leave it out, or set model.checkpoint to a checkpoint of that size"
+            )

@@ -2,43 +2,56 @@
 
 `hands.json` is a list, or {"hands": list}, of {file, hand: left|right, box: [x0, y0, x1, y1] px, group}, and where they
 are known keypoints_2d (21 x 2 or 3 px), keypoints_3d (21 x 3 or 4 m), hand_pose (48, axis-angle in rad), betas (10).
-`hands.csv` has the columns file, hand, x0, y0, x1, y1, group. Paths are relative to the folder.
+`hands.csv` has the columns file, hand, x0, y0, x1, y1, group. Paths are relative to the folder. Pixels are those of the
+upright picture. Other conventions have settings: data.joint_order_2d, joint_order_3d, axes, pose_format, left_betas,
+box_format (its four numbers are in the columns x0, y0, x1, y1 all the same), confidence.
 """
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.core.errors import Stop
-from lib.recipes.hamer import published
-from lib.recipes.hamer.config import DataConfig
+from lib.data import pictures
+from lib.recipes.hamer import conventions, published, training_tars
+from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.crop import Labels, square
-from lib.recipes.hamer.labelled import Hand, box_of, confident, group_of, load_json
+from lib.recipes.hamer.data_config import DataConfig
+from lib.recipes.hamer.labelled import Hand, attempt, box_of, group_of, is_name, load_json, table
+from lib.recipes.hamer.mano_file import ManoModel
 
 LABEL_FILES = ("hands.json", "hands.csv")
-READERS = {"made": published.evaluation, "hamer_npz": published.evaluation, "hamer_tar": published.tars}
+SIDES = ("x0", "y0", "x1", "y1")
+MOST_PX = 1e7
+READERS = {
+    "made": published.evaluation,
+    "hamer_npz": published.evaluation,
+    "hamer_tar": training_tars.tars,
+    "freihand": published.freihand,
+}
 
 
-def hands(data: DataConfig, root: Path, hands_mean: np.ndarray) -> Iterator[Hand]:
-    """Every hand below `root` in the format `data.format`, in a fixed order.
+def hands(data: DataConfig, root: Path, mano: ManoModel) -> Iterator[Hand]:
+    """Every hand below `root` in the format `data.format`, in a fixed order, with labels in our conventions.
 
-    hands_mean (45,) rad: MANO's, which FreiHAND's poses leave out. Stop: data that is missing, damaged or of another
-    format, and two hands of one name.
+    A hand that cannot be read says why in `fault`. Stop: data that is missing, damaged or of another format, and two
+    hands of one name.
     """
     if not root.exists():
         raise Stop(f"the data folder {root} does not exist", "set data.root to your data")
-    if data.format == "freihand":
-        found = published.freihand(data, root, hands_mean)
-    else:
-        found = (READERS | {"folder": folder})[data.format](data, root)
-    seen = set()
-    for hand in found:
+    said, seen = conventions.conventions_of(data), set()
+    for hand in (READERS | {"folder": folder})[data.format](data, root):
         if hand.name in seen:
             raise Stop(f"two hands are called {hand.name}", "rename one of them")
         seen.add(hand.name)
+        try:
+            hand.labels = conventions.ours(hand.given, said, mano, hand.right)
+        except BadLabel as error:
+            hand.fault = hand.fault or str(error)
         yield hand
 
 
@@ -48,52 +61,81 @@ def folder(data: DataConfig, root: Path) -> Iterator[Hand]:
     A box is tight and grows by `data.box_factor`; without one the keypoints give it, and without those the whole image
     is the crop.
     """
-    for number, entry in enumerate(entries(root)):
+    listed = entries(root)
+    tops = {name: top(data, listed, name, columns) for name, columns in (("keypoints_2d", 3), ("keypoints_3d", 4))}
+    for number, entry in enumerate(listed):
         file = entry["file"]
-        labels = labels_of(entry, root)
-        centre, side_px = entry_box(entry, root / file, labels, data.box_factor)
         group = str(entry.get("group") or group_of(data, file, str(Path(file).parent)))
-        right = side_of(entry) == "right"
-        yield Hand(f"{file}#{number}", group, root / file, file, right, centre, side_px, labels)
+        fill = partial(fill_entry, entry=entry, data=data, path=root / file, tops=tops)
+        yield attempt(f"{file}#{number}", group, root / file, file, fill)
 
 
-def labels_of(entry: dict[str, Any], root: Path) -> Labels:
+def top(data: DataConfig, listed: list[dict[str, Any]], name: str, columns: int) -> float:
+    """The confidence that means certain among all hands: one hand alone does not show the scale."""
+    found = []
+    for entry in listed:
+        try:
+            found.append(table(entry[name], name, (21, columns))[:, -1])
+        except (KeyError, BadLabel):  # no such labels, without confidences, or for `fill_entry` to refuse
+            continue
+    return conventions.certain(np.concatenate([np.zeros(1), *found]), data.confidence, name)
+
+
+def fill_entry(hand: Hand, entry: dict[str, Any], data: DataConfig, path: Path, tops: dict[str, float]) -> None:
+    hand.right = side_of(entry) == "right"
+    hand.given = labels_of(entry, tops)
+    box = box_in(entry)
+    if box is not None:
+        likely = conventions.likelier_box(box, hand.given.keypoints_2d, data.box_format)
+        hand.likely_box = f"data.box_format={likely}" if likely else ""
+        hand.centre, hand.side_px = grown(conventions.corners(box, data.box_format), data.box_factor)
+    elif hand.given.keypoints_2d[:, 2].any():
+        hand.centre, hand.side_px = box_of(hand.given.keypoints_2d, data.box_factor)
+    else:
+        try:
+            size = pictures.header(path, upright=True)[:2]
+        except pictures.Unreadable as error:
+            raise BadLabel(f"the picture cannot be used: {error}") from error
+        hand.centre, hand.side_px = np.array(size) / 2 - 0.5, float(max(size))
+
+
+def labels_of(entry: dict[str, Any], tops: dict[str, float]) -> Labels:
+    """Labels as the entry has them. BadLabel: one of another shape."""
     labels = Labels()
     for name, columns in (("keypoints_2d", 3), ("keypoints_3d", 4)):
         if entry.get(name) is not None:
-            points = np.array(entry[name], np.float32)
-            points = points if points.ndim == 2 and points.shape[1] == columns else confident(points)
-            if points.shape != (21, columns):
-                cause = f"{root}: {name} of {entry['file']} has the shape {points.shape} instead of (21, {columns})"
-                raise Stop(cause, "correct the label file")
-            setattr(labels, name, points)
-    for name, flag in (("hand_pose", "has_pose"), ("betas", "has_betas")):
-        if entry.get(name) is not None:
-            setattr(labels, name, np.array(entry[name], np.float32).ravel())
-            setattr(labels, flag, True)
+            points = table(entry[name], name, (21, columns - 1), (21, columns))
+            known = points.shape[1] == columns
+            setattr(labels, name, conventions.weighted(points, tops[name]) if known else conventions.confident(points))
+    if entry.get("hand_pose") is not None:
+        labels.hand_pose, labels.has_pose = table(entry["hand_pose"], "hand_pose").ravel(), True
+    if entry.get("betas") is not None:
+        labels.betas, labels.has_betas = table(entry["betas"], "betas", (10,), (1, 10)).ravel(), True
     return labels
 
 
 def side_of(entry: dict[str, Any]) -> str:
-    """left or right. Stop: anything else."""
+    """left or right. BadLabel: anything else."""
     hand = str(entry.get("hand", "")).lower()
     if hand not in ("left", "right"):
-        raise Stop(f"{entry['file']}: hand is {hand!r}, but only left and right are known", "correct the label file")
+        raise BadLabel(f"hand is {hand!r}, but only left and right are known")
     return hand
 
 
-def entry_box(entry: dict[str, Any], path: Path, labels: Labels, factor: float) -> tuple[np.ndarray, float]:
-    """Centre (2,) px and side of the square crop in px; 0 where the box has no area."""
-    if entry.get("box") is not None:
-        box = np.array(entry["box"], float)
-        width_px, height_px = (factor * (box[2:] - box[:2])).clip(0)
-        return (box[:2] + box[2:]) / 2, square(width_px, height_px)
-    if labels.keypoints_2d[:, 2].any():
-        return box_of(labels.keypoints_2d, factor)
-    from PIL import Image
+def box_in(entry: dict[str, Any]) -> np.ndarray | None:
+    """The four numbers of the box as they are given, None without one. BadLabel: they are not, or no picture's."""
+    if entry.get("box") is None:
+        return None
+    box = table(entry["box"], "box", (4,), kind=np.float64)
+    if not (np.abs(box) < MOST_PX).all():
+        raise BadLabel(f"box is {box.tolist()}, which no picture has")
+    return box
 
-    with Image.open(path) as image:
-        return np.array(image.size) / 2 - 0.5, float(max(image.size))
+
+def grown(box: np.ndarray, factor: float) -> tuple[np.ndarray, float]:
+    """Centre (2,) px and side in px of the crop around a box x0, y0, x1, y1; a side of 0 where it has no area."""
+    width_px, height_px = (factor * (box[2:] - box[:2])).clip(0)
+    return (box[:2] + box[2:]) / 2, square(width_px, height_px)
 
 
 def entries(root: Path) -> list[dict[str, Any]]:
@@ -106,9 +148,12 @@ def entries(root: Path) -> list[dict[str, Any]]:
         cause = f"{root} holds neither {' nor '.join(LABEL_FILES)}"
         raise Stop(cause, "write one: a row per hand with file, hand, x0, y0, x1, y1, group")
     found = json_rows(file) if file.suffix == ".json" else csv_rows(file)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) and entry.get("file") for entry in found):
-        cause = f"{file} is not a list of hands that each name a file"
-        raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
+    if not isinstance(found, list) or not found:
+        raise Stop(f"{file} is not a list of hands", "see the docstring of lib/recipes/hamer/formats.py")
+    for number, entry in enumerate(found):
+        if not isinstance(entry, dict) or not is_name(entry.get("file")) or not is_name(str(entry.get("group") or "x")):
+            cause = f"{file} is not a list of hands that each name a file: number {number} does not"
+            raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
     return found
 
 
@@ -118,8 +163,17 @@ def json_rows(file: Path) -> Any:
 
 
 def csv_rows(file: Path) -> Any:
-    with open(file, newline="", encoding="utf-8") as lines:
-        rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+    """Stop: a table that cannot be read, or one with a part of a box."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+    except (csv.Error, ValueError, OSError) as error:
+        raise Stop(f"{file} is not a table of comma-separated values ({error})", "save it as CSV in UTF-8") from error
+    there = [side for side in SIDES if rows and side in rows[0]]
+    if there and len(there) < len(SIDES):
+        raise Stop(
+            f"{file} has the columns {', '.join(there)} but not all of {', '.join(SIDES)}", "add the missing ones"
+        )
     for row in rows:
-        row["box"] = [row[side] for side in ("x0", "y0", "x1", "y1")] if row.get("x0") else None
+        row["box"] = [row[side] for side in SIDES] if row.get("x0") else None
     return rows

@@ -4,7 +4,8 @@ The file is licensed: it is read where it lies, never copied or converted on dis
 """
 
 import hashlib
-from collections.abc import Container
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # wrist; index,
 TIPS = (744, 320, 443, 554, 671)
 NAMES = ("MANO_RIGHT.pkl", "MANO_RIGHT.npz")
 AGAIN = "fetch MANO_RIGHT.pkl again from https://mano.is.tue.mpg.de (Models & Code)"
+LARGEST_BYTES = 100_000_000  # of one array; MANO's largest has 2.5 MB
+# What numpy and zipfile raise on a damaged file.
+BROKEN = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, OSError, MemoryError,
+    SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 SHAPES = {
     "v_template": (VERTICES, 3),
     "shapedirs": (VERTICES, 3, 10),
@@ -48,53 +55,85 @@ class ManoModel:
     hands_components: np.ndarray  # (45, 45)
     hands_mean: np.ndarray  # (45,) radians; FreiHAND's poses are relative to it, HaMeR's are not
     of_freihand: bool = True  # the version of MANO that FreiHAND's labels were made with
+    version: str = ""  # what is to be said of the file's version, where it is not known to be that one
 
     @property
     def stand_in(self) -> bool:
         return self.name != "MANO"
 
 
+def find(folder: Path) -> Path:
+    """The file of NAMES that lies in a folder; the first one where none does."""
+    return next((folder / name for name in NAMES if (folder / name).exists()), folder / NAMES[0])
+
+
 def read(path: Path) -> ManoModel:
     """The hand of a MANO file.
 
-    Stop: a file that is absent, names anything but arrays, or holds arrays that cannot be a hand.
+    Stop: a file that is absent, names anything but arrays, or holds arrays that cannot be a right hand.
     """
     if not path.is_file():
         raise Stop(f"the MANO file {path} does not exist", "python step2_download.py")
-    content = from_npz(path) if path.suffix == ".npz" else from_pickle(path)
-    arrays = {name: np.asarray(array) for name, array in content.items()}
-    check(path, arrays)
+    try:
+        arrays = from_npz(path) if path.suffix == ".npz" else from_pickle(path)
+        check(path, arrays)
+    except BROKEN as error:
+        raise Stop(f"{path} is damaged ({type(error).__name__}: {error})", AGAIN) from error
     kept: dict[str, Any] = {name: arrays[name] for name in SHAPES if name != "kintree_table"}
-    return ManoModel(name="MANO", of_freihand=known_version(path), **kept)
+    known, said = version_of(path)
+    return ManoModel(name="MANO", of_freihand=known, version=said, **kept)
 
 
-def known_version(path: Path) -> bool:
-    """Is this the version that FreiHAND's labels were made with? A re-saved .npz cannot be told."""
-    return path.suffix != ".pkl" or hashlib.md5(path.read_bytes()).hexdigest() == MANO_MD5
+def version_of(path: Path) -> tuple[bool, str]:
+    """Is this the version that FreiHAND's labels were made with, as far as is known, and what is to be said of it?"""
+    if path.suffix != ".pkl":
+        return True, f"which version {path.name} holds cannot be told, because it was saved again"
+    found = hashlib.md5(path.read_bytes()).hexdigest()
+    if found == MANO_MD5:
+        return True, ""
+    versions = f"that of MANO 1.2, with which FreiHAND's labels were made, is {MANO_MD5}"
+    return False, f"{path.name} has the unknown MD5 {found}; {versions}; other versions move vertices by up to 6 mm"
 
 
-def from_pickle(path: Path) -> dict[str, Any]:
+def from_pickle(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         content = pickles.read(file, str(path), pickles.ARRAYS | pickles.CHUMPY)
     refuse_missing(path, content)
     return {name: pickles.value(content[name]) for name in SHAPES}
 
 
-def from_npz(path: Path) -> dict[str, Any]:
+def from_npz(path: Path) -> dict[str, np.ndarray]:
+    """Stop: a member that is far larger than MANO's, before it is read."""
+    if not zipfile.is_zipfile(path):
+        raise Stop(f"{path} is damaged: an .npz is a zip archive, and this is none", AGAIN)
     with np.load(path, allow_pickle=False) as content:
-        refuse_missing(path, content)
+        refuse_missing(path, dict.fromkeys(content.files))
+        for member in content.zip.infolist():
+            if member.file_size > LARGEST_BYTES:
+                raise Stop(f"{path} is not a MANO file: {member.filename} has {member.file_size} bytes", AGAIN)
         return {name: content[name] for name in SHAPES}
 
 
-def refuse_missing(path: Path, content: Container[str]) -> None:
-    missing = [name for name in SHAPES if name not in content]
+def refuse_missing(path: Path, content: Any) -> None:
+    missing = [name for name in SHAPES if not isinstance(content, dict) or name not in content]
     if missing:
         raise Stop(f"{path} is not a MANO file: it lacks {', '.join(missing)}", AGAIN)
+
+
+def refuse_left(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Stop: the thumb is on the left hand's side, seen along the fingers with the palm down (-y, in both files)."""
+    joints = arrays["J_regressor"] @ arrays["v_template"]
+    fingers, thumb = joints[[1, 4, 7, 10]].mean(0) - joints[0], joints[14] - joints[0]
+    if np.cross(fingers, thumb)[1] < 0:
+        cause = f"{path} holds a left hand (its thumb is on the other side): MANO_LEFT under another name?"
+        raise Stop(cause, f"put MANO_RIGHT there; {AGAIN}")
 
 
 def check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Stop: a shape that is not MANO's, a number that is not finite, shares that do not sum to 1, another tree."""
     for name, shape in SHAPES.items():
+        if arrays[name].dtype.kind not in "fiu":
+            raise Stop(f"{path}: {name} holds {arrays[name].dtype} instead of numbers", AGAIN)
         if arrays[name].shape != shape:
             raise Stop(f"{path}: {name} has the shape {arrays[name].shape} instead of {shape}", AGAIN)
         if not np.isfinite(arrays[name].astype(float)).all():

@@ -4,7 +4,9 @@ A pickle may name any function and have it called. Here only what builds numpy a
 classes as empty shells that keep their state; any other name ends the reading before anything of the file was called.
 """
 
+import io
 import pickle
+import pickletools
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -47,6 +49,8 @@ def rebuild(kind: Any, shape: Any, code: Any) -> np.ndarray:
     """numpy's _reconstruct, for plain arrays alone."""
     if kind is not np.ndarray:
         raise pickle.UnpicklingError(f"array class {kind!r}")
+    if shape != (0,):  # numpy writes this; the shape comes with the state, and so do as many bytes
+        raise pickle.UnpicklingError(f"an array that starts with the shape {shape!r}")
     return np.ndarray.__new__(np.ndarray, shape, code)
 
 
@@ -86,8 +90,12 @@ DAMAGED = (
     KeyError,
     IndexError,
     AttributeError,
-    UnicodeDecodeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    ImportError,
 )
+MOST_CELLS = 100_000_000  # of a matrix that is stored in few numbers
 
 
 class Closed(pickle.Unpickler):
@@ -111,12 +119,21 @@ def read(file: BinaryIO, label: str, names: dict[str, Any] = ARRAYS) -> Any:
     Stop: it names something else, or it is damaged.
     """
     again = "get the file from its publisher again"
+    content = file.read()
     try:
-        return Closed(file, names).load()
+        refuse_large_memo(content)
+        return Closed(io.BytesIO(content), names).load()
     except ForeignName as error:
         raise Stop(f"{label} is refused: it names {error}, which could run code", again) from error
     except DAMAGED as error:
         raise Stop(f"{label} is not a complete pickle ({error})", again) from error
+
+
+def refuse_large_memo(content: bytes) -> None:
+    """UnpicklingError: a damaged pickle stores something at so high a place that the table would fill the memory."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name.endswith("PUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"it stores something at place {argument} of its memory")
 
 
 def value(content: Any) -> np.ndarray:
@@ -133,7 +150,10 @@ def value(content: Any) -> np.ndarray:
 
 def dense(state: dict[str, Any]) -> np.ndarray:
     """A compressed-column matrix as a full one."""
-    matrix = np.zeros(state["_shape"] if "_shape" in state else state["shape"])
+    rows, columns_there = state["_shape"] if "_shape" in state else state["shape"]
+    if not 0 < rows * columns_there <= MOST_CELLS:
+        raise ValueError(f"a matrix of {rows} x {columns_there}")
+    matrix = np.zeros((rows, columns_there))
     columns = np.repeat(np.arange(matrix.shape[1]), np.diff(state["indptr"]))
     np.add.at(matrix, (np.asarray(state["indices"]), columns), state["data"])
     return matrix

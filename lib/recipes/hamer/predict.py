@@ -1,7 +1,8 @@
 """The adapted model on a person's own photographs: pictures, meshes and numbers for every hand.
 
-INPUTS is a folder of images. `hands.json` or `hands.csv` in it lists boxes and handedness (formats.py); without one
-every image is one box around a right hand. FreiHAND's pred.json holds the hands in the order of the list.
+INPUTS is a folder of images. `hands.json` or `hands.csv` in it lists boxes (as data.box_format says, in the upright
+picture) and handedness (formats.py); without one every image is one box around a right hand. FreiHAND's pred.json holds
+the hands in the order of the list.
 """
 
 from pathlib import Path
@@ -14,8 +15,10 @@ from PIL import Image
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
 from lib.core.run import atomic, write_json
-from lib.recipes.hamer import crop, formats, overlay, render
+from lib.data import pictures
+from lib.recipes.hamer import conventions, crop, formats, overlay, render
 from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.geometry import full_translation
 from lib.recipes.hamer.labelled import IMAGES
 
@@ -25,29 +28,54 @@ MIRROR = np.array([-1.0, 1, 1])
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
     """Per hand NAME_i.png (crop, overlay, side view), NAME_i_keypoints.png, NAME_i.obj, NAME_i.json; per image
-    NAME_all.jpg; pred.json.
+    NAME_all.jpg; pred.json. An image that cannot be read is skipped, with its reason.
 
     Stop: no images, a label file that cannot be read, or a box without area or outside its image.
     """
-    network, joints, vertices = parts.modules["hamer"], [], []
+    network, skipped = parts.modules["hamer"], 0
+    joints: list[Any] = []
+    vertices: list[Any] = []
     root = Path(inputs)
-    for file, entries in listed(root).items():
-        with Image.open(root / file) as image:
-            picture = np.asarray(image.convert("RGB"))
-        composite, stem = picture, Path(file).with_suffix("").as_posix().replace("/", "_")
+    found = listed(root)
+    for (file, entries), stem in zip(found.items(), stems(list(found)), strict=True):
+        try:
+            picture = np.asarray(pictures.read(root / file, upright=True))
+        except pictures.Unreadable as error:
+            print(f"  skipped {file}: {error}", flush=True)
+            skipped += 1
+            continue
+        composite = picture
         for number, entry in enumerate(entries):
-            found = hand(config, network, picture, entry)
-            write_hand(config, picture, found, network.mano.stand_in, out, f"{stem}_{number}")
-            placed = found["vertices"] + found["translation"]
-            composite = overlay.mesh(composite, placed, found["faces"], found["focal_px"], found["principal"])
-            joints.append(found["joints"].tolist())
-            vertices.append(found["vertices"].tolist())
+            answer = hand(config, network, picture, entry)
+            write_hand(config, picture, answer, network.mano.stand_in, out, f"{stem}_{number}")
+            placed = answer["vertices"] + answer["translation"]
+            composite = overlay.mesh(composite, placed, answer["faces"], answer["focal_px"], answer["principal"])
+            joints.append(answer["joints"].tolist())
+            vertices.append(answer["vertices"].tolist())
         save(composite, out / f"{stem}_all.jpg")
-    if network.mano.stand_in:
-        print("pred.json is not written: with the stand-in hand it could not be compared with FreiHAND")
-    else:
-        write_json(out / "pred.json", [joints, vertices])
+    if skipped == len(found):
+        raise Stop(f"no image in {root} can be read", "give a folder of pictures to --predict")
+    write_predictions(out / "pred.json", [joints, vertices], network.mano.stand_in, skipped)
     print(f"{len(joints)} hands")
+
+
+def write_predictions(path: Path, content: list[Any], stand_in: bool, skipped: int) -> None:
+    if stand_in:
+        print("pred.json is not written: with the stand-in hand it could not be compared with FreiHAND")
+    elif skipped:
+        print(f"pred.json is not written: its hands are counted, and {skipped} images could not be read")
+    else:
+        write_json(path, content)
+
+
+def stems(files: list[str]) -> list[str]:
+    """Names of outputs, one for each file: without folders and ending, and with a number where that names two."""
+    found: list[str] = []
+    for file in files:
+        stem = Path(file).with_suffix("").as_posix().replace("/", "_")
+        again = sum(other == stem or other.rpartition("-")[0] == stem for other in found)
+        found.append(f"{stem}-{again + 1}" if again else stem)
+    return found
 
 
 def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
@@ -59,7 +87,7 @@ def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in formats.entries(inputs):
             found.setdefault(entry["file"], []).append(entry)
         return found
-    images = sorted(path.name for path in inputs.iterdir() if path.suffix.lower() in IMAGES)
+    images = sorted(path.name for path in inputs.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != ".")
     if not images:
         raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
     return {name: [{"file": name, "hand": "right", "box": None}] for name in images}
@@ -72,8 +100,12 @@ def hand(config: Config, network: Any, picture: np.ndarray, entry: dict[str, Any
     (3,) m. `answer` and `closed` (the faces) stay those of the right hand in the mirror.
     """
     height, width = picture.shape[:2]
-    given, right = entry.get("box"), formats.side_of(entry) == "right"
-    box = np.array(given if given is not None else [0, 0, width - 1, height - 1], float)
+    try:
+        given, right = formats.box_in(entry), formats.side_of(entry) == "right"
+    except BadLabel as error:
+        raise Stop(f"{entry['file']}: {error}", "correct the label file") from error
+    whole = np.array([0, 0, width - 1, height - 1], float)
+    box = whole if given is None else conventions.corners(given, config.data.box_format)
     refuse_bad_box(box, entry["file"], width, height)
     factor = config.data.box_factor if given is not None else 1.0
     image, centre, side_px = crop.detection(picture, box, right, factor, config.model.crop_px)
@@ -103,7 +135,7 @@ def in_whole_image(
 
 
 def refuse_bad_box(box: np.ndarray, file: str, width: int, height: int) -> None:
-    boxes = "boxes are x0, y0, x1, y1 in pixels"
+    boxes = "boxes are x0, y0, x1, y1 in pixels of the upright picture (another form: data.box_format)"
     if (box[2:] <= box[:2]).any():
         raise Stop(f"{file}: the box {box.tolist()} has no area", boxes)
     if (box[2:] <= 0).any() or (box[:2] >= [width, height]).any():

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.errors import Stop
 from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.hamer import crop
-from lib.recipes.hamer.config import Config, DataConfig
+from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.data import ARRAYS, truth
+from lib.recipes.hamer.data_config import DataConfig
 
 
 class Shards:
@@ -49,19 +51,25 @@ class Shards:
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Side train: augmented crops; val: every held-out hand that can be scored; select: some of them, spread over the
-    groups.
+    """Side train: augmented crops; test: every held-out hand that can be scored; select: some hands of its own groups,
+    spread over them.
 
-    "vertices" tells the scores whether all held-out hands have a mesh (pose and shape) to compare with.
+    "vertices" tells the scores whether all hands of the side have a mesh (pose and shape) to compare with. Stop: the
+    side has no hand that is of use.
     """
     shards = Shards(manifest.arrays)
     train = manifest.side("train")
     if side == "train":
-        real = [record for record in train if int(record.columns["pose"])]
+        if not train:
+            raise Stop("the training side has no usable hand", "hold out other groups: data.val_groups or val_share")
+        real = [record for record in train if int(record.columns["mesh"])]
         return Sampler(len(train), lambda index, key: train_sample(config, shards, train[index], real, key.generator()))
-    mean, held = mean_hand(config, shards, train), manifest.side("val")
+    mean, held = mean_hand(config, shards, train), manifest.side(side)
     held = [record for record in held if int(record.columns[truth(config)])]
-    mean["vertices"] = np.float32(config.scores_3d and all(int(record.columns["pose"]) for record in held))
+    if not held:
+        cause = f"no hand of the {side} side has keypoints in {truth(config)} to be scored against"
+        raise Stop(cause, "hold out other groups (data.val_groups), or set data.truth")
+    mean["vertices"] = np.float32(config.scores_3d and all(int(record.columns["mesh"]) for record in held))
     held = spread(held, config.eval.select_samples) if side == "select" else by_turns(held)
     return Sampler(len(held), lambda index, key: sample(config, shards, held[index], crop.Change()) | mean)
 

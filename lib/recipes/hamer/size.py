@@ -2,7 +2,7 @@
 the frozen blocks. Closed forms, no torch.
 """
 
-from lib.recipes.hamer.config import Config, ModelConfig
+from lib.recipes.hamer.config import HEAD_TARGETS, Config, ModelConfig
 
 CRITIC = 1_545_211
 READOUTS = 6 * 16 + 10 + 3
@@ -30,28 +30,18 @@ def adapted_blocks(config: Config) -> range:
 
 
 def targets(config: Config) -> tuple[str, ...]:
-    """Regexes over whole names of HaMeR's submodules.
+    """Regexes over whole names of HaMeR's submodules, one for each kind of layer.
 
-    A plain "proj" would also hit the patch embedding, "to_out" a Sequential.
+    A plain "proj" would also hit the patch embedding, "to_out" a Sequential, and in a deeper network more blocks.
     """
     blocks = rf"backbone\.blocks\.({'|'.join(map(str, adapted_blocks(config)))})"
     layer = r"mano_head\.transformer\.transformer\.layers\.\d+"
-    backbone = {
-        "attn": rf"{blocks}\.attn\.(qkv|proj)",
-        "mlp": rf"{blocks}\.mlp\.fc[12]",
-        "patch": r"backbone\.patch_embed\.proj",
-    }
-    head = {
-        "attn": rf"{layer}\.[01]\.fn\.(to_qkv|to_kv|to_q|to_out\.0)",
-        "mlp": rf"{layer}\.2\.fn\.net\.[03]",
-        "readouts": r"mano_head\.dec(pose|shape|cam)",
-    }
-    wanted, last_blocks = config.lora.targets, config.lora.last_blocks
-    chosen = [backbone[name] for name in wanted.backbone if not (name == "patch" and last_blocks)]
-    if config.model.init == "vitpose":
-        return tuple(chosen)  # there the whole head is new and trained fully
-    chosen += [head[name] for name in wanted.head if not (name == "readouts" and config.lora.full_readouts)]
-    return tuple(chosen)
+    backbone = {"qkv": rf"{blocks}\.attn\.qkv", "proj": rf"{blocks}\.attn\.proj"}
+    backbone |= {"fc1": rf"{blocks}\.mlp\.fc1", "fc2": rf"{blocks}\.mlp\.fc2", "patch": r"backbone\.patch_embed\.proj"}
+    head = {"to_qkv": rf"{layer}\.0\.fn\.to_qkv", "to_kv": rf"{layer}\.1\.fn\.to_kv", "to_q": rf"{layer}\.1\.fn\.to_q"}
+    head |= {"to_out": rf"{layer}\.[01]\.fn\.to_out\.0", "net": rf"{layer}\.2\.fn\.net\.[03]"}
+    head |= {name: rf"mano_head\.{name}" for name in HEAD_TARGETS["readouts"]}
+    return tuple([backbone[name] for name in config.adapted_backbone] + [head[name] for name in config.adapted_head])
 
 
 def fully_trained(config: Config) -> tuple[str, ...]:
@@ -65,22 +55,18 @@ def fully_trained(config: Config) -> tuple[str, ...]:
 
 def adapter_parameters(config: Config) -> int:
     """A and B of every target. Full size: rank 4 2 869 684, rank 8 5 739 368, rank 16 11 478 736."""
-    model, chosen = config.model, config.lora.targets
-    width, hidden, inner = model.width, model.mlp_ratio * model.width, model.decoder_heads * model.decoder_head_width
-    per_rank = 0
-    if "attn" in chosen.backbone:
-        per_rank += len(adapted_blocks(config)) * (4 * width + 2 * width)
-    if "mlp" in chosen.backbone:
-        per_rank += len(adapted_blocks(config)) * 2 * (width + hidden)
-    if "patch" in chosen.backbone and not config.lora.last_blocks:
-        per_rank += 3 * model.patch_px**2 + width
-    if model.init != "vitpose":
-        wide = model.decoder_width
-        self_attention, cross = (wide + 3 * inner) + (inner + wide), (width + 2 * inner) + 2 * (wide + inner)
-        per_rank += model.decoder_depth * (self_attention + cross) if "attn" in chosen.head else 0
-        per_rank += model.decoder_depth * 2 * (wide + model.decoder_mlp) if "mlp" in chosen.head else 0
-        per_rank += 3 * wide + READOUTS if "readouts" in chosen.head and not config.lora.full_readouts else 0
-    return config.lora.rank * per_rank
+    model = config.model
+    width, hidden, wide = model.width, model.mlp_ratio * model.width, model.decoder_width
+    inner, depth, blocks = model.decoder_heads * model.decoder_head_width, model.decoder_depth, adapted_blocks(config)
+    ends = {  # inputs and outputs of all layers of a kind together
+        "qkv": len(blocks) * 4 * width, "proj": len(blocks) * 2 * width,
+        "fc1": len(blocks) * (width + hidden), "fc2": len(blocks) * (hidden + width),
+        "patch": 3 * model.patch_px**2 + width,
+        "to_qkv": depth * (wide + 3 * inner), "to_kv": depth * (width + 2 * inner), "to_q": depth * (wide + inner),
+        "to_out": 2 * depth * (inner + wide), "net": 2 * depth * (wide + model.decoder_mlp),
+        "decpose": wide + 6 * 16, "decshape": wide + 10, "deccam": wide + 3,
+    }  # fmt: skip
+    return config.lora.rank * sum(ends[name] for name in config.adapted_backbone + config.adapted_head)
 
 
 def trainable_parameters(config: Config) -> int:
@@ -95,8 +81,6 @@ def trainable_parameters(config: Config) -> int:
 
 def frozen_blocks(config: Config) -> int:
     """How many blocks run before the first trained tensor; -1 = the patch embedding itself is trained."""
-    backbone = config.lora.targets.backbone
-    patch_trained = "patch" in backbone and not config.lora.last_blocks
-    if patch_trained or any("backbone" in pattern for pattern in config.lora.full):
+    if "patch" in config.adapted_backbone or any("backbone" in pattern for pattern in config.lora.full):
         return -1
-    return adapted_blocks(config).start if set(backbone) - {"patch"} else config.model.depth
+    return adapted_blocks(config).start if config.adapted_backbone else config.model.depth

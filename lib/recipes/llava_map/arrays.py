@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from lib.core.run import atomic
+from lib.data import pictures
 from lib.recipes.llava_map import geometry
 from lib.recipes.llava_map.roadmap import Vector
-from lib.recipes.llava_map.tables import CAMERAS, Frame
+from lib.recipes.llava_map.tables import CAMERAS, Camera, Frame
 
 
 def write_arrays(path: Path, frame: Frame, vectors: list[Vector], size_px: tuple[int, int]) -> None:
@@ -49,14 +50,19 @@ def lines_of(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     return np.split(arrays["vertices"], arrays["ends"][:-1]) if len(arrays["ends"]) else []
 
 
-def resized(path: Path, size_px: tuple[int, int]) -> Image.Image:
-    """A picture at size_px (width, height). OSError where it cannot be decoded.
+def resized(root: Path, camera: Camera, size_px: tuple[int, int]) -> Image.Image:
+    """A camera's picture at size_px (width, height). Unreadable: why it cannot be used.
 
-    The decoder halves large JPEGs by itself, which saves most of the time.
+    Pixels as they are stored, because the cameras were measured on them. The decoder halves large JPEGs by itself,
+    which saves most of the time. A picture of another shape than its table says was cropped or turned, and no
+    intrinsics fit it.
     """
-    with Image.open(path) as picture:
-        picture.draft("RGB", size_px)
-        return picture.convert("RGB").resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    picture = pictures.read(root / camera.filename, upright=False, at_least=size_px)
+    off = picture.width * camera.height_px - picture.height * camera.width_px
+    if abs(off) > camera.width_px + camera.height_px:  # more than a pixel, which a reduced decoding rounds
+        told = f"sample_data.json says {camera.width_px} x {camera.height_px}"
+        raise pictures.Unreadable(f"it is {picture.width / picture.height:.3f} times as wide as high, and {told}")
+    return picture.resize(size_px, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def read_pictures(folder: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The networks of a stage: published parts, new parts drawn from the run's seed, and what of them is trained."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import Stop
+from lib.core.errors import Stop, nearest
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
-from lib.recipes.llava_map import losses, model, published, samples
+from lib.recipes.llava_map import causal, losses, model, published, samples
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.language_model import adapter_parameters, hidden_width, llama_size
-from lib.recipes.llava_map.sizes import LlamaSize
+from lib.recipes.llava_map.language_model import adapter_parameters, asset_name, hidden_width, lora_target
+from lib.recipes.llava_map.qformer import VIEWS
 
 TRAINED_PARTS = ("bridge", "queries", "decoder", "interaction", "qformer")
 
@@ -30,21 +31,21 @@ def stages(config: Config, manifest: Manifest) -> list[Stage]:
 
 def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     """Everything on the CPU. What is new is drawn from train.seed: base and adapted start from the same weights."""
-    size = llama_size(config, asset_dirs.get("llm"))
-    modules, fingerprints = published.load(config, size, asset_dirs)
+    modules, fingerprints = published.load(config, stage.name, asset_dirs)
     torch.manual_seed(config.train.seed)
-    modules |= model.new_parts(config, hidden_width(config, size))
+    llm = modules.get("llm")
+    modules |= model.new_parts(config, hidden_width(config, llm.config.hidden_size if llm else None))
     if config.model.qformer == "scratch":
         print("the Q-Former starts from random weights (model.qformer=scratch)")
         modules["qformer"] = model.new_qformer(config)
-    if size:
-        modules["prompt"] = Prompt(prompt_ids(config, size, asset_dirs))
     full = [rf"{name}\..*" for name in TRAINED_PARTS if name in modules] + list(config.lora.full)
     adapters = {}
-    if stage.name == "stage3" and config.train.stage3 == "full":
-        full.append(r"llm\..*")
-    elif stage.name == "stage3" and size:
-        adapters["llm"] = lora(config, size)
+    if llm:
+        modules["prompt"] = prompt_of(config, llm, asset_dirs)
+        if stage.name == "stage3" and config.train.stage3 == "full":
+            full.append(r"llm\..*")
+        elif stage.name == "stage3":
+            adapters["llm"] = lora(config, llm)
     for module in modules.values():
         module.eval()
     base = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
@@ -52,43 +53,69 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
 
 
 class Prompt(nn.Module):
-    """The instruction's token ids, the same for every sample."""
+    """The instruction's token ids, the same for every sample. The first `before` of them come before the scene."""
 
-    def __init__(self, ids: list[int]):
+    def __init__(self, ids: list[int], before: int):
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids, dtype=torch.long), persistent=False)
+        self.before = before
 
 
-def prompt_ids(config: Config, size: LlamaSize, asset_dirs: dict[str, Path]) -> list[int]:
-    """Beginning of sequence, then the instruction.
+def prompt_of(config: Config, llm: Any, asset_dirs: dict[str, Path]) -> Prompt:
+    """Beginning of sequence where the tokenizer has one, then the instruction.
 
-    Stop where an id is not in the embedding table: the tokenizer is then another model's.
+    Stop where an id is not in the embedding table (the tokenizer is then another model's), or where prompt, scene and
+    map queries are more than the language model takes.
     """
-    from tokenizers import Tokenizer
-
-    folder = asset_dirs["base" if config.model.llm == "demo" else "llm"]
-    ids: list[int]
-    if not (folder / "tokenizer.json").exists():
-        from transformers import AutoTokenizer
-
-        ids = AutoTokenizer.from_pretrained(folder)(config.model.prompt)["input_ids"]
-    else:
-        ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(config.model.prompt).ids
-    if max(ids) >= size.vocabulary:
+    folder = asset_dirs["base" if config.model.llm == "demo" else asset_name(config)]
+    ids, vocabulary = prompt_ids(config, folder), llm.get_input_embeddings().num_embeddings
+    if max(ids) >= vocabulary:
         raise Stop(
-            f"the tokenizer in {folder} gives id {max(ids)}, but the language model has {size.vocabulary} words",
+            f"the tokenizer in {folder} gives id {max(ids)}, but the language model has {vocabulary} words",
             "use the tokenizer of the same model",
         )
+    scene = VIEWS * config.model.tokens_per_view + len(ids)
+    queries = config.model.instances * (1 + config.model.points)
+    causal.refuse_short_sight(llm, scene + queries, scene + 1 + config.model.points)
+    return Prompt(ids, before=int(ids[0] == llm.config.bos_token_id))
+
+
+def prompt_ids(config: Config, folder: Path) -> list[int]:
+    """Stop where the folder has no tokenizer, or one that gives the prompt no token."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    ids: list[int]
+    try:
+        if (folder / "tokenizer.json").is_file():
+            ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(config.model.prompt).ids
+        else:
+            ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(config.model.prompt)["input_ids"]
+    except Exception as error:  # each kind of tokenizer has its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Stop(f"{folder} has no tokenizer that can be read: {reason}", "bring the model's tokenizer") from error
+    if not ids:
+        raise Stop(f"the tokenizer in {folder} gives model.prompt no token", "set a longer model.prompt")
     return ids
 
 
 # ---------------------------------------------------------------------------------------------- what is trained
 
 
-def lora(config: Config, size: LlamaSize) -> LoraSpec:
-    """Adapters of the language model. A bare name in lora.targets means that projection of every attention layer."""
-    targets = tuple(rf"layers\.\d+\.self_attn\.{name}" if name.isidentifier() else name for name in config.lora.targets)
-    expected = adapter_parameters(config, size)
+def lora(config: Config, llm: nn.Module) -> LoraSpec:
+    """Adapters of the language model. A bare name in lora.targets means that layer in every block.
+
+    Stop where a target is no linear layer of the model; its own names are said.
+    """
+    layers = {name: tuple(part.weight.shape) for name, part in llm.named_modules() if isinstance(part, nn.Linear)}
+    targets = tuple(lora_target(target) for target in config.lora.targets)
+    for target, pattern in zip(config.lora.targets, targets, strict=True):
+        if not any(re.fullmatch(pattern, name) for name in layers):
+            known = nearest(target, {name.rpartition(".")[2] for name in layers})
+            raise Stop(
+                f"lora.targets={target} is no linear layer of {config.model.llm}: {known}", "correct lora.targets"
+            )
+    expected = adapter_parameters(config, layers)
     return LoraSpec(targets, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft, expected)
 
 
@@ -122,8 +149,9 @@ def objectives(config: Config, stage: Stage) -> list[Objective]:
     if stage.name == "stage3":
         rates["l"] = ("llm", config.train.lr_llm)
     clip = config.train.clip or None
+    elsewhere = f"(?!(?:{'|'.join(config.lora.full)})$)" if config.lora.full else ""  # those are groups of their own
     groups = [
-        Group(name, rf"{module}\..*", rate, config.train.weight_decay, clip=clip)
+        Group(name, rf"{elsewhere}{module}\..*", rate, config.train.weight_decay, clip=clip)
         for name, (module, rate) in rates.items()
     ]
     groups += [
@@ -138,11 +166,12 @@ def loss(config: Config) -> Callable[[Parts, Batch, int], tuple[Tensor, dict[str
 
     def objective(parts: Parts, batch: Batch, step: int) -> tuple[Tensor, dict[str, Any]]:
         logits, points = model.detect(parts.modules, config, batch)
-        half = torch.tensor(config.data.half_extent_m, device=points.device)
-        truths = [
-            losses.Truth(labels, (orders / half + 1) / 2)
-            for labels, orders in zip(batch["labels"], batch["orders"], strict=True)
-        ]
-        return losses.map_loss(logits, points, truths, weights, 2 * half)
+        with torch.autocast(points.device.type, enabled=False):  # truth, matching and losses are fp32
+            half = torch.tensor(config.data.half_extent_m, device=points.device)
+            truths = [
+                losses.Truth(labels, (orders / half + 1) / 2)
+                for labels, orders in zip(batch["labels"], batch["orders"], strict=True)
+            ]
+            return losses.map_loss(logits, points, truths, weights, 2 * half)
 
     return objective

@@ -1,18 +1,21 @@
 """Settings of the map recipe: sections, presets, and what the demo changes."""
 
+import re
 from dataclasses import dataclass, field
 
 from lib.core import config
 from lib.core.config import at_least, one_of
 from lib.core.errors import Stop
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
+from lib.recipes.llava_map.splits import OFFICIAL
 
 
 @dataclass
 class ModelConfig:
     encoder: str = "resnet50"
     qformer: str = "blip2"  # or "scratch": never a silent fall-back
-    llm: str = "lmsys/vicuna-7b-v1.5"  # or another Llama-family id or folder, or "none"
+    # or another id of the hub, or a folder: any causal family that transformers builds and whose mask holds; or "none"
+    llm: str = "lmsys/vicuna-7b-v1.5"
     llm_revision: str = ""  # of another id: 40 hex digits
     llm_bits: int = 16  # 4: bitsandbytes' NF4, where it is installed
     tokens_per_view: int = 128  # scene tokens of each of the six cameras
@@ -35,6 +38,16 @@ class ModelConfig:
         if self.decoder_width % self.decoder_heads or self.decoder_width % 8:
             heads = f"model.decoder_heads={self.decoder_heads}"
             raise Stop(f"model.decoder_width={self.decoder_width} is not a multiple of 8 and of {heads}")
+        self.refuse_language_model()
+
+    def refuse_language_model(self) -> None:
+        for name in ("llm", "prompt"):
+            if not getattr(self, name).strip():
+                raise Stop(f"model.{name} is empty", "leave it out for the default")
+        if not re.fullmatch(r"([0-9a-f]{40})?", self.llm_revision):
+            raise Stop(
+                f"model.llm_revision={self.llm_revision!r} is not a commit: 40 hex digits, as the hub shows them"
+            )
         if self.llm == "none" and not self.scene_interaction:
             raise Stop("model.llm=none leaves the map queries blind: set model.scene_interaction=true")
 
@@ -63,14 +76,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.split", self.split, ("official", "geographic"))
         one_of("data.version", self.version, ("v1.0-mini", "v1.0-trainval"))
-        for name in ("width_px", "height_px", "stand_in_scenes", "stand_in_val_scenes", "stand_in_frames"):
+        for name in ("width_px", "height_px", "stand_in_frames"):
             at_least(f"data.{name}", getattr(self, name), 1)
-        for name in ("colour_jitter", "geographic_gap_m", "overlays"):
-            at_least(f"data.{name}", getattr(self, name), 0)
+        at_least("data.overlays", self.overlays, 0)
+        between("data.colour_jitter", self.colour_jitter, 0, 1)
+        between("data.geographic_gap_m", self.geographic_gap_m, 0, 100_000)
         for name in ("half_width_m", "half_length_m"):
-            at_least(f"data.{name}", getattr(self, name), 1)
-        if not 0 < self.geographic_share < 1:
-            raise Stop(f"data.geographic_share={self.geographic_share} is not between 0 and 1")
+            between(f"data.{name}", getattr(self, name), 1, 500)
+        between("data.stand_in_scenes", self.stand_in_scenes, 1, len(OFFICIAL["train"]))  # they have official names
+        between("data.stand_in_val_scenes", self.stand_in_val_scenes, 1, len(OFFICIAL["val"]))
+        between("data.geographic_share", self.geographic_share, 0.001, 0.9)
 
     @property
     def half_extent_m(self) -> tuple[float, float]:
@@ -89,14 +104,28 @@ class LossConfig:
     def __post_init__(self) -> None:
         one_of("loss.orders", self.orders, ("v4", "v2"))
         for name in ("cls", "pts", "dir"):
-            at_least(f"loss.{name}", getattr(self, name), 0)
+            between(f"loss.{name}", getattr(self, name), 0, 1e6)
+        if not (self.cls or self.pts or self.dir):
+            raise Stop("loss.cls, loss.pts and loss.dir are all 0: there is nothing to learn from")
 
 
 @dataclass
 class LoraConfig(config.LoraConfig):
-    """Adapters on the language model, in stage 3 only."""
+    """Adapters on the language model, in stage 3 only.
+
+    A target is the bare name of a linear layer, in every block (q_proj, k_proj, v_proj, o_proj; gate_proj, up_proj,
+    down_proj for the MLP; whatever names the family has), a whole name (layers.3.mlp.up_proj), or a regex over those.
+    """
 
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.targets:
+            raise Stop("lora.targets is empty: adapters need a layer, for example lora.targets=[q_proj,v_proj]")
+        for key, patterns in (("lora.targets", self.targets), ("lora.full", self.full)):
+            for pattern in patterns:
+                refuse_no_regex(key, pattern)
 
 
 @dataclass
@@ -115,8 +144,8 @@ class TrainConfig(config.TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lr_share_qformer", "lr_llm"):
-            at_least(f"train.{name}", getattr(self, name), 0)
+        between("train.lr_share_qformer", self.lr_share_qformer, 0, 100)
+        between("train.lr_llm", self.lr_llm, 0, 1)
         at_least("train.stage3_epochs", self.stage3_epochs, 1)
         one_of("train.stage3", self.stage3, ("lora", "full"))
         if self.stages not in (["stage2"], ["stage3"], ["stage2", "stage3"]):
@@ -127,6 +156,10 @@ class TrainConfig(config.TrainConfig):
 class EvalConfig(config.EvalConfig):
     detections: int = 50  # best (query, class) pairs kept of a frame, without a threshold
     guide_threshold: float = 0.3  # the second column: the guide's score threshold, one class a query
+
+    def __post_init__(self) -> None:
+        at_least("eval.detections", self.detections, 1)
+        between("eval.guide_threshold", self.guide_threshold, 0, 1)
 
 
 @dataclass
@@ -143,6 +176,31 @@ class Config:
     def __post_init__(self) -> None:
         if self.model.llm == "none" and "stage3" in self.train.stages:
             raise Stop("model.llm=none has nothing to adapt in stage 3: leave stage3 out of train.stages")
+        if self.model.llm_bits == 4 and self.trains_llm():
+            raise Stop("model.llm_bits=4 cannot be trained: set model.llm_bits=16, or train.stage3=lora")
+        stride_px = ENCODERS[self.model.encoder].stride_px
+        for name in ("width_px", "height_px"):  # a token of the encoder is so large
+            at_least(f"data.{name}", getattr(self.data, name), stride_px)
+
+    def trains_llm(self) -> bool:
+        """Does a stage train the language model's own tensors, as far as names say?"""
+        in_full = "stage3" in self.train.stages and self.train.stage3 == "full"
+        return in_full or any(pattern.startswith("llm") for pattern in self.lora.full)
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    """Stop where a number is outside of [low, high], or no number."""
+    if not low <= value <= high:
+        raise Stop(f"{key}={value} is impossible: it must be between {low:g} and {high:g}")
+
+
+def refuse_no_regex(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise Stop(f"{key}: {pattern!r} is not a valid regular expression ({error})") from error
+    if not pattern.strip():
+        raise Stop(f"{key} has an empty name")
 
 
 # The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 steps of
@@ -196,7 +254,7 @@ EXPECTED = {
     "stage2_scratch_lr": "faster than stage2: what is new is trained at rates that MapTR's head was trained at",
     "stage3_lora": "not below stage2; whether the language model's adapters add anything is what the comparison with "
     "no_llm says",
-    "stage3_full": "81 to 108 GB of optimiser state: several large cards",
+    "stage3_full": "the language model in fp32 with gradients and moments, 170 GB for Vicuna-7B: several large cards",
     "no_llm": "the ablation: what is left when map queries look at the scene tokens without a language model; demo: "
     "mAP about 0.30",
 }

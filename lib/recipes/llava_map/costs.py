@@ -4,12 +4,18 @@ No torch, so that `--plan` answers at once.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lib.core.records import Plan
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.language_model import adapter_parameters, hidden_width, llama_size
-from lib.recipes.llava_map.sizes import ENCODERS, LLMS, QFORMERS, EncoderSize, LlamaSize, QFormerSize
+from lib.recipes.llava_map.language_model import (
+    Body,
+    adapter_parameters,
+    body,
+    held_in_fp32,
+    hidden_width,
+    linear_layers,
+)
+from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS, EncoderSize, QFormerSize
 
 VIEWS, CLASSES, EMBEDDING, COORDINATE_OCTAVES = 6, 3, 64, 10
 PROMPT_TOKENS = 32  # about
@@ -21,13 +27,6 @@ def linear(inputs: int, outputs: int) -> int:
 
 def norm(width: int) -> int:
     return 2 * width
-
-
-def llama(size: LlamaSize) -> int:
-    """The body without its head."""
-    key_value = size.hidden // size.heads * size.key_value_heads
-    layer = 2 * size.hidden**2 + 2 * size.hidden * key_value + 3 * size.hidden * size.mlp + 2 * size.hidden
-    return size.vocabulary * size.hidden + size.layers * layer + size.hidden
 
 
 def encoder(size: EncoderSize) -> int:
@@ -122,56 +121,77 @@ def interaction(config: Config, hidden: int) -> int:
     return 2 * (norm(hidden) + linear(hidden, dim)) + layers * layer + norm(dim) + linear(dim, hidden) + 1
 
 
-def parts(config: Config) -> dict[str, int]:
-    """Parameters by module."""
-    size = llama_size(config)
-    hidden = hidden_width(config, size)
+def parts(config: Config, llm: Body | None) -> dict[str, int]:
+    """Parameters by module; without those whose width is the language model's where nothing is known of it."""
     found = {"image": encoder(ENCODERS[config.model.encoder]), "qformer": qformer(QFORMERS[config.model.qformer])}
-    found |= {"llm": llama(size)} if size else {}
+    if not llm and config.model.llm != "none":
+        return found
+    hidden = hidden_width(config, llm.hidden if llm else None)
+    found |= {"llm": llm.parameters} if llm else {}
     found |= {"bridge": bridge(config, hidden), "queries": queries(config, hidden), "decoder": decoder(config, hidden)}
     return found | ({"interaction": interaction(config, hidden)} if config.model.scene_interaction else {})
 
 
-def trainable(config: Config) -> int:
-    """Trained parameters of the last stage."""
-    counts, size = parts(config), llama_size(config)
-    count = sum(counts[name] for name in counts if name not in ("image", "llm"))
-    if size and "stage3" in config.train.stages:
-        count += counts["llm"] if config.train.stage3 == "full" else adapter_parameters(config, size) or 0
-    return count
+def trained_of_llm(config: Config, llm: Body | None) -> int:
+    """Trained parameters of the language model, adapters or its own, in the last stage."""
+    if not llm or config.train.stages[-1] != "stage3":
+        return 0
+    return llm.parameters if config.train.stage3 == "full" else adapter_parameters(config, linear_layers(llm.shapes))
+
+
+def trainable(config: Config, llm: Body | None) -> int:
+    """Trained parameters of the last stage. What lora.full opens beside is not counted."""
+    new = sum(count for name, count in parts(config, llm).items() if name not in ("image", "llm"))
+    return new + trained_of_llm(config, llm)
 
 
 def plan(config: Config) -> Plan:
-    if config.model.llm not in (*LLMS, "none") and not (Path(config.model.llm) / "config.json").is_file():
-        return Plan(1, 0, {}, (f"the sizes of {config.model.llm} are known after step 2",))
-    return Plan(sum(parts(config).values()), trainable(config), memory_bytes(config), tuple(needs(config)))
+    llm = body(config)
+    counted = sum(parts(config, llm).values())
+    return Plan(counted, trainable(config, llm), memory_bytes(config, llm), tuple(needs(config, llm)))
 
 
-def needs(config: Config) -> Iterator[str]:
+def needs(config: Config, llm: Body | None) -> Iterator[str]:
+    if not llm and config.model.llm != "none":
+        yield (
+            f"the sizes of the language model {config.model.llm}, which this plan does not count: they are in its "
+            "config.json, and step 2 brings it; a plan knows those of a folder (model.llm=FOLDER)"
+        )
     if not config.data.stand_in or config.data.root:
         yield "nuScenes key frames and map expansion 1.3, by registration"
     if config.train.stage3 == "full" and "stage3" in config.train.stages:
         yield "stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`"
 
 
-def memory_bytes(config: Config) -> dict[str, int]:
+def memory_bytes(config: Config, llm: Body | None) -> dict[str, int]:
     """The parts of the peak on the device.
 
     Activations of the language model: 9.5 GB for 2 030 tokens of Vicuna-7B (measured without gradient checkpointing:
     0.31 GB a layer), of which checkpointing keeps one layer and each layer's input.
     """
-    counts, size = parts(config), llama_size(config)
-    micro = config.train.micro_batch
+    micro, count = config.train.micro_batch, trainable(config, llm)
     map_points = config.model.instances * config.model.points
-    tokens = VIEWS * config.model.tokens_per_view + PROMPT_TOKENS + config.model.instances + map_points
-    llm_bytes: float = 4 if config.model.llm == "demo" else config.model.llm_bits / 8
+    others = {name: count for name, count in parts(config, llm).items() if name != "llm"}
+    whole = llm or config.model.llm == "none"
     found = {
-        "language model": int(counts.get("llm", 0) * llm_bytes),
-        "other weights": 4 * sum(count for name, count in counts.items() if name != "llm"),
-        "trained": trainable(config) * (4 + 8 + 8),  # gradient, Adam, flat sum
+        "other weights" if whole else "weights without the language model": 4 * sum(others.values()),
+        "trained" if whole else "trained, without what the language model's width decides": count * (4 + 8 + 8),
         "map head": micro * map_points * config.model.decoder_width * 4 * 24 * config.model.decoder_layers,
-    }
-    if size:
-        layer = micro * tokens * (12 * size.hidden + 4 * size.mlp) * 2
-        found["activations"] = layer + size.layers * micro * tokens * size.hidden * 2
+    }  # trained: gradient, Adam's moments, flat sum
+    if llm:
+        found = {"language model": weight_bytes(config, llm)} | found
+        found["activations"] = activation_bytes(config, llm)
     return found
+
+
+def weight_bytes(config: Config, llm: Body) -> int:
+    """Of the language model. Where it is trained: fp32, and the copy in half precision that autocast makes of it."""
+    if held_in_fp32(config, config.train.stages[-1], llm.shapes):
+        return llm.parameters * (4 + 2)
+    return llm.parameters * 4 if config.model.llm == "demo" else llm.parameters * config.model.llm_bits // 8
+
+
+def activation_bytes(config: Config, llm: Body) -> int:
+    micro, map_points = config.train.micro_batch, config.model.instances * config.model.points
+    tokens = VIEWS * config.model.tokens_per_view + PROMPT_TOKENS + config.model.instances + map_points
+    return 2 * micro * tokens * (12 * llm.hidden + 4 * llm.mlp + llm.layers * llm.hidden)

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 
 from lib.core.errors import Stop
 from lib.core.records import Record, Split
 from lib.core.run import atomic
+from lib.data import pictures
 from lib.recipes.llava_map import geometry, splits
 from lib.recipes.llava_map.arrays import lines_of, read_arrays, read_pictures, resized, write_arrays
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.roadmap import CLASSES, RoadMap, Vector
-from lib.recipes.llava_map.tables import Frame, read_frames
+from lib.recipes.llava_map.tables import Camera, Frame, read_frames
 
 JPEG_QUALITY = 95
 # a held-out frame this near to a training frame has been seen, says the literature on the official split's leak
@@ -53,12 +55,15 @@ def prepare_frame(config: Config, frame: Frame, road_map: RoadMap, root: Path, o
     arrays = out / frame.scene / f"{frame.token}.npz"
     size_px = (config.data.width_px, config.data.height_px)
     if not arrays.exists():  # written after the pictures
-        vectors = vectors_of(config, frame, road_map)
         try:
+            vectors = vectors_of(config, frame, road_map)
             for camera in frame.cameras:
-                keep_picture(root / camera.filename, picture_path(out, frame, camera.channel), size_px)
-        except OSError as error:
-            record.status, record.reason = "skipped", f"{camera.filename} cannot be decoded ({error})"
+                keep_picture(root, camera, picture_path(out, frame, camera.channel), size_px)
+        except pictures.Unreadable as reason:
+            record.status, record.reason = "skipped", f"{camera.filename}: {reason}"
+            return record
+        except shapely.errors.GEOSException as error:
+            record.status, record.reason = "skipped", f"the map of {frame.location} cannot be cut here ({error})"
             return record
         write_arrays(arrays, frame, vectors, size_px)
     record.columns = columns_of(frame, read_arrays(arrays)["labels"])
@@ -95,9 +100,10 @@ def vectors_of(config: Config, frame: Frame, road_map: RoadMap) -> list[Vector]:
     return vectors
 
 
-def keep_picture(source: Path, target: Path, size_px: tuple[int, int]) -> None:
-    """JPEG to JPEG of size_px (width, height). OSError where the source cannot be decoded."""
-    small = resized(source, size_px)
+def keep_picture(root: Path, camera: Camera, target: Path, size_px: tuple[int, int]) -> None:
+    """A camera's picture as a JPEG of size_px (width, height). Unreadable: it cannot be used, or is of one colour."""
+    small = resized(root, camera, size_px)
+    pictures.refuse_one_colour(small)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target) as temporary:
         small.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -127,33 +133,73 @@ def overlay(config: Config, frame: Frame, out: Path) -> None:
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
     """Held-out scenes: the official list, or the eastern end of each location with a gap to what is trained on."""
+    usable = [record for record in records if record.status == "ok"]
     if config.data.split == "geographic":
-        return geographic(config, [record for record in records if record.status == "ok"])
+        return geographic(config, usable)
     names = "mini_" if config.data.version == "v1.0-mini" else ""
-    train, val = set(splits.OFFICIAL[f"{names}train"]), set(splits.OFFICIAL[f"{names}val"])
+    train, held = set(splits.OFFICIAL[f"{names}train"]), set(splits.OFFICIAL[f"{names}val"])
     foreign = {
         record.sample_id: f"{record.group} is in neither official list of {config.data.version}"
         for record in records
-        if record.group not in train | val
+        if record.group not in train | held
     }
-    return Split("scene", tuple(sorted(val & {record.group for record in records})), foreign)
+    choosing = spread_scenes(config, [record for record in usable if record.group in train])
+    return Split("scene", tuple(sorted(held & {record.group for record in records})), foreign, tuple(choosing))
+
+
+def spread_scenes(config: Config, records: list[Record]) -> list[str]:
+    """Scenes that choose the checkpoint: of every location its share, evenly over its scenes, sorted.
+
+    No more scenes than samples are scored during training: of trainval's 700, 684 are left to train on. [] where
+    there are fewer than three scenes.
+    """
+    scenes = dict(sorted({record.group: str(record.columns["location"]) for record in records}.items()))
+    count = min(round(config.eval.select_share * len(scenes)), config.eval.select_samples)
+    if len(scenes) < 3 or not config.eval.select_share:
+        return []
+    by_location = sorted(scenes, key=lambda scene: (scenes[scene], scene))
+    return sorted(by_location[i] for i in evenly(max(count, 1), len(by_location)))
+
+
+def evenly(count: int, length: int) -> list[int]:
+    """The middles of `count` equal parts of range(length)."""
+    return [int((number + 0.5) * length / count) for number in range(count)]
 
 
 def geographic(config: Config, records: list[Record]) -> Split:
-    """By location, the scenes with the largest mean x are held out; training scenes that come near them are dropped."""
+    """By location, the scenes with the largest mean x are held out; the next ones choose the checkpoint.
+
+    Scenes in between that come near either are dropped, so that neither side was driven through in training.
+    """
     held: list[str] = []
+    choosing: list[str] = []
     dropped: dict[str, str] = {}
     for location in sorted({record.columns["location"] for record in records}):
         here = [record for record in records if record.columns["location"] == location]
         places = {scene: positions([r for r in here if r.group == scene]) for scene in {r.group for r in here}}
-        eastward = sorted(places, key=lambda scene: (places[scene][:, 0].mean(), scene))
-        chosen = eastward[-max(1, round(config.data.geographic_share * len(eastward))) :]
-        for scene in set(eastward) - set(chosen):
-            gap_m = min(nearest_m(places[scene], places[other]).min() for other in chosen)
-            if gap_m < config.data.geographic_gap_m:
-                dropped |= {r.sample_id: f"{gap_m:.0f} m from a held-out frame" for r in here if r.group == scene}
-        held += chosen
-    return Split("scene", tuple(sorted(held)), dropped)
+        east = eastern(places, config.data.geographic_share)
+        near = near_to(config, places, east)
+        rest = {scene: places[scene] for scene in places if scene not in {*east, *near}}
+        if config.eval.select_share and len(rest) > 2:
+            chosen = eastern(rest, config.eval.select_share)
+            near |= near_to(config, rest, chosen)
+            choosing += chosen
+        held += east
+        dropped |= {r.sample_id: f"{near[r.group]:.0f} m from a held-out frame" for r in here if r.group in near}
+    return Split("scene", tuple(sorted(held)), dropped, tuple(sorted(choosing)))
+
+
+def eastern(places: dict[str, np.ndarray], share: float) -> list[str]:
+    """A share of the scenes, at least one: those with the largest mean x."""
+    eastward = sorted(places, key=lambda scene: (places[scene][:, 0].mean(), scene))
+    return eastward[-max(1, round(share * len(eastward))) :]
+
+
+def near_to(config: Config, places: dict[str, np.ndarray], chosen: list[str]) -> dict[str, float]:
+    """Scene -> metres to the nearest frame of the chosen ones, for the other scenes that are within the gap."""
+    others = np.concatenate([places[scene] for scene in chosen])
+    gaps_m = {scene: float(nearest_m(places[scene], others).min()) for scene in places if scene not in chosen}
+    return {scene: gap_m for scene, gap_m in gaps_m.items() if gap_m < config.data.geographic_gap_m}
 
 
 def positions(records: list[Record]) -> np.ndarray:
@@ -168,13 +214,20 @@ def nearest_m(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(cKDTree(others).query(points)[0]) if len(others) else np.full(len(points), np.inf)
 
 
+# ---------------------------------------------------------------------------------------------- summary
+
+
 def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
-    """Lines by class and side, and how much of the held-out ground was driven in training."""
+    """Lines by class and side, and how much of the held-out ground was driven while training or choosing."""
     usable = [record for record in records if record.status == "ok"]
-    summary: dict[str, Any] = {
-        side: counted([record for record in usable if record.split == side]) for side in ("train", "val")
+    sides = {side: [record for record in usable if record.split == side] for side in ("train", "select", "test")}
+    summary: dict[str, Any] = {side: counted(mine) for side, mine in sides.items() if mine}
+    pairs = (("test", "train"), ("test", "select"), ("select", "train"))
+    return summary | {
+        f"{one}_share_within_{NEAR_M:.0f}_m_of_{other}": round(leak(sides[one], sides[other]), 4)
+        for one, other in pairs
+        if sides[one] and sides[other]
     }
-    return summary | {f"val_share_within_{NEAR_M:.0f}_m_of_train": round(leak(usable), 4)}
 
 
 def counted(records: list[Record]) -> dict[str, int]:
@@ -188,13 +241,13 @@ def counted(records: list[Record]) -> dict[str, int]:
     return found | dict(zip(CLASSES, counts.sum(0).tolist(), strict=True))
 
 
-def leak(records: list[Record]) -> float:
-    """Share of held-out frames within NEAR_M of a training frame."""
+def leak(held_out: list[Record], seen: list[Record]) -> float:
+    """Share of the held-out frames within NEAR_M of a seen one of the same location."""
     near: list[bool] = []
-    for location in {record.columns["location"] for record in records}:
-        train, val = (
-            positions([r for r in records if r.columns["location"] == location and r.split == side])
-            for side in ("train", "val")
+    for location in {record.columns["location"] for record in held_out}:
+        here, there = (
+            positions([record for record in side if record.columns["location"] == location])
+            for side in (held_out, seen)
         )
-        near += (nearest_m(val, train) < NEAR_M).tolist() if len(val) else []
-    return float(np.mean(near)) if near else 0.0
+        near += (nearest_m(here, there) < NEAR_M).tolist()
+    return float(np.mean(near))

@@ -136,7 +136,7 @@ def spread_lines(instances: int, points: int) -> Tensor:
     """
     number = torch.arange(1, instances + 1, dtype=torch.float64)
     centre = torch.stack([(0.5 + number / 1.3247179572447) % 1, (0.5 + number / 1.3247179572447**2) % 1], dim=1)
-    along = torch.linspace(-0.15, 0.15, points, dtype=torch.float64)
+    along = torch.linspace(-0.15, 0.15, points, dtype=torch.float64, device=number.device)
     upright = (number % 2)[:, None]
     offsets = torch.stack([along * (1 - upright), along * upright], dim=-1)
     return (centre[:, None] + offsets).clamp(0.02, 0.98).float()

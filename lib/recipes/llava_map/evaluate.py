@@ -158,7 +158,7 @@ def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]
 
 
 def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
-    """AP by class and threshold, and the main metric with its interval."""
+    """AP by class and threshold, and the main metric with its interval where there is one."""
     found = scores["metrics"]
     lines = [
         f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes",
@@ -170,7 +170,9 @@ def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Ro
         lines.append(f"{name:<14}{cells[0]:>10.3f}" + "".join(f"{cell:>8.3f}" for cell in cells[1:]))
     whole = found["mAP"]
     trivial = "" if whole["trivial"] is None else f", straight road {whole['trivial']:.3f}"
-    interval = f"95 % interval [{whole['low']:+.3f}, {whole['high']:+.3f}]"
+    interval = "no interval: too few scenes"
+    if whole["low"] is not None:
+        interval = f"95 % interval [{whole['low']:+.3f}, {whole['high']:+.3f}]"
     return "\n".join(
         [
             *lines,

@@ -60,9 +60,10 @@ def chamfer_m(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Half the sum of the mean nearest distances in both directions; pairs (n, points, 2) in metres -> (n,)."""
     import torch
 
-    distances = torch.cdist(torch.from_numpy(a), torch.from_numpy(b), compute_mode="donot_use_mm_for_euclid_dist")
-    there_and_back = distances.amin(2).mean(1) + distances.amin(1).mean(1)
-    return np.asarray((0.5 * there_and_back).numpy())
+    with torch.autocast("cpu", enabled=False):  # scores are what they are, whatever the network is computed in
+        distances = torch.cdist(torch.from_numpy(a), torch.from_numpy(b), compute_mode="donot_use_mm_for_euclid_dist")
+        there_and_back = distances.amin(2).mean(1) + distances.amin(1).mean(1)
+        return np.asarray((0.5 * there_and_back).numpy())
 
 
 def hits(similarities: np.ndarray, scores: np.ndarray, thresholds_m: tuple[float, ...] = THRESHOLDS_M) -> np.ndarray:

@@ -5,6 +5,7 @@ OUT/predictions.json          {sample token: [{"class", "score", "pts": [[x, y],
 OUT/<scene>-<token>.png       from above and in the six cameras
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import torch
 from lib.core.errors import Stop
 from lib.core.records import Batch, Parts, Stage
 from lib.core.run import atomic, write_json
+from lib.data import pictures
 from lib.recipes.llava_map import evaluate, geometry, metrics, scene_view
 from lib.recipes.llava_map.arrays import resized
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.tables import Frame, read_frames
 
 DRAWN_PX = (800, 450)  # a person sees more than a small network does
-TRAINED = ("qformer", "bridge", "queries", "decoder", "interaction")
 
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
@@ -39,11 +40,11 @@ def predict_frame(config: Config, parts: Parts, frame: Frame, root: Path, out: P
     [(logits, points)] = evaluate.network_outputs(config, parts, batch)
     found = metrics.best_pairs(logits, points, config.eval.detections)
     drawn = evaluate.shown(*found)
-    pictures, intrinsics = photographs(frame, root, DRAWN_PX)
+    shown, intrinsics = photographs(frame, root, DRAWN_PX)
     scene_view.scene_figure(
         out / f"{frame.scene}-{frame.token}.png",
         f"{frame.scene}  {frame.token}: {len(drawn)} lines with a score above {metrics.SHOWN_SCORE}",
-        pictures,
+        shown,
         {"intrinsics": intrinsics, "bev_from_cam": frame.bev_from_cam()},
         config.data.half_extent_m,
         predicted=drawn,
@@ -75,9 +76,9 @@ def chosen(folder: Path, wanted: str) -> list[Frame]:
 
 def as_batch(config: Config, frame: Frame, root: Path, device: torch.device) -> Batch:
     """What model.detect needs of one frame, with a first axis of 1."""
-    pictures, intrinsics = photographs(frame, root, (config.data.width_px, config.data.height_px))
+    shown, intrinsics = photographs(frame, root, (config.data.width_px, config.data.height_px))
     arrays = {
-        "pictures": pictures,
+        "pictures": shown,
         "intrinsics": intrinsics.astype(np.float32),
         "bev_from_cam": frame.bev_from_cam().astype(np.float32),
     }
@@ -86,18 +87,18 @@ def as_batch(config: Config, frame: Frame, root: Path, device: torch.device) -> 
 
 def photographs(frame: Frame, root: Path, size_px: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The six pictures at a size (width, height): (6, 3, height, width) uint8, and their intrinsics (6, 3, 3) in
-    pixels. Stop where a picture cannot be decoded.
+    pixels. Stop where a picture cannot be used.
     """
-    pictures, intrinsics = [], []
+    found, intrinsics = [], []
     for camera in frame.cameras:
         try:
-            pictures.append(np.asarray(resized(root / camera.filename, size_px)).transpose(2, 0, 1))
-        except OSError as error:
-            raise Stop(f"{root / camera.filename} cannot be decoded: {error}", "bring the picture again") from error
+            found.append(np.asarray(resized(root, camera, size_px)).transpose(2, 0, 1))
+        except pictures.Unreadable as reason:
+            raise Stop(f"{root / camera.filename}: {reason}", "bring the picture again") from reason
         intrinsics.append(
             geometry.scaled(camera.intrinsics, size_px[0] / camera.width_px, size_px[1] / camera.height_px)
         )
-    return np.stack(pictures), np.stack(intrinsics)
+    return np.stack(found), np.stack(intrinsics)
 
 
 def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
@@ -107,13 +108,24 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
     """
     from safetensors.torch import save_file
 
+    trained = trained_modules(parts)
     tensors = {
         f"{name}.{key}": tensor.contiguous()
-        for name in TRAINED
-        if name in parts.modules
+        for name in trained
+        if name != "llm"
         for key, tensor in parts.modules[name].state_dict().items()
     }
     with atomic(out / "map.safetensors") as temporary:
         save_file(tensors, temporary)
-    if "llm" in parts.lora or any(pattern.startswith("llm") for pattern in parts.full):
+    if "llm" in trained:
         parts.modules["llm"].save_pretrained(out / "llm")
+
+
+def trained_modules(parts: Parts) -> list[str]:
+    """The modules of which any tensor was trained, by adapters or fully."""
+    return [
+        name
+        for name, module in parts.modules.items()
+        if name in parts.lora
+        or any(re.fullmatch(one, f"{name}.{key}") for one in parts.full for key, _ in module.named_parameters())
+    ]

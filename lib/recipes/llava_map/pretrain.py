@@ -24,11 +24,11 @@ from torch.nn import functional as F
 from lib.core.order import Key
 from lib.core.run import atomic
 from lib.network.gradients import learning_rate
-from lib.recipes.llava_map import model, pretrain_tasks
+from lib.recipes.llava_map import causal, model, pretrain_tasks
 from lib.recipes.llava_map.encoder import ImageEncoder
 from lib.recipes.llava_map.pretrain_tasks import CELL_PX, demo_config
 from lib.recipes.llava_map.qformer import QFormer
-from lib.recipes.llava_map.sizes import LLMS, QFORMERS
+from lib.recipes.llava_map.sizes import QFORMERS
 
 TARGET = Path(__file__).parent / "demo"
 HELD_OUT = 40  # frames
@@ -82,7 +82,7 @@ def overlap(found: Tensor, wanted: Tensor) -> np.ndarray:
 def train_encoder(pictures: np.ndarray, answer: np.ndarray, steps: int) -> ImageEncoder:
     """The image encoder after `steps` of three frames (18 pictures) each."""
     torch.manual_seed(0)
-    encoder = model.published_parts(demo_config(), None)["image"]
+    encoder = model.published_parts(demo_config())["image"]
     assert isinstance(encoder, ImageEncoder)
     cells = encoder.size.stride_px // CELL_PX
     read_out = nn.Conv2d(encoder.size.width, 3 * cells**2, 1)
@@ -181,7 +181,7 @@ def scale_for_small_width(part: nn.Module) -> None:
 def write(encoder: nn.Module, qformer: nn.Module, folder: Path) -> None:
     """base.safetensors (published key names below image., qformer. and llm.) and a tokenizer of single bytes."""
     torch.manual_seed(1)
-    llm = model.bare_llama(LLMS["demo"])
+    llm = causal.demo()
     scale_for_small_width(llm)
     tensors = {
         f"{name}.{key}": tensor.to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()

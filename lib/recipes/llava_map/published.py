@@ -5,49 +5,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from lib.core.errors import Stop
 from lib.network import weights
-from lib.recipes.llava_map import model
+from lib.recipes.llava_map import causal, model
 from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.language_model import asset_name, body_names, held_in_fp32, weight_files
 from lib.recipes.llava_map.qformer import BLIP2_PREFIXES
-from lib.recipes.llava_map.sizes import LlamaSize
 
 QFORMER_TENSORS = 255  # of the published file
-COMMAND = "python step2_download.py --recipe llava_map --force"
 Pairs = Iterator[tuple[str, torch.Tensor]]
 
 
-def load(config: Config, size: LlamaSize | None, asset_dirs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+def load(config: Config, stage: str, asset_dirs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
     """The networks by name, and the fingerprints of the weights that were loaded.
 
-    Stop where a file, a tensor or bitsandbytes is missing, or where attention does not obey its mask.
+    Stop where a file, a tensor or bitsandbytes is missing, or where the language model does not fit.
     """
-    with torch.device("meta"):
-        modules: dict[str, Any] = model.published_parts(config, size)
     fingerprints = []
+    with init_empty_weights(include_buffers=False):  # buffers that no file holds are computed: rotary frequencies
+        modules: dict[str, Any] = model.published_parts(config)
     for name, module in modules.items():
-        if name == "qformer" and config.model.qformer == "scratch":
-            continue
-        rebuild_buffers(module)
-        dtype = torch.float32 if name != "llm" or config.model.llm == "demo" else torch.bfloat16
-        fingerprints.append(weights.load_strict(module, PAIRS[name](config, asset_dirs), dtype=dtype).fingerprint)
-    if size is not None:
-        model.refuse_leaking_mask(modules["llm"], size.hidden)
-        if config.model.llm_bits == 4:
-            modules["llm"] = four_bit(modules["llm"])
+        if name != "qformer" or config.model.qformer != "scratch":
+            pairs = PAIRS[name](config, asset_dirs)
+            fingerprints.append(weights.load_strict(module, pairs, dtype=torch.float32).fingerprint)
+    if config.model.llm != "none":
+        modules["llm"], fingerprint = language_model_of(config, stage, asset_dirs)
+        fingerprints.append(fingerprint)
     return modules, fingerprints
 
 
-def rebuild_buffers(module: nn.Module) -> None:
-    """Buffers that no checkpoint holds are computed for real: rotary frequencies and position ids."""
-    owners: list[Any] = list(module.modules())
-    for owner in owners:
-        if type(owner).__name__ == "LlamaRotaryEmbedding":
-            owner.__init__(owner.config)
-        if isinstance(getattr(owner, "position_ids", None), torch.Tensor) and owner.position_ids.is_meta:
-            owner.register_buffer("position_ids", torch.arange(owner.position_ids.shape[-1])[None], persistent=False)
+def language_model_of(config: Config, stage: str, asset_dirs: dict[str, Path]) -> tuple[nn.Module, str]:
+    """The language model and its fingerprint. In fp32 where it is trained, else a published one in bf16 or 4 bits.
+
+    Stop: it is trained and was to be kept in 4 bits.
+    """
+    with init_empty_weights(include_buffers=False):
+        llm = causal.demo() if config.model.llm == "demo" else causal.from_folder(asset_dirs[asset_name(config)])
+    trained = held_in_fp32(config, stage, llm.state_dict())
+    if trained and config.model.llm_bits == 4:
+        raise Stop(
+            "lora.full trains tensors of the language model, which model.llm_bits=4 forbids", "model.llm_bits=16"
+        )
+    dtype = torch.float32 if trained or config.model.llm == "demo" else torch.bfloat16
+    loaded = weights.load_strict(llm, llm_pairs(config, asset_dirs), dtype=dtype)
+    causal.refuse_unfit(llm)
+    return four_bit(llm) if config.model.llm_bits == 4 else llm, loaded.fingerprint
 
 
 def image_pairs(config: Config, asset_dirs: dict[str, Path]) -> Pairs:
@@ -81,24 +86,22 @@ def qformer_pairs(config: Config, asset_dirs: dict[str, Path]) -> Pairs:
 
 
 def llm_pairs(config: Config, asset_dirs: dict[str, Path]) -> Pairs:
-    """The body of a Llama-family checkpoint; its head and stored rotary frequencies have no place here."""
+    """The body of a language model's file; its head and stored rotary frequencies have no place here."""
     if config.model.llm == "demo":
         yield from below(asset_dirs["base"] / "base.safetensors", "llm.")
         return
-    folder = asset_dirs["llm"]
-    known = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
-    file = next((folder / name for name in known if (folder / name).exists()), None)
-    if file is None:
-        raise Stop(f"{folder} has none of {', '.join(known)}", COMMAND)
-    for name, tensor in below(file, "model."):
-        if not name.endswith("rotary_emb.inv_freq"):
-            yield name, tensor
+    folder = asset_dirs[asset_name(config)]
+    files = weights.shards(folder / weight_files(folder)[0])
+    inside = body_names(name for names in files.values() for name in names)
+    for file, names in files.items():
+        if wanted := [name for name in names if name in inside]:
+            for name, tensor in weights.in_portions(file, wanted):
+                yield inside[name], tensor
 
 
 PAIRS: dict[str, Callable[[Config, dict[str, Path]], Pairs]] = {
     "image": image_pairs,
     "qformer": qformer_pairs,
-    "llm": llm_pairs,
 }
 
 

@@ -5,6 +5,7 @@ search tree, and everything after the cut happens in the car's own axis-aligned 
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import shapely
 
 from lib.core.errors import Stop
+from lib.recipes.llava_map import fields
+from lib.recipes.llava_map.fields import METRES, TEXT, TEXTS
 
 CLASSES = ("divider", "ped_crossing", "boundary")
 LOCATIONS = ("boston-seaport", "singapore-hollandvillage", "singapore-onenorth", "singapore-queenstown")
@@ -20,6 +23,19 @@ LINE_LAYERS = ("road_divider", "lane_divider")
 ROAD_LAYERS = ("road_segment", "lane")
 CROSSING_LAYER = "ped_crossing"
 LINE, POLYGON = 1, 3  # shapely.GeometryType
+Table = dict[str, dict[str, Any]]  # token -> record
+Vertex = tuple[float, float]  # metres
+
+# What is read of each layer's records.
+LINE_OF, POLYGON_OF, HOLE = {"line_token": TEXT}, {"polygon_token": TEXT}, {"node_tokens": TEXTS}
+KINDS = {
+    "node": {"token": TEXT, "x": METRES, "y": METRES},
+    "line": {"token": TEXT, "node_tokens": TEXTS},
+    "polygon": {"token": TEXT, "exterior_node_tokens": TEXTS, "holes": fields.LIST},
+    CROSSING_LAYER: POLYGON_OF,
+    **dict.fromkeys(LINE_LAYERS, LINE_OF),
+    **dict.fromkeys(ROAD_LAYERS, POLYGON_OF),
+}
 EDGE_M = 0.2  # crossings are cut this much outside the region, boundaries inside: its own edge is not a boundary
 
 
@@ -54,26 +70,25 @@ class RoadMap:
     def read(cls, path: Path) -> "RoadMap":
         """The map of a location. Stop where the file is missing, of an older version, broken or incomplete."""
         tables = read_expansion(path)
-        nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
-        outlines = {polygon["token"]: polygon for polygon in tables["polygon"]}
-        tokens = {line["token"]: line["node_tokens"] for line in tables["line"]}
+        nodes = {token: (node["x"], node["y"]) for token, node in by_token(path, tables, "node").items()}
+        outlines, lines = by_token(path, tables, "polygon"), by_token(path, tables, "line")
 
-        def lines(layer: str) -> list[shapely.Geometry]:
-            found = [[nodes[token] for token in tokens[record["line_token"]]] for record in tables[layer]]
+        def pointed(layer: str, key: str, others: Table) -> list[dict[str, Any]]:
+            return [lookup(others, record[key], path, layer) for record in checked(path, tables, layer)]
+
+        def line_layer(layer: str) -> list[shapely.Geometry]:
+            found = (at(line["node_tokens"], nodes, path) for line in pointed(layer, "line_token", lines))
             return [shapely.LineString(vertices) for vertices in found if len(vertices) > 1]
 
-        def polygons(layer: str) -> list[shapely.Geometry]:
-            found = [polygon(outlines[record["polygon_token"]], nodes) for record in tables[layer]]
+        def polygon_layer(layer: str) -> list[shapely.Geometry]:
+            found = (polygon(record, nodes, path) for record in pointed(layer, "polygon_token", outlines))
             return [area for area in found if area is not None]
 
-        try:
-            return cls(
-                [line for layer in LINE_LAYERS for line in lines(layer)],
-                polygons(CROSSING_LAYER),
-                [area for layer in ROAD_LAYERS for area in polygons(layer)],
-            )
-        except KeyError as error:
-            raise Stop(f"{path}: a record points to {error}, which is not in the file", HOW_TO_GET) from error
+        return cls(
+            [line for layer in LINE_LAYERS for line in line_layer(layer)],
+            polygon_layer(CROSSING_LAYER),
+            [area for layer in ROAD_LAYERS for area in polygon_layer(layer)],
+        )
 
     def vectors(self, x_m: float, y_m: float, yaw: float, half_extent_m: tuple[float, float]) -> list[Vector]:
         """Map vectors around a world position (metres, yaw in radians): dividers, then crossings, then boundaries."""
@@ -103,24 +118,57 @@ def read_expansion(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise Stop(f"{path} is missing: the map expansion is a download of its own, also for v1.0-mini", HOW_TO_GET)
     try:
-        tables: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        tables = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise Stop(f"{path} is not readable JSON: {error}", HOW_TO_GET) from error
+    if not isinstance(tables, dict):
+        raise Stop(f"{path} holds {fields.shown(tables)}, not the layers of a map", HOW_TO_GET)
     if str(tables.get("version", "1.0")) < "1.3":
-        raise Stop(
-            f"{path} is map expansion version {tables.get('version', 'older than 1.1')}, and 1.3 is needed", HOW_TO_GET
-        )
-    wanted = ("node", "line", "polygon", CROSSING_LAYER, *LINE_LAYERS, *ROAD_LAYERS)
-    missing = [layer for layer in wanted if layer not in tables]
-    if missing:
-        raise Stop(f"{path} has no layer {missing[0]!r}", HOW_TO_GET)
+        version = fields.shown(tables.get("version", "older than 1.1"))
+        raise Stop(f"{path} is map expansion version {version}, and 1.3 is needed", HOW_TO_GET)
+    for layer in KINDS:
+        if layer not in tables:
+            raise Stop(f"{path} has no layer {layer!r}", HOW_TO_GET)
+        if not isinstance(tables[layer], list):
+            raise Stop(f"{path}: the layer {layer!r} is {fields.shown(tables[layer])}, not a list", HOW_TO_GET)
     return tables
 
 
-def polygon(record: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> shapely.Polygon | None:
+def checked(path: Path, tables: dict[str, Any], layer: str) -> Iterator[dict[str, Any]]:
+    """The records of a layer. Stop: one is damaged; it is named by its place in the layer."""
+    for number, record in enumerate(tables[layer]):
+        fields.refuse_damaged(path, record, f"{layer} {number}", KINDS[layer])
+        yield record
+
+
+def by_token(path: Path, tables: dict[str, Any], layer: str) -> Table:
+    """The records of a layer by their token. Stop: one is damaged, or two that differ have the same token."""
+    found: Table = {}
+    for number, record in enumerate(checked(path, tables, layer)):
+        if found.get(record["token"], record) != record:
+            raise Stop(f"{path}: {layer} {number} has the token {record['token']!r} of another one", HOW_TO_GET)
+        found[record["token"]] = record
+    return found
+
+
+def lookup(table: dict[str, Any], token: str, path: Path, what: str) -> Any:
+    """table[token]. Stop where it is not there: `what` is the layer that points to it."""
+    if token not in table:
+        raise Stop(f"{path}: a {what} points to {token!r}, which is not in the file", HOW_TO_GET)
+    return table[token]
+
+
+def at(tokens: list[str], nodes: dict[str, Vertex], path: Path) -> list[Vertex]:
+    """Where nodes are, in metres."""
+    return [lookup(nodes, token, path, "line or polygon") for token in tokens]
+
+
+def polygon(record: dict[str, Any], nodes: dict[str, Vertex], path: Path) -> shapely.Polygon | None:
     """A polygon with its holes, or None where real files hold an empty or self-crossing one, as the devkit does."""
-    shell = [nodes[token] for token in record["exterior_node_tokens"]]
-    holes = [[nodes[token] for token in hole["node_tokens"]] for hole in record["holes"]]
+    for number, hole in enumerate(record["holes"]):
+        fields.refuse_damaged(path, hole, f"hole {number} of polygon {record['token']!r}", HOLE)
+    shell = at(record["exterior_node_tokens"], nodes, path)
+    holes = [at(hole["node_tokens"], nodes, path) for hole in record["holes"]]
     if len(shell) < 3:
         return None
     area = shapely.Polygon(shell, [hole for hole in holes if len(hole) > 2])

@@ -22,8 +22,8 @@ MIRRORED = [CAMERAS.index(geometry.MIRRORED_CAMERA[channel]) for channel in CAME
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """train: with flips and colour; select: evenly spread held-out frames; val: all held-out frames."""
-    records = manifest.side("train" if side == "train" else "val")
+    """train: with flips and colour; select: evenly spread frames of that side; test: all of them."""
+    records = manifest.side(side)
     if side == "select" and len(records) > config.eval.select_samples:
         records = [records[i] for i in np.linspace(0, len(records) - 1, config.eval.select_samples).round().astype(int)]
 

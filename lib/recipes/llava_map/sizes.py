@@ -41,16 +41,6 @@ class QFormerSize:
     rays: RaySize = RaySize()
 
 
-@dataclass(frozen=True)
-class LlamaSize:
-    hidden: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    mlp: int
-    vocabulary: int = 32000
-
-
 # model.encoder -> size. Where the published weights are is in sources.py.
 ENCODERS = {
     "resnet50": EncoderSize("resnet", 2048, 32, 64, (256, 512, 1024, 2048), (3, 4, 6, 3)),
@@ -64,9 +54,20 @@ QFORMERS = {
     "scratch": QFormerSize(),
     "demo": QFormerSize(96, 4, 4, 128, 16, 0.0, RaySize(8, 8, 16, (64, 64))),
 }
-# model.llm -> size. Any other Llama-family model is named by id or folder and read from its config.json.
-LLMS = {
-    "lmsys/vicuna-7b-v1.5": LlamaSize(4096, 32, 32, 32, 11008),
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": LlamaSize(2048, 22, 32, 4, 5632),
-    "demo": LlamaSize(128, 3, 4, 4, 256, 264),
-}
+# The demo's own language model, as a config.json would say it.
+DEMO_LLM = {
+    "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "intermediate_size": 256, "vocab_size": 264,
+}  # fmt: skip
+# What a plan counts published language models by, before step 2: their config.json is not here yet, and `--plan` does
+# not ask for it. The networks are built from that file alone.
+PLANNED = {
+    "lmsys/vicuna-7b-v1.5": {
+        "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+        "intermediate_size": 11008, "vocab_size": 32000,
+    },
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": {
+        "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+        "intermediate_size": 5632, "vocab_size": 32000,
+    },
+}  # fmt: skip

@@ -1,10 +1,12 @@
 """Where weights and data come from. Nothing that needs a licence is fetched without a person."""
 
+import re
 from pathlib import Path
 
 from lib.core.errors import Stop
 from lib.core.records import Asset
 from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.language_model import ELSEWHERE, asset_name, read_config, weight_files
 
 MAIN = "main"  # no commit could be checked when this was written: step 2 resolves the branch once for a run
 
@@ -15,7 +17,8 @@ ENCODERS = {
 }
 # 15 GB, its image encoder included
 BLIP2 = ("Salesforce/blip2-opt-2.7b", ("model.safetensors.index.json", "model-*.safetensors"), "MIT")
-LLM_FILES = ("config.json", "tokenizer*")
+TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+LLM_FILES = ("config.json", TOKENIZER[0])
 LLMS = {
     "lmsys/vicuna-7b-v1.5": (("pytorch_model*.bin", "pytorch_model.bin.index.json"), "Llama 2 Community License"),
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": (("model.safetensors",), "Apache-2.0"),
@@ -50,18 +53,29 @@ def hub(name: str, repository: str, files: tuple[str, ...], licence: str, revisi
 
 
 def language_model(config: Config) -> Asset:
-    """A Llama-family model by hub id or by folder. Stop where a hub id has no known revision."""
-    name = config.model.llm
+    """A causal language model by folder or by hub id: exactly the files that `build` opens.
+
+    Stop where it is neither, or a hub id whose commit nothing says.
+    """
+    name, revision = config.model.llm, config.model.llm_revision
     if Path(name).is_dir():
-        files = dict.fromkeys((*LLM_FILES, "*model*"), "")
-        return Asset("llm", "folder", name, files=files, how_to_get="set model.llm to a Llama-family model's folder")
+        return Asset(asset_name(config), "folder", name, files=files_of(Path(name)), how_to_get=ELSEWHERE)
     if name in LLMS:
         weights, licence = LLMS[name]
-        return hub("llm", name, LLM_FILES + weights, licence, config.model.llm_revision or MAIN)
-    if not config.model.llm_revision:
+        return hub(asset_name(config), name, LLM_FILES + weights, licence, revision or MAIN)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise Stop(f"model.llm={name!r} is neither a folder nor an id of the hub (OWNER/NAME)", ELSEWHERE)
+    if not revision:
         cause = f"model.llm={name!r} is neither a folder nor one of {', '.join(LLMS)}, and no revision pins it"
         raise Stop(cause, "give model.llm_revision, 40 hex digits from its page")
-    return hub("llm", name, (*LLM_FILES, "*.safetensors*"), "", config.model.llm_revision)
+    return hub(asset_name(config), name, (*LLM_FILES, "model*.safetensors*"), "", revision)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """config.json, the weights that are opened (never what else lies beside them), and what tokenizer there is."""
+    read_config(folder)
+    tokenizer = [path.name for pattern in TOKENIZER for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return dict.fromkeys(("config.json", *weight_files(folder), *(tokenizer or TOKENIZER[:1])), "")
 
 
 def nuscenes(config: Config) -> Asset:

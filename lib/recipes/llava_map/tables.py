@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
-from lib.recipes.llava_map import geometry
+from lib.recipes.llava_map import fields, geometry
 from lib.recipes.llava_map.geometry import MIRRORED_CAMERA
 
 CAMERAS = tuple(MIRRORED_CAMERA)  # the order of views everywhere
@@ -22,6 +22,16 @@ CHUNK_BYTES = 1 << 20
 LONGEST_RECORD = 1 << 26  # characters; a file that is broken in the middle must not be collected to its end
 Table = dict[str, dict[str, Any]]  # token -> row
 COMMAND = "python step2_download.py --recipe llava_map data.root=<nuScenes folder> data.version=v1.0-trainval"
+
+# What is read of each table. Rows of other sensors are not looked at.
+POSE = {"translation": fields.PLACE, "rotation": fields.ROTATION}
+SENSOR = {"token": fields.TEXT, "channel": fields.TEXT}
+MOUNT = {"token": fields.TEXT, "sensor_token": fields.TEXT}
+SCENE = {"token": fields.TEXT, "name": fields.NAME, "log_token": fields.TEXT}
+LOG = {"token": fields.TEXT, "location": fields.NAME}
+SAMPLE = {"token": fields.NAME, "scene_token": fields.TEXT, "timestamp": fields.WHOLE}
+READING = {"sample_token": fields.TEXT, "ego_pose_token": fields.TEXT, "filename": fields.TEXT}
+PICTURE = {"width": fields.PIXELS, "height": fields.PIXELS}
 
 
 @dataclass(frozen=True)
@@ -56,41 +66,76 @@ class Frame:
 def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
     """Key frames by scene name and time, and the reason for each sample token that had to be left out.
 
-    Stop where the version or a table is missing, truncated, or points to a row that is not there.
+    Stop where the version or a table is missing, truncated or damaged, or points to a row that is not there.
     """
     folder = root / version
     if not folder.is_dir():
         there = sorted(path.parent.name for path in root.glob("*/sample_data.json"))
         raise Stop(f"{folder} does not exist; {root} has {', '.join(there) or 'no nuScenes tables'}", COMMAND)
-    calibrated = {row["token"]: row for row in rows(folder / "calibrated_sensor.json")}
-    channels = {row["token"]: row["channel"] for row in rows(folder / "sensor.json")}
+    calibrated = by_token(folder / "calibrated_sensor.json", MOUNT)
+    channels = {token: row["channel"] for token, row in by_token(folder / "sensor.json", SENSOR).items()}
     readings = key_readings(folder, calibrated, channels)
     wanted = {row["ego_pose_token"] for sample in readings.values() for row in sample.values()}
-    poses = {row["token"]: row for row in rows(folder / "ego_pose.json") if row["token"] in wanted}
-    scenes = {row["token"]: row for row in rows(folder / "scene.json")}
-    locations = {row["token"]: row["location"] for row in rows(folder / "log.json")}
+    poses = by_token(folder / "ego_pose.json", POSE, wanted)
+    scenes = by_token(folder / "scene.json", SCENE)
+    logs = by_token(folder / "log.json", LOG)
     frames, skipped = [], {}
-    for sample in rows(folder / "sample.json"):
+    for token, sample in by_token(folder / "sample.json", SAMPLE).items():
         scene = lookup(scenes, sample["scene_token"], folder / "scene.json")
-        location = lookup(locations, scene["log_token"], folder / "log.json")
-        lack = what_is_missing(readings.get(sample["token"], {}), poses, root)
+        location = lookup(logs, scene["log_token"], folder / "log.json")["location"]
+        lack = what_is_missing(readings.get(token, {}), poses, root)
         if lack:
-            skipped[sample["token"]] = f"{scene['name']}: {lack}"
+            skipped[token] = f"{scene['name']}: {lack}"
         else:
-            frames.append(frame(sample, scene["name"], location, readings[sample["token"]], calibrated, poses))
+            frames.append(frame(sample, scene["name"], location, readings[token], calibrated, poses))
     return sorted(frames, key=lambda f: (f.scene, f.timestamp_us)), skipped
 
 
+def by_token(path: Path, kinds: dict[str, fields.Kind], wanted: set[str] | None = None) -> Table:
+    """The rows of a table by their token, each checked; of a large table the wanted ones alone.
+
+    Stop: a row is damaged, or two that differ have the same token.
+    """
+    found: Table = {}
+    for number, row in enumerate(rows(path)):
+        fields.refuse_damaged(path, row, f"record {number}", {"token": fields.TEXT})
+        token = row["token"]
+        if wanted is None or token in wanted:
+            fields.refuse_damaged(path, row, f"record {number}", kinds)
+            if found.get(token, row) != row:
+                raise Stop(f"{path}: record {number} has the token {token!r} of another record", fields.GET_AGAIN)
+            found[token] = row
+    return found
+
+
 def key_readings(folder: Path, calibrated: Table, channels: dict[str, str]) -> dict[str, Table]:
-    """Sample token -> channel -> key-frame row of sample_data, for the channels in use."""
-    found: dict[str, Table] = {}
-    for row in rows(folder / "sample_data.json"):
+    """Sample token -> channel -> key-frame row of sample_data, for the channels in use.
+
+    Stop: a row is damaged, or a sample has two key frames of a channel.
+    """
+    path, found = folder / "sample_data.json", dict[str, Table]()
+    for number, row in enumerate(rows(path)):
+        name = f"record {number}"
+        fields.refuse_damaged(path, row, name, {"is_key_frame": fields.FLAG, "calibrated_sensor_token": fields.TEXT})
         if row["is_key_frame"]:
             mount = lookup(calibrated, row["calibrated_sensor_token"], folder / "calibrated_sensor.json")
             channel = lookup(channels, mount["sensor_token"], folder / "sensor.json")
             if channel == LIDAR or channel in CAMERAS:
-                found.setdefault(row["sample_token"], {})[channel] = row
+                fields.refuse_damaged(path, row, name, READING if channel == LIDAR else READING | PICTURE)
+                if channel in found.setdefault(row["sample_token"], {}):
+                    raise Stop(f"{path}: {name} is a second key frame of {channel} for its sample", fields.GET_AGAIN)
+                found[row["sample_token"]][channel] = row
+    refuse_damaged_mounts(folder, calibrated, found)
     return found
+
+
+def refuse_damaged_mounts(folder: Path, calibrated: Table, readings: dict[str, Table]) -> None:
+    """Stop where a sensor in use has no place on the car, or a camera among them no intrinsics."""
+    of_channels = (sample.items() for sample in readings.values())
+    mounts = {(channel, row["calibrated_sensor_token"]) for sample in of_channels for channel, row in sample}
+    for channel, token in sorted(mounts):
+        kinds = POSE if channel == LIDAR else POSE | {"camera_intrinsic": fields.CAMERA_MATRIX}
+        fields.refuse_damaged(folder / "calibrated_sensor.json", calibrated[token], f"{channel}'s {token!r}", kinds)
 
 
 def what_is_missing(readings: Table, poses: Table, root: Path) -> str:
@@ -101,13 +146,21 @@ def what_is_missing(readings: Table, poses: Table, root: Path) -> str:
         if readings[channel]["ego_pose_token"] not in poses:
             return f"{channel} has no ego pose"
     for channel in CAMERAS:
-        if not (root / readings[channel]["filename"]).is_file():
+        if not is_file(root / readings[channel]["filename"]):
             return f"{readings[channel]['filename']} is missing"
     return ""
 
 
+def is_file(path: Path) -> bool:
+    """False, too, for a name that no file system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long; a zero byte
+        return False
+
+
 def frame(sample: dict[str, Any], scene: str, location: str, readings: Table, calibrated: Table, poses: Table) -> Frame:
-    """A key frame from its rows. Stop where a camera has no intrinsics."""
+    """A key frame from its rows."""
 
     def world_from(channel: str) -> np.ndarray:
         sensor = calibrated[readings[channel]["calibrated_sensor_token"]]
@@ -122,10 +175,6 @@ def frame(sample: dict[str, Any], scene: str, location: str, readings: Table, ca
     for channel in CAMERAS:
         row = readings[channel]
         intrinsics = np.array(calibrated[row["calibrated_sensor_token"]]["camera_intrinsic"], np.float64)
-        if intrinsics.shape != (3, 3):
-            raise Stop(
-                f"calibrated_sensor {row['calibrated_sensor_token']} of {channel} has no 3x3 camera_intrinsic", COMMAND
-            )
         cameras.append(Camera(channel, row["filename"], row["width"], row["height"], intrinsics, world_from(channel)))
     world_from_lidar = world_from(LIDAR)
     world_from_bev = geometry.bev_frame(ego(LIDAR), world_from_lidar)
@@ -141,27 +190,47 @@ def lookup(table: dict[str, Any], token: str, path: Path) -> Any:
     return table[token]
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
+def rows(path: Path) -> Iterator[Any]:
     """The records of a JSON list, decoded one after another from chunks of the file.
 
     Stop where the file is missing, truncated or not a list.
     """
-    if not path.exists():
+    if not path.is_file():
         raise Stop(f"{path} is missing", COMMAND)
-    decoder, text = json.JSONDecoder(), ""
-    with path.open(encoding="utf-8") as file:
-        for chunk in iter(lambda: file.read(CHUNK_BYTES), ""):
-            text += chunk
-            start = 0
-            while True:
-                start = next((i for i in range(start, len(text)) if text[i] not in " \n\r\t[,"), len(text))
-                try:
-                    record, start = decoder.raw_decode(text, start)
-                except json.JSONDecodeError:
-                    break  # the record goes on in the next chunk
-                yield record
-            text = text[start:]
-            if len(text) > LONGEST_RECORD:
+    text, opened = "", False
+    for chunk in chunks(path):
+        text = text + chunk if opened else chunk.lstrip()
+        if text and not opened:
+            if text[0] != "[":
                 break
-    if text.strip() != "]":
+            text, opened = text[1:], True
+        records, text = decoded(text, path)
+        yield from records
+        if len(text) > LONGEST_RECORD:
+            break
+    if not opened or text.strip() != "]":
         raise Stop(f"{path} ends in the middle of a record: it is truncated or not a list", COMMAND)
+
+
+def decoded(text: str, path: Path) -> tuple[list[Any], str]:
+    """The whole records at the beginning of a text, and what follows them: a record goes on in the next chunk."""
+    found: list[Any] = []
+    decoder, start = json.JSONDecoder(), 0
+    while True:
+        start = next((i for i in range(start, len(text)) if text[i] not in " \n\r\t,"), len(text))
+        try:
+            record, start = decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            return found, text[start:]
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+            raise Stop(f"{path} holds a value that cannot be read ({error})", COMMAND) from error
+        found.append(record)
+
+
+def chunks(path: Path) -> Iterator[str]:
+    """The text of a file in pieces. Stop where it is not UTF-8."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from iter(lambda: file.read(CHUNK_BYTES), "")
+    except UnicodeDecodeError as error:
+        raise Stop(f"{path} is not UTF-8 text: it is damaged", COMMAND) from error

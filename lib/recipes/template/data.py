@@ -64,7 +64,9 @@ def read_grey(file: Path) -> np.ndarray:
 
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
-    """Which groups are held out; lib.data.split proves that the sides share nothing."""
+    """Which groups are held out for the test. lib.data.split takes some of the others to choose the checkpoint, and
+    proves that no two sides share anything.
+    """
     return by_share(records, "camera", config.data.val_share, config.train.seed)
 
 

@@ -46,11 +46,9 @@ def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]
 
 
 def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
-    """What step 5 prints."""
+    """What step 5 prints below the verdict."""
     lines = [f"{scores['n_samples']} held-out pictures of {scores['n_groups']} cameras"]
     for name, found in scores["metrics"].items():
-        lines.append(
-            f"  {name:<5} trivial {found['trivial']:.2f}, base {found['base']:.2f}, adapted {found['adapted']:.2f} "
-            f"{scores['units'][name]} (95 % interval of the difference {found['low']:+.2f} to {found['high']:+.2f})"
-        )
+        values = f"trivial {found['trivial']:.2f}, base {found['base']:.2f}, adapted {found['adapted']:.2f}"
+        lines.append(f"  {name:<5} {values} {scores['units'][name]}")
     return "\n".join(lines)

@@ -13,14 +13,13 @@ from .config import Config
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Side train: augmented pictures; val: every held-out picture; select: some of them, spread over the cameras."""
+    """Side train: augmented pictures; test: all of them as they are; select: some, spread over the cameras."""
+    records = manifest.side(side)
     if side == "train":
-        records = manifest.side("train")
         return Sampler(len(records), lambda index, key: mirrored(config, load(manifest, records[index]), key))
-    held_out = manifest.side("val")
     if side == "select":
-        held_out = spread(held_out, config.eval.select_samples)
-    return Sampler(len(held_out), lambda index, key: load(manifest, held_out[index]))
+        records = spread(records, config.eval.select_samples)
+    return Sampler(len(records), lambda index, key: load(manifest, records[index]))
 
 
 def spread(records: list[Record], count: int) -> list[Record]:

@@ -5,7 +5,8 @@ The stages are of two kinds, each with a folder of its own: `autoencoder/` and `
 file; `stand_in.py` simulates walkers, `demo_data/` holds what it and the shipped weights are made from.
 """
 
-from lib.recipes.vavae_microdoppler.config import DEMO, EXPECTED, PRESETS, TINY, Config
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.presets import DEMO, EXPECTED, PRESETS, TINY
 
 __all__ = ["DEMO", "EXPECTED", "FUNCTIONS", "PRECISIONS", "PRESETS", "TINY", "Config"]
 
@@ -20,7 +21,7 @@ FUNCTIONS = {
     },
     "autoencoder": {
         "autoencoder.samples": "sampler collate",
-        "autoencoder.assemble": "build",
+        "autoencoder.assemble": "build comparison",
         "autoencoder.objectives": "objectives",
         "autoencoder.evaluate": "measures score_batch summarise describe",
         "autoencoder.figures": "figures",

@@ -1,106 +1,15 @@
-"""Settings of the recipe: what a person may override, the presets, and the small demo. No heavy imports."""
+"""Settings of the recipe: what a person may override, and what is impossible. No heavy imports."""
 
-import re
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import at_least, scored, one_of
+from lib.core.config import one_of, scored
 from lib.core.errors import Stop
-from lib.recipes.vavae_microdoppler.size import DITS, VGG16, VISIONS, AutoencoderSize, DiTSize, VisionSize
+from lib.recipes.vavae_microdoppler.bounds import refuse_outside
+from lib.recipes.vavae_microdoppler.networks_config import LoraConfig, ModelConfig, refuse_bad_pattern
 
-PUBLISHED = "hustvl/vavae-imagenet256-f16d32-dinov2"
-PUBLISHED_DIT = "hustvl/lightningdit-xl-imagenet256-64ep"
-RECORDING = r"(?P<recording>(?:rec|recording|seg|segment|take|session)[-_]?\d+)"
 STAGES = ("align", "reconstruct", "margin", "single", "decoder", "dit")
-
-
-@dataclass
-class ModelConfig:
-    """The networks and their weights. `weights`: the published repository, a path to a file like its, or "demo"."""
-
-    weights: str = PUBLISHED
-    image_px: int = 256
-    channels: int = 128
-    multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])  # of `channels`; each level halves the side
-    blocks: int = 2
-    attention: list[int] = field(default_factory=lambda: [4])  # levels that attend, 0 = full resolution
-    latent_channels: int = 32
-    norm_groups: int = 32
-    vf: str = "dinov2_large"  # the vision network; or dinov2_base, dinov2_small, none
-    vf_width: int = 0  # 0 = what `vf` names; the demo's network is smaller
-    vf_depth: int = 0
-    vf_heads: int = 0
-    vf_input: str = "published"  # [-1, 1], as the projection was trained with; or imagenet
-    fresh_projection: bool = False  # a random one: the file has none, or the vision network is not the published one
-    lpips_widths: list[int] = field(default_factory=lambda: list(VGG16))
-    critic_width: int = 64
-    critic_layers: int = 3
-    freeze_encoder_layers: int = 0  # the first levels of the encoder; the guide: 3 or 4 below 5000 images
-    dit: str = "S"  # or B, L, XL: depth, width and heads of the stage dit's network
-    dit_width: int = 0  # 0 = what `dit` names; the demo's network is smaller
-    dit_depth: int = 0
-    dit_heads: int = 0
-    dit_patch: int = 1  # side of a token in latent positions
-    dit_weights: str = "scratch"  # or published (XL, patch 1; the demo has its own), or a path of a file of that format
-    dit_trains: str = "all"  # or table (class table, last layer; the trunk is frozen), lora (adapters in the trunk too)
-
-    def __post_init__(self):
-        one_of("model.vf", self.vf, (*VISIONS, "none"))
-        one_of("model.vf_input", self.vf_input, ("published", "imagenet"))
-        one_of("model.dit", self.dit, tuple(DITS))
-        one_of("model.dit_trains", self.dit_trains, ("all", "table", "lora"))
-        if self.dit_weights == "scratch" and self.dit_trains != "all":
-            cause = f"model.dit_trains={self.dit_trains} freezes a trunk that nobody trained"
-            raise Stop(f"{cause}: set model.dit_weights=published or a path")
-        if self.dit_patch < 1 or self.latent_side % self.dit_patch:
-            raise Stop(f"model.dit_patch={self.dit_patch} does not divide the latent's side, {self.latent_side}")
-        if self.vf in ("dinov2_base", "dinov2_small") and not self.fresh_projection:
-            cause = f"model.vf={self.vf} has other features than the published projection was trained for"
-            raise Stop(f"{cause}: add model.fresh_projection=true")
-        self.refuse_sizes()
-
-    def refuse_sizes(self) -> None:
-        side, least = f"model.image_px={self.image_px}", 3 * 2**self.critic_layers
-        if self.image_px < self.downscale or self.image_px % self.downscale:
-            raise Stop(f"{side} is not a multiple of {self.downscale}, the autoencoder's reduction")
-        if self.image_px < least:
-            raise Stop(f"{side} is too small for the critic's {self.critic_layers} layers: {least} at least")
-        widths, levels = [self.channels * m for m in self.multipliers], len(self.multipliers)
-        if self.norm_groups < 1 or any(width % self.norm_groups for width in widths):
-            raise Stop(f"model.norm_groups={self.norm_groups} does not divide every width {widths}")
-        if not 0 <= self.freeze_encoder_layers <= levels:
-            frozen = f"model.freeze_encoder_layers={self.freeze_encoder_layers}"
-            raise Stop(f"{frozen} is not between 0 and {levels}, the encoder's levels")
-
-    @property
-    def downscale(self) -> int:
-        return 2 ** (len(self.multipliers) - 1)
-
-    @property
-    def latent_side(self) -> int:
-        return self.image_px // self.downscale
-
-    @property
-    def autoencoder(self) -> AutoencoderSize:
-        return AutoencoderSize(
-            self.channels, tuple(self.multipliers), self.blocks, tuple(self.attention),
-            self.latent_channels, self.latent_channels, self.norm_groups, self.image_px,
-        )  # fmt: skip
-
-    @property
-    def vision_size(self) -> VisionSize:
-        width, depth, heads = VISIONS.get(self.vf, (0, 0, 0))
-        return VisionSize(
-            self.vf_width or width, self.vf_depth or depth, self.vf_heads or heads,
-            self.latent_side, self.vf_input == "imagenet",
-        )  # fmt: skip
-
-    def dit_size(self, labels: int) -> DiTSize:
-        depth, width, heads = DITS[self.dit]
-        return DiTSize(
-            self.dit_depth or depth, self.dit_width or width, self.dit_heads or heads,
-            self.latent_side, self.latent_channels, labels, self.dit_patch,
-        )  # fmt: skip
+TRANSFORM_PULSES = 1024  # of radar.Spectrogram
 
 
 @dataclass
@@ -108,9 +17,12 @@ class DataConfig:
     """One folder per user with images of any type or raw echoes (.npy, complex), and which recordings are held out."""
 
     root: str = ""  # holds one folder per user; empty: what step 2 brings
+    layout: str = (
+        "auto"  # asks where folders look like no users; users: <root>/<user>/..., nested: <root>/any/<user>/...
+    )
     users: list[str] = field(default_factory=list)  # empty: every folder
-    recording_pattern: str = RECORDING  # searched in the file's name
-    recordings_csv: str = ""  # beside the user folders: file,recording; goes before the pattern
+    recording_pattern: str = "auto"  # recordings.py knows the usual words; or a regular expression, or "" for none
+    recordings_csv: str = ""  # in the root: file,recording; goes before the pattern
     val_share: float = 0.2  # of each user's images, in whole recordings, or the last block in time where there are none
     gap_images: int = 4  # left out between the blocks where windows may overlap and recordings are unknown
     kind: str = "images"  # or iq
@@ -131,23 +43,36 @@ class DataConfig:
     stand_in_px: int = 256  # side of the images as simulated; step 3 reduces them to model.image_px like anybody's
 
     def __post_init__(self):
+        refuse_outside("data", self)
         one_of("data.kind", self.kind, ("images", "iq"))
+        one_of("data.layout", self.layout, ("auto", "users", "nested"))
         one_of("data.colours", self.colours, ("jet", "gray"))
-        if not 0 < self.val_share < 1:
-            raise Stop(f"data.val_share={self.val_share} is not between 0 and 1")
-        at_least("data.gap_images", self.gap_images, 0)
-        for name in ("stand_in_users", "stand_in_recordings", "stand_in_windows", "stand_in_px"):
-            at_least(f"data.{name}", getattr(self, name), 1)
+        if len(set(self.users)) != len(self.users) or "" in self.users:
+            raise Stop(f"data.users={self.users} must name folders, each once")
         self.refuse_pattern()
+        self.refuse_spectrogram()
 
     def refuse_pattern(self) -> None:
-        pattern = f"data.recording_pattern={self.recording_pattern!r}"
-        try:
-            groups = re.compile(self.recording_pattern).groupindex
-        except re.error as error:
-            raise Stop(f"{pattern} is not a regular expression: {error}") from error
-        if self.recording_pattern and "recording" not in groups:
-            raise Stop(f"{pattern} has no group named 'recording', e.g. (?P<recording>rec\\d+)")
+        pattern = self.recording_pattern
+        if pattern not in ("", "auto"):
+            groups = refuse_bad_pattern("data.recording_pattern", pattern).groupindex
+            if "recording" not in groups:
+                cause = f"data.recording_pattern={pattern!r} has no group named 'recording'"
+                raise Stop(f"{cause}, e.g. (?P<recording>rec\\d+)")
+
+    def refuse_spectrogram(self) -> None:
+        """Of raw echoes: Doppler shifts that differ by the pulse rate are one, so velocities fold."""
+        span_m_s, limit_m_s = self.high_m_s - self.low_m_s, self.wavelength_m * self.prf_hz / 2
+        if span_m_s <= 0:
+            raise Stop(f"data.high_m_s={self.high_m_s} is not above data.low_m_s={self.low_m_s}")
+        if self.kind == "iq" and span_m_s > limit_m_s:
+            cause = (
+                f"data.high_m_s - data.low_m_s spans {span_m_s:g} m/s, but velocities fold after {limit_m_s:.2f} m/s"
+            )
+            raise Stop(f"{cause} at data.prf_hz={self.prf_hz:g}")
+        if self.kind == "iq" and self.window_s * self.prf_hz > TRANSFORM_PULSES:
+            pulses = f"data.window_s={self.window_s} has {self.window_s * self.prf_hz:.0f} pulses"
+            raise Stop(f"{pulses}, more than the {TRANSFORM_PULSES} of the transform")
 
 
 @dataclass
@@ -176,14 +101,8 @@ class LossConfig:
     contrastive_temperature: float = 0.1
 
     def __post_init__(self):
+        refuse_outside("loss", self)
         one_of("loss.critic_kind", self.critic_kind, ("hinge", "vanilla"))
-        if self.contrastive_temperature <= 0:
-            raise Stop(f"loss.contrastive_temperature={self.contrastive_temperature} is impossible: it must be above 0")
-        for name in (
-            "perceptual", "kl", "critic", "critic_drift", "align_vf", "reconstruct_vf", "margin_vf",
-            "distance_weight", "cosine_weight", "velocity_cosine", "contrastive",
-        ):  # fmt: skip
-            at_least(f"loss.{name}", getattr(self, name), 0)
 
 
 @dataclass
@@ -202,23 +121,12 @@ class DiTConfig:
     guidance_first3: bool = scored(False)  # the published sampler guides 3 channels of 32 and needs a scale of 7 to 10
 
     def __post_init__(self):
+        refuse_outside("dit", self)
         one_of("dit.method", self.method, ("euler", "heun", "dopri5"))
-        at_least("dit.sampling_steps", self.sampling_steps, 1)
-        for name in ("label_dropout", "shift", "guidance_start"):
-            if not 0 <= getattr(self, name) < 1:
-                raise Stop(f"dit.{name}={getattr(self, name)} is not in [0, 1)")
         if self.guidance != 1 and not self.label_dropout:
             raise Stop(
                 "dit.guidance subtracts the null row, which dit.label_dropout=0 leaves untrained: set dit.guidance=1"
             )
-
-
-@dataclass
-class LoraConfig(config.LoraConfig):
-    """Adapters of the stage dit (model.dit_trains=lora)."""
-
-    dropout: float = 0.0
-    targets: list[str] = field(default_factory=lambda: [r"blocks\..*\.(qkv|proj|w12|w3)"])
 
 
 @dataclass
@@ -237,7 +145,7 @@ class TrainConfig(config.TrainConfig):
     reconstruct_lr_share: float = 0.5
     margin_lr_share: float = 0.2
     dit_lr_share: float = 2.0  # 2e-4, as published
-    lr_floor: float = 1e-4
+    min_lr_ratio: float = 1.0  # constant, as published
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     global_batch: int = 16
@@ -246,6 +154,7 @@ class TrainConfig(config.TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        refuse_outside("train", self)
         one_of("train.plan", self.plan, ("auto", "light", "deep"))
         for stage in self.stages:
             one_of("train.stages", stage, STAGES)
@@ -281,57 +190,19 @@ class Config:
             raise Stop(f"{cause}: set train.stages=[dit]")
         if frozen and self.model.vf != "none":
             raise Stop("the stage decoder leaves the encoder as it is, so there is nothing to align: add model.vf=none")
+        self.refuse_untrained()
+        if "dit" in self.train.stages:
+            self.model.refuse_other_dit()
+        elif self.lora.full:
+            raise Stop("lora.full opens tensors of the stage dit, which is not in train.stages: leave it out")
 
-
-# A generated set is scored as a whole: more selection samples, seldom. Averages: the published decay; lib warms it up.
-DIT = {
-    "train.stages": ["dit"], "train.epochs": 12, "train.dit_share": 16.0, "train.ema": 0.9999, "train.global_batch": 64,
-    "train.micro_batch": 32, "train.evaluate_epochs": 4.0, "train.weight_decay": 0.01, "train.warmup_ratio": 0.02,
-    "eval.select_samples": 64, "eval.batch": 32, "eval.figures": 24,
-}  # fmt: skip
-
-PRESETS = {
-    "three_stages": {"train.stages": ["align", "reconstruct", "margin"]},
-    "single_stage": {"train.stages": ["single"], "train.epochs": 50},
-    "decoder_only": {"train.stages": ["decoder"], "model.vf": "none", "train.epochs": 20},
-    "frozen_encoder": {
-        "train.stages": ["single"], "train.epochs": 25, "train.lr": 1e-5, "train.lr_floor": 1e-5,
-        "model.freeze_encoder_layers": 3, "loss.distance_weight": 0.5, "loss.cosine_weight": 0.5,
-    },
-    "dit_scratch_s": DIT | {"model.dit": "S"},
-    "dit_frozen": DIT | {"model.dit": "XL", "model.dit_weights": "published", "model.dit_trains": "table"},
-    "dit_lora": DIT | {"model.dit": "XL", "model.dit_weights": "published", "model.dit_trains": "lora"},
-}  # fmt: skip
-
-# The published structure with 1.1 million parameters, one level less (f8) and images of 64 px, on simulated walkers.
-# The critic has one layer, so that it judges 30 x 30 patches of an image as the published one does. It has learnt for
-# minutes where the published one learnt for days: at its weight of 0.5 it costs as much PSNR as the adaptation gains
-# (+0.8 dB instead of +2.1), so it counts a fifth.
-DEMO = {
-    "model.weights": "demo", "model.image_px": 64, "model.channels": 16, "model.multipliers": [1, 2, 4, 4],
-    "model.blocks": 1, "model.attention": [3], "model.norm_groups": 4,
-    "model.vf_width": 96, "model.vf_depth": 4, "model.vf_heads": 4, "model.lpips_widths": [8, 16, 32, 48, 48],
-    "model.critic_width": 16, "model.critic_layers": 1,
-    "model.dit_width": 128, "model.dit_depth": 6, "model.dit_heads": 4,
-    "data.stand_in": True, "data.stand_in_users": 6, "data.stand_in_recordings": 12, "data.stand_in_windows": 3,
-    "data.stand_in_px": 128, "data.stand_in_difference": 0.7,
-    "train.epochs": 8, "train.lr": 2.5e-4, "train.global_batch": 8, "train.micro_batch": 8, "loss.critic": 0.1,
-    "train.dit_lr_share": 4.0,
-}  # fmt: skip
-
-# PIPELINE_SCALE=tiny: all five steps in 45 seconds.
-TINY = {
-    "model.image_px": 32, "data.stand_in_users": 3, "data.stand_in_recordings": 3, "data.stand_in_windows": 2,
-    "train.epochs": 3, "train.global_batch": 4, "train.micro_batch": 4,
-}  # fmt: skip
-
-EXPECTED = {
-    "three_stages": "held-out PSNR at least 2 dB above the untouched base, alignment cosine not below the base's",
-    "single_stage": "the published one-stage recipe: PSNR near three_stages', margins from the start",
-    "decoder_only": "PSNR above the base with the published latent space untouched; latents_stats.pt stays valid",
-    "frozen_encoder": "the guide's second half: first levels frozen, learning rate 1e-5; a smaller gain, little risk",
-    "dit_scratch_s": "generated spectrograms that a judge of real ones gives to the right user in 80 %, "
-    "no collapse, no copies",
-    "dit_frozen": "the published XL with a new class table and last layer: better than its base, below dit_lora",
-    "dit_lora": "the published XL with adapters: the same marks as dit_scratch_s from fewer recordings",
-}
+    def refuse_untrained(self) -> None:
+        """From scratch, every tensor of the autoencoder is trained by this run."""
+        if self.model.weights != "scratch":
+            return
+        if "decoder" in self.train.stages or self.train.stages == ["dit"]:
+            cause = f"model.weights=scratch leaves a random encoder in train.stages={self.train.stages}"
+            raise Stop(f"{cause}: train the whole autoencoder first, train.stages=[align,reconstruct,margin]")
+        if self.model.freeze_encoder_layers:
+            layers = f"model.freeze_encoder_layers={self.model.freeze_encoder_layers}"
+            raise Stop(f"{layers} keeps random layers as they are (model.weights=scratch): set it to 0")

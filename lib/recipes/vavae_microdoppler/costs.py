@@ -6,7 +6,9 @@ Functions named after a part of a network count its parameters.
 import itertools
 
 from lib.core.records import Plan
+from lib.recipes.vavae_microdoppler import strategy
 from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.networks_config import PUBLISHED
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize, DiTSize, VisionSize
 
 FLOAT = 4  # bytes
@@ -169,7 +171,7 @@ def parameters(config: Config) -> dict[str, int]:
 
 def trainable(config: Config) -> int:
     found, size = parameters(config), config.model.autoencoder
-    if config.train.stages == ["decoder"]:
+    if "decoder" in config.train.stages:
         return decoder(size) + quantisers(size)[1] + found["critic"]
     frozen = sum(encoder_levels(size)[: config.model.freeze_encoder_layers])
     return found["autoencoder"] - frozen + found["critic"] + found.get("projection", 0)
@@ -177,30 +179,41 @@ def trainable(config: Config) -> int:
 
 def plan(config: Config) -> Plan:
     """Of a chain that ends in dit: the sums, and the memory of the stage that needs more (bytes)."""
-    own = autoencoder_plan(config)
+    found, trained, memory, needs = parameters(config), trainable(config), autoencoder_memory(config), needs_of(config)
     if "dit" not in config.train.stages:
-        return own
-    found, trained, memory = dit_parameters(config), dit_trainable(config), dit_memory(config)
-    fetched = config.model.dit_weights == "published" and config.model.weights != "demo"
-    needs = ("the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8") if fetched else ()
+        return Plan(sum(found.values()), trained, memory, needs)
+    of_dit, trained_dit, memory_dit = dit_parameters(config), dit_trainable(config), dit_memory(config)
     if config.train.stages == ["dit"]:
-        return Plan(sum(found.values()), trained, memory, own.needs[:2] + needs)
-    both = {**found, **parameters(config)}
-    larger = max(memory, own.memory_bytes, key=lambda parts: sum(parts.values()))
-    return Plan(sum(both.values()), own.trainable + trained, larger, own.needs + needs)
+        return Plan(sum(of_dit.values()), trained_dit, memory_dit, needs)
+    larger = max(memory_dit, memory, key=lambda parts: sum(parts.values()))
+    return Plan(sum((of_dit | found).values()), trained + trained_dit, larger, needs)
 
 
-def autoencoder_plan(config: Config) -> Plan:
-    found, trained = parameters(config), trainable(config)
-    total = sum(found.values())
+def autoencoder_memory(config: Config) -> dict[str, int]:
     share = config.model.image_px**2 * config.model.channels * config.model.blocks / (256**2 * 128 * 2)
-    memory = {
-        "weights": FLOAT * total,
-        "gradients and Adam": 4 * FLOAT * trained,
+    return {
+        "weights": FLOAT * sum(parameters(config).values()),
+        "gradients and Adam": 4 * FLOAT * trainable(config),
         "activations": int(IMAGE_BYTES * share * config.train.micro_batch),
     }
-    simulated = config.data.stand_in and not config.data.root
+
+
+def needs_of(config: Config) -> tuple[str, ...]:
+    """What a person must have, and the guide's tables as far as the settings have to do with them."""
+    simulated, only_dit = config.data.stand_in and not config.data.root, config.train.stages == ["dit"]
     needs = ["simulated walkers, no download" if simulated else "spectrograms in one folder per user"]
-    if config.model.weights != "demo":
-        needs += ["the published VA-VAE, 2 GB", "a card with 16 GB at micro-batch 4, 24 GB at 8"]
-    return Plan(total, trained, memory, tuple(needs))
+    if config.model.source == PUBLISHED:
+        needs.append("the published VA-VAE, 2 GB")
+    if not config.model.is_demo and not only_dit:
+        needs.append("a card with 16 GB at micro-batch 4, 24 GB at 8")
+    if "dit" in config.train.stages and config.model.dit_weights == "published" and not config.model.is_demo:
+        needs += ["the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8"]
+    needs.append(f"by amount of data (guide): {strategy.IN_ALL}, above that adapt everything")
+    if config.model.weights == "scratch":
+        run = f"{config.train.epochs} in the first of {', '.join(config.train.stages)} (train.epochs)"
+        needs.append(
+            f"from random weights (guide, plan B): {strategy.SCRATCH_EPOCHS} epochs or more; this run has {run}"
+        )
+    if config.lora.full:
+        needs.append("lora.full opens more tensors of the DiT than are counted here")
+    return tuple(needs)

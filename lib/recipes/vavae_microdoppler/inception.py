@@ -45,7 +45,8 @@ def distance(rows: list[Row]) -> dict[str, float]:
 def features(path: str, image: torch.Tensor) -> np.ndarray:
     """(n, d) float32 of images (n, 3, h, w) in [-1, 1]."""
     pictures = metrics.to_uint8(image).permute(0, 3, 1, 2).contiguous()
-    found = network(path, image.device)(pictures, return_features=True)
+    with torch.autocast(image.device.type, enabled=False):
+        found = network(path, image.device)(pictures, return_features=True)
     if found.ndim != 2 or len(found) != len(image):
         raise Stop(
             f"eval.inception={path} gave features of shape {tuple(found.shape)}, not ({len(image)}, d)",

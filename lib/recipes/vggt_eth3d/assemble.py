@@ -7,38 +7,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.core.errors import Stop
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.core.run import atomic
 from lib.network import weights
-from lib.recipes.vggt_eth3d import costs, losses
+from lib.recipes.vggt_eth3d import costs, losses, sources, units
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
-WEIGHT_FILES = ("model.safetensors", "base.safetensors", "model.pt")
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
 
 
 def stages(config: Config, manifest: Manifest) -> list[Stage]:
-    """One leg: data.samples_per_epoch samples in each epoch, whatever the manifest holds."""
+    """One leg: data.samples_per_epoch samples in each epoch, whatever the manifest holds.
+
+    Its kind says whether what is held out is known to be in metres, for the measures know the stage alone.
+    """
     steps_per_epoch = -(-config.data.samples_per_epoch // config.train.global_batch)
-    return [Stage("adapt", config.train.epochs * steps_per_epoch)]
+    return [Stage("adapt", config.train.epochs * steps_per_epoch, kind=units.of_held_out(manifest))]
 
 
 def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     """The base on the CPU, every tensor matched; keys of heads that are not built are counted and left out.
 
-    Stop: no weight file in asset_dirs["base"], a missing, unexpected or mis-shaped tensor, or a fully trained layer
-    under model.base_precision=bf16.
+    Stop: no weight file in asset_dirs["base"], or a missing, unexpected or mis-shaped tensor.
     """
-    source = weight_file(asset_dirs["base"])
+    source = asset_dirs["base"] / sources.weight_file(config, asset_dirs["base"])
     with torch.device("meta"):
         network = VGGT(config.model)
     ignored = tuple(pattern for head, pattern in NOT_BUILT.items() if not hasattr(network, head))
     loaded = weights.load_strict(network, source, ignore=ignored, dtype=torch.float32)
     network.eval().gradient_checkpointing = config.train.gradient_checkpointing
     if config.model.base_precision == "bf16":
-        hold_in_bf16(config, network)
+        hold_in_bf16(network)
     return Parts(
         {costs.MODULE: network},
         {costs.MODULE: lora(config)} if costs.lora_targets(config) else {},
@@ -49,30 +49,14 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     )
 
 
-def hold_in_bf16(config: Config, network: VGGT) -> None:
+def hold_in_bf16(network: VGGT) -> None:
     """The aggregator's linear layers, which run in autocast: what autocast would round in every step is rounded once.
 
     Heads run in fp32, and tokens, norms and adapters stay in fp32. A merged export is then the rounded base plus the
     adapters, added in fp32: the network that was scored.
     """
-    layers = [name for name, _ in network.named_modules() if costs.in_autocast(name)]
-    trained = costs.fully_trained({f"{name}.weight": () for name in layers}, costs.full_tensors(config))
-    if trained:
-        raise Stop(
-            f"model.base_precision=bf16 is for frozen layers, but lora.full trains {trained[0]}",
-            "set model.base_precision=fp32",
-        )
-    for name in layers:
+    for name in [name for name, _ in network.named_modules() if costs.in_autocast(name)]:
         network.get_submodule(name).to(torch.bfloat16)
-
-
-def weight_file(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise Stop(f"{folder} holds none of {', '.join(WEIGHT_FILES)}", "python step2_download.py --force")
 
 
 def lora(config: Config) -> LoraSpec:

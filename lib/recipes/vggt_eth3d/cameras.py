@@ -12,7 +12,7 @@ from lib.recipes.vggt_eth3d import geometry
 
 AUC_DEG = (3, 5, 15, 30)
 MEASURES = {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in AUC_DEG} | {"fov_error": Metric("deg")}
-SAME_PLACE_M = 1e-6  # a shorter true baseline has no direction
+SAME_PLACE = 1e-6  # metres or median depths (units.py): a shorter true baseline has no direction
 
 
 def camera_numbers(
@@ -66,4 +66,4 @@ def direction_error(one: Tensor, other: Tensor) -> Tensor:
     """
     angle = torch.atan2(torch.linalg.cross(one, other).norm(dim=-1), (one * other).sum(-1).abs())
     angle = torch.where(one.norm(dim=-1) > 0, angle, torch.pi / 2)
-    return torch.where(other.norm(dim=-1) > SAME_PLACE_M, angle, 0)
+    return torch.where(other.norm(dim=-1) > SAME_PLACE, angle, 0)

@@ -1,10 +1,11 @@
 """Scenes as COLMAP describes them: cameras, poses, sparse points, and which image sees which point.
 
-Two layouts are read, text or binary: ETH3D's undistorted scenes (`dslr_calibration_undistorted/`) and the plain
-`images/ + sparse/[0/]` of COLMAP itself. Poses are camera-from-world with OpenCV axes, in the unit of the scene.
+Read are ETH3D's undistorted scenes (`dslr_calibration_undistorted/`), the plain `images/ + sparse/[0/]` of COLMAP, and
+nerfstudio's `images/ + colmap/sparse/0`, text or binary. Poses are camera-from-world with OpenCV axes, in the unit of
+the scene.
 """
 
-import copy
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,19 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop, nearest
+from lib.recipes.vggt_eth3d import colmap_files
 
-# Folders of a COLMAP model inside a scene, in order of preference.
-MODELS = ("dslr_calibration_undistorted", "sparse/0", "sparse")
-CAMERA_MODELS = (
-    "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE",
-    "THIN_PRISM_FISHEYE",
-)  # fmt: skip
+ETH3D = "dslr_calibration_undistorted"
+# Where COLMAP models lie inside a scene; of several the largest is read, because COLMAP begins a new one wherever it
+# loses the thread.
+MODELS = (ETH3D, "sparse/*", "sparse", "colmap/sparse/*", "colmap/sparse", ".")
 
 
 @dataclass(frozen=True)
 class View:
     """One photograph: `camera` is a pycolmap.Camera, `seen` are rows of Scene.points, `image` may not exist."""
 
-    name: str  # unique in the scene, without suffix; the file names of its arrays
+    name: str  # unique in the scene; the file names of its arrays
     image: Path
     camera: Any
     cam_from_world: np.ndarray  # (3, 4) float64
@@ -42,88 +42,67 @@ class Scene:
 
 def read(folder: Path) -> Scene:
     """The scene in `folder`. Stop names the file that is missing, unknown or damaged."""
-    model = model_folder(folder)
-    reconstruction = read_model(model)
-    points, row_of = read_points(reconstruction, model)
-    images = sorted(reconstruction.images.values(), key=lambda image: image.name)
-    views = tuple(read_view(folder, image, row_of) for image in images)
-    if len({view.name for view in views}) < len(views):
-        raise Stop(f"{model} lists two images whose names differ only in the suffix or in '/' against '-'")
-    return Scene(folder.name, folder, views, points)
+    place = model_folder(folder)
+    model = colmap_files.read(place)
+    images = sorted(model.images, key=lambda image: image.name)
+    if outside := next((image.name for image in images if Path(image.name).is_absolute()), ""):
+        raise Stop(f"{place} lists the image {outside}, but names are relative to {folder / 'images'}")
+    names = view_names([image.name for image in images])
+    if len(set(names)) < len(names):
+        raise Stop(f"{place} lists two images of one name: {Counter(names).most_common(1)[0][0]}")
+    views = tuple(
+        View(
+            name,
+            folder / "images" / image.name,
+            model.cameras[image.camera],
+            image.cam_from_world,
+            model.rows(image),
+        )
+        for name, image in zip(names, images, strict=True)
+    )
+    return Scene(folder.name, folder, views, model.points)
+
+
+def view_names(names: list[str]) -> list[str]:
+    """File names without suffix, "/" of subfolders as "-"; the suffix stays where two would be called the same."""
+    whole = [name.removeprefix("dslr_images_undistorted/") for name in names]
+    short = [Path(name).with_suffix("").as_posix() for name in whole]
+    count = Counter(name.replace("/", "-") for name in short)
+    return [
+        (name if count[stem.replace("/", "-")] > 1 else stem).replace("/", "-")
+        for name, stem in zip(whole, short, strict=True)
+    ]
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder of the scene's COLMAP model. Stop: there is no such scene, or no model in it."""
+    """The folder of the scene's COLMAP model, the largest of several. Stop: there is no such scene, or no model."""
     if not folder.is_dir():
         beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         known = nearest(folder.name, beside) if beside else "the folder above it is missing or empty"
         raise Stop(f"there is no scene {folder}: {known}", "set data.root, data.scenes and data.val_scenes")
-    for name in MODELS:
-        if any((folder / name / f"cameras.{kind}").exists() for kind in ("bin", "txt")):
-            return folder / name
-    raise Stop(f"{folder} holds no COLMAP model: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin")
+    found = [place for pattern in MODELS for place in places(folder, pattern) if colmap_files.kind(place)]
+    if not found:
+        instead = " (its transforms.json holds no points)" if (folder / "transforms.json").is_file() else ""
+        raise Stop(
+            f"{folder} holds no COLMAP model{instead}: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin",
+            "let COLMAP write its model into sparse/0, or nerfstudio into colmap/sparse/0",
+        )
+    return found[0] if len(found) == 1 or found[0].name == ETH3D else largest(folder, found)
 
 
-def read_model(model: Path) -> Any:
-    """A pycolmap.Reconstruction. Its exceptions name no file, so the damaged one is found from their text."""
-    import pycolmap
-
-    kind = "bin" if (model / "cameras.bin").exists() else "txt"
-    for name in ("cameras", "images", "points3D"):
-        if not (model / f"{name}.{kind}").exists():
-            raise Stop(f"{model / name}.{kind} is missing: a COLMAP model is cameras, images and points3D")
-    check_camera_models(model / "cameras.txt")
-    level, pycolmap.logging.minloglevel = pycolmap.logging.minloglevel, pycolmap.logging.FATAL.value
-    try:
-        return pycolmap.Reconstruction(model)
-    except (ValueError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        why = "a value is missing, impossible or not a number" if "Check failed" in reason else reason
-        raise Stop(f"{model / damaged_file(reason)}.{kind} cannot be read: {why}") from error
-    finally:
-        pycolmap.logging.minloglevel = level
+def places(folder: Path, pattern: str) -> list[Path]:
+    return [folder] if pattern == "." else sorted(folder.glob(pattern))
 
 
-def damaged_file(reason: str) -> str:
-    """Which part of a model pycolmap's message is about."""
-    if "point3D" in reason:
-        return "points3D"
-    return "cameras" if "amera" in reason and "cam_from" not in reason else "images"
-
-
-def check_camera_models(cameras: Path) -> None:
-    """pycolmap says only 'does not exist' of an unknown camera model."""
-    if not cameras.exists():
-        return
-    for line in cameras.read_text(encoding="utf-8", errors="replace").splitlines():
-        words = line.split()
-        if len(words) > 1 and not line.startswith("#") and words[1] not in CAMERA_MODELS:
-            known = nearest(words[1], CAMERA_MODELS)
-            raise Stop(f"{cameras} has a camera model {words[1]!r} that is not supported: {known}")
-
-
-def read_points(reconstruction: Any, model: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """The points (n, 3) float64, and the row of each point id."""
-    ids = sorted(reconstruction.points3D)
-    points = np.array([reconstruction.points3D[i].xyz for i in ids], dtype=np.float64).reshape(-1, 3)
-    if bad := int((~np.isfinite(points)).any(1).sum()):
-        raise Stop(f"points3D in {model} has {bad} points that are not finite numbers")
-    return points, {point: row for row, point in enumerate(ids)}
-
-
-def read_view(folder: Path, image: Any, row_of: dict[int, int]) -> View:
-    """One view of a pycolmap.Image. Stop: its camera model is not supported, or its pose is not finite."""
-    model = image.camera.model_name
-    if model not in CAMERA_MODELS:
-        known = nearest(model, CAMERA_MODELS)
-        raise Stop(f"the camera of {image.name} in {folder} is of the unsupported model {model}: {known}")
-    pose = image.cam_from_world().matrix()
-    if not np.isfinite(pose).all():
-        raise Stop(f"the pose of {image.name} in {folder} is not finite")
-    seen = np.array(sorted({row_of[p.point3D_id] for p in image.points2D if p.has_point3D()}), dtype=np.int64)
-    name = Path(image.name.removeprefix("dslr_images_undistorted/")).with_suffix("").as_posix().replace("/", "-")
-    camera = copy.copy(image.camera)  # the original belongs to the reconstruction and is freed with it
-    return View(name, folder / "images" / image.name, camera, pose, seen)
+def largest(folder: Path, found: list[Path]) -> Path:
+    """Of several models the one with the most images; says which it is."""
+    images = {place: len(colmap_files.read_images(place)) for place in found}
+    chosen = max(found, key=lambda place: images[place])  # the first of equals
+    named = {place: place.relative_to(folder).as_posix() for place in found}
+    sizes = ", ".join(f"{named[place]} has {count}" for place, count in images.items())
+    said = f"of {len(found)} COLMAP models the largest is read, {named[chosen]} (images: {sizes})"
+    print(f"  {folder.name}: {said}", flush=True)
+    return chosen
 
 
 def shared_points(scene: Scene) -> np.ndarray:

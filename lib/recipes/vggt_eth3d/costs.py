@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from math import prod
 
 from lib.core.records import Plan
-from lib.recipes.vggt_eth3d.config import Config
+from lib.recipes.vggt_eth3d.sections import Settings
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
 
 MODULE = "vggt"  # the network's name among the recipe's modules
 LINEARS = r"(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
-DEPTH_HEAD = r"depth_head\.(projects|scratch)\..*"  # its transposed convolutions have no LoRA in PEFT
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -101,22 +100,27 @@ def dense_head(size: ModelSize, name: str, values: int) -> Shapes:
     yield from layer(f"{scratch}.output_conv2.2", values + 1, size.dpt_output_hidden, 1, 1)
 
 
-def lora_targets(config: Config) -> tuple[str, ...]:
+def lora_targets(config: Settings) -> tuple[str, ...]:
     """Regexes of the adapted layers: the strategy's, relative to the depth, or the ones that the settings name."""
     if config.lora.targets:
         return tuple(config.lora.targets)
-    depth = config.model.depth
+    depth, linears = config.model.depth, chosen(config, "qkv", "proj", "fc1", "fc2")
+    head = rf"depth_head\.{chosen(config, 'projects', 'scratch')}\..*"  # its transposed convolutions: no LoRA in PEFT
     indices = ["|".join(map(str, range(first, depth))) for first in (depth // 2, 0)]
-    second_half, all_blocks = (rf"aggregator\.(frame|global)_blocks\.({some})\.{LINEARS}" for some in indices)
-    return {
-        "a": (DEPTH_HEAD,),
-        "b": (DEPTH_HEAD, second_half),
-        "c": (DEPTH_HEAD, all_blocks, rf"camera_head\.trunk\.\d+\.{LINEARS}"),
-        "head_full": (),
-    }[config.lora.strategy]
+    second_half, all_blocks = (
+        rf"aggregator\.(frame|global)_blocks\.({some})\.(attn|mlp)\.{linears}" for some in indices
+    )
+    trunk = rf"camera_head\.trunk\.\d+\.(attn|mlp)\.{linears}"
+    found = {"a": (head,), "b": (head, second_half), "c": (head, all_blocks, trunk), "head_full": ()}
+    return tuple(target for target in found[config.lora.strategy] if r"\.()" not in target)
 
 
-def full_tensors(config: Config) -> tuple[str, ...]:
+def chosen(config: Settings, *layers: str) -> str:
+    """A regex of those of the layers that lora.layers names; "()" for none of them."""
+    return f"({'|'.join(layer for layer in layers if layer in config.lora.layers)})"
+
+
+def full_tensors(config: Settings) -> tuple[str, ...]:
     """Regexes over "<module>.<tensor>" of what is trained without adapters."""
     head = (rf"{MODULE}\.depth_head\..*",) if config.lora.strategy == "head_full" and not config.lora.targets else ()
     return (*head, *config.lora.full)
@@ -134,14 +138,14 @@ def fully_trained(shapes: dict[str, tuple[int, ...]], full: Iterable[str]) -> li
     return [name for name in shapes if any(re.fullmatch(pattern, f"{MODULE}.{name}") for pattern in full)]
 
 
-def adapter_parameters(config: Config) -> int:
+def adapter_parameters(config: Settings) -> int:
     """Parameters of the adapters: one of rank r on a weight (out, in, ...) has r (in ... + out)."""
     shapes = tensors(config.model)
     sides = [prod(shapes[name][1:]) + shapes[name][0] for name in adapted(shapes, lora_targets(config))]
     return config.lora.rank * sum(sides)
 
 
-def trainable(config: Config) -> int:
+def trainable(config: Settings) -> int:
     """Parameters that are trained: the adapters and what is trained fully."""
     shapes = tensors(config.model)
     return adapter_parameters(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
@@ -152,7 +156,7 @@ def in_autocast(layer: str) -> bool:
     return re.fullmatch(rf"aggregator\..*\.{LINEARS}", layer) is not None
 
 
-def weight_bytes(config: Config) -> int:
+def weight_bytes(config: Settings) -> int:
     """Bytes of the base as `build` holds it: fp32, or bf16 where model.base_precision says so."""
     held = 2 if config.model.base_precision == "bf16" else 4
     return sum(
@@ -161,7 +165,7 @@ def weight_bytes(config: Config) -> int:
     )
 
 
-def frozen_blocks(config: Config) -> int | None:
+def frozen_blocks(config: Settings) -> int | None:
     """How many of the aggregator's first blocks are frozen with all that lies before them; None if the patch embed
     itself is trained.
     """
@@ -184,13 +188,13 @@ def frozen_front(blocks: int) -> str:
     return rf"{MODULE}\.aggregator\.({'|'.join(parts)})"
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Settings) -> Plan:
     """Parameters of the whole network, of what is trained, and the estimated peak on the device in bytes."""
     parameters = sum(prod(shape) for shape in tensors(config.model).values())
     return Plan(parameters, trainable(config), memory_bytes(config))
 
 
-def memory_bytes(config: Config) -> dict[str, int]:
+def memory_bytes(config: Settings) -> dict[str, int]:
     """The parts of the peak on the device for the largest sample. An estimate: kernels' own workspace is not in it."""
     size, count = config.model, trainable(config)
     frames = config.train.micro_batch * config.data.frames[1]
@@ -211,7 +215,7 @@ def memory_bytes(config: Config) -> dict[str, int]:
     }
 
 
-def block_bytes(config: Config, tokens: int, number: int) -> int:
+def block_bytes(config: Settings, tokens: int, number: int) -> int:
     """What one adapted block keeps for the backward pass of so many tokens; `number` is the bytes of one number.
 
     fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden
@@ -225,7 +229,7 @@ def block_bytes(config: Config, tokens: int, number: int) -> int:
     return int(tokens * width * (stream + attention + hidden + inputs) + copies)
 
 
-def dense_frame_bytes(config: Config, patches: int) -> int:
+def dense_frame_bytes(config: Settings, patches: int) -> int:
     """What the depth head keeps for one frame of so many patches, all in fp32: the input of each convolution, and what
     an adapter's dropout makes of it.
     """

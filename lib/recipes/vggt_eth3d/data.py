@@ -15,21 +15,24 @@ from lib.core.errors import Stop
 from lib.core.hashes import sha256_of
 from lib.core.records import Record, Split
 from lib.core.run import atomic, read_json, write_json
+from lib.core.words import counted
 from lib.data.split import by_share, perceptual_hash
 from lib.recipes.vggt_eth3d import colmap, depth, regions
 from lib.recipes.vggt_eth3d.config import Config
-from lib.recipes.vggt_eth3d.crop import crop, read_image, resample
+from lib.recipes.vggt_eth3d.crop import Crop, crop, kept_share, read_image, resample, seen
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
+FEWEST_VIEWS = 2  # of a scene: a sample needs two
 MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
 AGREES = 0.1  # relative depth within which two views see the same surface
+KEPT = 0.8  # a smaller share of the photographs' area in the network's crop is said
 
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
     """The arrays of every scene, view by view.
 
-    asset_dirs: "scenes" holds one folder per scene, "regions" (optional) the region masks. Stop: a missing folder, a
-    damaged scene, a scene with fewer than two usable views.
+    asset_dirs: "scenes" holds one folder per scene, "regions" (optional) the region masks. Stop: a missing folder or a
+    damaged scene.
     """
     root, masks = asset_dirs["scenes"], asset_dirs.get("regions")
     if not root.is_dir():
@@ -45,21 +48,43 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
 
 
 def prepare_scene(config: Config, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
-    """One scene, view by view; its scene.json is written last. Stop: fewer than two usable views."""
-    usable, reasons = [], []
+    """One scene, view by view; its scene.json is written last. Stop: its depth and its poses have two units."""
+    unit = depth.unit(scene, config.data.unit, is_known_data=not config.data.root)
+    usable, shares = [], []
     for number, view in enumerate(scene.views):
         record = prepare_view(config, scene, view, out, masks)
         record.group = group_of(config, scene.name, number, len(scene.views))
+        record.columns["unit"] = unit
         if record.status == "ok":
             usable.append(view)
-        else:
-            reasons.append(record.reason)
+            shares.append(record.columns["kept_share"])
         yield record
-    if len(usable) < 2:
-        because = f" ({len(reasons)} skipped: {reasons[0]})" if reasons else ""
-        cause = f"the scene {scene.folder} has {len(usable)} usable images, but a sample needs two{because}"
-        raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes")
+    if len(usable) < FEWEST_VIEWS:
+        return  # `split` says so, when the manifest with the reasons is written
+    refuse_two_units(config, scene, usable, out)
+    say_what_is_cropped(config, scene, sum(shares) / len(shares))
     write_scene(config, scene, usable, out)
+
+
+def say_what_is_cropped(config: Config, scene: colmap.Scene, kept: float) -> None:
+    if kept < KEPT:
+        size = f"{config.model.image_width_px} x {config.model.image_height_px}"
+        of = sorted({f"{view.camera.width} x {view.camera.height}" for view in scene.views})
+        said = f"{kept:.0%} of the photographs' area is seen, the rest is cropped: they have {', '.join(of[:3])} px"
+        print(f"  {scene.name}: {said}, the network {size} (model.image_width_px, model.image_height_px)", flush=True)
+
+
+def refuse_two_units(config: Config, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
+    """Stop: the scene's depth is in another unit than its poses."""
+    factors = []
+    for view in usable if len(scene.points) else ():
+        known = np.load(out / f"{view.name}.depth.npy", mmap_mode="r")
+        factors.append(depth.factor_to_points(known, scene, view, frame_of(config, view)))
+    if factors and (factor := float(np.median(factors))) != 1:
+        raise Stop(
+            f"the depth of {scene.folder} is {factor:.4g} times what its COLMAP model says, but both need one unit",
+            "scale the model, or set data.depth_scale",
+        )
 
 
 def group_of(config: Config, scene: str, number: int, views: int) -> str:
@@ -72,18 +97,21 @@ def prepare_view(config: Config, scene: colmap.Scene, view: colmap.View, out: Pa
     """Writes the arrays of a view, or says in the record why it cannot be used."""
     source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
     record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
-    depth_map = depth.find_depth_map(scene, view, config.data.depth_scale)
     try:
+        depth_map = depth.find_depth_map(scene, view, config.data.depth_scale)
         if not (out / f"{view.name}.depth.npy").exists():  # it is written last
             write_arrays(config, scene, view, depth_map, masks, out)
     except Stop as stop:
-        record.status, record.reason = "skipped", stop.cause
+        record.status, record.reason = "skipped", stop.cause + (f" ({stop.command})" if stop.command else "")
         return record
     image, known = (np.load(out / f"{view.name}.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
+    frame = frame_of(config, view)
     record.sha256, record.perceptual_hash = sha256_of(view.image), perceptual_hash(image.mean(-1))
     record.columns = {
         "depth": "map" if depth_map else depth.without_map(scene),
         "valid_share": round(float((known > 0).mean()), 4),
+        "kept_share": round(kept_share(view.camera, frame), 4),  # of the photograph's area, in the network's crop
+        "masked_share": round(1 - float(seen(view.camera, frame).mean()), 4),  # of the crop, beyond a wide lens
     }
     if masks:
         record.columns["region"] = "mask" if regions.find(masks, scene, view) else "none"
@@ -99,7 +127,7 @@ def write_arrays(
     out: Path,
 ) -> None:
     """Picture, region and depth of a view at network resolution. Stop: a broken file, or too little depth."""
-    frame = crop(view.camera, config.model.image_width_px, config.model.image_height_px)
+    frame = frame_of(config, view)
     pixels = resample(read_image(view.image, view.camera), view.camera, frame)
     known = depth.known_depth(scene, view, frame, depth_map, depth.dropped_values(config.data.drop_obs_masks))
     if (count := int((known > 0).sum())) < MIN_VALID_PX:
@@ -110,6 +138,10 @@ def write_arrays(
     save(out / f"{view.name}.depth.npy", known)
 
 
+def frame_of(config: Config, view: colmap.View) -> Crop:
+    return crop(view.camera, config.model.image_width_px, config.model.image_height_px)
+
+
 def save(path: Path, array: np.ndarray) -> None:
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -117,11 +149,10 @@ def save(path: Path, array: np.ndarray) -> None:
 
 def write_scene(config: Config, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
     """scene.json: cameras and covisibility of the usable views."""
-    width, height = config.model.image_width_px, config.model.image_height_px
     views = {
         view.name: {
             "cam_from_world": view.cam_from_world.tolist(),
-            "intrinsics": crop(view.camera, width, height).intrinsics.tolist(),
+            "intrinsics": frame_of(config, view).intrinsics.tolist(),
         }
         for view in usable
     }
@@ -170,9 +201,10 @@ def seen_share(world: np.ndarray, known: np.ndarray, camera: np.ndarray, cam_fro
 def split(config: Config, records: list[Record], out: Path) -> Split:
     """By scene: the named ones, or whole scenes by share.
 
-    A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named. Stop: the gap
-    leaves fewer than two views to train on, or nothing is held out.
+    A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named. Stop: a scene
+    has fewer than two usable views, the gap leaves fewer to train on, or nothing is held out.
     """
+    refuse_short_scenes(config, records)
     if config.data.val_scenes:
         return Split("scene", tuple(config.data.val_scenes))
     if len(config.data.scenes) > 1:
@@ -181,6 +213,15 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     held_out = f"{scene} {HELD_OUT}"
     dropped = gap(config, records, read_json(out / scene / "scene.json"), held_out)
     return Split("views of one scene, with a gap", (held_out,), dropped)
+
+
+def refuse_short_scenes(config: Config, records: list[Record]) -> None:
+    for scene in config.data.scenes + config.data.val_scenes:
+        mine = [record for record in records if record.sample_id.startswith(f"{scene}/")]
+        usable = sum(record.status == "ok" for record in mine)
+        if usable < FEWEST_VIEWS:
+            cause = f"the scene {scene} has {counted(usable, 'usable image')} of {len(mine)}, but a sample needs two"
+            raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes, or mend its images")
 
 
 def gap(config: Config, records: list[Record], stored: dict[str, Any], held_out: str) -> dict[str, str]:
@@ -204,18 +245,27 @@ def gap(config: Config, records: list[Record], stored: dict[str, Any], held_out:
 
 
 def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
-    """Per scene: usable and skipped images, where depth comes from, and the mean share of pixels that have it."""
+    """Per scene: usable and skipped images, where depth comes from and in which unit, and mean shares: of the pixels
+    that have it, of the photograph that is seen, and where the lens is wide of the crop that it does not fill.
+    """
     summary = {}
     for name in config.data.scenes + config.data.val_scenes:
         mine = [record for record in records if record.sample_id.startswith(f"{name}/")]
         usable = [record for record in mine if record.status == "ok"]
-        valid_shares = [float(record.columns["valid_share"]) for record in usable]
+        means = {
+            name: round(sum(float(record.columns[name]) for record in usable) / max(len(usable), 1), 4)
+            for name in ("valid_share", "kept_share", "masked_share")
+        }
         counts: dict[str, Any] = {
             "images": len(usable),
             "skipped": len(mine) - len(usable),
             "depth": " and ".join(sorted({record.columns["depth"] for record in usable})),
-            "valid_share": round(sum(valid_shares) / max(len(usable), 1), 4),
+            "unit": " and ".join(sorted({record.columns["unit"] or "unknown" for record in usable})),
+            "valid_share": means["valid_share"],
+            "kept_share": means["kept_share"],
         }
+        if means["masked_share"]:
+            counts["masked_share"] = means["masked_share"]
         if config.data.region_masks:
             counts["without_region_mask"] = sum(record.columns["region"] == "none" for record in usable)
         summary[name] = counts

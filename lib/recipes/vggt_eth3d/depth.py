@@ -3,7 +3,6 @@
 Depth is z-depth in the unit of the scene (metres in ETH3D), 0 where nothing is known.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,19 +12,24 @@ import numpy as np
 
 from lib.core.errors import Stop
 from lib.core.run import read_json
-from lib.recipes.vggt_eth3d import scans
-from lib.recipes.vggt_eth3d.colmap import Scene, View, read_model
-from lib.recipes.vggt_eth3d.crop import Crop, rays, resample
+from lib.recipes.vggt_eth3d import colmap_files, lens, scans
+from lib.recipes.vggt_eth3d.colmap import Scene, View
+from lib.recipes.vggt_eth3d.crop import Crop, rays, resample, seen
 from lib.recipes.vggt_eth3d.surfaces import Samples, nearest_surface, splat
 
 # Values of ETH3D's masks: right geometry with an unsuited appearance; the photograph shows what the scan lacks.
 UNSUITED, NOT_IN_SCAN = 1, 2
 # ETH3D's depth of the distorted photographs, and their cameras.
 TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"
+OUTSIDE_PX = -1e6  # where a ray is put that the map's lens does not show
 LAYER = 0.05  # relative depth within which two sparse points of one pixel count as one surface
+NEAR = 1e-6  # times the median depth: a point on the camera's own plane is seen nowhere
 # The same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm.
 SURFACE = 0.005
 MOST_REACH_PX = 6  # holes in a depth map wider than twice this stay holes
+METRES = "m"  # of Record.columns["unit"], "" where the unit is not known
+MATCHES = 20  # pixels with a depth from both sources, at least, before their factor is believed
+FACTOR, SPREAD = 1.25, 1.15  # another unit: the median ratio is beyond FACTOR, its quartiles within SPREAD of it
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ def without_map(scene: Scene) -> str:
     return "scans" if (scene.folder / scans.FOLDER).is_dir() else "points"
 
 
+def unit(scene: Scene, stated: str, is_known_data: bool) -> str:
+    """METRES where the depth of a scene is known to be in metres, else "".
+
+    Lasers and 16-bit maps with a scale measure metres; COLMAP's own scale is free. stated: data.unit. is_known_data:
+    ETH3D as step 2 brings it, whose points are in the lasers' unit, or the stand-in.
+    """
+    if stated != "auto":
+        return METRES if stated == METRES else ""
+    laser = (scene.folder / TRUTH).is_dir() or without_map(scene) == "scans"
+    scaled = any(path.suffix == ".png" for path in (depth_beside(scene, view) for view in scene.views) if path)
+    return METRES if is_known_data or laser or scaled else ""
+
+
 def known_depth(
     scene: Scene, view: View, crop: Crop, depth_map: DepthMap | None, dropped: tuple[int, ...]
 ) -> np.ndarray:
@@ -54,13 +71,28 @@ def known_depth(
 
     Stop: a depth map, scan or mask that is missing, truncated or of another size.
     """
+    shown = seen(view.camera, crop)
     if depth_map:
-        seen = from_map(depth_map, crop)
+        found = from_map(depth_map, crop)
     elif without_map(scene) == "scans":
-        seen = scans.depth(scans.read(scene.folder), view.cam_from_world, crop)
+        found = scans.depth(scans.read(scene.folder), view.cam_from_world, crop)
     else:
-        return from_points(scene.points[view.seen], view.cam_from_world, crop)
-    return np.where(dropped_region(scene, view, crop, dropped), 0, seen)
+        return np.where(shown, from_points(scene.points[view.seen], view.cam_from_world, crop), 0)
+    return np.where(shown & ~dropped_region(scene, view, crop, dropped), found, 0)
+
+
+def factor_to_points(known: np.ndarray, scene: Scene, view: View, crop: Crop) -> float:
+    """How many times a view's depth (h, w) is what the model's points say, where it is clearly another unit; else 1.
+
+    Poses and depth in two units would be trained on without a word: each view's depth is right, and no two agree.
+    """
+    points = from_points(scene.points[view.seen], view.cam_from_world, crop)
+    both = (points > 0) & (known > 0)
+    if both.sum() < MATCHES:
+        return 1.0
+    low, middle, high = np.percentile(known[both] / points[both], (25, 50, 75))
+    alike = high < middle * SPREAD and low > middle / SPREAD
+    return float(middle) if alike and not 1 / FACTOR < middle < FACTOR else 1.0
 
 
 def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
@@ -87,23 +119,30 @@ def depth_beside(scene: Scene, view: View) -> Path | None:
 
 def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> np.ndarray:
     """(h, w) bool: what ETH3D's mask of the distorted photograph drops, as the crop's camera sees it."""
-    from PIL import Image
-
     path = scene.folder / "masks_for_images" / "dslr_images" / f"{view.image.stem}.png"
     if not path.exists():  # most photographs have none
         return np.zeros((crop.height, crop.width), bool)
     mask, camera = decode(path), distorted_camera(scene.folder, view.image.name)
+    return resample_mask(np.isin(mask, dropped), path, camera, crop)
+
+
+def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.ndarray:
+    """(h, w) bool: a mask of a whole photograph as the crop sees it. Stop: it has another size than the photograph."""
+    from PIL import Image
+
     if mask.shape != (camera.height, camera.width):
         raise Stop(f"{path} has the shape {mask.shape}, its photograph is {camera.width} x {camera.height}")
-    white = Image.fromarray(np.where(np.isin(mask, dropped), 255, 0).astype(np.uint8)).convert("RGB")
+    white = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
     return resample(white, camera, crop)[..., 0] >= 128
 
 
 def stated_scale(scene: Scene) -> float:
     """What summary.json beside the scenes divides 16-bit values by to get metres. Stop: it states nothing."""
     summary = scene.folder.parent / "summary.json"
-    scale = (read_json(summary) or {}).get(scene.name, {}).get("depth_scale", 0)
-    if not scale > 0:
+    stated = read_json(summary)
+    of_scene = stated.get(scene.name) if isinstance(stated, dict) else None
+    scale = of_scene.get("depth_scale") if isinstance(of_scene, dict) else None
+    if not isinstance(scale, int | float) or not scale > 0:
         cause = f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it"
         raise Stop(cause, "set data.depth_scale")
     return float(scale)
@@ -123,8 +162,8 @@ def distorted_camera(folder: Path, name: str) -> Any:
 @lru_cache(maxsize=1)
 def distorted_cameras(folder: Path) -> dict[str, Any]:
     """The pycolmap.Camera of every photograph as taken, by file name."""
-    reconstruction = read_model(folder / LENS)
-    return {Path(image.name).name: copy.copy(image.camera) for image in reconstruction.images.values()}
+    model = colmap_files.read(folder / LENS)
+    return {Path(image.name).name: model.cameras[image.camera] for image in model.images}
 
 
 def read_depth(depth_map: DepthMap) -> np.ndarray:
@@ -136,30 +175,39 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
         if depth.nbytes != due:
             raise Stop(f"{path} holds {depth.nbytes} bytes, but {camera.width} x {camera.height} x 4 = {due} are due")
         depth = depth.reshape(camera.height, camera.width)
-    if depth.ndim != 2 or abs(depth.shape[1] / depth.shape[0] * camera.height / camera.width - 1) > 0.01:
+    if depth.ndim != 2 or not depth.size or not alike(depth.shape, camera):
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
+    if depth.dtype.kind not in "fiu":
+        raise Stop(f"{path} holds values of the type {depth.dtype}, which are no depth")
     usable = np.isfinite(depth) & (depth > 0)
     return np.where(usable, depth / depth_map.scale, 0).astype(np.float32)
 
 
-def decode(path: Path) -> np.ndarray:
+def alike(shape: tuple[int, ...], camera: Any) -> bool:
+    """Whether a map (h, w) has the aspect of a camera's photograph."""
+    return abs(shape[1] / shape[0] * camera.height / camera.width - 1) <= 0.01
+
+
+def decode(path: Path, palette: bool = False) -> np.ndarray:
     """The values in a .npy, a .png, or any other file as raw little-endian float32 without a header.
 
-    ETH3D names the raw files .JPG. Stop: the file is absent or damaged.
+    palette: a .png with one gives its colours, and not their numbers. ETH3D names the raw files .JPG. Stop: the file is
+    absent or damaged.
     """
     from PIL import Image
 
     try:
         if path.suffix == ".npy":
-            return np.load(path)
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # a header's shape takes no memory by itself
         if path.suffix == ".png":
-            with Image.open(path) as file:
-                return np.asarray(file)
+            with Image.open(path, formats=["PNG"]) as file:
+                return np.asarray(file.convert("RGB") if palette and file.mode == "P" else file)
         return np.fromfile(path, dtype="<f4")
     except FileNotFoundError as error:
         raise Stop(f"{path} is absent, though its folder has the depth of other images") from error
-    except (OSError, EOFError, SyntaxError, ValueError) as error:
-        raise Stop(f"{path} cannot be read, it may be truncated: {error}") from error
+    except Exception as error:  # numpy and Pillow raise almost anything on damaged files
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Stop(f"{path} cannot be read, it may be truncated: {why}") from error
 
 
 def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:
@@ -173,7 +221,8 @@ def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:
     reach = reach_px(depth > 0)
     stretch = np.array([camera.width / depth.shape[1], camera.height / depth.shape[0]])
     # In pixels of the map, whose centres lie at + 0.5.
-    column, row = (camera.img_from_cam(rays(crop).reshape(-1, 3)) / stretch).T
+    pixels = lens.in_photograph(camera, rays(crop)[..., :2].reshape(-1, 2)) / stretch
+    column, row = np.where(np.isnan(pixels), OUTSIDE_PX, pixels).T
     farthest, found = int(reach[depth > 0].max(initial=1) + 1), []
     steps = range(-farthest, farthest + 1)
     for down in steps:
@@ -186,7 +235,7 @@ def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:
             found.append((cell, distance[cell], reach[y, x][cell], depth[y, x][cell]))
     cell, distance, reach, depth = (np.concatenate(part) for part in zip(*found, strict=True))
     focal = crop.intrinsics[0, 0]
-    pitch = focal * stretch[0] / camera.focal_length_x  # network pixels per pixel of the map
+    pitch = focal * stretch[0] / lens.focal_px(camera)[0]  # network pixels per pixel of the map
     slack = 3 * reach * pitch * depth / focal + SURFACE * depth
     return nearest_surface(Samples(cell, distance * pitch, reach * pitch, depth, slack), crop)
 
@@ -211,5 +260,6 @@ def from_points(points: np.ndarray, cam_from_world: np.ndarray, crop: Crop) -> n
     Of two surfaces in one pixel the nearer one stays.
     """
     cam = points @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    cam = cam[cam[:, 2] > 1e-6]
+    ahead = cam[cam[:, 2] > 0]
+    cam = ahead[ahead[:, 2] > NEAR * np.median(ahead[:, 2])] if len(ahead) else ahead
     return nearest_surface(splat(cam, np.full(len(cam), 0.5), LAYER * cam[:, 2], crop), crop)

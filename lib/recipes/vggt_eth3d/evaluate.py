@@ -1,5 +1,6 @@
 """Scores of held-out sequences, their summary, and the console table in the guide's layout."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,18 +9,21 @@ import torch
 from torch import Tensor
 
 from lib.core.records import Batch, Manifest, Metric, Parts, Row, Stage
-from lib.recipes.vggt_eth3d import assemble, cameras, geometry, metrics, points
-from lib.recipes.vggt_eth3d.config import LICENCES, Config
+from lib.core.words import counted
+from lib.recipes.vggt_eth3d import assemble, cameras, geometry, metrics, points, units
+from lib.recipes.vggt_eth3d.config import Config
+from lib.recipes.vggt_eth3d.sections import LICENCES
 
 # Labels of the printed table.
 ERRORS = (("MAE", "mae"), ("RMSE", "rmse"), ("Abs Rel", "abs_rel"), ("Sq Rel", "sq_rel"))
+POINT_MAP = "Point map after Umeyama"
 SHARES = {
     "Threshold accuracy": (
         ("δ < 1.03", "delta_103"), ("δ < 1.10", "delta_110"),
         ("δ < 1.25", "delta_1"), ("δ < 1.25²", "delta_2"), ("δ < 1.25³", "delta_3"),
     ),
     "Cameras": (*((f"AUC@{limit}°", f"pose_auc_{limit}") for limit in cameras.AUC_DEG), ("FoV error °", "fov_error")),
-    "Point map after Umeyama (m)": (("Accuracy", "accuracy"), ("Completeness", "completeness"), ("Chamfer", "chamfer")),
+    POINT_MAP: (("Accuracy", "accuracy"), ("Completeness", "completeness"), ("Chamfer", "chamfer")),
     "Confidence": (("AUSE", "ause"), ("Mean", "confidence")),
     "Region": (
         ("MAE inside", "mae_region"), ("MAE outside", "mae_outside"),
@@ -37,18 +41,24 @@ PUBLISHED_ABS_REL = 0.08  # a random depth head has 0.43
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
-    """Depth under every alignment, cameras, points, confidence and region; the first is the MAE in metres."""
-    return metrics.MEASURES | cameras.MEASURES | points.MEASURES | metrics.CONFIDENCE | metrics.REGION
+    """Depth under every alignment, cameras, points, confidence and region.
+
+    The first is the MAE where it is in metres, else the error relative to the depth.
+    """
+    found = metrics.MEASURES | cameras.MEASURES | points.MEASURES | metrics.CONFIDENCE | metrics.REGION
+    main = "mae" if units.in_metres(stage) else "abs_rel"
+    return units.named({main: found[main]} | found, stage)
 
 
 def base_limits(config: Config, stage: Stage, manifest: Manifest) -> dict[str, float]:
     """Known for published weights on ETH3D scenes with dense depth.
 
-    SfM points lie where texture is, and an average over them is another number.
+    SfM points lie where texture is, and an average over them is another number. Where no scene chooses the checkpoint,
+    step 4 asks the base about scenes that train.
     """
-    held_out = manifest.side("val")
-    scenes = {record.sample_id.partition("/")[0] for record in held_out}
-    dense = all(record.columns["depth"] != "points" for record in held_out)
+    asked = [*(manifest.side("select") or manifest.side("train")), *manifest.side("test")]
+    scenes = {record.sample_id.partition("/")[0] for record in asked}
+    dense = all(record.columns["depth"] != "points" for record in asked)
     published = config.model.weights in LICENCES and scenes <= ETH3D_SCENES and dense
     return {"abs_rel": PUBLISHED_ABS_REL} if published else {}
 
@@ -64,7 +74,11 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
         predicted = assemble.forward(config, parts, batch)
     kept: Batch = {key: predicted[key].float() for key in ("depth", "depth_conf", "pose_enc") if key in predicted}
     with torch.autocast(batch["depths"].device.type, enabled=False):  # bf16 products would move points and cameras
-        return [row(sequence(batch, i), sequence(kept, i)) for i in range(len(batch["depths"]))]
+        found = []
+        for i in range(len(batch["depths"])):
+            truth = sequence(batch, i)
+            found.append(row(truth if units.in_metres(stage) else units.relative(truth), sequence(kept, i)))
+        return found
 
 
 def sequence(batch: Batch, i: int) -> dict[str, Any]:
@@ -75,8 +89,8 @@ def sequence(batch: Batch, i: int) -> dict[str, Any]:
 def row(truth: dict[str, Any], predicted: dict[str, Tensor]) -> Row:
     """The scores of one sequence.
 
-    truth: one sample without its batch axis; predicted: depth (s, h, w, 1), and as far as there are, depth_conf
-    (s, h, w) and pose_enc (s, 9).
+    truth: one sample without its batch axis, in the unit of the numbers; predicted: depth (s, h, w, 1), and as far as
+    there are, depth_conf (s, h, w) and pose_enc (s, 9).
     """
     depth, true_depth, valid = predicted["depth"][..., 0], truth["depths"], truth["valid"]
     numbers: dict[str, float] = {"frames": float(len(depth))}
@@ -116,30 +130,41 @@ def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]
 
 def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
     """What the guide's users know: mean ± std (median) per metric, for base and adapted side by side."""
-    scored = f"{scores['n_samples']} held-out sequences of {scores['n_groups']} scenes"
+    scored = f"{counted(scores['n_samples'], 'held-out sequence')} of {counted(scores['n_groups'], 'scene')}"
+    metres, main = units.in_metres(stage), scores["main"]["metric"]
+    lengths = "lengths in m" if metres else "lengths in median depths of a sequence, for no unit is known (data.unit)"
+    errors = sorted(ERRORS, key=lambda error: error[1] != main)  # the main one first
     lines = [
-        f"Depth metrics over {scored} (one scale per sequence):",
+        f"Depth metrics over {scored} (one scale per sequence; {lengths}):",
         f"  {'':<14}{'untouched base':<34}adapted",
-        *(line(label, base, adapted, name, spread) for label, name in ERRORS),
+        *(line(label, base, adapted, name, spread) for label, name in errors),
     ]
     for heading, table in SHARES.items():
         found = [line(label, base, adapted, name, mean) for label, name in table if name in base[0].numbers]
-        lines += [f"{heading}:", *found] if found else []
-    lines += ["MAE by sequence length:", *by(lambda row: f"{row.numbers['frames']:.0f} frames", base, adapted)]
+        unit = " (m)" if metres and heading == POINT_MAP else ""
+        lines += [f"{heading}{unit}:", *found] if found else []
+    label = next(label for label, name in errors if name == main)
+    lines += [
+        f"{label} by sequence length:",
+        *by(lambda row: f"{row.numbers['frames']:.0f} frames", main, base, adapted),
+    ]
     if scores["n_groups"] > 1:
-        lines += ["MAE by scene:", *by(lambda row: row.group, base, adapted)]
-    return "\n".join([*lines, verdict(scores)])
+        lines += [f"{label} by scene:", *by(lambda row: row.group, main, base, adapted)]
+    return "\n".join([*lines, verdict(scores, label)])
 
 
-def verdict(scores: dict[str, Any]) -> str:
-    """The main metric in one sentence, with the interval of its difference."""
+def verdict(scores: dict[str, Any], label: str) -> str:
+    """The main metric in one sentence, with the interval of its difference where there is one."""
     main = scores["metrics"][scores["main"]["metric"]]
     change = 100 * main["difference"] / main["base"]
     said = (
         f"base {main['base']:.4f}, adapted {main['adapted']:.4f} ({change:+.1f} %), median depth {main['trivial']:.4f}"
     )
+    if main["low"] is None or math.isnan(main["low"]):
+        few = f"{counted(scores['n_groups'], 'scene')}, and sequences over the same photos are no independent samples"
+        return f"Depth {label}: {said}: no verdict ({few})"
     interval = f"95 % interval of the difference [{main['low']:.4f}, {main['high']:.4f}]"
-    return f"Depth MAE: {said}; {interval}, {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}"
+    return f"Depth {label}: {said}; {interval}, {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}"
 
 
 def line(label: str, base: list[Row], adapted: list[Row], name: str, number: Callable[[list[Row], str], str]) -> str:
@@ -147,12 +172,12 @@ def line(label: str, base: list[Row], adapted: list[Row], name: str, number: Cal
     return f"  {label + ':':<14}" + "".join(f"{number(rows, name):<34}" for rows in (base, adapted)).rstrip()
 
 
-def by(kind: Callable[[Row], str], base: list[Row], adapted: list[Row]) -> list[str]:
-    """A line of the main error for every kind of row."""
+def by(kind: Callable[[Row], str], name: str, base: list[Row], adapted: list[Row]) -> list[str]:
+    """A line of one metric for every kind of row."""
     found = []
     for one in dict.fromkeys(map(kind, base)):
         before, after = ([row for row in rows if kind(row) == one] for rows in (base, adapted))
-        found.append(line(one, before, after, "mae", mean))
+        found.append(line(one, before, after, name, mean))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.records import Row, Stage
+from lib.recipes.vggt_eth3d import units
 from lib.recipes.vggt_eth3d.config import Config
 
 
@@ -13,11 +14,11 @@ def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], o
     """One figure per held-out sequence whose pictures were kept (eval.figures of them)."""
     for number, (one, other) in enumerate(zip(base, adapted, strict=True)):
         if one.arrays and other.arrays:
-            draw_sequence(one, other, out / f"depth_{number + 1}.png")
+            draw_sequence(one, other, units.of_lengths(stage), out / f"depth_{number + 1}.png")
 
 
-def draw_sequence(base: Row, adapted: Row, path: Path) -> None:
-    """The first frame of a sequence; depths in metres share one colour scale, errors another."""
+def draw_sequence(base: Row, adapted: Row, unit: str, path: Path) -> None:
+    """The first frame of a sequence; depths share one colour scale, errors another."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,9 +35,10 @@ def draw_sequence(base: Row, adapted: Row, path: Path) -> None:
     depth = show(axes[0, 2], adapted.arrays["predicted"], "depth, adapted", cmap="turbo", vmin=near, vmax=far)
     show(axes[1, 0], known, "ground truth", cmap="turbo", vmin=near, vmax=far)
     for axis, row, error, name in zip(axes[1, 1:], (base, adapted), errors, ("base", "adapted"), strict=True):
-        heat = show(axis, error, f"|error|, {name} (MAE {row.numbers['mae']:.3f} m)", cmap="magma", vmin=0, vmax=worst)
-    figure.colorbar(depth, ax=axes[0], label="depth (m)", shrink=0.9)
-    figure.colorbar(heat, ax=axes[1], label="|error| (m)", shrink=0.9)
+        title = f"|error|, {name} (MAE {row.numbers['mae']:.3f} {unit})"
+        heat = show(axis, error, title, cmap="magma", vmin=0, vmax=worst)
+    figure.colorbar(depth, ax=axes[0], label=f"depth ({unit})", shrink=0.9)
+    figure.colorbar(heat, ax=axes[1], label=f"|error| ({unit})", shrink=0.9)
     figure.suptitle(f"{base.sample_id.replace('+', ' + ')[:90]}  (held out)", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -20,7 +20,7 @@ class Scene(NamedTuple):
     world_points: Tensor  # (b, s, h, w, 3)
     cam_points: Tensor  # (b, s, h, w, 3)
     depths: Tensor  # (b, s, h, w)
-    scale: Tensor  # (b,): metres (or whatever the input was in) per unit
+    scale: Tensor  # (b,): metres (or whatever the input was in, of any size) per unit
 
 
 def quaternion_from_rotation(rotation: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def normalise_scene(
     points = transform(cam_from_world[:, 0], world_points.flatten(1, 3)).view(world_points.shape)
     total = torch.where(valid, points.norm(dim=-1), 0).sum((1, 2, 3))
     count = valid.sum((1, 2, 3))
-    scale = torch.where(count > 0, total / count.clamp(min=1), 1).clamp(1e-4, 1e4)
+    scale = torch.where(total > 0, total / count.clamp(min=1), 1)
     cameras, per_point = relative_cameras(cam_from_world, scale), over(scale, points)
     return Scene(cameras, points / per_point, cam_points / per_point, depths / over(scale, depths), scale)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.recipes.vggt_eth3d import geometry
-from lib.recipes.vggt_eth3d.config import LossConfig
+from lib.recipes.vggt_eth3d.sections import LossConfig
 
 LARGEST = 100.0  # of any error, in units of the scene: one broken pixel must not own the step
 FILTERED_FROM = 1000  # errors; the quantile filter leaves smaller sets alone, and never leaves fewer

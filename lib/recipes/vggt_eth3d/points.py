@@ -15,7 +15,7 @@ MOST_POINTS = 20_000  # evenly over the valid pixels: two searches then take a t
 
 
 def point_numbers(predicted: Tensor, truth: Tensor) -> dict[str, float]:
-    """MEASURES in the unit of the truth, for points (n, 3) of the same pixels.
+    """MEASURES in the unit of the truth (units.py), for points (n, 3) of the same pixels.
 
     NaN for fewer than 3 points, or where no similarity fits.
     accuracy: mean distance from a predicted point to the nearest true one; completeness: from a true point to the

@@ -19,29 +19,31 @@ from torch import Tensor
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
 from lib.core.run import atomic, write_text
+from lib.data import pictures
 from lib.recipes.vggt_eth3d import costs, geometry
 from lib.recipes.vggt_eth3d.config import Config
 
-PHOTOS = (".jpg", ".jpeg", ".png")
+PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+KEPT = 0.8  # a photo of which less is seen is named
 CONFIDENT_SHARE = 0.5
 MOST_POINTS = 400_000
 MONTAGE_PHOTOS = 8
 
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
-    """inputs: a folder of photos. Stop: it holds none, two of one name, or a broken one; two do not fit into memory."""
-    names, images = photographs(config, Path(inputs))  # (s, 3, h, w)
+    """inputs: a folder of photos. Stop: it holds none that can be used, or two do not fit into memory."""
+    called, images = photographs(config, Path(inputs))  # (s, 3, h, w)
     found = run(parts.modules[costs.MODULE], images)
     depth, confidence = found["depth"][..., 0], found["depth_conf"]  # (s, h, w)
     height_px, width_px = depth.shape[-2:]
     cam_from_world, intrinsics = geometry.decode_cameras(found["pose_enc"], height_px, width_px)
     with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
         points = geometry.world_points_from_depth(depth, cam_from_world, intrinsics)
-    write_images(out, names, images, depth, confidence)
-    write_model(out / "sparse", names, cam_from_world, intrinsics, height_px, width_px)
+    write_images(out, called, images, depth, confidence)
+    write_model(out / "sparse", called, cam_from_world, intrinsics, height_px, width_px)
     write_cloud(out / "points.ply", points, images, confidence)
-    write_montage(out / "montage.png", names, images, depth, confidence)
-    print(f"{len(names)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
+    write_montage(out / "montage.png", called, images, depth, confidence)
+    print(f"{len(called)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
 
 
 # ---------------------------------------------------------------------------------------------- in
@@ -50,36 +52,55 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 def photographs(config: Config, folder: Path) -> tuple[list[str], Tensor]:
     """Names and pictures (s, 3, h, w), RGB in 0..1.
 
-    All have the network's width, and are cut at the centre to the shape of the first one.
+    All have the network's width, and are cut at the centre to the shape of the first one. A photo that cannot be used
+    is named and left out. Stop: none is left.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS) if folder.is_dir() else []
+    found = sorted(folder.glob("*")) if folder.is_dir() else []
+    paths = [path for path in found if path.suffix.lower() in PHOTOS and not path.name.startswith(".")]
     if not paths:
         raise Stop(f"{folder} holds no photos ({', '.join(PHOTOS)})", "give a folder of photos to --predict")
-    names = [path.stem for path in paths]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Stop(f"{folder} holds two photos called {twice[0]}", "rename one of them")
-    photos = [read(path) for path in paths]
-    size = network_size(config, photos[0])
-    pictures = [np.asarray(fitted(photo, size), np.float32) / 255 for photo in photos]
-    return names, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    used, seen, size = [], [], None
+    for path in paths:
+        photo = read(path)
+        if photo is None:
+            continue
+        size = size or network_size(config, photo)
+        say_what_is_cut(path, photo, size)
+        used.append(path)
+        seen.append(np.asarray(fitted(photo, size), np.float32) / 255)
+    if not used:
+        raise Stop(f"none of the {len(paths)} photos in {folder} can be used", "give other photos to --predict")
+    return names(used), torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
+
+
+def names(paths: list[Path]) -> list[str]:
+    """What each photo's files are called: its name without suffix, which stays where two would be called the same."""
+    stems = [path.stem for path in paths]
+    return [path.name if stems.count(path.stem) > 1 else path.stem for path in paths]
 
 
 def read(path: Path) -> Any:
-    """The photo upright and in RGB; what is transparent becomes white, as the published example does it."""
-    from PIL import Image, ImageOps
-
+    """The photo upright and in RGB; None, and its reason is printed, where it cannot be used."""
     try:
-        with Image.open(path) as file:
-            photo = ImageOps.exif_transpose(file).convert("RGBA")
-    except OSError as error:
-        raise Stop(f"{path} cannot be decoded: {error}", "take it out of the folder") from error
-    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+        photo = pictures.read(path, upright=True)
+        pictures.refuse_one_colour(photo)
+    except pictures.Unreadable as reason:
+        print(f"  {path.name} is left out: {reason}", flush=True)
+        return None
+    return photo
 
 
 def network_size(config: Config, photo: Any) -> tuple[int, int]:
     """Width and height in px: the model's width, the photo's shape in whole patches, at most a square."""
     width, patch = config.model.image_width_px, config.model.patch_size
     return width, max(patch, min(width, round(photo.height * width / photo.width / patch) * patch))
+
+
+def say_what_is_cut(path: Path, photo: Any, size: tuple[int, int]) -> None:
+    shape, seen = photo.width / photo.height, size[0] / size[1]
+    if (kept := min(shape / seen, seen / shape)) < KEPT:
+        said = f"{kept:.0%} of it is seen, the rest is cut off: it has {photo.width} x {photo.height} px"
+        print(f"  {path.name}: {said}, the network sees {size[0]} x {size[1]}", flush=True)
 
 
 def fitted(photo: Any, size: tuple[int, int]) -> Any:

@@ -1,6 +1,6 @@
 """Regions of the photographs that weigh differently (windows, say): a mask for each, `<folder>/<scene>/<view>.png`.
 
-Nonzero is the region. A mask has its photograph's size and is cropped and straightened like it. <view> is the
+What is not black is the region. A mask has its photograph's size and is cropped and straightened like it. <view> is the
 photograph's file name without its suffix; "/" of subfolders becomes "-".
 """
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from lib.core.errors import Stop
 from lib.core.records import Record
+from lib.recipes.vggt_eth3d import depth
 from lib.recipes.vggt_eth3d.colmap import Scene, View
-from lib.recipes.vggt_eth3d.crop import Crop, read_image, resample
+from lib.recipes.vggt_eth3d.crop import Crop
 
 
 def find(masks: Path | None, scene: Scene, view: View) -> Path | None:
@@ -25,8 +26,10 @@ def read(path: Path | None, camera: Any, crop: Crop) -> np.ndarray:
     """(h, w) bool: the region as the crop sees it; empty without a mask. Stop: a mask is broken or of another size."""
     if path is None:
         return np.zeros((crop.height, crop.width), bool)
-    white = read_image(path, camera).convert("L").point([0, *[255] * 255])
-    return resample(white.convert("RGB"), camera, crop)[..., 0] >= 128
+    values = depth.decode(path, palette=True)  # all 16 bits of a grey one count
+    channels = values.reshape(*values.shape[:2], -1)
+    colours = channels[..., : {2: 1, 4: 3}.get(channels.shape[-1])]  # without alpha
+    return depth.resample_mask(colours.max(-1) > 0, path, camera, crop)
 
 
 def report(masks: Path, records: list[Record]) -> None:
@@ -35,7 +38,7 @@ def report(masks: Path, records: list[Record]) -> None:
     without = [record.sample_id for record in usable if record.columns["region"] == "none"]
     named = {path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")}
     strange = sorted(named - {record.sample_id for record in records})
-    if len(without) == len(usable):
+    if usable and len(without) == len(usable):
         instead = f", but {strange[0]}.png" if strange else ""
         cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png{instead}"
         raise Stop(cause, "name the masks <scene>/<photograph>.png, or leave data.region_masks out")

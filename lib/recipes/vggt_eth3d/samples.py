@@ -1,6 +1,7 @@
 """Which frames make a sample, as functions of counters: by covisibility, in random order, with a random reference.
 
-`train` draws new frames for every key; `val` is a fixed list of sequences that step 5 scores, `select` a few of them.
+`train` draws new frames for every key. `test` is a fixed list of sequences of held-out scenes, which step 5 scores;
+`select` is another one, of other scenes, which chooses the checkpoint.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Scene:
 
 
 def open_scenes(manifest: Manifest, side: str) -> list[Scene]:
-    """The scenes of "train" or "val", in the manifest's order. Stop: there is none."""
+    """The scenes of "train", "select" or "test", in the manifest's order. Stop: there is none."""
     groups: dict[str, list[str]] = {}
     for record in manifest.side(side):
         groups.setdefault(record.group, []).append(record.sample_id)
@@ -52,10 +53,17 @@ def open_scene(arrays: Path, group: str, ids: list[str]) -> Scene:
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Samples of `load`; `select` is spread evenly over `val`. Stop: the side is empty, or its views see too little."""
+    """Samples of `load`, at most eval.select_samples of them to select by, spread evenly.
+
+    Stop: the side is empty, or its views see too little of one another.
+    """
     if side == "train":
         return Sampler(config.data.samples_per_epoch, draw_training(config, open_scenes(manifest, "train")))
-    sequences = [chosen for scene in open_scenes(manifest, "val") for chosen in held_out_sequences(config, scene)]
+    sequences = [chosen for scene in open_scenes(manifest, side) for chosen in held_out_sequences(config, scene)]
+    if not sequences:
+        shortest = min(config.eval.lengths)
+        cause = f"no scene of the {side} side has {shortest} views that share what they see (data.val_scenes)"
+        raise Stop(cause, "lower eval.lengths, or hold out another scene")
     if side == "select" and len(sequences) > config.eval.select_samples:
         spread = np.linspace(0, len(sequences) - 1, config.eval.select_samples).round().astype(int)
         sequences = [sequences[i] for i in spread]

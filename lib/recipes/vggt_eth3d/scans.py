@@ -96,8 +96,10 @@ def read_header(path: Path) -> tuple[int, np.dtype, int]:
         raise Stop(f"{path} is not a binary little-endian PLY: it begins with {text[:40]!r}")
     first = re.search(r"^element (\w+) (\d+)\n((?:property .*\n)*)", text, re.MULTILINE)
     properties = [line.split() for line in first[3].splitlines()] if first and first[1] == "vertex" else []
-    kinds = {words[-1]: PLY_TYPES.get(words[1], "") for words in properties}  # "": a list, which has no fixed size
-    if not first or not {"x", "y", "z"} <= kinds.keys() or not all(kinds.values()):
+    # "": a list, which has no fixed size, or a line that is damaged
+    kinds = {words[-1]: PLY_TYPES.get(words[1], "") if len(words) == 3 else "" for words in properties}
+    whole = len(kinds) == len(properties) and all(kinds.values())
+    if not first or not {"x", "y", "z"} <= kinds.keys() or not whole:
         raise Stop(f"{path} does not begin with vertices that have x, y and z")
     return int(first[2]), np.dtype(list(kinds.items())), len(header) + len(end)
 

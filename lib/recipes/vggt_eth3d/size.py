@@ -1,12 +1,19 @@
 """The sizes of a VGGT. The defaults are the published 1B model (Wang et al. 2025, arXiv 2503.11651); no torch here."""
 
+import math
 from dataclasses import dataclass, field
 
-from lib.core.config import at_least
 from lib.core.errors import Stop
 
 SPECIAL_TOKENS = 1  # the camera token; the register tokens follow it
 POSE_NUMBERS = 9  # translation 3, quaternion 4, field of view 2 (geometry.encode_cameras)
+
+
+def within(key: str, value: float, low: float, high: float = math.inf) -> None:
+    """Stop unless low <= value <= high; what is not a finite number never is."""
+    if not low <= value <= high or math.isinf(value):
+        allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+        raise Stop(f"{key}={value} is impossible: it must be {allowed}")
 
 
 @dataclass
@@ -51,13 +58,17 @@ class ModelSize:
             "camera_iterations",
             "num_register_tokens",
             "dpt_output_hidden",
+            "rope_base",
         ):
-            at_least(f"model.{key}", getattr(self, key), 1)
-        self.check_multiple("img_size", self.img_size, "patch_size", self.patch_size)
+            within(f"model.{key}", getattr(self, key), 1)
+        within("model.layer_scale", self.layer_scale, 0)
+        for key in ("mlp_ratio", "patch_embed_mlp_ratio", "camera_mlp_ratio"):
+            within(f"model.{key}", getattr(self, key), 1 / 16, 64)
+        self.check_multiple("img_size", self.img_size, "model.patch_size", self.patch_size)
         # RoPE splits a head into y and x, and each of these into pairs; UV embeddings have four equal parts.
-        self.check_multiple("embed_dim", self.embed_dim, "num_heads x 4", 4 * self.num_heads)
-        self.check_multiple("embed_dim", self.embed_dim, "patch_embed_num_heads", self.patch_embed_num_heads)
-        self.check_multiple("embed_dim x 2", 2 * self.embed_dim, "camera_num_heads", self.camera_num_heads)
+        self.check_multiple("embed_dim", self.embed_dim, "4 x model.num_heads", 4 * self.num_heads)
+        self.check_multiple("embed_dim", self.embed_dim, "model.patch_embed_num_heads", self.patch_embed_num_heads)
+        self.check_multiple("embed_dim x 2", 2 * self.embed_dim, "model.camera_num_heads", self.camera_num_heads)
         self.check_multiple("dpt_features", self.dpt_features, "8", 8)
         self.check_dense()
 
@@ -83,3 +94,19 @@ class ModelSize:
         """The aggregator layers that some head reads; the others are never stored."""
         dense = self.dpt_intermediate_layers if self.depth_head or self.point_head else []
         return tuple(sorted({*dense, *([self.depth - 1] if self.camera_head else [])}))
+
+
+# A network of 1.9 million parameters with every part of the large one.
+DEMO_SIZE = ModelSize(
+    img_size=112,
+    embed_dim=96,
+    depth=4,
+    num_heads=4,
+    patch_embed_depth=2,
+    patch_embed_num_heads=4,
+    camera_trunk_depth=1,
+    camera_num_heads=4,
+    dpt_features=24,
+    dpt_out_channels=[24, 32, 48, 48],
+    dpt_intermediate_layers=[0, 1, 2, 3],
+)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.recipes.vggt_eth3d import render, worlds
+from lib.recipes.vggt_eth3d import lens, render, worlds
 
 WIDTH_PX, HEIGHT_PX = 216, 144
 SUPERSAMPLING = 2  # photographs are rendered larger and shrunk, so that edges are smooth
@@ -56,23 +56,18 @@ def write_scene(folder: Path, seed: int, views: int) -> None:
 
 def pinhole(focal: float, times: int = 1) -> Any:
     """A pycolmap.Camera of `times` the size of a photograph; the focal length is in image widths."""
-    import pycolmap
-
     width, height = times * WIDTH_PX, times * HEIGHT_PX
-    parameters = [focal * width, focal * width, width / 2, height / 2]
-    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=parameters)
+    return lens.camera("PINHOLE", width, height, [focal * width, focal * width, width / 2, height / 2])
 
 
 def fisheye(focal: float, generator: np.random.Generator) -> Any:
     """The camera of the photograph as taken: it sees a little more than the pinhole camera, with some distortion."""
-    import pycolmap
-
     pixels = 0.94 * (WIDTH_PX / 2) / np.arctan(0.5 / focal)
     k1, k2 = generator.uniform(-0.02, 0.02, 2)
     small = generator.uniform(-5e-4, 5e-4, 6)  # p1 p2 k3 k4 sx1 sy1
     centre = np.array([WIDTH_PX, HEIGHT_PX]) / 2 + generator.uniform(-1.5, 1.5, 2)
     parameters = [pixels, pixels, *centre, k1, k2, *small]
-    return pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=WIDTH_PX, height=HEIGHT_PX, params=parameters)
+    return lens.camera("THIN_PRISM_FISHEYE", WIDTH_PX, HEIGHT_PX, parameters)
 
 
 def write_photograph(path: Path, colour: np.ndarray) -> None:
@@ -190,15 +185,13 @@ def write_lines(path: Path, header: str, lines: list[str]) -> None:
 
 def box_sample(seed: int, views: int, width_px: int, height_px: int) -> dict[str, Any]:
     """A sample like those of `samples.load`, of a generic box world: what the demo's base network is trained on."""
-    import pycolmap
-
     generator = np.random.Generator(np.random.Philox(key=[seed, 4]))
     geometry = render.Geometry(worlds.box_world(seed))
     focal = generator.uniform(0.75, 1.05) * width_px
     # The centre of pixel (i, j) is (i + 0.5, j + 0.5) for COLMAP and (i, j) for the network, whose principal point is
     # at half the size.
     params = [focal, focal, width_px / 2 + 0.5, height_px / 2 + 0.5]
-    camera = pycolmap.Camera(model="PINHOLE", width=width_px, height=height_px, params=params)
+    camera = lens.camera("PINHOLE", width_px, height_px, params)
     poses = worlds.box_views(seed, views)
     hits = [geometry.hits(camera, pose) for pose in poses]
     depths = np.stack([np.where(hit.depth < render.FAR_M, hit.depth, 0) for hit in hits]).astype(np.float32)

@@ -83,9 +83,26 @@ def test_checkpoint_is_converted_once_and_without_mano(base, configure, tmp_path
 
 
 def test_safetensors_are_used_where_they_lie(base, configure, tmp_path):
-    (base() / "hamer.ckpt").unlink()
-    save_file({"a": torch.zeros(1)}, tmp_path / "base" / "hamer.safetensors")
-    assert converted(configure(), {"base": tmp_path / "base"}, tmp_path / "cache") is None
+    folder = base()
+    save_file({"a": torch.zeros(1)}, folder / "hamer.safetensors")
+    config = configure(model__checkpoint=str(folder / "hamer.safetensors"))
+    assert converted(config, {"base": folder}, tmp_path / "cache") is None
+
+
+def test_the_named_file_is_opened_whatever_lies_beside_it(base, configure, tmp_path):
+    folder = base()
+    config = configure(model__checkpoint=str(folder / "tuned.safetensors"))
+    tuned = {
+        name: tensor + 1
+        for name, tensor in assemble.build(configure(), STAGE, {"base": folder}).modules["hamer"].state_dict().items()
+    }
+    save_file(tuned, folder / "tuned.safetensors")
+    save_file({"a": torch.zeros(1)}, folder / "base.safetensors")
+    parts = assemble.build(config, STAGE, {"base": folder})
+    assert torch.equal(parts.modules["hamer"].mano_head.init_betas, tuned["mano_head.init_betas"])
+    (folder / "tuned.safetensors").unlink()
+    with pytest.raises(Stop, match=r"does not hold tuned\.safetensors"):
+        assemble.build(config, STAGE, {"base": folder})
 
 
 class Harm:
@@ -128,6 +145,9 @@ def test_full_size_targets_are_162_modules_with_the_tables_parameters(hand):
 
 @pytest.mark.parametrize("changes", [
     {"lora__targets__backbone": ["attn"]}, {"lora__targets__backbone": [], "lora__targets__head": ["attn", "mlp"]},
+    {"lora__targets__backbone": ["qkv", "fc2"], "lora__targets__head": ["to_kv", "decpose", "decshape"]},
+    {"lora__targets__backbone": ["proj", "fc1", "patch"], "lora__targets__head": ["to_qkv", "to_q", "to_out"]},
+    {"lora__targets__backbone": [], "lora__targets__head": ["deccam"]},
     {"lora__last_blocks": 2}, {"lora__full_readouts": True}, {"loss__adversarial": 0.1}, {"lora__rank": 5},
 ])  # fmt: skip
 def test_closed_forms_agree_with_peft(base, configure, changes):
@@ -219,7 +239,7 @@ def test_plain_peft_loads_the_adapter(base, configure, tmp_path):
 
 
 def test_vitpose_backbone_goes_below_a_new_head_that_trains(network, configure, tmp_path):
-    config = configure(model__init="vitpose")
+    config = configure(model__init="vitpose", model__checkpoint="twins/vitpose_backbone.pth")
     state = network(config).backbone.state_dict()
     stored = {f"backbone.{name}": tensor for name, tensor in state.items()} | {"keypoint_head.x": torch.zeros(3)}
     torch.save({"state_dict": stored}, tmp_path / "vitpose_backbone.pth")

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib.core.errors import Stop
-from lib.recipes.hamer import crop, data, labelled
+from lib.recipes.hamer import crop, data, formats, labelled, samples, windows
+from lib.recipes.hamer.hand import stand_in_hand
 from tests.recipes.hamer.conftest import flat_only, records_of
 
 
@@ -22,7 +24,10 @@ def edit_first(**changes):
     ({"keypoints_2d": [[0.02 * i, 0.5] for i in range(21)]}, "the 2D keypoints lie within 5 % of the crop"),
     ({"keypoints_3d": (10.0 * np.cumsum(np.ones((21, 3)), 0)).tolist()}, "3D keypoints are expected in metres"),
     ({"keypoints_3d": [[float("nan")] * 3] * 21}, "a label is not finite"),
-    ({"file": "absent.png"}, "the image is missing"),
+    ({"file": "absent.png"}, "the image cannot be used: the file is missing"),
+    ({"hand": "rihgt"}, "hand is 'rihgt', but only left and right are known"),
+    ({"keypoints_3d": [[0.0, 0, 0]] * 20}, r"keypoints_3d has the shape (20, 3) instead of (21, 3) or (21, 4)"),
+    ({"box": [0, 0, 1e6, 1e6], "keypoints_2d": None}, "far larger than the image"),
 ])  # fmt: skip
 def test_unusable_hand_is_skipped_with_its_reason(folder, changes, reason):
     _, records = folder(edit_first(**changes))
@@ -38,10 +43,76 @@ def test_file_that_is_no_picture_is_skipped(folder, tmp_path, configure, labelle
     assert records[0].status == "skipped" and "cannot be decoded" in records[0].reason
 
 
-def test_data_that_is_mostly_unusable_stops_the_run(folder, tmp_path):
-    config, records = folder(lambda entries: [entry.update(keypoints_2d=[[0.4, 0.5]] * 21) for entry in entries])
-    with pytest.raises(Stop, match="4 of 4 hands cannot be used"):
+def test_data_that_is_mostly_unusable_stops_the_run_with_the_commonest_reason(folder, tmp_path):
+    def spoil(entries):
+        entries[0]["hand"] = "both"
+        for number, entry in enumerate(entries[1:3]):
+            entry["file"] = f"absent{number}.png"
+
+    config, records = folder(spoil)
+    said = "3 of 4 hands cannot be used; 2 of them like absent0.png#1: the image cannot be used: the file is missing"
+    with pytest.raises(Stop, match=said):
         data.split(config, records, tmp_path)
+    assert [record.status for record in records] == ["skipped"] * 3 + ["ok"]  # none is dropped
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def stored(labelled, configure, tmp_path, **images):
+    """Records and arrays of a labelled folder of which some pictures are replaced; name -> how it is saved."""
+    root = labelled()
+    for name, save in images.items():
+        save(root / f"{name.removeprefix('p')}.png")
+    config = configure(data__format="folder", data__root=str(root))
+    records = records_of(config, root, tmp_path / "prepared")
+    return records, samples.Shards(tmp_path / "prepared")
+
+
+def test_16_bit_pictures_are_scaled_and_one_of_one_colour_is_skipped_by_name(labelled, configure, tmp_path):
+    levels = np.random.default_rng(1).integers(0, 60_000, (140, 160), np.uint16)
+    grey, black = Image.fromarray(levels), Image.new("RGB", (160, 140))
+    records, shards = stored(labelled, configure, tmp_path, p1=grey.save, p2=black.save)
+    assert [record.status for record in records] == ["ok", "ok", "skipped", "ok"]
+    assert records[2].reason == "the image cannot be used: it is a picture of one colour"
+    pixels = shards.pixels(records[1])
+    low = np.maximum(np.floor(np.array([70.0, 70]) - 160 - 2), 0).astype(int)
+    expected = np.round(levels / 257)[low[1] : low[1] + pixels.shape[0], low[0] : low[0] + pixels.shape[1]]
+    assert np.abs(pixels - expected[..., None]).max() <= 1
+
+
+def test_what_lies_under_transparent_pixels_is_not_seen(labelled, configure, tmp_path):
+    levels = np.random.default_rng(1).integers(0, 255, (140, 160, 4), np.uint8)
+    levels[..., 3] = np.where(np.arange(160) < 80, 0, 255)
+    records, shards = stored(labelled, configure, tmp_path, p1=Image.fromarray(levels).save)
+    pixels = shards.pixels(records[1])
+    assert (pixels[:, :80] == 255).all() and pixels[:, 80:].std() > 50
+
+
+def test_a_sideways_photograph_is_turned_upright_before_its_boxes_are_applied(labelled, configure, tmp_path):
+    """EXIF orientation 6: the camera stored the picture turned by 90 degrees."""
+    upright = np.random.default_rng(1).integers(0, 255, (140, 160, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    sideways = Image.fromarray(np.rot90(upright))
+    records, shards = stored(labelled, configure, tmp_path, p1=lambda path: sideways.save(path, exif=exif))
+    assert records[1].status == "ok" and shards.pixels(records[1]).shape == (140, 160, 3)
+    assert (shards.pixels(records[1]) == upright).all()
+
+
+def test_a_picture_without_box_is_measured_upright(labelled, configure, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    root = labelled(lambda entries: [entry.update(box=None, keypoints_2d=None) for entry in entries])
+    Image.new("RGB", (60, 100), (1, 2, 3)).save(root / "0.png", exif=exif)
+    [hand, *_] = formats.hands(configure(data__format="folder").data, root, stand_in_hand())
+    assert hand.centre.tolist() == [49.5, 29.5] and hand.side_px == 100
+
+
+def test_a_decompression_bomb_is_skipped_by_name(labelled, configure, tmp_path):
+    bomb = Image.new("1", (14000, 14000))
+    records, _ = stored(labelled, configure, tmp_path, p1=bomb.save)
+    assert records[1].status == "skipped" and "too large to be read" in records[1].reason
 
 
 def test_finished_shard_is_read_back_and_foreign_one_refused(configure, made, tmp_path, monkeypatch):
@@ -49,7 +120,7 @@ def test_finished_shard_is_read_back_and_foreign_one_refused(configure, made, tm
     config, out = configure(), tmp_path / "prepared"
     first = records_of(config, made, out)
     assert len(list(out.glob("shard-*.safetensors"))) == 3
-    monkeypatch.setattr(data, "one", None)  # nothing may be made again
+    monkeypatch.setattr(data, "write_shard", None)  # nothing may be made again
     assert records_of(config, made, out) == first
     (out / "shard-00000.safetensors").rename(out / "shard-00001.safetensors")
     (out / "shard-00000.safetensors").write_bytes((out / "shard-00002.safetensors").read_bytes())
@@ -62,8 +133,8 @@ def test_large_boxes_are_reduced_and_labels_go_along(configure, tmp_path):
     picture[449:452, 599:602] = 255  # around pixel (600, 450)
     labels = crop.Labels()
     labels.keypoints_2d[0] = [600, 450, 1]
-    hand = labelled.Hand("a", "g", b"", "a", True, np.array([500.0, 450.0]), 400.0, labels)
-    found = data.window(picture, hand, labels, 128)
+    hand = labelled.Hand("a", "g", b"", "a", True, np.array([500.0, 450.0]), 400.0)
+    found = windows.window(picture, hand, labels, 128)
     x, y = found["keypoints_2d"][0, :2]
     assert found["side_px"] == pytest.approx(400 / 3)
     brightest = np.unravel_index(found["pixels"][..., 0].argmax(), found["pixels"].shape[:2])
@@ -81,3 +152,29 @@ def test_data_without_the_asked_truth_is_refused(folder, tmp_path):
     config, records = folder(flat_only)
     with pytest.raises(Stop, match="no hand has keypoints in 3d"):
         data.split(config, records, tmp_path)
+
+
+def test_confidences_as_stored_lie_between_0_and_1(folder, tmp_path):
+    def visibility(entries):
+        for number, entry in enumerate(entries):
+            seen = [-1 if joint == 7 else 1 + (joint + number) % 2 for joint in range(21)]
+            entry["keypoints_2d"] = [[*point, level] for point, level in zip(entry["keypoints_2d"], seen, strict=True)]
+
+    _, records = folder(visibility)
+    shards = samples.Shards(tmp_path / "prepared")
+    weights = np.stack([shards.labels(record).keypoints_2d[:, 2] for record in records])
+    assert set(np.unique(weights).tolist()) == {0.0, 0.5, 1.0} and (weights[:, 7] == 0).all()
+
+
+def test_a_mesh_needs_pose_and_shape(folder):
+    def pose_alone(entries):
+        entries[0]["hand_pose"] = [0.0] * 48
+
+    _, records = folder(pose_alone)
+    assert not any(record.columns["mesh"] for record in records)
+
+
+def test_the_sides_are_counted(manifest):
+    config, prepared = manifest
+    prepared.records[0].split = "select"
+    assert data.summarise_data(config, prepared.records)["hands by side"] == {"select": 1, "train": 5, "test": 3}

@@ -3,6 +3,7 @@
 The twins hold the stand-in hand.
 """
 
+import hashlib
 import pickle
 import sys
 import types
@@ -13,6 +14,7 @@ import scipy.sparse
 
 from lib.core.errors import Stop
 from lib.recipes.hamer import mano_file
+from lib.recipes.hamer.config import MANO_MD5
 from lib.recipes.hamer.mano_file import PARENTS
 
 
@@ -123,6 +125,51 @@ def test_impossible_arrays_are_refused_by_name(twin, hand):
     }
     for message, changes in cases.items():
         with pytest.raises(Stop, match=message):
+            mano_file.read(twin(**changes))
+
+
+def mirrored(hand):
+    """MANO_LEFT: fingers along +x."""
+    return {"v_template": hand.v_template * [-1, 1, 1], "shapedirs": hand.shapedirs * np.array([-1, 1, 1])[:, None]}
+
+
+def test_left_hand_under_the_rights_name_is_noticed_by_its_thumb(twin, hand):
+    with pytest.raises(Stop, match=r"holds a left hand.*MANO_LEFT under another name"):
+        mano_file.read(twin(**mirrored(hand)))
+
+
+def test_unknown_version_is_said(twin, tmp_path):
+    found = mano_file.read(twin())
+    assert f"unknown MD5 {hashlib.md5((tmp_path / 'MANO_RIGHT.pkl').read_bytes()).hexdigest()}" in found.version
+    assert MANO_MD5 in found.version and "up to 6 mm" in found.version
+
+
+def test_known_version_needs_no_words(twin, monkeypatch, tmp_path):
+    path = twin()
+    monkeypatch.setattr(mano_file, "MANO_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    assert mano_file.read(path).version == "" and mano_file.read(path).of_freihand
+
+
+@pytest.mark.parametrize("name", mano_file.NAMES)
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"not a file", pickle.dumps([1, 2]), pickle.dumps(None), b"\x80\x02}r\xff\xff\xff\x7f."]
+)
+def test_file_of_anything_else_is_one_sentence(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Stop, match=rf"{name} (is|holds)"):
+        mano_file.read(tmp_path / name)
+
+
+def test_arrays_of_objects_and_huge_matrices_are_one_sentence(twin, hand):
+    large = scipy.sparse.csc_matrix(hand.J_regressor)
+    large._shape = (10**6, 10**6)
+    for changes in (
+        {"weights": np.array([None, "x"], object)},
+        {"hands_mean": {"a": 1}},
+        {"J_regressor": large},
+        {"f": [[1], [2, 3]]},
+    ):
+        with pytest.raises(Stop, match=r"MANO_RIGHT\.pkl"):
             mano_file.read(twin(**changes))
 
 

@@ -5,6 +5,7 @@ with 2D scores.
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from tests.recipes.hamer import real_hands
@@ -39,6 +40,29 @@ def test_five_steps_predict_and_export(step, tmp_path):
     assert step(5, "--run", "one", "--export", "merged") == 0
     exported = load_file(next((folder / "export").rglob("hamer.safetensors")))
     assert exported.keys() == load_file(Path(real_hands.ROOT, "lib/recipes/hamer/demo/base.safetensors")).keys()
+
+
+def base_score(name: str) -> float:
+    return json.loads(Path(f"runs/{name}/eval/scores.json").read_text())["metrics"]["pa_mpjpe_mm"]["base"]
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """accelerate keeps one precision for a process: forgets it, and once more after the test."""
+    from accelerate.state import AcceleratorState
+
+    yield lambda: AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_five_steps_in_bf16_score_the_base_as_in_fp32(step, fresh_accelerator):
+    """On the CPU, where autocast works as on a card; the adapters learn in it as well."""
+    for precision in ("fp32", "bf16"):
+        fresh_accelerator()
+        words = (*(word for word in FEW if not word.startswith("train.precision")), f"train.precision={precision}")
+        for number in range(1, 6):
+            assert step(number, "--run", precision, *(words if number == 1 else ())) == 0
+    assert abs(base_score("bf16") / base_score("fp32") - 1) < 0.05
 
 
 if real_hands.REAL.exists():

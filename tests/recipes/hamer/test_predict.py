@@ -88,6 +88,46 @@ def test_bad_box_is_named(parts, configure, tmp_path, box, message):
         predict.predict(configure(), STAGE, parts, str(photographs(tmp_path / "in", [("right", box)])), tmp_path)
 
 
+def test_boxes_are_read_as_the_settings_say(parts, configure, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    network = parts.modules["hamer"]
+    with torch.no_grad():
+        one = predict.hand(configure(), network, picture, {"file": "a", "hand": "left", "box": [20, 20, 60, 70]})
+        xywh = configure(data__format="folder", data__box_format="xywh")
+        other = predict.hand(xywh, network, picture, {"file": "a", "hand": "left", "box": [20, 20, 40, 50]})
+    assert (one["image"] == other["image"]).all()
+
+
+@pytest.mark.parametrize("entry", [{"hand": "right", "box": "abcd"}, {"hand": "both", "box": None}])
+def test_entry_that_cannot_be_read_is_named(parts, configure, entry):
+    with pytest.raises(Stop, match=r"a\.png: (box is not a table|hand is 'both')"):
+        predict.hand(configure(), parts.modules["hamer"], np.zeros((9, 9, 3), np.uint8), {"file": "a.png"} | entry)
+
+
+def test_sideways_photograph_is_predicted_upright_and_a_damaged_one_is_skipped(parts, configure, tmp_path, capsys):
+    root, random = tmp_path / "in", np.random.default_rng(0)
+    root.mkdir()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(random.integers(0, 255, (90, 120, 3), np.uint8)).save(root / "a.png", exif=exif)
+    (root / "b.png").write_bytes((root / "a.png").read_bytes()[:400])
+    (root / "._a.png").write_bytes(b"a Mac's note")
+    with torch.no_grad():
+        predict.predict(configure(), STAGE, parts, str(root), tmp_path)
+    said = capsys.readouterr().out
+    assert "skipped b.png: it" in said and "._a" not in said and "1 hands" in said
+    assert Image.open(tmp_path / "a_all.jpg").size == (90, 120)
+    with pytest.raises(Stop, match=r"no image in .* can be read"), torch.no_grad():
+        (root / "a.png").unlink()
+        predict.predict(configure(), STAGE, parts, str(root), tmp_path)
+
+
+def test_two_pictures_never_share_their_outputs():
+    files = ["a.jpg", "a.png", "x/a.jpg", "x_a.jpg", "a-2.jpg", "a.webp"]
+    names = predict.stems(files)
+    assert names[0] == "a" and len(set(names)) == len(files)
+
+
 def test_folder_without_images_is_named(parts, configure, tmp_path):
     with pytest.raises(Stop, match="holds no images"):
         predict.predict(configure(), STAGE, parts, str(tmp_path), tmp_path)

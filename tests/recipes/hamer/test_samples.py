@@ -1,13 +1,15 @@
 """Samples: equal to crops of the whole photograph, consistent with themselves, a function of their key."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.core.records import Manifest
 from lib.recipes.hamer import crop, data, formats, samples
-from lib.recipes.hamer.config import DataConfig
+from lib.recipes.hamer.data_config import REACH, DataConfig
 from lib.recipes.hamer.geometry import hand_rotations
 from lib.recipes.hamer.hand import stand_in_hand
 from lib.recipes.hamer.mano import Mano
@@ -16,7 +18,7 @@ from tests.recipes.hamer.conftest import STAGE, flat_only, records_of
 
 def test_sample_equals_the_crop_of_the_whole_photograph(manifest, made):
     config, prepared = manifest
-    whole = {hand.name: hand for hand in formats.hands(config.data, made, stand_in_hand().hands_mean)}
+    whole = {hand.name: hand for hand in formats.hands(config.data, made, stand_in_hand())}
     sampler, size = samples.sampler(config, STAGE, prepared, "train"), config.model.crop_px
     seen_left = False
     for index, record in enumerate(prepared.side("train")):
@@ -69,7 +71,7 @@ def test_first_held_out_samples_are_of_different_people(configure, made, tmp_pat
 
 def test_held_out_samples_are_not_augmented(manifest):
     config, prepared = manifest
-    sampler = samples.sampler(config, STAGE, prepared, "val")
+    sampler = samples.sampler(config, STAGE, prepared, "test")
     one, other = (sampler.draw(1, Key(1, epoch, 1))["image"] for epoch in (0, 1))
     assert (one == other).all()
 
@@ -78,8 +80,8 @@ def test_hands_with_2d_labels_alone_are_held_out_when_the_settings_say_so(folder
     config, records = folder(flat_only, data__truth="2d", data__val_groups=["p3"])
     assert data.split(config, records, tmp_path).val_groups == ("p3",)
     for record in records:
-        record.split = "val" if record.group == "p3" else "train"
-    sampler = samples.sampler(config, STAGE, Manifest(records, tmp_path / "prepared"), "val")
+        record.split = "test" if record.group == "p3" else "train"
+    sampler = samples.sampler(config, STAGE, Manifest(records, tmp_path / "prepared"), "test")
     found = sampler.draw(0, None)
     assert sampler.length == 1 and not found["vertices"] and np.isfinite(found["mean_2d"]).all()
 
@@ -94,10 +96,10 @@ def test_augmentation_stays_in_its_limits():
 
 
 def test_every_augmented_crop_fits_into_the_kept_pixels():
-    """`data.REACH` box sides around the centre hold all that scale 1.3, a turned square and the shift can need."""
+    """`REACH` box sides around the centre hold all that scale 1.3, a turned square and the shift can need."""
     settings = DataConfig()
     worst = (1 + settings.augment_scale) / 2 * 2**0.5 + settings.augment_shift * 2**0.5
-    assert worst < data.REACH
+    assert worst < REACH
 
 
 def test_collate_stacks_arrays_and_lists_texts(configure):
@@ -105,3 +107,28 @@ def test_collate_stacks_arrays_and_lists_texts(configure):
     other = {"a": np.ones(2), "frozen_features": torch.ones(1, 3), "name": "y"}
     batch = samples.collate(configure(), STAGE, [one, other])
     assert batch["a"].shape == (2, 2) and batch["frozen_features"].shape == (2, 1, 3) and batch["name"] == ["x", "y"]
+
+
+def test_each_side_draws_from_its_own_groups(manifest):
+    config, prepared = manifest
+    for record in prepared.records:
+        record.split = {"subject-00": "train", "subject-01": "select", "subject-02": "test"}[record.group]
+    for side, group in (("train", "subject-00"), ("select", "subject-01"), ("test", "subject-02")):
+        sampler = samples.sampler(config, STAGE, prepared, side)
+        assert {sampler.draw(i, Key(0, 0, i))["group"] for i in range(sampler.length)} == {group}
+
+
+def test_select_is_limited_and_a_side_without_hands_is_named(manifest):
+    config, prepared = manifest
+    config.eval.select_samples = 2
+    for record in prepared.records[:3]:
+        record.split = "select"
+    assert samples.sampler(config, STAGE, prepared, "select").length == 2
+    for record in prepared.records[:3]:
+        record.columns["3d"] = 0
+    with pytest.raises(Stop, match="no hand of the select side has keypoints in 3d"):
+        samples.sampler(config, STAGE, prepared, "select")
+    for record in prepared.records:
+        record.split = "test"
+    with pytest.raises(Stop, match="the training side has no usable hand"):
+        samples.sampler(config, STAGE, prepared, "train")

@@ -34,8 +34,9 @@ def manifest(world, tmp_path_factory) -> Manifest:
     config, out = tiny_demo(), tmp_path_factory.mktemp("prepared")
     records = list(data.prepare(config, {"nuscenes": world}, out))
     wish = data.split(config, records, out)
+    sides = dict.fromkeys(wish.val_groups, "test") | dict.fromkeys(wish.select_groups, "select")
     for record in records:
-        record.split = "val" if record.group in wish.val_groups else "train"
+        record.split = sides.get(record.group, "train")
     return Manifest(records, out)
 
 
@@ -44,6 +45,6 @@ def base(tmp_path_factory):
     """A base in the shipped format, with an untrained image encoder."""
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(3)
-    parts = model.published_parts(tiny_demo(), None)
+    parts = model.published_parts(tiny_demo())
     pretrain.write(parts["image"].eval(), parts["qformer"], folder)
     return folder

@@ -116,3 +116,13 @@ def test_trivial_predictor_is_the_same_road_for_every_frame(config):
 def test_every_measure_is_summarised_and_the_first_is_the_main_one(config):
     names = list(evaluate.measures(config, STAGE2))
     assert names[0] == "mAP" and set(names) == set(evaluate.summarise(config, STAGE2, rows(config, [0.0])))
+
+
+def test_few_scenes_are_described_without_an_interval(config):
+    one = rows(config, [0.0])
+    numbers = evaluate.summarise(config, STAGE2, one)
+    cells = {"base": 0.0, "adapted": 0.5, "trivial": None, "difference": 0.5, "low": None, "high": None}
+    scores = {"n_samples": 1, "n_groups": 1, "metrics": dict.fromkeys(numbers, cells)}
+    assert "+0.500, no interval: too few scenes" in evaluate.describe(config, STAGE2, scores, one, one)
+    scores["metrics"]["mAP"] = cells | {"low": 0.1, "high": 0.9}
+    assert "95 % interval [+0.100, +0.900]" in evaluate.describe(config, STAGE2, scores, one, one)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from lib.core.errors import Stop
-from lib.recipes.llava_map import costs, decoder, encoder, language_model, layout, model, qformer
+from lib.recipes.llava_map import assemble, causal, costs, decoder, encoder, language_model, layout, model, qformer
 from lib.recipes.llava_map.config import Config, DataConfig, ModelConfig
-from lib.recipes.llava_map.sizes import ENCODERS, LLMS, QFORMERS
+from lib.recipes.llava_map.sizes import DEMO_LLM, ENCODERS, PLANNED, QFORMERS
 
 
 def small(**changes) -> Config:
@@ -25,11 +25,11 @@ def small(**changes) -> Config:
 
 def modules_of(config: Config) -> dict:
     torch.manual_seed(0)
-    size = language_model.llama_size(config)
-    parts = model.published_parts(config, size) | model.new_parts(config, language_model.hidden_width(config, size))
-    prompt = torch.nn.Module()
-    prompt.ids = torch.tensor([1, 5, 6])
-    return {name: part.eval() for name, part in (parts | {"prompt": prompt}).items()}
+    parts = model.published_parts(config)
+    if config.model.llm != "none":
+        parts |= {"llm": causal.demo(), "prompt": assemble.Prompt([1, 5, 6], before=1)}
+    parts |= model.new_parts(config, language_model.body(config).hidden if "llm" in parts else 32)
+    return {name: part.eval() for name, part in parts.items()}
 
 
 def batch_of(frames: int = 2) -> dict:
@@ -52,7 +52,8 @@ def full_size() -> dict:
     config = Config()
     config.model.scene_interaction = True
     with torch.device("meta"):
-        return model.published_parts(config, LLMS[config.model.llm]) | model.new_parts(config, 4096)
+        llm = causal.built(LlamaConfig(**PLANNED[config.model.llm]))
+        return model.published_parts(config) | {"llm": llm} | model.new_parts(config, 4096)
 
 
 def test_full_size_counts_are_those_of_the_facts(full_size):
@@ -81,23 +82,16 @@ def test_qformer_has_the_255_published_names(full_size):
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
-@pytest.mark.parametrize("llm", ["none", *LLMS])
+@pytest.mark.parametrize("llm", ["none", "demo", *PLANNED])
 def test_closed_forms_equal_the_networks(name, llm):
     config = Config()
     config.model.encoder, config.model.llm, config.model.scene_interaction = name, llm, llm in ("none", "demo")
-    size = language_model.llama_size(config)
+    body = language_model.body(config)
     with torch.device("meta"):
-        parts = model.published_parts(config, size) | model.new_parts(config, language_model.hidden_width(config, size))
-    assert {name: counted(part) for name, part in parts.items()} == costs.parts(config)
-
-
-def test_mask_is_obeyed_and_eager_attention_is_caught():
-    llm = model.bare_llama(LLMS["demo"]).eval()
-    model.refuse_leaking_mask(llm, 128)
-    assert len(llm.layers) == LLMS["demo"].layers
-    llm.config._attn_implementation = "eager"  # adds the bool mask to the scores: masks nothing
-    with pytest.raises(Stop, match="does not obey the attention mask"):
-        model.refuse_leaking_mask(llm, 128)
+        parts = model.published_parts(config)
+        parts |= {"llm": causal.built(LlamaConfig(**(PLANNED | {"demo": DEMO_LLM})[llm]))} if body else {}
+        parts |= model.new_parts(config, language_model.hidden_width(config, body.hidden if body else None))
+    assert {name: counted(part) for name, part in parts.items()} == costs.parts(config, body)
 
 
 def test_instances_share_their_positions():

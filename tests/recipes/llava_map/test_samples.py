@@ -45,9 +45,21 @@ def test_mirroring_twice_gives_the_cameras_back(manifest, config):
 
 def test_held_out_samples_are_never_augmented(manifest, config):
     config.data.colour_jitter = 0.5
-    for side in ("val", "select"):
+    for side in ("test", "select"):
         sampler = samples.sampler(config, STAGE2, manifest, side)
         assert all(not s["flip"] and s["colour"] is None for s in (sampler.draw(0, Key(1, 0, i)) for i in range(20)))
+
+
+def test_each_side_draws_its_own_frames(manifest, config):
+    """Few frames choose, spread over their side; a test frame never does."""
+    for count, most in ((2, 16), (1, 1)):
+        config.eval.select_samples = most
+        for side in ("train", "select", "test"):
+            sampler = samples.sampler(config, STAGE2, manifest, side)
+            drawn_ids = {sampler.draw(i, Key(0, 0, i))["sample_id"] for i in range(sampler.length)}
+            wanted = {record.sample_id for record in manifest.side(side)}
+            assert drawn_ids <= wanted
+            assert len(drawn_ids) == (min(count, len(wanted)) if side == "select" else len(wanted)) > 0
 
 
 def test_colour_depends_on_the_key_alone(manifest, config):
@@ -58,7 +70,7 @@ def test_colour_depends_on_the_key_alone(manifest, config):
 
 
 def test_cached_tokens_take_the_place_of_pictures(manifest, config):
-    sampler = samples.sampler(config, STAGE2, manifest, "val")
+    sampler = samples.sampler(config, STAGE2, manifest, "test")
     drawn_samples = [
         sampler.draw(i, Key(0, 0, i)) | {"frozen_features": torch.full((1, 6, 5, 8), float(i))} for i in range(2)
     ]

@@ -1,17 +1,25 @@
+import dataclasses
+import math
 import sys
 from subprocess import run
+from typing import Any
 
 import pytest
 
+from lib.core import config as lib_config
 from lib.core.config import from_dotted
 from lib.core.errors import Stop
-from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, TINY, Config
+from lib.recipes.vavae_microdoppler import costs
+from lib.recipes.vavae_microdoppler.bounds import BOUNDS
+from lib.recipes.vavae_microdoppler.config import Config, DataConfig, DiTConfig, LossConfig, TrainConfig
+from lib.recipes.vavae_microdoppler.networks_config import PUBLISHED, ModelConfig
+from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS, TINY
 
-# loss.critic: the demo's critic is minutes old (config.DEMO says what its full weight costs); train.dit_lr_share is
-# part of a rate
+# loss.critic: the demo's critic is minutes old (presets.DEMO says what its full weight costs); train.dit_lr_share and
+# train.min_lr_ratio are parts of a rate
 ALLOWED_IN_DEMO = (
     "model.", "data.", "train.epochs", "train.lr", "train.micro_batch", "train.global_batch", "loss.critic",
-    "train.dit_lr_share",
+    "train.dit_lr_share", "train.min_lr_ratio",
 )  # fmt: skip
 
 
@@ -39,11 +47,58 @@ def test_the_guides_numbers_are_the_defaults():
     ({"model.norm_groups": 48}, "does not divide"), ({"model.freeze_encoder_layers": 6}, "between 0 and 5"),
     ({"model.vf": "dinov2_bas"}, "dinov2_base"), ({"model.vf": "dinov2_base"}, "fresh_projection"),
     ({"train.stages": ["aling"]}, "did you mean 'align'"), ({"train.stages": ["decoder"]}, "nothing to align"),
-    ({"train.stages": ["align", "decoder"]}, "it is alone"), ({"data.val_share": 1.0}, "between 0 and 1"),
+    ({"train.stages": ["align", "decoder"]}, "it is alone"), ({"model.weights": ""}, "no path"),
+    ({"model.weights": "scrach"}, "did you mean 'scratch'"), ({"model.attention": [5]}, "a level that"),
+    ({"model.channels": 64}, "model.channels=64 does not fit the weights"), ({"model.weights": "demo"}, "have 96"),
+    ({"model.vf_heads": 5, "model.weights": "x/y.pt"}, "model.vf_heads=5 does not divide"),
+    ({"model.lpips_widths": [8, 8], "model.weights": "x/y.pt"}, "5 widths"), ({"data.users": ["a", "a"]}, "each once"),
+    ({"data.low_m_s": 5.0}, "not above"), ({"data.kind": "iq", "data.prf_hz": 100.0}, "fold after"),
+    ({"data.kind": "iq", "data.window_s": 1.0}, "of the transform"), ({"data.layout": "user"}, "did you mean 'users'"),
+    ({"data.recording_pattern": "("}, "not a regular expression"),
+    ({"data.recording_pattern": r"rec\d+"}, "no group named 'recording'"),
+    ({"model.weights": "scratch", "model.freeze_encoder_layers": 1}, "keeps random layers"),
+    ({"model.weights": "scratch", "train.stages": ["decoder"], "model.vf": "none"}, "a random encoder"),
+    ({"model.weights": "scratch", "train.stages": ["dit"]}, "a random encoder"),
 ])  # fmt: skip
 def test_impossible_settings_are_named(settings, word):
     with pytest.raises(Stop, match=word):
         from_dotted(Config, settings)
+
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "loss": LossConfig, "dit": DiTConfig, "train": TrainConfig}
+
+
+def refused() -> list[tuple[str, Any]]:
+    """(key, value) for every end of every interval, and NaN."""
+    found: list[tuple[str, Any]] = []
+    for section, fields in BOUNDS.items():
+        for name, interval in fields.items():
+            kind = SECTIONS[section].__dataclass_fields__[name].type
+            low, high = (float(end) for end in interval[1:-1].split(","))
+            outside = [low - 1 if interval[0] == "[" else low, high + 1 if interval[-1] == "]" else high]
+            whole = kind in (int, list[int])
+            values = [int(v) if whole else v for v in outside if math.isfinite(v)] + ([] if whole else [math.nan])
+            found += [(f"{section}.{name}", [value] if kind == list[int] else value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize(("key", "value"), refused())
+def test_a_number_outside_its_interval_is_refused_by_name(key, value):
+    with pytest.raises(Stop, match=rf"{key}=.* is impossible: it must be in"):
+        from_dotted(Config, {key: value})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_number_of_the_recipes_own_has_an_interval(section):
+    own = [f for f in dataclasses.fields(SECTIONS[section]) if f.name not in dir(lib_config.TrainConfig())]
+    numbers = {f.name for f in own if f.type in (int, float, list[int])}
+    assert numbers == BOUNDS[section].keys()
+
+
+def test_a_start_from_scratch_is_described():
+    config = from_dotted(Config, {"model.weights": "scratch"})
+    assert config.model.source == PUBLISHED
+    assert any("plan B): 200 epochs or more; this run has 30" in need for need in costs.plan(config).needs)
 
 
 def test_the_plan_needs_no_torch():

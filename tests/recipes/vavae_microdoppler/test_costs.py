@@ -10,8 +10,9 @@ from lib.recipes.vavae_microdoppler.autoencoder.assemble import trained
 from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder
 from lib.recipes.vavae_microdoppler.autoencoder.vision import Vision, timm_names
-from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, Config
+from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
+from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS
 
 
 def count(module) -> int:

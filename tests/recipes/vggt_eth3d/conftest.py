@@ -10,7 +10,8 @@ from lib.recipes.vggt_eth3d import stand_in
 from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, Config
 
 VIEWS = 6
-STAGE = Stage("adapt", 1)
+STAGE = Stage("adapt", 1, kind="m")  # what is held out is in metres
+UNKNOWN = Stage("adapt", 1)  # its unit is not known
 
 
 @pytest.fixture(scope="session")

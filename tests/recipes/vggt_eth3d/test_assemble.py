@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.core.errors import Stop
-from lib.core.records import Manifest
+from lib.core.records import Manifest, Record
 from lib.network import adapters
 from lib.recipes.vggt_eth3d import assemble, costs
 from tests.recipes.vggt_eth3d.conftest import STAGE
@@ -79,9 +79,8 @@ def test_a_bf16_base_without_mixed_precision_is_refused(settings, precision):
 
 
 def test_a_bf16_base_with_fully_trained_layers_is_refused(settings):
-    config = settings(**BF16, lora__full=[r"vggt\.aggregator\.frame_blocks\.0\.mlp\.fc1\..*"])
     with pytest.raises(Stop, match=r"lora\.full trains aggregator\.frame_blocks\.0\.mlp\.fc1"):
-        assemble.build(config, STAGE, {"base": BASE})
+        settings(**BF16, lora__full=[r"vggt\.aggregator\.frame_blocks\.0\.mlp\.fc1\..*"])
 
 
 @pytest.mark.parametrize("strategy", ["a", "b", "c"])
@@ -106,7 +105,7 @@ def base_with_other_heads(tmp_path):
 
 
 def test_heads_that_are_not_built_are_carried_through_to_the_export(settings, base_with_other_heads, tmp_path):
-    config = settings()
+    config = settings(model__weights=str(base_with_other_heads))
     parts = assemble.build(config, STAGE, {"base": base_with_other_heads})
     wrapped = adapters.attach(parts)
     parts.modules |= adapters.merge(wrapped)
@@ -122,17 +121,37 @@ def test_a_missing_or_foreign_tensor_stops_the_build(settings, base_with_other_h
     tensors["pose_head.weight"] = tensors.pop("camera_head.token_norm.weight")
     save_file(tensors, path)
     with pytest.raises(Stop, match=r"1 missing \(camera_head.token_norm.weight\); 1 unexpected \(pose_head.weight\)"):
-        assemble.build(settings(), STAGE, {"base": base_with_other_heads})
+        assemble.build(settings(model__weights=str(path)), STAGE, {"base": base_with_other_heads})
+
+
+def test_the_file_that_was_named_is_loaded_and_not_its_neighbour(settings, tmp_path):
+    """Beside it lies another one, under the name that the demo's base has."""
+    tensors = load_file(BASE / "base.safetensors")
+    save_file(tensors, tmp_path / "base.safetensors")
+    tensors["depth_head.norm.bias"] += 1
+    save_file(tensors, tmp_path / "tuned.safetensors")
+    parts = assemble.build(settings(model__weights=str(tmp_path / "tuned.safetensors")), STAGE, {"base": tmp_path})
+    assert parts.source == tmp_path / "tuned.safetensors"
+    loaded = parts.modules["vggt"].state_dict()["depth_head.norm.bias"]
+    assert torch.equal(loaded, tensors["depth_head.norm.bias"].float())
 
 
 def test_a_folder_without_weights_stops_the_build(settings, tmp_path):
-    with pytest.raises(Stop, match=r"holds none of model\.safetensors"):
-        assemble.build(settings(), STAGE, {"base": tmp_path})
+    with pytest.raises(Stop, match=r"holds no weight file"):
+        assemble.build(settings(model__weights=str(tmp_path)), STAGE, {"base": tmp_path})
 
 
 def test_an_epoch_has_the_samples_of_the_settings(settings, tmp_path):
     config = settings(data__samples_per_epoch=7, train__epochs=3)  # 2 samples a step: 4 steps an epoch
     assert [(stage.name, stage.steps) for stage in assemble.stages(config, Manifest([], tmp_path))] == [("adapt", 12)]
+
+
+@pytest.mark.parametrize("units, kind", [(("m", "m"), "m"), (("m", ""), ""), (("", "m"), ""), ((), "")])
+def test_the_stage_is_in_metres_where_all_that_is_held_out_is(settings, tmp_path, units, kind):
+    sides = {"train": ""} | dict(zip(("select", "test"), units, strict=False))
+    records = [Record(side, side, "", "", split=side, columns={"unit": unit}) for side, unit in sides.items()]
+    [stage] = assemble.stages(settings(), Manifest(records, tmp_path))
+    assert stage.kind == kind
 
 
 def test_the_objective_updates_every_trained_tensor(settings):

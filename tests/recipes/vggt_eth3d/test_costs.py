@@ -119,7 +119,8 @@ def kept_bytes(module: torch.nn.Module, function, *inputs) -> int:
 
 
 def test_the_memory_of_a_block_is_what_autograd_keeps():
-    config = settings(model__embed_dim=128, model__num_heads=4, train__precision="fp32", lora__dropout=0.0)
+    small = {"model__weights": "own.safetensors", "model__embed_dim": 128, "model__num_heads": 4}
+    config = settings(**small, train__precision="fp32", lora__dropout=0.0)
     block = Block(128, 4, 4.0, 0.01, qk_norm=True).requires_grad_(False)
     peft.get_peft_model(block, peft.LoraConfig(r=1, target_modules=rf"{costs.LINEARS}"))
     tokens = torch.zeros(2, 100, 128, requires_grad=True)
@@ -129,6 +130,7 @@ def test_the_memory_of_a_block_is_what_autograd_keeps():
 def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
     config = settings(
         "strategy_a",
+        model__weights="own.safetensors",
         model__image_width_px=140,
         model__image_height_px=98,
         model__dpt_features=64,

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lib.core.errors import Stop
-from lib.recipes.vggt_eth3d.crop import crop, rays, read_image, resample
+from lib.recipes.vggt_eth3d.crop import crop, kept_share, rays, read_image, resample
 
 CAMERAS = {
     "PINHOLE": [170.0, 171.0, 117.0, 79.0],
@@ -63,16 +63,47 @@ def test_principal_point_near_the_edge_is_refused():
         crop(pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 20, 80]), 56, 42)
 
 
+@pytest.mark.parametrize("width, height, share", [(112, 84, 9 / 16), (84, 112, 1), (112, 112, 3 / 4)])
+def test_the_share_of_a_portrait_photograph_that_is_kept_is_known(width, height, share):
+    portrait = pycolmap.Camera(model="PINHOLE", width=126, height=168, params=[150, 150, 63, 84])
+    assert kept_share(portrait, crop(portrait, width, height)) == pytest.approx(share, abs=0.02)
+
+
+def test_photographs_are_read_as_they_are_stored(tmp_path):
+    """COLMAP measured the stored pixels, whatever EXIF says; 16 bits are scaled, and transparent is white."""
+    grey = np.tile(np.arange(240, dtype=np.uint16), (160, 1))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
+    for name in ("turned.png", "deep.png"):
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name, camera("PINHOLE")))[..., 0], grey)
+    clear = Image.fromarray(grey.astype(np.uint8)).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(grey < 120, 0, 255).astype(np.uint8)))
+    clear.save(tmp_path / "clear.png")
+    found = np.asarray(read_image(tmp_path / "clear.png", camera("PINHOLE")))[..., 0]
+    np.testing.assert_array_equal(found, np.where(grey < 120, 255, grey))
+
+
 def test_unusable_photographs_are_refused_by_name(tmp_path):
     with pytest.raises(Stop, match=r"a\.jpg is listed but absent"):
         read_image(tmp_path / "a.jpg", camera("PINHOLE"))
     (tmp_path / "b.jpg").write_bytes(b"not a photograph")
-    with pytest.raises(Stop, match=r"b\.jpg cannot be decoded"):
+    with pytest.raises(Stop, match=r"b\.jpg: it is damaged"):
         read_image(tmp_path / "b.jpg", camera("PINHOLE"))
     Image.effect_noise((240, 160), 50).save(tmp_path / "c.jpg")
     (tmp_path / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:4000])
-    with pytest.raises(Stop, match=r"c\.jpg cannot be decoded"):
+    with pytest.raises(Stop, match=r"c\.jpg: it cannot be decoded"):
         read_image(tmp_path / "c.jpg", camera("PINHOLE"))
-    Image.new("RGB", (100, 100)).save(tmp_path / "d.jpg")
+    Image.effect_noise((100, 100), 50).save(tmp_path / "d.jpg")
     with pytest.raises(Stop, match=r"d\.jpg is 100 x 100 pixels, its camera 240 x 160"):
         read_image(tmp_path / "d.jpg", camera("PINHOLE"))
+    Image.new("RGB", (240, 160), "black").save(tmp_path / "e.png")
+    with pytest.raises(Stop, match=r"e\.png: it is a picture of one colour"):
+        read_image(tmp_path / "e.png", camera("PINHOLE"))
+    Image.new("1", (14000, 14000)).save(tmp_path / "f.png")
+    with pytest.raises(Stop, match=r"f\.png: it has more than 160 million pixels"):
+        read_image(tmp_path / "f.png", camera("PINHOLE"))
+    Image.fromarray(np.linspace(0, 9, 38400, dtype=np.float32).reshape(160, 240)).save(tmp_path / "g.tiff")
+    with pytest.raises(Stop, match=r"g\.tiff: its float values go from 0 to 9"):
+        read_image(tmp_path / "g.tiff", camera("PINHOLE"))

@@ -2,14 +2,13 @@ import json
 import shutil
 
 import numpy as np
-import pycolmap
 import pytest
 from PIL import Image
 
 from lib.core.errors import Stop
-from lib.recipes.vggt_eth3d import colmap
+from lib.recipes.vggt_eth3d import colmap, depth, lens
 from lib.recipes.vggt_eth3d.colmap import Scene, View
-from lib.recipes.vggt_eth3d.crop import crop, rays
+from lib.recipes.vggt_eth3d.crop import crop, rays, seen
 from lib.recipes.vggt_eth3d.depth import (
     DepthMap,
     dropped_values,
@@ -19,10 +18,11 @@ from lib.recipes.vggt_eth3d.depth import (
     known_depth,
     read_depth,
 )
+from tests.recipes.vggt_eth3d import miniature
 
-PINHOLE = pycolmap.Camera(model="PINHOLE", width=240, height=160, params=[170, 170, 120, 80])
+PINHOLE = lens.camera("PINHOLE", 240, 160, [170, 170, 120, 80])
 LENS = [140, 140, 121, 79, 0.01, 0.01, 1e-3, -1e-3, 0, 0, 1e-3, 1e-3]
-FISHEYE = pycolmap.Camera(model="THIN_PRISM_FISHEYE", width=240, height=160, params=LENS)
+FISHEYE = lens.camera("THIN_PRISM_FISHEYE", 240, 160, LENS)
 FRAME = crop(PINHOLE, 56, 42)
 POSE = np.eye(3, 4)
 
@@ -95,7 +95,7 @@ def test_nearer_point_hides_the_farther_one_and_points_behind_are_ignored():
 
 def test_nothing_measured_is_zero(tmp_path):
     np.save(tmp_path / "d.npy", np.array([[1, np.inf, np.nan], [0, -2, 3]], np.float32))
-    camera = pycolmap.Camera(model="PINHOLE", width=3, height=2, params=[3, 3, 1.5, 1])
+    camera = lens.camera("PINHOLE", 3, 2, [3, 3, 1.5, 1])
     np.testing.assert_array_equal(read_depth(DepthMap(tmp_path / "d.npy", camera)), [[1, 0, 0], [0, 0, 3]])
 
 
@@ -110,6 +110,23 @@ def test_truncated_depth_is_refused(tmp_path):
         (tmp_path / name).write_bytes(data[:-4] if name == "a.JPG" else data[: len(data) // 2])
         with pytest.raises(Stop, match=f"{name}.*{message}"):
             read_depth(DepthMap(tmp_path / name, PINHOLE))
+
+
+HEADERS = {
+    "of text": b"{'descr': '<U8', 'fortran_order': False, 'shape': (1, 2)}",
+    "of pickles": b"{'descr': '|O', 'fortran_order': False, 'shape': (1, 2)}",
+    "of 10^18 values": b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000000)}",
+    "without an end": b"{'descr': '<f4",
+    "without a row": b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 2)}",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_damaged_npy_is_refused_in_one_sentence(tmp_path, header):
+    body = header.ljust(117) + b"\n" + bytes(64)
+    (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header.ljust(117) + b"\n").to_bytes(2, "little") + body)
+    with pytest.raises(Stop, match=r"d\.npy (cannot be read|has the shape|holds values of)"):
+        read_depth(DepthMap(tmp_path / "d.npy", PINHOLE))
 
 
 def test_depth_of_another_shape_is_refused(tmp_path):
@@ -127,6 +144,75 @@ def test_16_bit_depth_takes_its_scale_from_the_setting_or_the_summary(tmp_path):
     assert read_depth(find_depth_map(scene, view, 5000)).max() == pytest.approx(0.5)
     (tmp_path / "summary.json").write_text(json.dumps({"yard": {"depth_scale": 1000}}))
     assert read_depth(find_depth_map(scene, view, 0)).max() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("summary", ["[]", '{"yard": 5000}', '{"yard": {"depth_scale": "5000"}}', '{"yard": {}}'])
+def test_a_summary_without_a_scale_is_asked_for_one(tmp_path, summary):
+    scene, view = view_of(tmp_path / "yard")
+    (tmp_path / "yard" / "depth").mkdir(parents=True)
+    Image.fromarray(np.full((80, 120), 2500, np.uint16)).save(tmp_path / "yard" / "depth" / "a.png")
+    (tmp_path / "summary.json").write_text(summary)
+    with pytest.raises(Stop, match="needs a scale"):
+        find_depth_map(scene, view, 0)
+
+
+@pytest.mark.parametrize("made, stated, known, unit", [
+    (None, "auto", False, ""), (None, "auto", True, "m"), (None, "m", False, "m"), (None, "unknown", True, ""),
+    ("depth/a.png", "auto", False, "m"), ("depth/a.npy", "auto", False, ""),
+    ("ground_truth_depth/dslr_images/a.jpg", "auto", False, "m"), ("dslr_scan_eval/scan.ply", "auto", False, "m"),
+    ("dslr_scan_eval/scan.ply", "unknown", False, ""),
+])  # fmt: skip
+def test_the_unit_is_metres_where_a_laser_or_a_scale_says_so(tmp_path, made, stated, known, unit):
+    scene, _ = view_of(tmp_path / "yard")
+    if made:
+        (tmp_path / "yard" / made).parent.mkdir(parents=True)
+        (tmp_path / "yard" / made).write_bytes(b"")
+    assert depth.unit(scene, stated, known) == unit
+
+
+@pytest.mark.parametrize("times, noise, expected", [(1, 0.02, 1), (3.3, 0.02, 3.3), (0.1, 0.02, 0.1), (3, 0.6, 1)])
+def test_depth_in_another_unit_than_the_poses_is_noticed(tmp_path, times, noise, expected):
+    """Noise of 60 % is a bad depth, and no unit."""
+    generator = np.random.default_rng(0)
+    points = np.stack([*generator.uniform(-2, 2, (2, 300)), generator.uniform(6, 12, 300)], 1)
+    view = View("a", tmp_path, PINHOLE, POSE, np.arange(300))
+    known = from_points(points, POSE, FRAME) * times * np.exp(generator.normal(0, noise, (42, 56)))
+    found = depth.factor_to_points(known, Scene("yard", tmp_path, (view,), points), view, FRAME)
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e7])
+def test_points_give_depth_in_any_unit(unit):
+    points = np.array([[0.0, 0, 8], [0.001, 0, 4], [0.0, 0, -3], [2.0, 1, 10]])
+    found = from_points(points * unit, POSE, FRAME)
+    np.testing.assert_allclose(found, from_points(points, POSE, FRAME) * unit, rtol=1e-6)
+
+
+def test_depth_beyond_a_wide_lens_is_unknown(tmp_path):
+    camera = lens.camera("SIMPLE_RADIAL", 168, 126, [92.0, 84, 63, -0.25])
+    np.save(tmp_path / "d.npy", np.full((126, 168), 7.0, np.float32))
+    frame = crop(camera, 56, 42)
+    found = from_map(DepthMap(tmp_path / "d.npy", camera), frame)
+    known = seen(camera, frame)
+    assert np.isfinite(found).all() and not found[~known].any() and (found[known] == 7).mean() > 0.99
+
+
+@pytest.mark.parametrize("source", ["points", "scans"])
+def test_what_a_wide_lens_does_not_show_has_no_depth(tmp_path, source):
+    """Points and scans are known there; the photograph is not."""
+    camera = lens.camera("SIMPLE_RADIAL", 168, 126, [92.0, 84, 63, -0.25])
+    frame = crop(camera, 56, 42)
+    points = (rays(frame) * 5).reshape(-1, 3)
+    view = View("a", tmp_path / "yard" / "a.jpg", camera, POSE, np.arange(len(points)))
+    scene = Scene("yard", tmp_path / "yard", (view,), points)
+    if source == "scans":
+        (tmp_path / "yard" / "dslr_scan_eval").mkdir(parents=True)
+        miniature.write_ply(tmp_path / "yard" / "dslr_scan_eval" / "a.ply", points)
+        mesh = '<MLMesh filename="a.ply"><MLMatrix44>1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1</MLMatrix44></MLMesh>'
+        (tmp_path / "yard" / "dslr_scan_eval" / "scan_alignment.mlp").write_text(f"<M>{mesh}</M>")
+    known = known_depth(scene, view, frame, None, (2,)) > 0
+    shown = seen(camera, frame)
+    assert not known[~shown].any() and known[shown].mean() > 0.99 and not shown.all()
 
 
 def masked_view(streets):

@@ -1,6 +1,7 @@
 """Rows, their summary and the printed table, from scenes whose perfect prediction is known."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lib.core.contract import main_measure
 from lib.core.records import Manifest, Record, Row
 from lib.recipes.vggt_eth3d import assemble, evaluate, geometry
 from lib.recipes.vggt_eth3d.config import PRESETS, Config
-from tests.recipes.vggt_eth3d.conftest import STAGE
+from tests.recipes.vggt_eth3d.conftest import STAGE, UNKNOWN
 
 CONFIG = from_dotted(Config, PRESETS["strategy_b"])
 HEIGHT, WIDTH = 28, 42
@@ -51,9 +52,9 @@ def perfect(batch: dict, units_per_metre: float) -> dict:
     }
 
 
-def scored(monkeypatch, batch: dict, predicted: dict):
+def scored(monkeypatch, batch: dict, predicted: dict, stage=STAGE):
     monkeypatch.setattr(assemble, "forward", lambda config, parts, batch: predicted)
-    [row] = evaluate.score_batch(CONFIG, STAGE, object(), batch)
+    [row] = evaluate.score_batch(CONFIG, stage, object(), batch)
     return row
 
 
@@ -78,9 +79,31 @@ def test_every_number_of_a_row_has_a_unit_and_a_direction_except_the_confidence(
     assert not measures.keys() - numbers.keys()
 
 
-def test_the_best_checkpoint_has_the_lowest_error_in_metres():
-    name, metric = main_measure(recipes.load("vggt_eth3d"), CONFIG, STAGE)
-    assert (name, metric.unit, metric.lower_is_better) == ("mae", "m", True)
+def test_the_best_checkpoint_has_the_lowest_error_in_metres_where_they_are_known():
+    for stage, expected in ((STAGE, ("mae", "m", True)), (UNKNOWN, ("abs_rel", "", True))):
+        name, metric = main_measure(recipes.load("vggt_eth3d"), CONFIG, stage)
+        assert (name, metric.unit, metric.lower_is_better) == expected
+    assert "m" in {metric.unit for metric in evaluate.measures(CONFIG, STAGE).values()}
+    assert "m" not in {metric.unit for metric in evaluate.measures(CONFIG, UNKNOWN).values()}
+    assert evaluate.measures(CONFIG, STAGE).keys() == evaluate.measures(CONFIG, UNKNOWN).keys()
+
+
+def scaled(batch: dict, factor: float) -> dict:
+    cameras = batch["extrinsics"].clone()
+    cameras[..., 3] *= factor
+    return batch | {"depths": batch["depths"] * factor, "extrinsics": cameras}
+
+
+@pytest.mark.parametrize("factor", [1e-6, 100, 1e6])
+def test_in_an_unknown_unit_no_score_depends_on_it(monkeypatch, factor):
+    batch = truth(3, region=True)
+    predicted = perfect(batch, 0.31)
+    predicted["depth"] = predicted["depth"] * (1 + 0.3 * torch.rand(predicted["depth"].shape))
+    predicted["pose_enc"][0, 1, :3] += 0.2
+    one, other = (scored(monkeypatch, each, predicted, UNKNOWN).numbers for each in (batch, scaled(batch, factor)))
+    assert other == pytest.approx(one, rel=1e-3, nan_ok=True) and one["mae"] > 0.01
+    metres = scored(monkeypatch, scaled(batch, factor), predicted).numbers
+    assert metres["mae"] == pytest.approx(factor * scored(monkeypatch, batch, predicted).numbers["mae"], rel=1e-3)
 
 
 def test_wrong_cameras_move_points_and_not_depth(monkeypatch):
@@ -117,13 +140,32 @@ def test_the_table_shows_every_block_that_was_scored(monkeypatch):
     batches = [truth(n, region=True) for n in (1, 2)]
     rows = [scored(monkeypatch, batch, perfect(batch, 0.5)) for batch in batches]
     rows[1].group = "hall"
-    metric = {"base": 0.4, "adapted": 0.3, "trivial": 1.0, "difference": -0.1, "low": -0.2, "high": -0.05}
-    metrics = {"mae": metric | {"verdict": "better"}}
-    scores = {"n_samples": 2, "n_groups": 2, "resampled": "samples", "main": {"metric": "mae"}, "metrics": metrics}
-    text = evaluate.describe(CONFIG, STAGE, scores, rows, rows)
-    blocks = ("MAE:", "δ < 1.03:", "AUC@30°:      1.0000", "Chamfer:", "AUSE:", "MAE inside:")
-    for said in (*blocks, "  yard:", "  hall:", "  2 frames:", "adapted 0.3000 (-25.0 %)"):
+    text = evaluate.describe(CONFIG, STAGE, scores_of("mae", "better"), rows, rows)
+    blocks = ("MAE:", "δ < 1.03:", "AUC@30°:      1.0000", "Point map after Umeyama (m):", "Chamfer:", "AUSE:")
+    for said in (*blocks, "MAE inside:", "  yard:", "  hall:", "  2 frames:", "adapted 0.3000 (-25.0 %)"):
         assert said in text, said
+
+
+def scores_of(main: str, verdict: str = "", **changed) -> dict:
+    """What step 5 hands over of a run with two samples of two scenes."""
+    metric = {"base": 0.4, "adapted": 0.3, "trivial": 1.0, "difference": -0.1, "low": -0.2, "high": -0.05}
+    metrics = {main: metric | {"verdict": verdict} | changed}
+    return {"n_samples": 2, "n_groups": 2, "resampled": "samples", "main": {"metric": main}, "metrics": metrics}
+
+
+def test_in_an_unknown_unit_nothing_is_said_in_metres(monkeypatch):
+    batches = [truth(n, region=True) for n in (1, 2)]
+    rows = [scored(monkeypatch, batch, perfect(batch, 0.5), UNKNOWN) for batch in batches]
+    lines = evaluate.describe(CONFIG, UNKNOWN, scores_of("abs_rel", "better"), rows, rows).splitlines()
+    assert "median depths" in lines[0] and lines[2].startswith("  Abs Rel:")
+    assert "Abs Rel by sequence length:" in lines and lines[-1].startswith("Depth Abs Rel: base 0.4000")
+    assert not [line for line in lines if re.search(r"(\d|\(|in) ?m\b", line)]
+
+
+@pytest.mark.parametrize("low", [None, NAN])
+def test_without_an_interval_there_is_no_verdict(low):
+    said = evaluate.verdict(scores_of("mae", low=low, high=low), "MAE")
+    assert "no verdict (2 scenes, and sequences over the same photos are no independent samples)" in said
 
 
 @pytest.mark.parametrize("changed, scene, depth, known", [
@@ -133,7 +175,10 @@ def test_the_table_shows_every_block_that_was_scored(monkeypatch):
 ])  # fmt: skip
 def test_the_base_is_known_for_published_weights_on_eth3d_with_dense_depth(changed, scene, depth, known):
     config = from_dotted(Config, PRESETS["strategy_b"] | changed)
-    held_out = Record(f"{scene}/DSC_1", scene, "", "", split="val", columns={"depth": depth})
+    held_out = Record(f"{scene}/DSC_1", scene, "", "", split="test", columns={"depth": depth})
     other = Record("yard/x", "yard", "", "", split="train", columns={"depth": "points"})
-    found = evaluate.base_limits(config, STAGE, Manifest([held_out, other], Path()))
+    chooses = Record("electro/x", "electro", "", "", split="select", columns={"depth": "scans"})
+    found = evaluate.base_limits(config, STAGE, Manifest([held_out, other, chooses], Path()))
     assert found == ({"abs_rel": 0.08} if known else {})
+    # Without scenes to choose by, the base is asked about those that train.
+    assert evaluate.base_limits(config, STAGE, Manifest([held_out, other], Path())) == {}

@@ -104,6 +104,13 @@ def test_points_and_cameras_of_a_normalised_scene_agree():
     torch.testing.assert_close(in_camera.view(found.cam_points.shape), found.cam_points)
 
 
+@pytest.mark.parametrize("unit", [1e-7, 1e7])
+def test_a_scene_in_any_unit_is_the_same_scene(unit):
+    one, other = scene(), scene(unit)
+    torch.testing.assert_close(other.depths, one.depths)
+    torch.testing.assert_close(other.scale, unit * one.scale)
+
+
 def test_a_scene_without_valid_points_keeps_its_scale_and_bad_numbers_outside_do_not_count():
     assert scene(valid=torch.zeros(2, 3, 5, 7, dtype=torch.bool)).scale.tolist() == [1, 1]
     points = torch.full((1, 1, 1, 2, 3), torch.nan)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.recipes.vggt_eth3d import geometry, losses
-from lib.recipes.vggt_eth3d.config import LossConfig
+from lib.recipes.vggt_eth3d.sections import LossConfig
 
 
 def maps(seed: int, channels: int = 1, height: int = 8, width: int = 8) -> torch.Tensor:

@@ -148,22 +148,65 @@ def test_the_shape_follows_the_first_photo_in_whole_patches(config, size, expect
     assert predict.network_size(config, Image.new("RGB", size)) == expected
 
 
+def ramp(width: int, height: int) -> Image.Image:
+    """Grey from black on the left to white on the right."""
+    return Image.fromarray(np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1)))
+
+
 def test_transparent_becomes_white_and_rotated_upright(tmp_path):
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert predict.read(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    clear = ramp(40, 20).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.tile(np.repeat(np.uint8([0, 255]), 20), (20, 1))))
+    clear.save(tmp_path / "clear.png")
+    photo = np.asarray(predict.read(tmp_path / "clear.png"))
+    assert (photo[:, :20] == 255).all() and photo[0, 20, 0] == np.asarray(ramp(40, 20))[0, 20]
     turned = Image.Exif()
     turned[0x0112] = 6  # turn by 90 degrees to show it
-    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=turned)
+    ramp(40, 20).save(tmp_path / "turned.jpg", exif=turned)
     assert predict.read(tmp_path / "turned.jpg").size == (20, 40)
+
+
+def test_16_bits_are_scaled_and_not_clipped(tmp_path):
+    deep = np.asarray(ramp(40, 20)).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(np.asarray(predict.read(tmp_path / "deep.png"))[..., 0], np.asarray(ramp(40, 20)))
+
+
+def test_a_photo_that_cannot_be_used_is_named_and_left_out(config, photos, capsys):
+    Image.new("RGB", (120, 90), "black").save(photos / "view0.jpg", format="PNG")
+    Image.fromarray(np.full((90, 120), 7.5, np.float32)).save(photos / "view4.tiff")
+    Image.new("1", (20000, 20000)).save(photos / "view5.png")
+    (photos / "view2.png").write_bytes((photos / "view2.png").read_bytes()[:200])
+    (photos / "._view1.jpg").write_bytes(b"of a Mac")
+    called, images = predict.photographs(config, photos)
+    assert called == ["view1"] and len(images) == 1
+    said = capsys.readouterr().out
+    reasons = {
+        "view0.jpg": "one colour",
+        "view2.png": "decoded",
+        "view4.tiff": "float values",
+        "view5.png": "too large",
+    }
+    for name, reason in reasons.items():
+        assert any(name in line and reason in line for line in said.splitlines()), (name, said)
+    assert "._view1" not in said
+
+
+def test_two_photos_of_one_name_keep_their_suffixes(config, photos):
+    Image.open(photos / "view0.jpg").save(photos / "view0.png")
+    assert predict.photographs(config, photos)[0] == ["view0.jpg", "view0.png", "view1", "view2"]
+
+
+def test_what_is_cut_off_a_photo_is_said(config, photos, capsys):
+    ramp(60, 120).save(photos / "view3.png")
+    assert predict.photographs(config, photos)[1].shape == (4, 3, 42, 56)
+    [said] = capsys.readouterr().out.splitlines()
+    assert "view3.png: 38% of it is seen" in said and "60 x 120" in said  # 60 x 45 of 60 x 120
 
 
 def test_what_is_not_a_folder_of_photos_is_refused(config, photos, tmp_path):
     with pytest.raises(Stop, match="holds no photos"):
         predict.photographs(config, tmp_path / "nowhere")
-    Image.open(photos / "view0.jpg").save(photos / "view0.png")
-    with pytest.raises(Stop, match="two photos called view0"):
-        predict.photographs(config, photos)
-    (photos / "view0.png").write_bytes((photos / "view0.png").read_bytes()[:200])
-    (photos / "view0.jpg").unlink()
-    with pytest.raises(Stop, match=r"view0\.png cannot be decoded"):
+    for path in photos.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(Stop, match="none of the 3 photos"):
         predict.photographs(config, photos)

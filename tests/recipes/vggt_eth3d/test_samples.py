@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 
@@ -20,7 +21,7 @@ def prepared(rendered, settings, tmp_path_factory):
     out = tmp_path_factory.mktemp("arrays")
     records = list(prepare(settings(), {"scenes": rendered}, out))
     for record in records:
-        record.split = "val" if record.group == "harbour" else "train"
+        record.split = "test" if record.group == "harbour" else "train"
     return Manifest(records, out)
 
 
@@ -92,26 +93,38 @@ def test_frames_of_a_sample_agree_on_the_geometry(prepared, settings):
 
 
 def test_held_out_sequences_are_fixed_disjoint_and_of_every_length(prepared, settings):
-    val = sampler(settings(), STAGE, prepared, "val")
-    samples = [val.draw(i, None) for i in range(val.length)]
+    test = sampler(settings(), STAGE, prepared, "test")
+    samples = [test.draw(i, None) for i in range(test.length)]
     assert {sample["group"] for sample in samples} == {"harbour"}
     units = [sample["units"] for sample in samples]
     by_length = {length: [of_one for of_one in units if len(of_one) == length] for length in (1, 2, 4)}
     # Six views; 8 is longer than the scene.
     assert {length: len(found) for length, found in by_length.items()} == {1: 4, 2: 3, 4: 1}
-    assert val.length == 8 and len({sample["sample_id"] for sample in samples}) == 8
+    assert test.length == 8 and len({sample["sample_id"] for sample in samples}) == 8
     for found in by_length.values():
         used = [unit for sequence in found for unit in sequence]
         assert len(set(used)) == len(used)
-    again = sampler(settings(), STAGE, prepared, "val")
+    again = sampler(settings(), STAGE, prepared, "test")
     assert [sample["sample_id"] for sample in samples] == [again.draw(i, Key(9, 9, 9))["sample_id"] for i in range(8)]
 
 
-def test_select_is_a_part_of_val(prepared, settings):
-    config = settings(eval__select_samples=3)
-    val, select = (sampler(config, STAGE, prepared, side) for side in ("val", "select"))
-    ids = {val.draw(i, None)["sample_id"] for i in range(val.length)}
-    assert select.length == 3 and {select.draw(i, None)["sample_id"] for i in range(3)} < ids
+def test_the_checkpoint_is_chosen_on_scenes_that_are_neither_trained_on_nor_tested(prepared, settings):
+    records = [copy.copy(record) for record in prepared.records]
+    for record in records:
+        record.split = "select" if record.group == "linden" else "test"
+    sides = Manifest(records, prepared.arrays)
+    select, test = (sampler(settings(eval__select_samples=3), STAGE, sides, side) for side in ("select", "test"))
+    assert (select.length, test.length) == (3, 8)
+    groups = [{one.draw(i, None)["group"] for i in range(one.length)} for one in (select, test)]
+    assert groups == [{"linden"}, {"harbour"}]
+    with pytest.raises(Stop, match="no usable image on the train side"):
+        sampler(settings(), STAGE, sides, "train")
+
+
+def test_held_out_scenes_that_are_shorter_than_every_length_are_refused(prepared, settings):
+    config = settings(eval__lengths=[7, 8], data__stand_in_views=8)
+    with pytest.raises(Stop, match="no scene of the test side has 7 views"):
+        sampler(config, STAGE, prepared, "test")
 
 
 def test_colour_jitter_changes_colours_of_each_frame_and_nothing_else(prepared, settings):
@@ -192,8 +205,8 @@ def test_view_that_shares_nothing_is_named_and_never_drawn(prepared, settings, t
 
 
 def test_held_out_sequence_holds_no_view_that_shares_nothing(prepared, settings, tmp_path, capsys):
-    val = sampler(settings(eval__lengths=[1, 2, 6]), STAGE, alone(prepared, "harbour", tmp_path), "val")
-    sequences = [val.draw(i, None)["units"] for i in range(val.length)]
+    test = sampler(settings(eval__lengths=[1, 2, 6]), STAGE, alone(prepared, "harbour", tmp_path), "test")
+    sequences = [test.draw(i, None)["units"] for i in range(test.length)]
     assert all("harbour/DSC_0003" not in units for units in sequences if len(units) > 1)
     assert {len(units) for units in sequences} == {1, 2}
     assert "harbour: no sequence of 6 held-out views from DSC_0001, they share nothing" in capsys.readouterr().out
@@ -208,5 +221,5 @@ def test_batch_stacks_arrays_and_lists_names(prepared, settings):
 
 
 def test_empty_side_is_refused(settings, tmp_path):
-    with pytest.raises(Stop, match="no usable image on the val side"):
-        sampler(settings(), STAGE, Manifest([], tmp_path), "val")
+    with pytest.raises(Stop, match="no usable image on the test side"):
+        sampler(settings(), STAGE, Manifest([], tmp_path), "test")

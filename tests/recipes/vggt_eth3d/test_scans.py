@@ -89,6 +89,16 @@ def without_z(scene):
     path.write_bytes(path.read_bytes().replace(b"float z", b"float w", 1))
 
 
+def property_without_a_name(scene):
+    path = scene / "dslr_scan_eval/scan1.ply"
+    path.write_bytes(path.read_bytes().replace(b"property float z", b"property ", 1))
+
+
+def property_twice(scene):
+    path = scene / "dslr_scan_eval/scan1.ply"
+    path.write_bytes(path.read_bytes().replace(b"float z", b"float z\nproperty float z", 1))
+
+
 def remove_scan(scene):
     (scene / "dslr_scan_eval/scan1.ply").unlink()
 
@@ -114,6 +124,8 @@ FAULTS = [
     (cut, "scan1.ply is truncated"),
     (as_text, "scan1.ply is not a binary little-endian PLY"),
     (without_z, "scan1.ply does not begin with"),
+    (property_without_a_name, "scan1.ply does not begin with"),
+    (property_twice, "scan1.ply does not begin with"),
     (remove_scan, "scan1.ply is missing"),
     (remove_alignment, "scan_alignment.mlp is missing"),
     (cut_alignment, "mlp cannot be read"),

@@ -1,4 +1,7 @@
+import pytest
+
 from lib.core.config import from_dotted
+from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.config import PRESETS, Config
 from lib.recipes.vggt_eth3d.sources import assets
 
@@ -21,6 +24,23 @@ def test_own_weights_are_used_where_they_lie(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
     base = wanted(model__weights=str(tmp_path / "model.pt"))["base"]
     assert (base.kind, base.source, list(base.files)) == ("folder", str(tmp_path), ["model.pt"])
+
+
+def test_a_folder_of_own_weights_stands_for_the_one_file_in_it(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "lineage.json").write_text("{}")
+    assert list(wanted(model__weights=str(tmp_path))["base"].files) == ["model.safetensors"]
+    (tmp_path / "base.safetensors").write_bytes(b"")
+    with pytest.raises(Stop, match=r"2 weight files \(base.safetensors, model.safetensors\)") as stop:
+        wanted(model__weights=str(tmp_path))
+    assert "name the file" in stop.value.command
+
+
+def test_one_of_several_weight_files_is_the_one_that_is_named(tmp_path):
+    for name in ("base.safetensors", "tuned.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    base = wanted(model__weights=str(tmp_path / "tuned.safetensors"))["base"]
+    assert (base.source, list(base.files)) == (str(tmp_path), ["tuned.safetensors"])
 
 
 def test_every_scene_needs_its_photographs_and_may_have_depth():

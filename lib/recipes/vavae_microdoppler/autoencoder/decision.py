@@ -29,9 +29,13 @@ def tree(psnr: float, lpips: float | None) -> str:
 
 
 def decide(config: Config, score: Callable[[], dict[str, float]]) -> dict[str, Any]:
-    """What `train.plan=auto` becomes; nothing where a person has said light or deep, or trains no autoencoder."""
+    """What `train.plan=auto` becomes; nothing where a person has said light or deep, or trains no autoencoder. Random
+    weights need whole stages, whatever they score.
+    """
     if config.train.stages == ["dit"]:
         return {}
+    if config.model.weights == "scratch":
+        return {"train.plan": "deep"} if config.train.plan == "auto" else {}
     scores = score()
     taken = branch(scores["psnr"], scores.get("lpips"))
     settings: dict[str, Any] = {"train.plan": "deep" if taken == "deep" else "light"}

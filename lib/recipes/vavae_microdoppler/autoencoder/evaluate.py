@@ -5,7 +5,7 @@ are computed from vectors that a row carries as numbers: the features of image a
 its latent.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +38,17 @@ def measures(config: Config, stage: Stage) -> dict[str, Metric]:
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
-    """Rows of a batch; the trivial predictor answers with the image's mean colour."""
+    """Rows of a batch; the trivial predictor answers with the image's mean colour. The adapted networks run in the
+    precision of the training, all that measures them in fp32.
+    """
     image = batch["image"].float()
     shown: dict[str, torch.Tensor] = {}
-    if parts is None:
-        numbers = compared(image, image.mean((2, 3), keepdim=True).expand_as(image), "")
-    else:
-        numbers, shown = reconstructed(parts, image, batch)
+    made = None if parts is None else reconstructed(parts, image)
+    with torch.autocast(image.device.type, enabled=False):
+        if parts is None or made is None:
+            numbers = compared(image, image.mean((2, 3), keepdim=True).expand_as(image), "")
+        else:
+            numbers, shown = measured(parts, made, image, batch), {"recon": made.recon}
     numbers["label"] = batch["label"]
     texts, rows = inception.texts(config.eval.inception, image, shown.get("recon")), []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
@@ -53,29 +57,40 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     return rows
 
 
-def reconstructed(
-    parts: Parts, image: torch.Tensor, batch: Batch
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """({number: (n,)}, {"recon": (n, 3, h, w)}) of images (n, 3, h, w) in [-1, 1].
+class Made(NamedTuple):
+    """What the adapted networks make of images, in fp32."""
 
-    batch: "feature" (n, width, grid, grid) of the vision network, where there is a projection.
-    """
-    autoencoder, perceptual = parts.modules["autoencoder"], parts.modules.get("perceptual")
+    posterior: Posterior
+    recon: torch.Tensor  # (n, 3, h, w), of the posterior's mean
+    recon_sampled: torch.Tensor
+    projected: torch.Tensor | None  # (n, width, grid, grid), where there is a projection
+
+
+def reconstructed(parts: Parts, image: torch.Tensor) -> Made:
+    """Of images (n, 3, h, w) in [-1, 1]."""
+    autoencoder = parts.modules["autoencoder"]
     posterior = Posterior.of(moments_of(autoencoder, image).float())
     sample = posterior.sample(torch.randn_like(posterior.mean))
     recon, recon_sampled = decode(autoencoder, posterior.mean).float(), decode(autoencoder, sample).float()
-    numbers = compared(image, recon, "") | compared(image, recon_sampled, "_sampled") | {"kl": posterior.kl()}
+    projected = parts.modules["projection"](posterior.mean).float() if "projection" in parts.modules else None
+    return Made(posterior, recon, recon_sampled, projected)
+
+
+def measured(parts: Parts, made: Made, image: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """{number: (n,)}. batch: "feature" (n, width, grid, grid) of the vision network, where there is a projection."""
+    perceptual, posterior = parts.modules.get("perceptual"), made.posterior
+    numbers = compared(image, made.recon, "") | compared(image, made.recon_sampled, "_sampled")
+    numbers["kl"] = posterior.kl()
     if perceptual is not None:
-        numbers["lpips"] = perceptual(image, recon).flatten()
-        numbers["lpips_sampled"] = perceptual(image, recon_sampled).flatten()
-        for name, picture in (("real", image), ("fake", recon)):
+        numbers["lpips"] = perceptual(image, made.recon).flatten()
+        numbers["lpips_sampled"] = perceptual(image, made.recon_sampled).flatten()
+        for name, picture in (("real", image), ("fake", made.recon)):
             numbers |= spread(name, pooled(perceptual, picture))
-    if "projection" in parts.modules:
-        projected = parts.modules["projection"](posterior.mean).float()
-        numbers["alignment_cosine"] = torch.cosine_similarity(projected, batch["feature"].float(), dim=1).mean((1, 2))
+    if made.projected is not None:
+        cosine = torch.cosine_similarity(made.projected, batch["feature"].float(), dim=1)
+        numbers["alignment_cosine"] = cosine.mean((1, 2))
     numbers |= spread("latent", posterior.mean.mean((2, 3)))
-    numbers |= spread("square", (posterior.mean**2 + posterior.logvar.exp()).mean((2, 3)))
-    return numbers, {"recon": recon}
+    return numbers | spread("square", (posterior.mean**2 + posterior.logvar.exp()).mean((2, 3)))
 
 
 def compared(image: torch.Tensor, recon: torch.Tensor, ending: str) -> dict[str, torch.Tensor]:

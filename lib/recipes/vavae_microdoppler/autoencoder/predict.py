@@ -2,20 +2,27 @@
 reconstructions of a person's own images.
 """
 
+import csv
 import dataclasses
+import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
+from lib.data import pictures
 from lib.recipes.vavae_microdoppler import metrics
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of, to_published
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.data import IMAGE_TYPES
+from lib.recipes.vavae_microdoppler.stored import printable
+from lib.recipes.vavae_microdoppler.walk import IMAGE_TYPES, File, walk
 
 EXPORTED = {"projection": "linear_proj.", "perceptual": "loss.perceptual_loss."}  # the stage dit compares by the latter
 
@@ -48,29 +55,63 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
 
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
-    """Reconstructs the images of a folder (or one image) as PNG of the network's size; PSNR of each in psnr.csv.
+    """Reconstructs the images of a folder (or one image) as PNG of the network's size; PSNR of each in psnr.csv, and
+    why another one could not be read. A file's whole name is kept: w0.jpg becomes w0.jpg.png, and w0.png another one.
 
-    Stop: no image there.
+    Stop: no image there, or none that can be read.
     """
-    from PIL import Image
-
-    place = Path(inputs)
-    files = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_TYPES) if place.is_dir() else [place]
-    if not files or not files[0].is_file():
-        types = ", ".join(IMAGE_TYPES)
-        raise Stop(f"--predict {inputs}: no image there ({types})", "give an image or a folder of images")
-    autoencoder = parts.modules["autoencoder"]
-    device = next(autoencoder.parameters()).device
-    side, lines = config.model.image_px, ["file,psnr_db"]
-    for file in files:
-        with Image.open(file) as opened:
-            pixels = np.asarray(opened.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), dtype=np.float32)
-        image = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].to(device)
-        recon = decode(autoencoder, Posterior.of(moments_of(autoencoder, image).float()).mean).float()
-        quality = float(metrics.psnr(metrics.mse(metrics.unit_range(image), metrics.unit_range(recon)), 1.0))
-        name = file.relative_to(place) if place.is_dir() else Path(file.name)
-        target = (out / name).with_suffix(".png")
+    place, done = Path(inputs), 0
+    lines = ["file,psnr_db,problem"]
+    for file in files_at(place):
+        try:
+            if file.problem:
+                raise pictures.Unreadable(file.problem)
+            image = read(file.path, config.model.image_px)
+        except pictures.Unreadable as error:
+            print(f"  {printable(file.name)}: {error}", flush=True)
+            lines.append(csv_line(printable(file.name), "", str(error)))
+            continue
+        recon, quality = reconstruct(parts.modules["autoencoder"], image)
+        target = out / f"{file.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(target)
-        lines.append(f"{name.as_posix()},{quality:.3f}")
+        lines.append(csv_line(printable(file.name), f"{quality:.3f}", ""))
+        done += 1
     (out / "psnr.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if not done:
+        raise Stop(
+            f"--predict {inputs}: none of its {len(lines) - 1} images can be read", "their reasons are in psnr.csv"
+        )
+
+
+def files_at(place: Path) -> list[File]:
+    """The image, or those of a folder. Stop: there is none."""
+    if place.is_file():
+        return [File(place, place.name)]
+    found = sorted(walk(place, "", IMAGE_TYPES, Counter(), ()), key=lambda file: file.name) if place.is_dir() else []
+    if not found:
+        types = ", ".join(IMAGE_TYPES)
+        raise Stop(f"--predict {place}: no image there ({types})", "give an image or a folder of images")
+    return found
+
+
+def read(path: Path, side_px: int) -> torch.Tensor:
+    """(1, 3, side, side) in [-1, 1], as step 3 makes it. Unreadable: it is no picture."""
+    picture = pictures.read(path, upright=True).resize((side_px, side_px), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture, dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1)))[None]
+
+
+def reconstruct(autoencoder: AutoencoderKL, image: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """(image of the posterior's mean, PSNR in dB against the image), measured in fp32."""
+    image = image.to(next(autoencoder.parameters()).device)
+    recon = decode(autoencoder, Posterior.of(moments_of(autoencoder, image).float()).mean).float()
+    with torch.autocast(image.device.type, enabled=False):
+        error = metrics.mse(metrics.unit_range(image), metrics.unit_range(recon))
+        return recon, float(metrics.psnr(error, 1.0))
+
+
+def csv_line(*words: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(words)
+    return line.getvalue()

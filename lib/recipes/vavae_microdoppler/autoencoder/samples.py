@@ -9,23 +9,27 @@ import torch
 
 from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.data import image_path
+from lib.recipes.vavae_microdoppler.stored import image_path
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Images of one side in the manifest's order; "select" takes evenly spaced held-out ones. Keys are not used."""
-    records = manifest.side("train" if side == "train" else "val")
+    """Images of one side in the manifest's order, of "select" evenly spaced ones. Keys are not used."""
+    records = manifest.side(side)
     if side == "select" and len(records) > config.eval.select_samples:
         records = [records[i * len(records) // config.eval.select_samples] for i in range(config.eval.select_samples)]
     return Sampler(len(records), lambda index, key: sample(manifest.arrays, records[index]))
 
 
 def sample(arrays: Path, record: Record) -> Sample:
-    """image (3, h, w) float32 in [-1, 1], label int, sha256 of the source. OSError: the PNG of step 3 is gone."""
+    """image (3, h, w) float32 in [-1, 1], label int, sha256 of the source. OSError: the PNG of step 3 is gone.
+
+    The image is contiguous. A transposed view would become a channels-last batch, on which torch's GroupNorm writes to
+    address 0 in the backward pass of a frozen norm.
+    """
     from PIL import Image
 
     pixels = np.asarray(Image.open(image_path(arrays, record.sample_id)), dtype=np.float32)
-    image = (pixels / 127.5 - 1).transpose(2, 0, 1)
+    image = np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1))
     return {
         "sample_id": record.sample_id,
         "group": record.group,
@@ -36,7 +40,7 @@ def sample(arrays: Path, record: Record) -> Sample:
 
 
 def collate(config: Config, stage: Stage, samples: list[Sample]) -> Batch:
-    """Samples of both kinds of stage: arrays are stacked, numbers become a tensor (n,), names stay a list.
+    """Samples of both kinds of stage: arrays are stacked, contiguous, numbers become a tensor (n,), names stay a list.
 
     Of the frozen features, one unit is the image's feature: batch["feature"] (n, width, grid, grid).
     """
@@ -44,7 +48,7 @@ def collate(config: Config, stage: Stage, samples: list[Sample]) -> Batch:
     for name, first in samples[0].items():
         values = [sample[name] for sample in samples]
         if isinstance(first, np.ndarray):
-            batch[name] = torch.from_numpy(np.stack(values))
+            batch[name] = torch.from_numpy(np.ascontiguousarray(np.stack(values)))
         elif name == "frozen_features":
             batch["feature"] = torch.stack([value[0] for value in values])
         else:

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lib.core.errors import Stop
 from lib.core.records import LoraSpec, Parts, Stage
 from lib.core.run import read_json
 from lib.network import weights
-from lib.recipes.vavae_microdoppler.autoencoder.assemble import SOURCES
+from lib.recipes.vavae_microdoppler import sources
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published
+from lib.recipes.vavae_microdoppler.autoencoder.published import converted
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit.judge import Judge
 from lib.recipes.vavae_microdoppler.dit.latent_cache import ABOUT
@@ -30,7 +30,6 @@ from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
 HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
 AVERAGES = ("ema",)
-TYPES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 
 class Reference(nn.Module):
@@ -104,34 +103,33 @@ def network(config: Config, labels: int, asset_dirs: dict[str, Path]) -> tuple[L
     if config.model.dit_weights == "scratch":
         return model, f"scratch {size} {config.train.seed}"
     own = {name: tensor.clone() for name, tensor in model.state_dict().items() if OWN.fullmatch(name)}
-    loaded = weights.load_strict(model, chain(trunk(asset_dirs["dit"]), own.items()))
+    [file] = sources.files_of(sources.dit(config), asset_dirs["dit"])
+    loaded = weights.load_strict(model, chain(trunk(file), own.items()))
     table = f"a new class table of {labels} users and the null row"
     print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, {table}")
-    return model, f"{weights.fingerprint(trunk(asset_dirs['dit']))} {config.train.seed}"
+    return model, f"{weights.fingerprint(trunk(file))} {config.train.seed}"
 
 
-def trunk(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, tensor) for name, tensor in published(place) if not OWN.fullmatch(name))
+def trunk(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor) for name, tensor in published(file) if not OWN.fullmatch(name))
 
 
-def published(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The averaged weights of a file in the published format, or of the one file in a folder. Stop: there is none."""
-    files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.suffix in TYPES)
-    if not files:
-        raise Stop(f"{place} holds no weight file of a LightningDiT", "python step2_download.py --force")
-    chosen = next((file for file in files if file.suffix == ".safetensors"), files[0])
-    if chosen.suffix == ".safetensors":
-        return weights.tensors(chosen)
-    if (place / SOURCES).is_file():  # step 2's own folder: 10 GB of weights, averages, moments are read once
-        return weights.tensors(weights.convert(chosen, chosen.with_suffix(".safetensors"), wrappers=AVERAGES))
-    stored = weights.read_pickled(chosen, AVERAGES)
+def published(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The averaged weights of a file in the published format. Stop: it holds none.
+
+    Of step 2's own folder, 10 GB of weights, averages and moments are read once.
+    """
+    file = converted(file, AVERAGES)
+    if file.suffix == ".safetensors":
+        return weights.tensors(file)
+    stored = weights.read_pickled(file, AVERAGES)
     start = weights.prefix(list(stored))
     return ((name.removeprefix(start), tensor) for name, tensor in stored.items())
 
 
 def trained(config: Config) -> tuple[str, ...]:
-    """Regexes over "<module>.<tensor>"; the position table is a formula and stays."""
-    return (r"dit\.(?!pos_embed).*",) if config.model.dit_trains == "all" else HEADS
+    """Regexes over "<module>.<tensor>"; the position table is a formula and stays. lora.full opens more tensors."""
+    return ((r"dit\.(?!pos_embed).*",) if config.model.dit_trains == "all" else HEADS) + tuple(config.lora.full)
 
 
 def adapters(config: Config, dit: LightningDiT) -> dict[str, LoraSpec]:

@@ -43,8 +43,9 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     if parts is None:
         numbers = copied(batch)
     else:
-        numbers, shown = generated(config, parts, batch["label"], batch["decoded_feature"].float())
-        shown["reconstructed"] = reconstructed(parts.modules["autoencoder"], image)
+        fake = generated(config, parts, batch["label"])
+        numbers = measured(parts, fake, batch["label"], batch["decoded_feature"].float())
+        shown = {"generated": fake, "reconstructed": reconstructed(parts.modules["autoencoder"], image)}
     numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
     numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
     texts, rows = inception.texts(config.eval.inception, image, shown.get("generated")), []
@@ -59,25 +60,29 @@ def copied(batch: Batch) -> dict[str, torch.Tensor]:
     return spread("fake", batch["twin_feature"].float()) | {"hit": batch["twin_hit"]}
 
 
-def generated(
-    config: Config, parts: Parts, label: torch.Tensor, held_out: torch.Tensor
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """({number: (n,)}, {"generated": (n, 3, h, w)}) of users `label` (n,).
+def generated(config: Config, parts: Parts, label: torch.Tensor) -> torch.Tensor:
+    """Images (n, 3, h, w) of users `label` (n,). The noise comes from torch's CPU generator, which lib seeds by the
+    sample's index.
+    """
+    reference = parts.modules["reference"]
+    noise = torch.randn(len(label), *reference.latent_shape).to(reference.mean.device)
+    return generate.images(config, parts, label, noise)
 
-    held_out: features (n, 32) of held-out reconstructions, whose distance to the training side is the measure. The
-    noise comes from torch's CPU generator, which lib seeds by the sample's index.
+
+def measured(parts: Parts, fake: torch.Tensor, label: torch.Tensor, held_out: torch.Tensor) -> dict[str, torch.Tensor]:
+    """{number: (n,)} of generated images (n, 3, h, w), in fp32 whatever the precision of the training.
+
+    held_out: features (n, 32) of held-out reconstructions, whose distance to the training side is the measure.
     """
     modules = parts.modules
     train = modules["reference"].train_features
-    noise = torch.randn(len(label), *modules["reference"].latent_shape).to(train.device)
-    fake = generate.images(config, parts, label, noise)
-    feature = pooled(modules["perceptual"], fake)
-    chances = modules["judge"](fake).float().softmax(1)
-    numbers = spread("fake", feature) | {
-        "hit": chances.argmax(1) == label, "confidence": chances.gather(1, label[:, None])[:, 0],
-        "nearest": torch.cdist(feature, train).amin(1), "nearest_held_out": torch.cdist(held_out, train).amin(1),
-    }  # fmt: skip
-    return numbers, {"generated": fake}
+    with torch.autocast(fake.device.type, enabled=False):
+        feature = pooled(modules["perceptual"], fake)
+        chances = modules["judge"](fake).float().softmax(1)
+        return spread("fake", feature) | {
+            "hit": chances.argmax(1) == label, "confidence": chances.gather(1, label[:, None])[:, 0],
+            "nearest": torch.cdist(feature, train).amin(1), "nearest_held_out": torch.cdist(held_out, train).amin(1),
+        }  # fmt: skip
 
 
 def reconstructed(autoencoder: AutoencoderKL, image: torch.Tensor) -> torch.Tensor:

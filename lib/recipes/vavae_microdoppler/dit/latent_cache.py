@@ -7,6 +7,7 @@
         features.safetensors                 of every real image and of its reconstruction: feature, and hit (did the
                                              judge name its user)
         autoencoder.safetensors              what made the latents and decodes them, under the published names
+        lineage.json                         what latents and autoencoder were made from: recordings, hashes of files
         latents.json                         the autoencoder's fingerprint, shape, users, samples of each side; last
 
 `latents` is one draw of the posterior. The published loader takes `latents_flip` every other time, a mirrored image; a
@@ -28,10 +29,11 @@ from torch import nn
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Manifest, Stage
 from lib.core.run import read_json, write_json
-from lib.network import checkpoint, weights
+from lib.network import checkpoint, lineage, weights
 from lib.recipes.vavae_microdoppler import data
-from lib.recipes.vavae_microdoppler.autoencoder.assemble import read_groups, trained
-from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published, to_published
+from lib.recipes.vavae_microdoppler.autoencoder import assemble
+from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
+from lib.recipes.vavae_microdoppler.autoencoder.published import of_base
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import latent_parts
 
@@ -49,8 +51,8 @@ def stage_inputs(
 ) -> Path:
     """The finished folder; every file that is there already is kept, and between two of them the session may end.
 
-    Stop: a broken checkpoint, a folder `dit.latents` of another autoencoder or other images, latents that do not come
-    out normal. Paused: by `pause`.
+    Stop: a broken checkpoint, a folder `dit.latents` that has seen what is tested on, or is of another autoencoder or
+    other images, latents that do not come out normal. Paused: by `pause`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = adapted_autoencoder(config, asset_dirs, earlier)
@@ -67,6 +69,8 @@ def stage_inputs(
     latent_parts.refuse_bad_scale(statistics, autoencoder, manifest)
     latent_parts.write_judged(folder, config, manifest, asset_dirs, autoencoder, pause)
     latent_parts.keep(folder / "autoencoder.safetensors", lambda: to_published(autoencoder.cpu()))
+    ancestors = [asset_dirs["base"], *([earlier[1]] if earlier else [])]
+    lineage.of_run(manifest, data.BY, ancestors).write(folder)
     write_json(folder / ABOUT, about(config, manifest, fingerprint))
     return folder
 
@@ -75,8 +79,7 @@ def adapted_autoencoder(
     config: Config, asset_dirs: dict[str, Path], earlier: tuple[Stage, Path] | None
 ) -> AutoencoderKL:
     """The base, strictly loaded, and over it what the stage before trained, which must be all that it trains."""
-    network = build_autoencoder(config.model.autoencoder)
-    weights.load_strict(network, from_published(read_groups(asset_dirs["base"])["autoencoder"], network).items())
+    network, _ = assemble.autoencoder(config, of_base(config, asset_dirs))
     if earlier:
         load_trained(network, config, *earlier)
     return network.eval().requires_grad_(False)
@@ -90,7 +93,7 @@ def load_trained(network: AutoencoderKL, config: Config, stage: Stage, folder: P
     state, start = network.state_dict(), "autoencoder."
     pairs = weights.tensors(folder / "weights.safetensors")
     stored = {name.removeprefix(start): tensor for name, tensor in pairs if name.startswith(start)}
-    patterns = trained(config, stage)
+    patterns = assemble.trained(config, stage)
     wanted = {name for name in state if any(re.fullmatch(pattern, start + name) for pattern in patterns)}
     if stored.keys() != wanted:
         raise Stop(f"{source} holds {len(stored)} tensors of the autoencoder, not {len(wanted)}")
@@ -111,11 +114,13 @@ def about(config: Config, manifest: Manifest, fingerprint: str) -> dict[str, Any
 
 
 def sides(manifest: Manifest) -> dict[str, list[str]]:
-    return {side: [record.sample_id for record in manifest.side(side)] for side in ("train", "val")}
+    return {side: [record.sample_id for record in manifest.side(side)] for side in data.SIDES}
 
 
 def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
     """A folder that another run made: for the same autoencoder and the same images, or not at all."""
+    if seen := lineage.seen(manifest, data.BY, folder, f"the autoencoder of dit.latents={folder}"):
+        raise Stop(seen, MAKE_ANEW)
     found = read_json(folder / ABOUT)
     if found is None:
         raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", MAKE_ANEW)

@@ -16,9 +16,9 @@ from lib.core.records import Manifest, Record
 from lib.core.run import atomic
 from lib.network import weights
 from lib.recipes.vavae_microdoppler import data
-from lib.recipes.vavae_microdoppler.autoencoder.assemble import read_groups, require
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
+from lib.recipes.vavae_microdoppler.autoencoder.published import of_base, require
 from lib.recipes.vavae_microdoppler.autoencoder.samples import sample
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import judge
@@ -26,10 +26,10 @@ from lib.recipes.vavae_microdoppler.features import pooled
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
-VERSION = 1  # of the folder's content; a change of the code that makes it counts up
+VERSION = 2  # of the folder's content; a change of the code that makes it counts up
 SHARD_IMAGES, BATCH = 1000, 16
 STATISTICS_IMAGES = 10_000  # as published
-CHECKED_IMAGES = 64  # of the held-out side, for the normalisation
+CHECKED_IMAGES = 64  # of the test side, for the normalisation
 
 
 def keep(path: Path, make: Callable[[], dict[str, torch.Tensor]], metadata: dict[str, str] | None = None) -> None:
@@ -113,7 +113,7 @@ def refuse_bad_scale(statistics: LatentStatistics, autoencoder: AutoencoderKL, m
 
     Other recordings differ a little, a forgotten or doubled normalisation by a lot; hence the loose bounds.
     """
-    records = manifest.side("val")[:CHECKED_IMAGES]
+    records = manifest.side("test")[:CHECKED_IMAGES]
     posterior = encode(autoencoder, manifest, records)
     noise = Key(VERSION, -1, 0).generator().standard_normal(tuple(posterior.mean.shape), dtype="float32")
     normal = statistics.normalise(posterior.sample(torch.from_numpy(noise)))
@@ -155,19 +155,22 @@ def perceptual_network(config: Config, asset_dirs: dict[str, Path]) -> Perceptua
     """LPIPS of the autoencoder's base, frozen. Stop where its file holds none."""
     network = Perceptual(tuple(config.model.lpips_widths))
     otherwise = "another model.weights: generated images are compared by it"
-    stored = require(read_groups(asset_dirs["base"]), "perceptual", otherwise)
+    stored = require(of_base(config, asset_dirs), "perceptual", otherwise)
     weights.load_strict(network, stored)
     return network.eval().requires_grad_(False)
+
+
+def compared_records(manifest: Manifest) -> list[Record]:
+    """In the order of features.safetensors: training side first, every side in the manifest's order."""
+    return [record for side in data.SIDES for record in manifest.side(side)]
 
 
 @torch.no_grad()
 def seen(
     judged: judge.Judge, perceptual: Perceptual, autoencoder: AutoencoderKL, manifest: Manifest
 ) -> dict[str, torch.Tensor]:
-    """{real, decoded}_feature (images, 32) and {real, decoded}_hit (images,), training side first, both sides in the
-    manifest's order.
-    """
-    records, device = manifest.side("train") + manifest.side("val"), next(autoencoder.parameters()).device
+    """{real, decoded}_feature (images, 32) and {real, decoded}_hit (images,) of `compared_records`."""
+    records, device = compared_records(manifest), next(autoencoder.parameters()).device
     labels = torch.tensor([int(record.columns["label"]) for record in records])
     found: dict[str, list[torch.Tensor]] = {}
     for images in batches(manifest, records):

@@ -27,22 +27,30 @@ def velocity_loss(config: Config) -> Callable[[Parts, Batch, int], tuple[Tensor,
     """Of batch["latent"] (n, c, h, w) and ["label"] (n,); torch's generator draws times, noise and dropped labels."""
 
     def loss(parts: Parts, batch: Batch, step: int) -> tuple[Tensor, dict[str, Any]]:
-        dit = parts.modules["dit"]
-        data = parts.modules["reference"].statistics.normalise(batch["latent"])
-        t = flow.lognormal_times(torch.randn(len(data), device=data.device))
-        point, velocity = flow.path(data, torch.randn_like(data), t)
-        label = flow.drop_labels(batch["label"], dit.null, config.dit.label_dropout)
+        dit, device = parts.modules["dit"], batch["latent"].device.type
+        with torch.autocast(device, enabled=False):
+            data = parts.modules["reference"].statistics.normalise(batch["latent"].float())
+            t = flow.lognormal_times(torch.randn(len(data), device=data.device))
+            point, velocity = flow.path(data, torch.randn_like(data), t)
+            label = flow.drop_labels(batch["label"], dit.null, config.dit.label_dropout)
         with middle_tokens(dit) as tokens:
             predicted = dit(point, t, label).float()
-        squared, cosine = (part.mean() for part in flow.velocity_losses(predicted, velocity))
-        total, numbers = squared + config.loss.velocity_cosine * cosine, {"squared": squared, "cosine": cosine}
-        if config.loss.contrastive:
-            inner, temperature = tokens[0].float().mean(1), config.loss.contrastive_temperature
-            numbers["contrastive"] = contrastive(inner, label, dit.null, temperature)
-            total = total + config.loss.contrastive * numbers["contrastive"]
-        return total, numbers
+        with torch.autocast(device, enabled=False):
+            return terms(config, predicted, velocity, tokens[0].float(), label, dit.null)
 
     return loss
+
+
+def terms(
+    config: Config, predicted: Tensor, velocity: Tensor, tokens: Tensor, label: Tensor, null: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """(loss, what is logged) of velocities (n, c, h, w) and the middle block's tokens (n, tokens, width), in fp32."""
+    squared, cosine = (part.mean() for part in flow.velocity_losses(predicted, velocity))
+    total, numbers = squared + config.loss.velocity_cosine * cosine, {"squared": squared, "cosine": cosine}
+    if config.loss.contrastive:
+        numbers["contrastive"] = contrastive(tokens.mean(1), label, null, config.loss.contrastive_temperature)
+        total = total + config.loss.contrastive * numbers["contrastive"]
+    return total, numbers
 
 
 @contextmanager

@@ -15,17 +15,19 @@ from lib.core.config import from_dotted
 from lib.core.order import Key
 from lib.network import gradients
 from lib.network.weights import load_strict
-from lib.recipes.vavae_microdoppler.autoencoder.assemble import read_groups
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published, moments_of
-from lib.recipes.vavae_microdoppler.config import DEMO, Config, ModelConfig
+from lib.recipes.vavae_microdoppler.autoencoder.published import read_groups
+from lib.recipes.vavae_microdoppler.config import Config, ModelConfig
 from lib.recipes.vavae_microdoppler.demo_data import textures
 from lib.recipes.vavae_microdoppler.dit import flow
 from lib.recipes.vavae_microdoppler.dit.model import LightningDiT
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+from lib.recipes.vavae_microdoppler.presets import DEMO
 
 RECIPE = Path(__file__).parents[1]
 TARGET = RECIPE / "demo_dit" / "dit.safetensors"
+DEMO_FILE = RECIPE / "demo_autoencoder" / "autoencoder.safetensors"
 SEED, PICTURES, STEPS, BATCH, LR, DECAY = 30, 3000, 1500, 32, 1e-3, 0.999
 
 
@@ -42,7 +44,7 @@ def main() -> None:
 
 def encoded(model: ModelConfig) -> tuple[Posterior, torch.Tensor]:
     """Posteriors (n, c, h, w) of textures and the kind (n,) that fills most of each."""
-    autoencoder, stored = build_autoencoder(model.autoencoder), read_groups(RECIPE / "demo_autoencoder")["autoencoder"]
+    autoencoder, stored = build_autoencoder(model.autoencoder), read_groups([DEMO_FILE])["autoencoder"]
     load_strict(autoencoder, from_published(stored, autoencoder).items())
     autoencoder.eval().requires_grad_(False)
     moments, kinds = [], []
@@ -62,7 +64,7 @@ def learn(
     average = {name: p.detach().clone() for name, p in trained.items()}
     optimiser = torch.optim.AdamW(trained.values(), lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
     for step in range(STEPS):
-        optimiser.param_groups[0]["lr"] = gradients.learning_rate(LR, LR / 20, step, STEPS, 0.05)
+        optimiser.param_groups[0]["lr"] = gradients.learning_rate(LR, 1 / 20, step, STEPS, 0.05)
         chosen = torch.randint(len(kinds), (BATCH,))
         drawn = Posterior(posterior.mean[chosen], posterior.logvar[chosen])
         data = statistics.normalise(drawn.sample(torch.randn_like(drawn.mean)))

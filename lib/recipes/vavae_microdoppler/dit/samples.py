@@ -1,4 +1,6 @@
-"""Samples of the stage dit, from a folder of latents: moments to train on, real held-out images to compare with."""
+"""Samples of the stage dit, from a folder of latents: moments to train on, real images of the other sides to compare
+with.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -10,17 +12,19 @@ from lib.core.order import Key
 from lib.core.records import Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.vavae_microdoppler.autoencoder.samples import sample
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.dit.latent_parts import SHARD_IMAGES, shard_name
+from lib.recipes.vavae_microdoppler.dit.latent_parts import SHARD_IMAGES, compared_records, shard_name
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Training latents, drawn anew in every epoch, or held-out images, users taking turns; by manifest.stage_inputs."""
+    """Training latents, drawn anew in every epoch, or images of "select" or "test", users taking turns; by
+    manifest.stage_inputs.
+    """
     folder = manifest.stage_inputs
     assert folder is not None  # lib asks for the inputs first
     if side == "train":
         records = manifest.side("train")
         return Sampler(len(records), lambda index, key: drawn(folder, records[index], index, key))
-    records = taking_turns(manifest.side("val"))
+    records = taking_turns(manifest.side(side))
     if side == "select":
         records = records[: config.eval.select_samples]
     compared = Compared(manifest, folder)
@@ -63,10 +67,10 @@ class Compared:
         stored = opened(folder / "features.safetensors")
         names = stored.keys()
         self.arrays, self.stored = manifest.arrays, {name: stored.get_tensor(name) for name in names}
-        train, val = manifest.side("train"), manifest.side("val")
-        self.places = {record.sample_id: len(train) + number for number, record in enumerate(val)}
+        self.places = {record.sample_id: number for number, record in enumerate(compared_records(manifest))}
         self.twins: dict[int, list[int]] = {}
-        for number, record in enumerate(train):
+        # where no group chooses the checkpoint, lib asks about training images under the name of "select"
+        for number, record in enumerate(manifest.side("train") or manifest.side("select")):
             self.twins.setdefault(int(record.columns["label"]), []).append(number)
 
     def sample(self, record: Record) -> Sample:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,20 @@ from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.core.records import Manifest, Record, Stage
 from lib.network import adapters
-from lib.recipes.vavae_microdoppler import schedule
+from lib.recipes.vavae_microdoppler import schedule, sources
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, objectives
 from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
+from lib.recipes.vavae_microdoppler.autoencoder.decision import decide
 from lib.recipes.vavae_microdoppler.autoencoder.evaluate import score_batch
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, to_published
+from lib.recipes.vavae_microdoppler.autoencoder.published import inventory, read_groups
 from lib.recipes.vavae_microdoppler.autoencoder.vision import Vision, to_timm
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
 SMALL = {
-    "model.image_px": 32, "model.channels": 8, "model.multipliers": [1, 2, 2], "model.attention": [2],
+    "model.weights": "mine/base.safetensors", "model.image_px": 32, "model.channels": 8, "model.multipliers": [1, 2, 2],
+    "model.attention": [2],
     "model.blocks": 1, "model.norm_groups": 4, "model.latent_channels": 4,
     "model.vf_width": 8, "model.vf_depth": 1, "model.vf_heads": 2,
     "model.lpips_widths": [4, 4, 4, 4, 4], "model.critic_width": 4, "model.critic_layers": 1,
@@ -48,7 +52,8 @@ def published(config: Config) -> dict[str, torch.Tensor]:
 
 
 def build(config: Config, path: Path, stage: Stage = ALIGN):
-    return assemble.build(config, stage, {"base": path})
+    named = replace(config, model=replace(config.model, weights=str(path)))
+    return assemble.build(named, stage, {"base": path.parent})
 
 
 @pytest.fixture
@@ -81,15 +86,15 @@ def test_what_step_2_fetched_is_converted_once(tmp_path):
     state = published(configured())
     torch.save({"state_dict": state}, tmp_path / "whole.pt")
     (tmp_path / "sources.json").write_text("{}")
-    first = build(configured(), tmp_path).base
+    first = build(configured(), tmp_path / "whole.pt").base
     converted = tmp_path / "whole.safetensors"
     stamp = converted.stat().st_mtime_ns
-    assert build(configured(), tmp_path).base == first and converted.stat().st_mtime_ns == stamp
+    assert build(configured(), tmp_path / "whole.pt").base == first and converted.stat().st_mtime_ns == stamp
 
 
 def test_a_persons_own_folder_is_not_written_into(tmp_path):
     torch.save(published(configured()), tmp_path / "mine.pt")
-    build(configured(), tmp_path)
+    build(configured(), tmp_path / "mine.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.pt"]
 
 
@@ -100,9 +105,13 @@ def test_names_behind_module_are_the_same_base(file, tmp_path):
 
 
 def test_inventory_counts_every_part(file):
-    found = assemble.inventory(assemble.read_groups(file))
+    found = read_groups_of(file)
     assert (found["projection"], found["constant"]) == ((1, 32), (1, 1))
     assert (found["critic"][0], found["perceptual"][0]) == (10, 33)
+
+
+def read_groups_of(file: Path) -> dict[str, tuple[int, int]]:
+    return inventory(read_groups([file]))
 
 
 def without(tmp_path: Path, *starts: str) -> Path:
@@ -135,6 +144,103 @@ def test_a_file_of_the_autoencoder_alone_trains_without_alignment(tmp_path):
     path = without(tmp_path, "linear_proj.", "foundation_model.", "loss.")
     parts = build(configured(model__vf="none", loss__perceptual=0.0), path)
     assert set(parts.modules) == {"autoencoder", "critic", "statistics"} and parts.frozen_features is None
+
+
+# ---------------------------------------------------------------------------------------------- which file
+
+
+def neighbour(folder: Path) -> Path:
+    """Another whole base, whose name sorts before the one that is meant."""
+    other = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in published(configured()).items()
+    }
+    save_file(other, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def test_the_named_file_alone_is_opened_and_recorded(file):
+    first = build(configured(), file).base
+    assert build(configured(), neighbour(file.parent)).base != first and build(configured(), file).base == first
+    named = sources.base(configured(model__weights=str(file)))
+    assert (named.source, list(named.files)) == (str(file.parent), ["base.safetensors"])
+
+
+def folder_base(folder: Path) -> str:
+    config = configured(model__weights=str(folder))
+    return assemble.build(config, ALIGN, {"base": folder}).base
+
+
+def test_a_folder_may_hold_one_base_in_parts_but_not_two(file):
+    first = build(configured(), file).base
+    state = published(configured())
+    for part, keep in (
+        ("one", lambda name: name.startswith("loss.")),
+        ("two", lambda name: not name.startswith("loss.")),
+    ):
+        save_file({name: tensor for name, tensor in state.items() if keep(name)}, file.parent / f"{part}.safetensors")
+    file.unlink()
+    assert folder_base(file.parent) == first
+    neighbour(file.parent)
+    with pytest.raises(Stop, match=r"a\.safetensors and one\.safetensors .* both hold .*two networks"):
+        folder_base(file.parent)
+
+
+def test_of_an_export_the_whole_file_is_taken(file):
+    first = build(configured(), file).base
+    file.rename(file.parent / "vavae_encoder_for_dit.safetensors")
+    neighbour(file.parent).rename(file.parent / "vavae_published.safetensors")
+    assert folder_base(file.parent) == first
+    found = sources.base(configured(model__weights=str(file.parent)))
+    assert list(found.files) == ["vavae_encoder_for_dit.safetensors"]
+
+
+def test_a_folder_that_lies_elsewhere_now_is_read_there(file, tmp_path):
+    config = configured(model__weights="/gone/merged")
+    assert assemble.build(config, ALIGN, {"base": file.parent}).base == build(configured(), file).base
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(Stop, match="holds no file of weights") as stop:
+        sources.base(configured(model__weights=str(tmp_path)))
+    assert "model.weights=" in stop.value.command
+
+
+# ---------------------------------------------------------------------------------------------- from scratch
+
+
+def scratch(file: Path, **settings):
+    config = configured(model__weights="scratch", model__teachers=str(file), **settings)
+    return config, assemble.build(config, ALIGN, {"base": file.parent})
+
+
+def test_from_scratch_only_the_frozen_networks_come_from_the_file(file):
+    config, parts = scratch(file)
+    modules, wanted = parts.modules, published(configured())
+    assert torch.equal(modules["vision"].model.embeddings.cls_token, wanted["foundation_model.model.cls_token"])
+    first = modules["perceptual"].net.slice1[0].weight
+    assert torch.equal(first, wanted["loss.perceptual_loss.net.slice1.0.weight"])
+    for name, tensor in {
+        "decoder.conv_in.weight": to_published(modules["autoencoder"])["decoder.conv_in.weight"],
+        "linear_proj.weight": modules["projection"].weight,
+        "loss.discriminator.main.0.weight": modules["critic"].main[0].weight,
+    }.items():
+        assert tensor.shape == wanted[name].shape and not torch.equal(tensor, wanted[name]), name
+    assert assemble.comparison(config, ALIGN) == "random_init" and assemble.comparison(configured(), ALIGN) == "base"
+
+
+def test_a_start_from_scratch_is_the_seeds(file):
+    one, again, other = (scratch(file, train__seed=seed)[1] for seed in (1, 1, 2))
+    states = [parts.modules["autoencoder"].state_dict() for parts in (one, again, other)]
+    assert one.base == again.base != other.base
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["encoder.conv_in.weight"], states[2]["encoder.conv_in.weight"])
+
+
+def test_from_scratch_everything_is_aligned_and_trained(file):
+    config, parts = scratch(file)
+    names = set(gradients(config, ALIGN, parts, 0))
+    assert {name.split(".")[0] for name in names} == {"autoencoder", "projection"}
+    assert decide(config, lambda: pytest.fail("nothing to measure")) == {"train.plan": "deep"}
 
 
 def batch(parts) -> dict:

@@ -13,8 +13,9 @@ from lib.recipes.vavae_microdoppler.autoencoder.model import (
     to_published,
 )
 from lib.recipes.vavae_microdoppler.autoencoder.predict import export
-from lib.recipes.vavae_microdoppler.config import DEMO, Config
+from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.latents import RunningMoments
+from lib.recipes.vavae_microdoppler.presets import DEMO
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize
 
 SMALL = AutoencoderSize(

@@ -10,9 +10,10 @@ from lib.core.order import Key
 from lib.core.records import Stage
 from lib.recipes.vavae_microdoppler import stand_in
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, pretrain
-from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, decode, moments_of
-from lib.recipes.vavae_microdoppler.config import DEMO, Config
+from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, decode, initialise, moments_of
+from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.demo_data import textures
+from lib.recipes.vavae_microdoppler.presets import DEMO
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_tiles_are_cut_row_by_row():
 
 def test_training_starts_with_a_quiet_posterior():
     network = build_autoencoder(from_dotted(Config, DEMO).model.autoencoder)
-    pretrain.start(network)
+    initialise(network)
     with torch.no_grad():
         moments = moments_of(network, pretrain.vivid(1, 2, 32))
     assert torch.equal(moments[:, 32:], torch.full_like(moments[:, 32:], -6.0)) and moments[:, :32].std() > 0.1

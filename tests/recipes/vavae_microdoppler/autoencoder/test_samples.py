@@ -8,17 +8,17 @@ from lib.core.config import from_dotted
 from lib.core.records import Manifest, Record, Stage
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate, sampler
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.data import image_path
+from lib.recipes.vavae_microdoppler.stored import image_path
 
 ALIGN = Stage("align", 1, kind="autoencoder")
 CONFIG = from_dotted(Config, {"eval.select_samples": 3})
-HELD = 9  # images x/0 to x/8; two more are of the training side
+SIDES = ["select"] * 9 + ["train"] * 2 + ["test"] * 4  # of the images x/0, x/1, …
 
 
 def manifest(folder) -> Manifest:
     records = []
-    for number in range(HELD + 2):
-        path, side = image_path(folder, f"x/{number}"), "val" if number < HELD else "train"
+    for number, side in enumerate(SIDES):
+        path = image_path(folder, f"x/{number}")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
         records.append(Record(f"x/{number}", "x/1", "", f"hash{number}", split=side, columns={"label": "5"}))
@@ -30,10 +30,17 @@ def drawn(folder, side: str) -> list[dict]:
     return [found.draw(index, None) for index in range(found.length)]
 
 
-def test_the_images_that_choose_the_best_checkpoint_are_spread_over_the_held_out_ones(tmp_path):
+def test_the_images_that_choose_the_best_checkpoint_are_spread_over_their_side(tmp_path):
     assert [sample["sample_id"] for sample in drawn(tmp_path, "select")] == ["x/0", "x/3", "x/6"]
     assert [sample["sample_id"] for sample in drawn(tmp_path, "train")] == ["x/9", "x/10"]
-    assert len(drawn(tmp_path, "val")) == HELD
+    assert [sample["sample_id"] for sample in drawn(tmp_path, "test")] == ["x/11", "x/12", "x/13", "x/14"]
+
+
+def test_images_and_batches_are_contiguous_channels_first(tmp_path):
+    samples = drawn(tmp_path, "train")
+    assert all(sample["image"].flags["C_CONTIGUOUS"] for sample in samples)
+    transposed = [one | {"image": one["image"].transpose(1, 2, 0).copy().transpose(2, 0, 1)} for one in samples]
+    assert collate(CONFIG, ALIGN, transposed)["image"].is_contiguous(memory_format=torch.contiguous_format)
 
 
 def test_a_batch_stacks_arrays_and_takes_the_one_frozen_feature_of_each_image(tmp_path):

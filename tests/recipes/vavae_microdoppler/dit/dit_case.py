@@ -1,4 +1,4 @@
-"""A small case of the stage dit: two users with eight random images each, a base in the published layout, latents."""
+"""A small case of the stage dit: two users with nine random images each, a base in the published layout, latents."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,14 @@ from lib.core.order import Key
 from lib.core.records import Manifest, Parts, Record, Stage
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.data import image_path, write_labels
+from lib.recipes.vavae_microdoppler.data import write_labels
 from lib.recipes.vavae_microdoppler.dit import assemble, judge, latent_cache, samples
 from lib.recipes.vavae_microdoppler.dit.model import LightningDiT
+from lib.recipes.vavae_microdoppler.stored import image_path
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import configured as small_config
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import published
 
-USERS, EACH, HELD = ("ID_1", "ID_2"), 8, 3  # the last three images of a user are held out
+USERS, SIDES = ("ID_1", "ID_2"), ["train"] * 5 + ["select"] + ["test"] * 3  # of each user's images
 DIT = Stage("dit", 10, kind="dit")
 SMALL = {
     "model__dit_width": 16, "model__dit_depth": 3, "model__dit_heads": 2, "train__stages": ["dit"],
@@ -32,14 +33,13 @@ def configured(**settings) -> Config:
 
 def manifest(folder: Path) -> Manifest:
     generator, records = np.random.default_rng(0), []
-    write_labels(list(USERS), folder)
+    write_labels({user: label for label, user in enumerate(USERS)}, folder)
     for label, user in enumerate(USERS):
-        for number in range(EACH):
+        for number, side in enumerate(SIDES):
             name = f"{user}/rec{number:02}"
             pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) // (label + 1)
             image_path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(image_path(folder, name))
-            side = "val" if number >= EACH - HELD else "train"
             columns = {"label": str(label), "user": user}
             source = f"asset:data/{name}.png"
             records.append(Record(name, name, source, f"{label}{number}", split=side, columns=columns))
@@ -53,7 +53,7 @@ class Case:
         monkeypatch.setattr(judge, "STEPS", 4)
         self.config, self.root = configured(**settings), root
         save_file(published(self.config), root / "base.safetensors")
-        self.asset_dirs = {"base": root / "base.safetensors"}
+        self.asset_dirs = {"base": root}
         self.manifest = manifest(root / "arrays")
 
     def lay(self, pause=lambda: None, earlier=None, config=None) -> Path:

@@ -11,13 +11,14 @@ from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.network import adapters
 from lib.recipes.vavae_microdoppler import costs
-from lib.recipes.vavae_microdoppler.config import PRESETS, Config
+from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import assemble, flow, objectives
 from lib.recipes.vavae_microdoppler.dit.judge import Judge
 from lib.recipes.vavae_microdoppler.dit.model import LightningDiT, position_table
+from lib.recipes.vavae_microdoppler.presets import PRESETS
 from tests.recipes.vavae_microdoppler.dit.dit_case import DIT, Case, configured, published_dit
 
-FROM_FILE = {"model__dit_weights": "published"}
+FROM_FILE = {"model__dit_weights": "mine/dit.pt"}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def checkpoint(case, tmp_path, **entries) -> dict[str, torch.Tensor]:
     raw = {f"module.{name}": tensor + 1 for name, tensor in ema.items()}
     whole = {"model": raw, "ema": ema, "opt": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "config": {"seed": 0}}
     torch.save(whole | entries, tmp_path / "dit.pt")
-    case.asset_dirs["dit"] = tmp_path / "dit.pt"
+    case.asset_dirs["dit"] = tmp_path
     return ema
 
 
@@ -78,12 +79,11 @@ def test_what_step_2_fetched_is_converted_to_the_averages_once(case, tmp_path):
     folder.mkdir()
     ema = checkpoint(case, folder)
     (folder / "sources.json").write_text("{}")
-    case.asset_dirs["dit"] = folder
     first = case.parts().base
     stamp = (folder / "dit.safetensors").stat().st_mtime_ns
     assert case.parts().base == first and (folder / "dit.safetensors").stat().st_mtime_ns == stamp
     save_file(ema, tmp_path / "plain.safetensors")
-    case.asset_dirs["dit"] = tmp_path / "plain.safetensors"
+    case.config, case.asset_dirs["dit"] = configured(model__dit_weights="mine/plain.safetensors"), tmp_path
     assert case.parts().base == first
 
 
@@ -113,6 +113,25 @@ def test_what_is_trained_has_the_plans_count(case, tmp_path, trains):
         adapted = {re.sub(r"blocks\.\d+", "blocks.N", name) for name in set(names) - heads}
         layers = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3")
         assert adapted == {f"dit.blocks.N.{layer}.lora_{ab}.weight" for layer in layers for ab in "AB"}
+
+
+def test_further_tensors_are_opened_by_name(case, tmp_path):
+    settings = {"model__dit_trains": "lora", "lora__rank": 2, "lora__full": [r"dit\.blocks\.2\.norm1\.weight"]}
+    case.config = configured(**FROM_FILE, **settings)
+    checkpoint(case, tmp_path)
+    assert "dit.blocks.2.norm1.weight" in opened(case.parts())
+    assert "lora.full" in costs.plan(case.config).needs[-1]
+    case.config = configured(**FROM_FILE, **(settings | {"lora__full": [r"dit\.blocks\.9\..*"]}))
+    with pytest.raises(Stop, match=r"'dit\\\\.blocks\\\\.9.*matches none"):
+        opened(case.parts())
+
+
+def test_a_neighbour_of_the_named_file_is_not_read(case, tmp_path):
+    case.config = configured(**FROM_FILE)
+    checkpoint(case, tmp_path)
+    first = case.parts().base
+    save_file({"blocks.0.x": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert case.parts().base == first
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("dit_")])

@@ -11,7 +11,9 @@ from lib.core.errors import Stop
 from lib.core.records import Manifest, Record
 from lib.core.run import SCRIPTS
 from lib.recipes.vavae_microdoppler import schedule, sources
-from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, PUBLISHED_DIT, Config
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.networks_config import PUBLISHED_DIT
+from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS
 
 SAMPLING = {
     f"dit.{name}" for name in ("guidance", "sampling_steps", "method", "shift", "guidance_start", "guidance_first3")
@@ -23,9 +25,11 @@ SAMPLING = {
     ({"model.dit_trains": "lora"}, "a trunk that nobody trained"),
     ({"model.dit_patch": 3}, "does not divide the latent's side, 16"), ({"model.dit": "XXL"}, "did you mean 'XL'"),
     ({"dit.label_dropout": 0.0}, "leaves untrained"), ({"dit.method": "eular"}, "did you mean 'euler'"),
-    ({"dit.sampling_steps": 0}, "at least 1"), ({"dit.shift": 1.0}, "not in"),
     ({"dit.latents": "somewhere"}, "no stage of this run may train"),
-    ({"loss.contrastive": 0.3, "loss.contrastive_temperature": 0.0}, "above 0"),
+    ({"model.dit_width": 130}, "multiple of 4 x heads"), ({"model.dit_heads": 5}, "model.dit_heads=5"),
+    ({"model.dit_weights": "published", "train.stages": ["dit"]}, "model.dit=S does not fit the weights published"),
+    ({"model.dit_weights": ""}, "no path"), ({"lora.full": ["("], "train.stages": ["dit"]}, "not a regular expression"),
+    ({"lora.full": [".*"]}, "which is not in train.stages"),
 ])  # fmt: skip
 def test_impossible_settings_are_named(settings, word):
     with pytest.raises(Stop, match=word):

@@ -94,7 +94,7 @@ def test_a_mark_that_is_missed_is_said(bad, word):
 
 
 def test_a_network_that_generates_training_images_is_found_out(case, monkeypatch):
-    parts, batch = case.parts(), case.batch("val", 6)
+    parts, batch = case.parts(), case.batch("test", 6)
     autoencoder, stored = parts.modules["autoencoder"], case.manifest.side("train")[:6]
     copies = torch.stack([torch.from_numpy(sample(case.manifest.arrays, record)["image"]) for record in stored])
 
@@ -108,7 +108,7 @@ def test_a_network_that_generates_training_images_is_found_out(case, monkeypatch
 
 
 def test_scores_are_of_the_sample_that_the_seed_draws(case):
-    parts, batch = case.parts(), case.batch("val", 2)
+    parts, batch = case.parts(), case.batch("test", 2)
     found = []
     for seed in (4, 4, 5):
         torch.manual_seed(seed)
@@ -118,7 +118,7 @@ def test_scores_are_of_the_sample_that_the_seed_draws(case):
 
 
 def test_the_trivial_column_is_a_training_image_of_the_same_user(case):
-    batch = case.batch("val", 6)
+    batch = case.batch("test", 6)
     found = evaluate.score_batch(case.config, DIT, None, batch)
     features, trained = case.parts().modules["reference"].train_features, case.manifest.side("train")
     for row in found:
@@ -128,7 +128,7 @@ def test_the_trivial_column_is_a_training_image_of_the_same_user(case):
 
 
 def test_metrics_of_the_stage_name_what_summarise_finds(case):
-    found, measures = scored(case, case.parts(), case.batch("val", 4)), evaluate.measures(case.config, DIT)
+    found, measures = scored(case, case.parts(), case.batch("test", 4)), evaluate.measures(case.config, DIT)
     assert measures.keys() - found.keys() == {"frechet_inception"}  # for which a person brings the network
     assert not found.keys() - measures.keys() and next(iter(measures)) == "frechet_decoded"
 

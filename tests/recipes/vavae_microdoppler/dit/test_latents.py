@@ -12,7 +12,7 @@ from lib.core.errors import Paused, Stop
 from lib.core.order import Key
 from lib.core.records import Stage
 from lib.core.run import write_json
-from lib.network import checkpoint
+from lib.network import checkpoint, lineage
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, predict
 from lib.recipes.vavae_microdoppler.dit import latent_cache, latent_parts, samples
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
@@ -99,7 +99,7 @@ def test_every_epoch_draws_a_new_sample_of_the_posterior(case):
 
 def test_held_out_users_take_turns(case):
     case.lay()
-    assert case.batch("val", 6)["label"].tolist() == [0, 1, 0, 1, 0, 1]
+    assert case.batch("test", 6)["label"].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_latents_of_another_autoencoder_are_refused_by_fingerprint(case, tmp_path):
@@ -115,12 +115,60 @@ def test_latents_of_another_autoencoder_are_refused_by_fingerprint(case, tmp_pat
 
 def test_latents_without_a_fingerprint_or_of_another_split_are_refused(case):
     folder = case.lay()
-    case.manifest.records[0].split, case.manifest.records[7].split = "val", "train"
+    case.manifest.records[0].split = "select"
     with pytest.raises(Stop, match="other images or of another split"):
         case.lay(config=configured(dit__latents=str(folder)))
     (folder / "latents.json").unlink()
     with pytest.raises(Stop, match=r"no latents\.json"):
         case.lay(config=configured(dit__latents=str(folder)))
+
+
+def test_the_folder_says_what_it_was_made_from_and_what_its_ancestors_were(case, tmp_path):
+    lineage.Lineage({"recording": {"elsewhere/rec0"}}, {"0123456789abcdef"}).write(tmp_path)
+    found = lineage.read(case.lay(earlier=earlier(case, tmp_path)))
+    mine = [r for r in case.manifest.records if r.split != "test"]
+    assert found.groups == {"recording": {r.group for r in mine} | {"elsewhere/rec0", "before/rec0"}}
+    assert found.files == {r.sha256 for r in mine} | {"0123456789abcdef"}
+
+
+def test_latents_that_have_seen_what_is_tested_on_are_refused(case):
+    folder = case.lay()
+    held, trained = case.manifest.side("test")[0], case.manifest.side("train")[0]
+    held.split, trained.split = "train", "test"
+    with pytest.raises(Stop, match="was trained on 1 recording and 1 file held out"):
+        case.lay(config=configured(dit__latents=str(folder)))
+    trained.group = "another/name"  # the file is the same wherever it lies
+    with pytest.raises(Stop, match="0 recordings and 1 file"):
+        case.lay(config=configured(dit__latents=str(folder)))
+
+
+def test_latents_of_an_autoencoder_that_has_seen_it_are_refused_too(case):
+    folder = case.lay()
+    known = lineage.read(folder)
+    (known | lineage.Lineage({"recording": {case.manifest.side("test")[0].group}})).write(folder)
+    with pytest.raises(Stop, match="1 recording and 0 files held out"):
+        case.lay(config=configured(dit__latents=str(folder)))
+
+
+def test_all_three_sides_are_compared(case):
+    folder = case.lay()
+    stored = load_file(folder / "features.safetensors")
+    assert len(stored["real_feature"]) == len(case.manifest.records) == 18
+    assert case.batch("select", 2)["label"].tolist() == [0, 1]
+    for side, first in (("select", 10), ("test", 12)):  # after ten training images
+        assert np.array_equal(case.batch(side, 1)["real_feature"][0], stored["real_feature"][first])
+
+
+def test_training_images_stand_in_where_no_group_chooses(case):
+    """As lib asks before a training without a select side."""
+    for record in case.manifest.side("select"):
+        record.split = "train"
+    folder, stored = case.lay(), case.manifest.side("train")
+    for record in stored:
+        record.split = "select"
+    batch = case.batch("select", 4)
+    assert batch["label"].tolist() == [0, 1, 0, 1]
+    assert np.array_equal(batch["real_feature"][0], load_file(folder / "features.safetensors")["real_feature"][0])
 
 
 def test_statistics_of_a_wrong_shape_are_refused(case):
@@ -150,6 +198,7 @@ def earlier(case, tmp_path, leave_out: int = 0) -> tuple[Stage, object]:
     folder.mkdir()
     save_file(dict(sorted(state.items())[leave_out:]), folder / "weights.safetensors")
     write_json(folder / "state.json", {"step": 10})
+    lineage.Lineage({"recording": {"before/rec0"}}).write(folder)
     hashes = {name: checkpoint.file_hash(folder / name) for name in ("weights.safetensors", "state.json")}
     (folder / "sha256.json").write_text(json.dumps(hashes))
     return stage, folder

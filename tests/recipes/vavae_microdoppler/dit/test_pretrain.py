@@ -3,8 +3,9 @@
 import pytest
 
 from lib.core.config import from_dotted
-from lib.recipes.vavae_microdoppler.config import DEMO, PRESETS, TINY, Config
+from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import assemble, pretrain
+from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS, TINY
 
 
 @pytest.mark.parametrize("scale", [DEMO, DEMO | TINY], ids=["demo", "tiny"])

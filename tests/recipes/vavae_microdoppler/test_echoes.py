@@ -1,0 +1,74 @@
+"""Raw echoes: what is read as one row of complex numbers, and what a damaged file says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.config import from_dotted
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.echoes import Unusable, read, spectrograms
+
+SIGNAL = np.exp(2j * np.pi * 0.05 * np.arange(40))
+PAIRS = np.stack([SIGNAL.real, SIGNAL.imag], 1)
+
+
+def written(folder: Path, array: np.ndarray) -> Path:
+    np.save(folder / "e.npy", array)
+    return folder / "e.npy"
+
+
+@pytest.mark.parametrize("array", [
+    SIGNAL, SIGNAL[:, None], SIGNAL[None], PAIRS, PAIRS.T, np.asfortranarray(PAIRS), SIGNAL.astype(">c16"),
+], ids=["row", "column", "(1, t)", "(t, 2)", "(2, t)", "by columns", "big-endian"])  # fmt: skip
+def test_rows_columns_and_pairs_are_the_same_echo(tmp_path, array):
+    found = read(written(tmp_path, array))
+    assert found.dtype == np.complex128 and np.array_equal(found, SIGNAL)
+
+
+def test_whole_numbers_of_a_receiver_are_read_as_they_are(tmp_path):
+    counts = np.array([[3, -4], [0, 5], [1, 1]], np.int16)
+    assert read(written(tmp_path, counts)).tolist() == [3 - 4j, 5j, 1 + 1j]
+
+
+@pytest.mark.parametrize(("array", "word"), [
+    (np.zeros(40), r"shape \(40,\) of float64 is not one row"), (np.zeros((5, 8), complex), r"shape \(5, 8\)"),
+    (np.zeros((40, 3)), r"shape \(40, 3\)"), (np.zeros((40, 2), bool), "of bool"), (np.array(1j), "not one row"),
+    (np.full(40, np.nan + 0j), "NaN or infinity"), (np.zeros(0, complex), "no numbers"),
+    (np.full(4, 1e200 + 0j), "1e\\+200"),
+    (np.array([{}]), "no NumPy array"),
+])  # fmt: skip
+def test_what_is_no_echo_says_what_it_is(tmp_path, array, word):
+    np.save(tmp_path / "e.npy", array, allow_pickle=True)
+    with pytest.raises(Unusable, match=word):
+        read(tmp_path / "e.npy")
+
+
+def damaged() -> list[bytes]:
+    whole = b"\x93NUMPY\x01\x00v\x00"
+    head = b"{'descr': '<c8', 'fortran_order': False, 'shape': (3000,), }".ljust(117) + b"\n"
+    changed = [
+        (b"'<c8'", b"'<c#,"), (b"False", b"Falsy"), (b"(3000,)", b"(3e9,)"), (b"(3000,)", b"(9**99"), (b"{", b"["),
+        (b"3000", b"-300"), (b"'<c8'", b"'<V0'"), (b"'<c8'", b"'O'  "), (b"'shape'", b"'shap' "),
+    ]  # fmt: skip
+    bodies = [whole + head.replace(*pair) + b"\0" * 64 for pair in changed]
+    huge = whole + head.replace(b"(3000,)", b"(999999999999999,)")
+    return [b"", b"x", whole, whole + head[:30], whole + head, huge, b"PK\x03\x04" + b"\0" * 40, b"\x80\x04N.", *bodies]
+
+
+@pytest.mark.parametrize("content", damaged(), ids=range(len(damaged())))
+def test_a_damaged_file_ends_as_one_reason(tmp_path, content):
+    (tmp_path / "e.npy").write_bytes(content)
+    with pytest.raises(Unusable):
+        read(tmp_path / "e.npy")
+
+
+def test_several_arrays_in_one_file_are_no_echo(tmp_path):
+    np.savez(tmp_path / "e.npz", a=SIGNAL)
+    with pytest.raises(Unusable, match="several arrays"):
+        read((tmp_path / "e.npz").rename(tmp_path / "e.npy"))
+
+
+def test_a_short_echo_says_how_many_pulses_it_needs(tmp_path):
+    with pytest.raises(Unusable, match="40 pulses are too few"):
+        spectrograms(from_dotted(Config, {"data.kind": "iq"}), written(tmp_path, PAIRS))
