@@ -87,7 +87,6 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     import torch
     from safetensors.torch import load_file
 
-    from lib.recipes.vggt_eth3d.assemble import model_size
     from lib.recipes.vggt_eth3d.model import VGGT
     from lib.recipes.vggt_eth3d.pretrain import TARGET, demo_config
 
@@ -95,7 +94,7 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     base = load_file(TARGET)
     merged = load_file(export / "merged" / "model.safetensors")
     assert merged.keys() == base.keys()
-    one, other = (VGGT(model_size(demo_config())).eval() for _ in range(2))
+    one, other = (VGGT(demo_config().model).eval() for _ in range(2))
     one.load_state_dict({name: tensor.float() for name, tensor in base.items()})
     adapted = peft.PeftModel.from_pretrained(one, export / "adapter").eval()
     other.load_state_dict(merged)

@@ -193,7 +193,7 @@ def share(key: str, value: float) -> None:
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    if value < low:
+    if not value >= low:  # also where it is not a number
         raise Stop(f"{key}={value} is impossible: it must be at least {low}")
 
 

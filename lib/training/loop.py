@@ -64,10 +64,10 @@ def take_steps(training: Training) -> None:
 
 
 def check_movement(training: Training) -> None:
-    """Once, a while after the warm-up or at the end of a shorter stage."""
-    config, last = training.config, training.stage.steps
-    due = min(last, int(config.warmup_ratio * last) + audit.SETTLED_STEPS)
-    if training.movement and training.step >= due:
+    """Once, a while after the warm-up; a shorter stage is not judged: two small steps may cancel out."""
+    config = training.config
+    due = int(config.warmup_ratio * training.stage.steps) + audit.SETTLED_STEPS
+    if training.movement and training.step == due:
         if training.skipped == 0 and all(group.lr for one in training.objectives for group in one.groups):
             training.movement.refuse_standing_still(training.tensors)
         training.movement = None

@@ -25,11 +25,12 @@ def probe(training: Training) -> None:
     """Before the first step on a GPU; it changes the micro-batch and gradient checkpointing and nothing else."""
     device = training.accelerator.device
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(SHARE, device)
+        index = torch.cuda.current_device() if device.index is None else device.index  # "cuda" alone is refused
+        torch.cuda.set_per_process_memory_fraction(SHARE, index)
         try:
             shrink_until_it_fits(training)
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
 def shrink_until_it_fits(training: Training) -> None:

@@ -18,6 +18,7 @@ from lib.data import split as splits
 from lib.recipes.hamer import doubts, mano_file, windows
 from lib.recipes.hamer.checks import checked, contradictory, doubt, facing, unusable
 from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.diagnosis import Verdict
 from lib.recipes.hamer.formats import hands
 from lib.recipes.hamer.hand import stand_in_hand
@@ -117,9 +118,9 @@ def refused(config: Config, hand: Hand, verdict: Verdict, record: Record, pictur
     return bool(record.reason)
 
 
-def columns(labels: Any, notes: Sequence[str]) -> dict[str, Any]:
+def columns(labels: Labels, notes: Sequence[str]) -> dict[str, Any]:
     """What a record says of the labels that are used."""
-    known = {"2d": (labels.keypoints_2d[:, 2] > 0).any(), "3d": (labels.keypoints_3d[:, 3] > 0).all()}
+    known: dict[str, Any] = {"2d": (labels.keypoints_2d[:, 2] > 0).any(), "3d": (labels.keypoints_3d[:, 3] > 0).all()}
     known |= {"pose": labels.has_pose, "mesh": labels.has_pose and labels.has_betas}
     return {name: int(there) for name, there in known.items()} | {"notes": "; ".join(notes)}
 

@@ -30,7 +30,7 @@ class DataConfig:
     joint_order_3d: str = "openpose"
     axes: str = "opencv"  # of 3D keypoints and the wrist's rotation: y down, z forward; opengl: y up, z backward
     pose_format: str = "axis_angle"  # of the flat hand | without_mean: of MANO's mean pose | pca | pca_without_mean
-    left_betas: str = "mirrored"  # of left hands: the right model's, in the mirror | negated | unused
+    left_betas: str = "mirrored"  # of left hands: the right hand's, in the mirror | negated | unused (MANO_LEFT's)
     box_format: str = "corners"  # x0, y0, x1, y1 | xywh: x0, y0, width, height | centre: x, y, width, height
     confidence: str = "auto"  # of keypoints: unit (0 to 1) | visibility (COCO's 0, 1, 2) | percent | byte (0 to 255)
     trust_labels: bool = False  # use labels that contradict each other, or are in no known convention, as they are

@@ -1,5 +1,6 @@
 """Which convention would make labels of a hand agree that do not: every known one is tried on what the file holds."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,7 +12,7 @@ from lib.recipes.hamer import agreement, conventions
 from lib.recipes.hamer.agreement import MOST_FIT, MOST_POSE_M
 from lib.recipes.hamer.conventions import ORDER, BadLabel, Conventions
 from lib.recipes.hamer.crop import Labels
-from lib.recipes.hamer.data_config import AXES, POSES
+from lib.recipes.hamer.data_config import AXES, LEFT_BETAS, POSES
 from lib.recipes.hamer.labelled import Hand
 from lib.recipes.hamer.mano_file import ManoModel
 
@@ -91,7 +92,7 @@ def trials(hand: Hand, said: Conventions, mano: ManoModel, layer: "Mano | None")
     """The hand under every convention of axes, pose and shape that can be told apart."""
     posed = layer is not None and hand.given.has_pose and hand.given.has_betas
     forms = POSES if posed else (said.pose_format,)
-    shapes = ("mirrored", "negated") if posed and not hand.right else (said.left_betas,)
+    shapes = LEFT_BETAS if posed and not hand.right else (said.left_betas,)
     for axes, form, shape in product(AXES, forms, shapes):
         other = replace(said, axes=axes, pose_format=form, left_betas=shape)
         try:
@@ -99,8 +100,18 @@ def trials(hand: Hand, said: Conventions, mano: ManoModel, layer: "Mano | None")
             labels = conventions.ours(hand.given, plain, mano, hand.right)
         except BadLabel:
             continue
-        joints = agreement.joints_of(layer, [labels], [hand.right])[0] if layer and posed else None
-        yield Trial(other, labels, joints)
+        model = unmirrored(layer) if layer and shape == "unused" and not hand.right else layer
+        yield Trial(other, labels, agreement.joints_of(model, [labels], [hand.right])[0] if model and posed else None)
+
+
+def unmirrored(layer: "Mano") -> "Mano":
+    """MANO_LEFT as published, seen in the mirror: x of its shape directions has the right hand's sign, by mistake.
+
+    Betas of that file are of another space of shapes than the right hand's, and cannot be converted.
+    """
+    other = copy.deepcopy(layer)
+    other.shapedirs[:, 0] *= -1
+    return other
 
 
 def answers(trial: Trial, orders: Sequence[str], now: Verdict, said: Conventions) -> Iterator[tuple[int, float, str]]:

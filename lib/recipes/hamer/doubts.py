@@ -35,6 +35,7 @@ MEANING = {
     "pose_format=axis_angle": "hand_pose holds MANO's mean pose already",
     "left_betas=mirrored": "betas of left hands are those of the right hand in the mirror",
     "left_betas=negated": "betas of left hands have the flipped sign",
+    "left_betas=unused": "betas of left hands are those of MANO_LEFT, whose shape directions are not mirrored in x",
     "box_format=xywh": "boxes are x, y, width, height",
     "box_format=centre": "boxes are x and y of the centre, then width, height",
     "box_format=corners": "boxes are x0, y0, x1, y1",
@@ -42,7 +43,7 @@ MEANING = {
 NAMES = {"mano": "of MANO and HO3D", "opengl": "OpenGL", "opencv": "OpenCV", "openpose": "of OpenPose"}
 TRIED = (
     "tried were the joint orders of MANO, HO3D, InterHand2.6M, RHD and FPHAB, every other order of fingers, OpenGL's "
-    "axes, poses without the mean, PCA numbers, betas of left hands with the flipped sign"
+    "axes, poses without the mean, PCA numbers, betas of left hands with the flipped sign or of MANO_LEFT"
 )
 
 

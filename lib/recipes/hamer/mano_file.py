@@ -79,6 +79,7 @@ def read(path: Path) -> ManoModel:
         check(path, arrays)
     except BROKEN as error:
         raise Stop(f"{path} is damaged ({type(error).__name__}: {error})", AGAIN) from error
+    refuse_left(path, arrays)
     kept: dict[str, Any] = {name: arrays[name] for name in SHAPES if name != "kintree_table"}
     known, said = version_of(path)
     return ManoModel(name="MANO", of_freihand=known, version=said, **kept)

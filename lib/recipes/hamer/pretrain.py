@@ -64,7 +64,7 @@ def train(
     optimiser = torch.optim.AdamW(trained, lr=PEAK_LR, weight_decay=0.02)
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(PEAK_LR, 1e-6, step, steps, 0.05)
+            group["lr"] = learning_rate(PEAK_LR, 1e-6 / PEAK_LR, step, steps, 0.05)
         values = both(model, heat, *drawn(images, labels, Key(SEED, step, -1).generator()))
         ramp = min(1.0, max(0.0, (step - HEAT_STEPS) / RAMP_STEPS))
         optimiser.zero_grad()

@@ -129,10 +129,10 @@ def weight_files(folder: Path) -> list[str]:
     if not first.endswith(".index.json"):
         return [first]
     places = read_json_object(folder / first).get("weight_map")
-    named = set(places.values()) if isinstance(places, dict) else set()
+    named = list(places.values()) if isinstance(places, dict) else []
     if not named or not all(isinstance(name, str) and Path(name).name == name for name in named):
         raise Stop(f"{folder / first} has no weight_map from tensors to files beside it", ELSEWHERE)
-    return [first, *sorted(named)]
+    return [first, *sorted(set(named))]
 
 
 def body_names(names: Iterable[str]) -> dict[str, str]:

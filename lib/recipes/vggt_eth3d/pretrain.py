@@ -26,6 +26,7 @@ TARGET = Path(__file__).parent / "demo" / "base.safetensors"
 WORLDS, VIEWS, FRAMES, BATCH = 320, 5, 3, 3
 # The published 0.01 is for weeks of training: for the first thousand steps it leaves the blocks nearly out.
 LAYER_SCALE = 0.5
+FLOOR_RATIO = 0.01  # of the peak: where the rate begins and ends
 FIRST_WORLD = 1_000_000  # seeds of box worlds; the demo's streets have seeds of their own kind
 
 
@@ -58,7 +59,7 @@ def train(config: Config, steps: int, lr: float) -> VGGT:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(lr, 1e-5, step, steps, 0.03)
+            group["lr"] = learning_rate(lr, FLOOR_RATIO, step, steps, 0.03)
         optimiser.step()
         optimiser.zero_grad()
         if step % 50 == 0:

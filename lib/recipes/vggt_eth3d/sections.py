@@ -78,8 +78,8 @@ class DataConfig:
     gap_covisibility: float = 0.5
     # Also drop depth where ETH3D's masks say 1: right geometry, unsuited appearance (reflections, flare).
     drop_obs_masks: bool = False
-    # Unit of the scenes: auto = metres where a laser or a depth with a scale says so, and not known elsewhere; m;
-    # unknown. Where it is not known, errors are relative, because COLMAP's own scale is free.
+    # Unit of the scenes: m; unknown; auto = metres where a laser or a 16-bit depth with a scale says so, else unknown.
+    # Where it is not known, errors are relative, because COLMAP's own scale is free.
     unit: str = "auto"
     # Folder with <scene>/<photograph>.png, nonzero = region (windows, say); see loss.region_weight.
     region_masks: str = ""

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lib.core.errors import Stop
 from lib.recipes.hamer import conventions, data, mano_file
+from lib.recipes.hamer.geometry import hand_rotations
+from lib.recipes.hamer.mano import Mano
 
 RING_AND_PINKY = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 17, 18, 19, 20, 13, 14, 15, 16]
 FLIP = np.array([1.0, -1, -1])
@@ -58,6 +61,22 @@ def negated_left_betas(entry):
         both("betas", lambda betas: -betas)(entry)
 
 
+def betas_of_the_left_file(hand):
+    """3D and 2D keypoints of left hands from MANO_LEFT as published: x of its shapes has the right hand's sign."""
+    layer = Mano(hand)
+    layer.shapedirs[:, 0] *= -1
+
+    def edit(entry):
+        if entry["hand"] == "left":
+            pose = torch.tensor(np.array(entry["hand_pose"]) * np.tile(FLIP, 16)).float()[None]
+            joints = layer(*hand_rotations(pose), torch.tensor(entry["betas"]).float()[None])[1][0].numpy()
+            joints = (joints - joints.mean(0)) * [-1, 1, 1] + [0, 0, 0.7]
+            entry["keypoints_3d"] = joints.tolist()
+            entry["keypoints_2d"] = (joints[:, :2] / joints[:, 2:] * 400 + 80).tolist()
+
+    return edit
+
+
 def boxed(form):
     def edit(entry):
         points = np.array(entry["keypoints_2d"])
@@ -97,6 +116,19 @@ CASES = {
     "xywh": (lambda f: boxed("xywh"), "boxes are x, y, width, height", "box_format=xywh"),
     "centre": (lambda f: boxed("centre"), "boxes are x and y of the centre", "box_format=centre"),
 }  # fmt: skip
+
+
+def test_betas_of_the_published_left_file_are_told_from_flipped_ones(own, hand, tmp_path):
+    config, wrong = own(betas_of_the_left_file(hand))
+    with pytest.raises(
+        Stop, match=r"5 of 5 left hands .* MANO_LEFT, whose shape directions are not mirrored"
+    ) as stopped:
+        data.split(config, wrong, tmp_path)
+    assert "set data.left_betas=unused" in stopped.value.command
+    config, right = own(betas_of_the_left_file(hand), data__left_betas="unused")
+    assert [record.columns["pose"] for record in right] == [1] * 10
+    assert [record.columns["mesh"] for record in right] == [1, 0] * 5
+    data.split(config, right, tmp_path)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,6 +5,7 @@ import torch
 
 from lib.core.records import Parts
 from lib.recipes.hamer import assemble, evaluate, losses
+from lib.recipes.hamer.critic import Discriminator
 from tests.recipes.hamer.conftest import STAGE
 from tests.recipes.hamer.test_assemble import batch_of
 
@@ -93,6 +94,10 @@ def test_losses_compare_in_fp32_under_autocast(answered, kind, monkeypatch):
     (_, truth), (prediction, labels) = compared
     assert all((labels[name] == expected).all() for name, expected in truth.items())
     assert {tensor.dtype for tensor in (value, *prediction.values(), *labels.values())} == {torch.float32}
+    config.loss.adversarial, parts.modules["discriminator"] = 0.1, Discriminator()
+    with torch.autocast("cpu", dtype=kind):
+        _, logged = assemble.objectives(config, STAGE)[0].loss(parts, batch, 0)
+    assert {tensor.dtype for tensor in logged.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("form", ["freihand", "hamer_npz", "hamer_tar"])

@@ -122,7 +122,14 @@ def test_sideways_photograph_is_predicted_upright_and_a_damaged_one_is_skipped(p
         predict.predict(configure(), STAGE, parts, str(root), tmp_path)
 
 
-def test_two_pictures_never_share_their_outputs():
+def test_two_pictures_never_share_their_outputs(parts, configure, tmp_path):
+    root, random = tmp_path / "in", np.random.default_rng(0)
+    root.mkdir()
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)).save(root / name)
+    with torch.no_grad():
+        predict.predict(configure(), STAGE, parts, str(root), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.json")} == {"a_0.json", "a-2_0.json"}
     files = ["a.jpg", "a.png", "x/a.jpg", "x_a.jpg", "a-2.jpg", "a.webp"]
     names = predict.stems(files)
     assert names[0] == "a" and len(set(names)) == len(files)

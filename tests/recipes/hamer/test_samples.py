@@ -132,3 +132,13 @@ def test_select_is_limited_and_a_side_without_hands_is_named(manifest):
         record.split = "test"
     with pytest.raises(Stop, match="the training side has no usable hand"):
         samples.sampler(config, STAGE, prepared, "train")
+
+
+def test_only_hands_with_pose_and_shape_are_real_ones_and_have_a_mesh(manifest):
+    config, prepared = manifest
+    config.loss.adversarial = 0.1
+    assert samples.sampler(config, STAGE, prepared, "test").draw(0, None)["vertices"] == 1
+    for record in prepared.records:
+        record.columns["mesh"] = 0
+    assert samples.sampler(config, STAGE, prepared, "test").draw(0, None)["vertices"] == 0
+    assert "real_pose" not in samples.sampler(config, STAGE, prepared, "train").draw(0, Key(0, 0, 0))

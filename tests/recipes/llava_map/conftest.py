@@ -48,3 +48,8 @@ def base(tmp_path_factory):
     parts = model.published_parts(tiny_demo())
     pretrain.write(parts["image"].eval(), parts["qformer"], folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    return base / "tokenizer.json"

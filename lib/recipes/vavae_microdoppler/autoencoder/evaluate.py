@@ -142,9 +142,11 @@ def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Ro
             passed = "passed" if (value > bound if above else value < bound) else "not passed"
             lines.append(f"{name} {value:.4g} ({'>' if above else '<'} {bound:g}: {passed})")
     main = found["psnr"]
-    lines += tree(main["base"], found.get("lpips", {}).get("base")).splitlines()
+    if scores["comparison"] == "base":
+        lines += tree(main["base"], found.get("lpips", {}).get("base")).splitlines()
+    interval = "" if main["low"] is None else f" [{main['low']:.2f}, {main['high']:.2f}]"
     lines.append(
-        f"PSNR: base {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, difference {main['difference']:+.2f} dB "
-        f"[{main['low']:.2f}, {main['high']:.2f}]: {main['verdict']}"
+        f"PSNR: {scores['comparison'].replace('_', ' ')} {main['base']:.2f} dB, adapted {main['adapted']:.2f} dB, "
+        f"difference {main['difference']:+.2f} dB{interval}: {main['verdict'] or 'no verdict'}"
     )
     return "\n".join(f"  {line}" for line in lines)

@@ -12,6 +12,8 @@ from lib.recipes.vavae_microdoppler.autoencoder.evaluate import probe
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered
 
+FEWEST = 3  # points of a plane
+
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
     reconstructions(base, adapted, out / "reconstruction_results.png")
@@ -51,6 +53,8 @@ def latents(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     vectors, labels = gathered(rows, "latent"), np.array([int(row.numbers["label"]) for row in rows])
+    if len(rows) < FEWEST:
+        return
     centred = vectors - vectors.mean(0)
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
     plane = centred @ directions[:2].T
@@ -78,7 +82,7 @@ def statistics(config: Config, rows: list[Row]) -> dict[str, Any]:
         "num_samples": len(rows),
         "latent_dim": config.model.latent_channels,
         "spatial_size": config.model.latent_side,
-        "side": "val",
+        "side": "test",
         "effective_rank_of_pooled": metrics.effective_rank(gathered(rows, "latent")),
         "user_probe": probe(rows),
     }

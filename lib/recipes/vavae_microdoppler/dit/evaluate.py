@@ -32,8 +32,8 @@ HIGHER = (
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
-    """The distance to reconstructed held-out images first; nothing here has a unit."""
-    return {name: Metric(lower_is_better=name in LOWER) for name in (*LOWER, *HIGHER)}
+    """The distance to reconstructed held-out images first; nothing here has a unit, and a copyist is no rival."""
+    return {name: Metric(lower_is_better=name in LOWER, rival=False) for name in (*LOWER, *HIGHER)}
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.records import Row, Stage
-from lib.recipes.vavae_microdoppler.autoencoder.figures import shown
+from lib.recipes.vavae_microdoppler.autoencoder.figures import FEWEST, shown
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered
 
@@ -50,6 +50,8 @@ def plane(rows: list[Row], path: Path) -> None:
     """The two main directions of the reconstructions' features, with the generated ones in the same plane."""
     from matplotlib.figure import Figure
 
+    if len(rows) < FEWEST:
+        return
     real, fake = gathered(rows, "decoded"), gathered(rows, "fake")
     labels = np.array([int(row.numbers["label"]) for row in rows])
     centre = real.mean(0)

@@ -1,0 +1,159 @@
+"""Every preset takes real optimiser steps in fp32 and in bf16 (the CPU has autocast too), and what measures a network
+does not depend on the precision: the untouched base scores alike.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from lib import recipes
+from lib.core import processes
+from lib.core.config import from_dotted
+from lib.core.records import Manifest, Stage
+from lib.data import split as splitting
+from lib.network import adapters, scoring
+from lib.network.frozen_features import FeatureCache
+from lib.recipes.vavae_microdoppler import data, metrics, stand_in
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.dit import flow, judge
+from lib.recipes.vavae_microdoppler.dit import objectives as dit_objectives
+from lib.recipes.vavae_microdoppler.dit.judge import Judge
+from lib.recipes.vavae_microdoppler.lpips import Perceptual
+from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS, TINY
+from lib.training import loop
+from lib.training.state import Training
+
+RECIPE = recipes.load("vavae_microdoppler")
+SMALL = DEMO | TINY | {"train.micro_batch": 2, "train.global_batch": 2, "eval.batch": 2, "dit.sampling_steps": 2}
+# Stated tolerances of the untouched base: bf16 keeps 8 bits. Shares are of four test images, of which one may change.
+PSNR_DB, SHARE, RELATIVE = 0.05, 0.26, {"three_stages": 0.01, "dit_lora": 0.06}  # guided sampling adds rounding up
+SHARES = ("user_accuracy", "user_probe", "precision", "recall")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Manifest:
+    """Six images of each of two simulated users, of three recordings, on three sides."""
+    root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("prepared")
+    stand_in.make(root, stand_in.Walks(users=2, recordings=3, windows=2, side_px=64, difference=0.7))
+    config = from_dotted(Config, SMALL)
+    records = list(data.prepare(config, {"data": root}, out))
+    splitting.apply(records, data.split(config, records, out), 42)
+    for record in records:
+        record.columns["label"] = str(record.columns["label"])
+    return Manifest(records, out)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def laid(config: Config, manifest: Manifest, folder: Path) -> tuple[Stage, dict[str, Path], Manifest]:
+    """The first stage, its assets, and the manifest with its inputs."""
+    stage = RECIPE.stages(config, manifest)[0]
+    places = {asset.name: Path(asset.source) for asset in RECIPE.assets(config) if asset.kind == "shipped"}
+    inputs = RECIPE.stage_inputs(config, stage, manifest, places, None, folder, lambda: None)
+    if inputs is None:
+        return stage, places, manifest
+    return stage, places | {"stage_inputs": inputs}, Manifest(manifest.records, manifest.arrays, inputs)
+
+
+def training(preset: str, precision: str, prepared: Manifest, folder: Path, **settings) -> Training:
+    """The first stage of a preset in memory, without a run around it."""
+    config = from_dotted(Config, PRESETS[preset] | SMALL | settings)
+    stage, places, manifest = laid(config, prepared, folder)
+    accelerator = processes.accelerator(precision, folder)
+    parts = RECIPE.build(config, stage, places)
+    wrapped = adapters.attach(parts)
+    job = SimpleNamespace(
+        recipe=RECIPE, config=config, record={"recipe": "", "config": {}}, args=SimpleNamespace(detect_anomaly=False)
+    )
+    train, select = (RECIPE.sampler(config, stage, manifest, side) for side in ("train", "select"))
+    features = FeatureCache(parts, folder / "features", 1e9) if parts.frozen_features else None
+    return Training(
+        job, stage, folder, accelerator, parts, wrapped, RECIPE.objectives(config, stage), train, select, features,
+        adapters.trainable(parts),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_real_steps(preset, precision, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "STEPS", 4)
+    made = training(preset, precision, prepared, tmp_path)
+    before = {name: tensor.detach().clone() for name, tensor in made.tensors.items()}
+    loop.set_up(made)
+    made.step = made.stage.steps - 1  # the critic is listened to by then
+    record = loop.optimiser_step(made)
+    assert "skipped" not in record and all(np.isfinite(value) for value in record.values())
+    moved = [name for name, tensor in made.tensors.items() if not torch.equal(tensor, before[name])]
+    assert {name.split(".")[0] for name in moved} == {name.split(".")[0] for name in before}
+    assert all(tensor.dtype == torch.float32 for tensor in made.tensors.values())
+
+
+def base_scores(preset: str, precision: str, prepared: Manifest, folder: Path) -> dict[str, float]:
+    """Of the untouched base on the test side."""
+    made = training(preset, precision, prepared, folder)
+    sampler = RECIPE.sampler(made.job.config, made.stage, prepared_with(made, prepared, folder), "test")
+    for module in made.parts.modules.values():
+        module.requires_grad_(False)
+    indices = list(range(sampler.length))
+    found = scoring.rows(
+        RECIPE, made.job.config, made.stage, made.parts, sampler, indices, made.accelerator, made.feature_cache
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return RECIPE.summarise(made.job.config, made.stage, found)
+
+
+def prepared_with(made: Training, prepared: Manifest, folder: Path) -> Manifest:
+    return laid(made.job.config, prepared, folder)[2]
+
+
+@pytest.mark.parametrize("preset", RELATIVE)
+def test_the_base_scores_alike_in_half_precision(preset, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "STEPS", 4)
+    full, half = (base_scores(preset, precision, prepared, tmp_path) for precision in ("fp32", "bf16"))
+    for name, value in full.items():
+        absolute = PSNR_DB if "psnr" in name else SHARE if name in SHARES else 2e-3
+        assert half[name] == pytest.approx(value, abs=absolute, rel=RELATIVE[preset], nan_ok=True), name
+    assert full != half  # autocast was on
+
+
+def watched(monkeypatch, owner: Any, name: str) -> list[tuple[bool, torch.dtype]]:
+    """(autocast was on, dtype of the first argument) of every call of a function from now on."""
+    seen, plain = [], getattr(owner, name)
+
+    def watching(*given, **named):
+        seen.append((torch.is_autocast_enabled("cpu"), next(one for one in given if torch.is_tensor(one)).dtype))
+        return plain(*given, **named)
+
+    monkeypatch.setattr(owner, name, watching)
+    return seen
+
+
+@pytest.mark.parametrize(("preset", "measuring"), [
+    ("three_stages", [(metrics, "ssim"), (metrics, "mse"), (torch, "cosine_similarity"), (Perceptual, "features")]),
+    ("dit_scratch_s", [(torch, "cdist"), (Judge, "forward")]),
+])  # fmt: skip
+def test_what_measures_runs_in_fp32_outside_autocast(preset, measuring, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "STEPS", 4)
+    seen = {name: watched(monkeypatch, owner, name) for owner, name in measuring}
+    base_scores(preset, "bf16", prepared, tmp_path)
+    assert all(calls and set(calls) <= {(False, torch.float32), (False, torch.bool)} for calls in seen.values()), seen
+
+
+def test_the_loss_of_velocities_is_computed_in_fp32(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "STEPS", 4)
+    seen = [watched(monkeypatch, owner, name) for owner, name in (
+        (flow, "path"), (flow, "velocity_losses"), (dit_objectives, "contrastive"),
+    )]  # fmt: skip
+    made = training("dit_scratch_s", "bf16", prepared, tmp_path, **{"loss.contrastive": 0.3})
+    loop.set_up(made)
+    loop.optimiser_step(made)
+    assert all(calls and set(calls) == {(False, torch.float32)} for calls in seen)
