@@ -51,7 +51,7 @@ def test_every_step_leaves_what_the_design_says(finished):
         "eval/scores.json",
         "eval/per_sample.csv",
         "report.html",
-        "train/adapt/best.json",
+        "train/adapt/done.json",
         "train/adapt/log.jsonl",
     ):
         assert (folder / name).stat().st_size > 0, name

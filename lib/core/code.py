@@ -213,13 +213,15 @@ def read(file: Path, changed_ns: int, size: int) -> Source:
     inner = list(methods_of_dataclasses(tree))
     skipped = {id(part) for method, _ in inner for part in ast.walk(method)}
     outside = [node for node in ast.walk(tree) if id(node) not in skipped]
+    checks = {id(part) for method, _ in inner if is_check(method) for part in ast.walk(method)}
+    behind = [node for node in ast.walk(tree) if id(node) not in checks]
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return Source(
-        imports=tuple(dict.fromkeys(imported(tree, package_of(file)))),
+        imports=tuple(dict.fromkeys(imported(behind, package_of(file)))),
         calls=frozenset(calls(tree)),
         chains=frozenset(chains(outside)),
         aliases=frozenset(aliases(tree)),
-        methods=tuple((method.name, found) for method, found in inner if method.name != "__post_init__"),
+        methods=tuple((method.name, found) for method, found in inner if not is_check(method)),
         words=frozenset(
             word for word in strings if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)*", word) and ".." not in word
         ),
@@ -237,9 +239,9 @@ def package_of(file: Path) -> list[str]:
     return names if names[:1] == ["lib"] else ["lib", "recipes", *names]
 
 
-def imported(tree: ast.Module, package: list[str]) -> Iterator[str]:
+def imported(nodes: Iterable[ast.AST], package: list[str]) -> Iterator[str]:
     """Dotted names of everything that is imported anywhere in the file, by a statement or by import_module("…")."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -319,6 +321,11 @@ def pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, str]]:
             yield from pairs(one, other)
     elif last_name(target) and last_name(value):
         yield last_name(target), last_name(value)
+
+
+def is_check(method: ast.FunctionDef) -> bool:
+    """Refusing a setting moves no number, so what a check reads or imports does not count."""
+    return method.name == "__post_init__" or method.name.startswith("check_")
 
 
 def methods_of_dataclasses(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, frozenset[tuple[str, str]]]]:

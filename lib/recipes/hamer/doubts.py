@@ -96,8 +96,9 @@ def refuse_wrong_conventions(records: list[Record]) -> None:
 def stop_for(likely: str, count: int, some: list[Record]) -> Stop:
     """What is probably wrong with the labels of `count` of the hands that were looked at, as a Stop."""
     side = {0: "left ", 1: "right "}[int(some[0].columns["right"])] if one_side(some) else ""
-    hands = f"{count} of {len(some)} {side}hands that were looked at"
-    off = "; ".join(apart([record for record in some if record.columns["likely"] == likely]))
+    wrong = [record for record in some if record.columns["likely"] == likely]
+    hands = f"{count} of {len(some)} {side}hands that were looked at (the first: {wrong[0].sample_id})"
+    off = "; ".join(apart(wrong))
     if likely == UNKNOWN:
         return Stop(
             f"the labels of {hands} do not agree, in no known convention: {off} ({TRIED})", f"correct them, {ANYWAY}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lib.core.errors import Stop
-from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.sections import Settings
 from lib.recipes.vggt_eth3d.size import DEMO_SIZE
 
@@ -42,6 +41,8 @@ class Config(Settings):
 
     def check_trained(self) -> None:
         """Stop: a regex that matches nothing, nothing that is trained, or a trained layer that is held in bf16."""
+        from lib.recipes.vggt_eth3d import costs
+
         shapes = costs.tensors(self.model)
         refuse_without_match("lora.targets", self.lora.targets, lambda one: costs.adapted(shapes, [one]))
         refuse_without_match("lora.full", self.lora.full, lambda one: costs.fully_trained(shapes, [one]))

@@ -121,7 +121,8 @@ CASES = {
 def test_betas_of_the_published_left_file_are_told_from_flipped_ones(own, hand, tmp_path):
     config, wrong = own(betas_of_the_left_file(hand))
     with pytest.raises(
-        Stop, match=r"5 of 5 left hands .* MANO_LEFT, whose shape directions are not mirrored"
+        Stop,
+        match=r"5 of 5 left hands that were looked at.*: 1.png#1.* MANO_LEFT, whose shape directions are not mirrored",
     ) as stopped:
         data.split(config, wrong, tmp_path)
     assert "set data.left_betas=unused" in stopped.value.command

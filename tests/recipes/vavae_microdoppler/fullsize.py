@@ -81,10 +81,10 @@ def moments_of(tensors: list) -> list[dict]:
 
 
 def convert(folder: Path) -> None:
-    from lib.recipes.vavae_microdoppler.autoencoder import assemble
+    from lib.recipes.vavae_microdoppler.autoencoder import published
 
     started = time.monotonic()
-    found = assemble.inventory(assemble.read_groups(folder))
+    found = published.inventory(published.of_base(configuration(), {"base": folder}))
     tensors = sum(count for count, _ in found.values())
     said = {"seconds": seconds_since(started), "peak_gb": peak_gb(), "tensors": tensors}
     report("conversion and reading", said, LIMIT_GB)
