@@ -25,6 +25,7 @@ PERHAPS_NAME = (
     rf"{ALONE}(?:walk|run|measurement|meas|experiment|exp|sequence|seq|attempt|repetition|rep|round|lap|video|track"
     r"|采集|第)[-_ ]?\d+"
 )
+SHORT = re.compile(r"(?<![^\W_])(s\d+)[-_ ]?(r\d+)(?![^\W_])", re.IGNORECASE)  # S01_R02: session and recording
 DATE_NAME = r"(?<!\d)(?:19|20)\d\d(?P<mark>[-_.]?)(?:0[1-9]|1[0-2])(?P=mark)(?:0[1-9]|[12]\d|3[01])(?!\d)"
 SEGMENT_NAME = rf"{ALONE}(?:segments?|seg)[-_ ]?\d+"
 SESSION, RECORDING, PERHAPS, DATE, SEGMENT = (
@@ -96,7 +97,9 @@ def ways(data: DataConfig) -> list[tuple[str, Callable[[str], str]]]:
         return [("pattern", partial(by_pattern, re.compile(data.recording_pattern)))]
     return [
         ("session", partial(joined, SESSION)),
+        ("session", partial(by_words, SHORT, part=1)),
         ("recording", partial(by_words, RECORDING)),
+        ("recording", partial(by_words, SHORT)),
         ("name", partial(by_words, PERHAPS)),
         ("date", partial(by_words, DATE)),
         ("segment", partial(by_words, SEGMENT)),
@@ -115,9 +118,9 @@ def joined(pattern: "re.Pattern[str]", inner: str) -> str:
     return "-".join(match[0].lower() for match in pattern.finditer(inner))
 
 
-def by_words(pattern: "re.Pattern[str]", inner: str) -> str:
+def by_words(pattern: "re.Pattern[str]", inner: str, part: int = 0) -> str:
     match = pattern.search(inner)
-    return match[0].lower() if match else ""
+    return match[part].lower() if match else ""
 
 
 def tells_apart(by: str, names: list[str]) -> bool:

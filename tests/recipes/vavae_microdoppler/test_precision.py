@@ -15,6 +15,7 @@ from lib import recipes
 from lib.core import processes
 from lib.core.config import from_dotted
 from lib.core.records import Manifest, Stage
+from lib.core.run import read_json
 from lib.data import split as splitting
 from lib.network import adapters, scoring
 from lib.network.frozen_features import FeatureCache
@@ -123,6 +124,18 @@ def test_the_base_scores_alike_in_half_precision(preset, prepared, tmp_path, mon
         absolute = PSNR_DB if "psnr" in name else SHARE if name in SHARES else 2e-3
         assert half[name] == pytest.approx(value, abs=absolute, rel=RELATIVE[preset], nan_ok=True), name
     assert full != half  # autocast was on
+
+
+def test_all_five_steps_run_in_bf16(step, folder):
+    """Both kinds of stage; features of the vision network are kept in half, which CPU autocast does not stack."""
+    words = ("--recipe", "vavae_microdoppler", "--demo", "train.stages=[single,dit]", "train.precision=bf16")
+    small = [f"{key}={value}" for key, value in (TINY | {"data.stand_in_users": 2, "train.dit_share": 1}).items()]
+    for number in range(1, 6):
+        assert (
+            step(number, *((*words, *small, "eval.resamples=20", "dit.sampling_steps=2") if number == 1 else ())) == 0
+        )
+    scores = read_json(folder / "eval" / "scores.json")
+    assert scores["stage"] == "dit" and np.isfinite(scores["metrics"]["frechet_decoded"]["adapted"])
 
 
 def watched(monkeypatch, owner: Any, name: str) -> list[tuple[bool, torch.dtype]]:

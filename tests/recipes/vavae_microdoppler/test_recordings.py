@@ -38,6 +38,8 @@ def groups(*inner: str, **settings) -> list[str]:
     (("walk_1_w0", "walk_1_w1", "walk_2_w0"), "name", ["walk_1", "walk_1", "walk_2"]),
     (("2024-05-01_0", "2024-05-01_1", "2024-05-02_0"), "date", ["2024-05-01", "2024-05-01", "2024-05-02"]),
     (("radar1/rec00", "radar2/rec00", "radar1/rec01"), "recording", ["rec00", "rec00", "rec01"]),
+    (("S01_R01_w0", "S01_R02_w0", "S02_R01_w0"), "session", ["s01", "s01", "s02"]),
+    (("x_s1r1_0", "x_s1r2_0", "x_s1r2_1"), "recording", ["s1r1", "s1r2", "s1r2"]),
     (("会话1/0", "会话2/0"), "session", ["会话1", "会话2"]),
 ])  # fmt: skip
 def test_the_largest_unit_of_which_there_are_two_is_the_group(names, by, wanted):
@@ -50,7 +52,8 @@ def test_the_largest_unit_of_which_there_are_two_is_the_group(names, by, wanted)
     ("seg000", "seg001", "seg002", "seg003"), ("walk_001", "walk_002", "walk_003", "walk_004"),
     ("session_1/seg0", "session_1/seg1", "session_1/seg2", "session_1/seg3"), ("w0", "w1", "w2", "w3"),
     ("direct12", "direct13", "direct14", "direct15"), ("rec0_0", "rec0_1", "rec0_2", "rec0_3"),
-    ("20240501", "20240502", "20240503", "20240504"), ("f0/w", "f1/w", "f2/w", "f3/w"),
+    ("wr14_s0", "wr14_s1", "wr14_s2", "wr14_s3"), ("20240501", "20240502", "20240503", "20240504"),
+    ("f0/w", "f1/w", "f2/w", "f3/w"),
 ])  # fmt: skip
 def test_numbers_that_every_file_has_another_of_count_windows_so_the_split_is_in_time(names):
     assert {one.by for one in of(*names)} == {"time"}

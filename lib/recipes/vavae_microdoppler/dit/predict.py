@@ -1,5 +1,6 @@
 """Spectrograms of users on demand, and the networks of the stage dit for others."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,10 +69,13 @@ def draw(config: Config, parts: Parts, label: int, numbers: range) -> Tensor:
 
 
 def read_inputs(inputs: str, known: list[str]) -> tuple[list[str], int]:
-    """Words like "users=1,5,7 n=16" -> (names of the users, images of each). A user is named in full, or by the number
-    in the name.
+    """Words like "users=1,5,7 n=16" -> (names of the users, images of each). A user is named in full, in quotes where
+    the name has spaces, or by the number in the name.
     """
-    words = dict(word.partition("=")[::2] for word in inputs.split())
+    try:
+        words = dict(word.partition("=")[::2] for word in shlex.split(inputs))
+    except ValueError as error:
+        raise Stop(f"--predict {inputs!r}: {error}", USAGE) from error
     unknown = sorted(words.keys() - {"users", "n"})
     if unknown or not words:
         raise Stop(f"--predict {inputs!r}: {unknown[0] if unknown else 'nothing'} is not understood", USAGE)

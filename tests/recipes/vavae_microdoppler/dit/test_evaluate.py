@@ -155,15 +155,17 @@ def test_predict_draws_a_grid_per_user_and_the_same_image_however_many_are_asked
 
 
 @pytest.mark.parametrize(("words", "found"), [
-    ("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2"], 2)), ("users=ID_1", (["ID_1"], 16)),
+    ("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2", "Anna Lee"], 2)),
+    ("users=ID_1", (["ID_1"], 16)),
+    ('users="Anna Lee",2 n=1', (["Anna Lee", "ID_2"], 1)),
 ])  # fmt: skip
 def test_users_are_named_in_full_or_by_their_number(words, found):
-    assert predict.read_inputs(words, ["ID_1", "ID_2"]) == found
+    assert predict.read_inputs(words, ["ID_1", "ID_2", "Anna Lee"]) == found
 
 
 @pytest.mark.parametrize(("words", "said"), [
     ("users=9", "no user '9'"), ("n=0", "not a number of images"), ("folder/", "not understood"),
-    ("user=1", "'user=1': user"),
+    ("user=1", "'user=1': user"), ('users="1', "No closing quotation"),
 ])  # fmt: skip
 def test_inputs_that_cannot_be_read_say_how(words, said):
     with pytest.raises(Stop, match=said) as stopped:
