@@ -1,4 +1,4 @@
-"""What a network and its ancestors were trained on travels with it, and a start that has seen the test side is refused."""
+"""What a network and its ancestors were trained on travels with it; a start that has seen the test side is refused."""
 
 import pytest
 

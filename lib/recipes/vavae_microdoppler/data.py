@@ -25,7 +25,7 @@ from lib.recipes.vavae_microdoppler import echoes, strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.layout import find_files
 from lib.recipes.vavae_microdoppler.recordings import GAP, SELECT, TEST, Recording, read_recordings, recordings_of
-from lib.recipes.vavae_microdoppler.stored import image_path, printable, sample_name
+from lib.recipes.vavae_microdoppler.stored import image_path, sample_name
 from lib.recipes.vavae_microdoppler.walk import File, natural, some
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def records_of(config: Config, file: File, recording: Recording, out: Path) -> I
         yield replace(skipped(file, recording.group, problem, recording.by), sha256=sha256)
         return
     for sample_id, image, seen in images:
-        record = Record(sample_id, printable(recording.group), source_of(file), sha256)
-        record.columns = {"user": printable(file.user), "label": "", "recognised": recording.by, **seen}
+        record = Record(sample_id, recording.group, source_of(file), sha256)
+        record.columns = {"user": file.user, "label": "", "recognised": recording.by, **seen}
         try:
             pictures.refuse_one_colour(image)
             record.perceptual_hash = keep(image, config.model.image_px, out, sample_id)
@@ -82,25 +82,22 @@ def records_of(config: Config, file: File, recording: Recording, out: Path) -> I
 
 
 def skipped(file: File, group: str, reason: str, by: str = "") -> Record:
-    columns = {"user": printable(file.user), "label": "", "recognised": by}
-    return Record(
-        sample_name(file.name), printable(group), source_of(file), "", "skipped", reason[:200], columns=columns
-    )
+    columns = {"user": file.user, "label": "", "recognised": by}
+    return Record(sample_name(file.name), group, source_of(file), "", "skipped", reason[:200], columns=columns)
 
 
 def source_of(file: File) -> str:
-    return f"asset:data/{printable(file.name)}"
+    return f"asset:data/{file.name}"
 
 
 Images = list[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB, what it was
 
 
 def image_of(config: Config, file: File) -> Images:
-    """OSError, Unreadable: the file cannot be opened, or is no picture."""
-    content = file.path.read_bytes()
-    header = pictures.header(content, upright=True)
+    """Unreadable: the file cannot be opened, or is no picture."""
+    header = pictures.header(file.path, upright=True)
     seen = {"mode": header.mode, "width_px": header.width_px, "height_px": header.height_px, "several": header.several}
-    return [(sample_name(file.name), pictures.read(content, upright=True), seen)]
+    return [(sample_name(file.name), pictures.read(file.path, upright=True), seen)]
 
 
 def windows_of(config: Config, file: File) -> Images:

@@ -11,12 +11,16 @@ LONGEST = 180  # bytes of one escaped name; file systems take 255
 
 def sample_name(name: str, window: int | None = None) -> str:
     """The path in the data's folder with its type, and of an echo's window "#" and its number. One name, one sample."""
-    return printable(name) + ("" if window is None else f"#{window}")
+    return name + ("" if window is None else f"#{window}")
 
 
 def printable(name: str) -> str:
-    """A name whose bytes are no text in UTF-8 is written with \\udc.. escapes, which a manifest can hold."""
-    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c.replace("\\", "\\\\") for c in name)
+    """A file's name as text of one line: line breaks and bytes that are no UTF-8 become \\u...., a backslash two."""
+
+    def spelt(c: str) -> str:
+        return f"\\u{ord(c):04x}" if c < " " or "\ud800" <= c <= "\udfff" else c.replace("\\", "\\\\")
+
+    return "".join(map(spelt, name))
 
 
 def image_path(out: Path, sample_id: str) -> Path:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.recipes.vavae_microdoppler.stored import printable
+
 # Those that no reader here knows are listed too, so that their owner hears why they are skipped.
 IMAGE_TYPES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".avif",
@@ -29,7 +31,7 @@ class File:
     """One file (or a folder that cannot be entered) of a person's data."""
 
     path: Path
-    name: str  # relative to the root, with "/"
+    name: str  # relative to the root, with "/", as `printable` writes it
     user: str = ""
     inner: str = ""  # what of the name is not the user, without the type: "session_01/seg003"
     problem: str = ""  # why it cannot be used
@@ -48,7 +50,7 @@ def walk(
         return
     here = (status.st_dev, status.st_ino)
     for entry in entries if here not in inside else ():
-        name = f"{above}{entry.name}"
+        name = f"{above}{printable(entry.name)}"
         if entry.name.startswith(".") or entry.name.lower() in NOISE:
             continue
         if is_folder(entry):

@@ -68,14 +68,14 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
                 raise pictures.Unreadable(file.problem)
             image = read(file.path, config.model.image_px)
         except pictures.Unreadable as error:
-            print(f"  {printable(file.name)}: {error}", flush=True)
-            lines.append(csv_line(printable(file.name), "", str(error)))
+            print(f"  {file.name}: {error}", flush=True)
+            lines.append(csv_line(file.name, "", str(error)))
             continue
         recon, quality = reconstruct(parts.modules["autoencoder"], image)
         target = out / f"{file.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(target)
-        lines.append(csv_line(printable(file.name), f"{quality:.3f}", ""))
+        lines.append(csv_line(file.name, f"{quality:.3f}", ""))
         done += 1
     (out / "psnr.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not done:
@@ -87,7 +87,7 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 def files_at(place: Path) -> list[File]:
     """The image, or those of a folder. Stop: there is none."""
     if place.is_file():
-        return [File(place, place.name)]
+        return [File(place, printable(place.name))]
     found = sorted(walk(place, "", IMAGE_TYPES, Counter(), ()), key=lambda file: file.name) if place.is_dir() else []
     if not found:
         types = ", ".join(IMAGE_TYPES)
