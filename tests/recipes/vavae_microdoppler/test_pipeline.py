@@ -78,7 +78,8 @@ def refuse_frozen_networks(weights: dict) -> None:
 
 def check_scores(folder: Path) -> None:
     scores = json.loads((folder / "eval" / "scores.json").read_text())
-    assert scores["main"] == {"metric": "psnr", "unit": "dB", "lower_is_better": False} and scores["stage"] == "margin"
+    assert scores["main"] == {"metric": "psnr", "unit": "dB", "lower_is_better": False, "rival": True}
+    assert scores["stage"] == "margin"
     of_images = {"psnr_sampled", "lpips", "ssim", "foreground_psnr", "alignment_cosine"}
     assert of_images | {"frechet_vgg32", "user_silhouette"} <= scores["metrics"].keys()
     pictures = {"reconstruction_results.png", "latents_by_user.png"}

@@ -12,7 +12,7 @@ from lib.recipes.vavae_microdoppler.autoencoder.evaluate import probe
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered
 
-FEWEST = 3  # points of a plane
+FEWEST = 2  # points, which have two directions
 
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
