@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib import recipes
-from lib.core import code
+from lib.core import code, syntax
 
 ROOT = code.REPOSITORY
 # A room may import from rooms on lower floors and from itself. `recipes` is the loader, each package below it a room.
@@ -49,7 +49,7 @@ def arrows() -> list[tuple[str, str]]:
     return [
         (name, target)
         for name, file in known.items()
-        for target in code.source(file).imports
+        for target in syntax.source(file).imports
         if target in known and target != name and not name.startswith(f"{target}.")
     ]
 

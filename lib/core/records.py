@@ -212,4 +212,4 @@ class Metric:
 
     unit: str = ""
     lower_is_better: bool = True
-    rival: bool = True  # False: the trivial predictor is no rival (a copyist of training data), so it may win
+    rival: bool = True  # False: the trivial predictor is not a rival (a copyist of training data), so it may win

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib import recipes
-from lib.core import code
+from lib.core import code, syntax
 from lib.core.run import SCRIPTS, STEPS, read_json
 from tests.conftest import TOY
 
@@ -97,7 +97,7 @@ def test_a_function_of_the_recipe_that_is_called_brings_its_module(repository, t
 
 def test_the_hash_of_a_module_sees_code_and_nothing_else(repository):
     def hash_of(text):
-        return code.source(repository(f"m{len(text)}_{abs(hash(text))}.py", text)).tree_hash
+        return syntax.source(repository(f"m{len(text)}_{abs(hash(text))}.py", text)).tree_hash
 
     plain = hash_of("def f(x):\n    return x + 1\n")
     assert plain == hash_of('"""Doc."""\n# comment\ndef f(x):\n    """Why."""\n\n    return (x + 1)  # sum\n')

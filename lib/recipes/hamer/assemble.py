@@ -12,7 +12,8 @@ from lib.core.errors import Stop
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.core.run import atomic
 from lib.network import weights
-from lib.recipes.hamer import losses, size, sources
+from lib.recipes.hamer import losses, size
+from lib.recipes.hamer.base import base
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.data import mano_of
@@ -79,7 +80,7 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
 
 def weight_file(config: Config, folder: Path) -> Path:
     """The file that step 2 recorded, whatever else lies beside it. Stop: it is not there."""
-    [name] = sources.base(config).files
+    [name] = base(config).files
     if not (folder / name).is_file():
         raise Stop(f"{folder} does not hold {name}", "python step2_download.py, or set model.checkpoint to the file")
     return folder / name

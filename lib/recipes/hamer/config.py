@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.core.config import CacheConfig, EvalConfig, LoraConfig, SessionConfig, TrainConfig, at_least, one_of
+from lib.core.config import CacheConfig, EvalConfig, LoraConfig, SessionConfig, TrainConfig, at_least, one_of, to_dotted
 from lib.core.errors import Stop
 from lib.recipes.hamer.data_config import PUBLISHED, DataConfig
 
@@ -233,7 +233,9 @@ def refuse_other_sizes(model: ModelConfig) -> None:
     if model.checkpoint:
         return
     names = BACKBONE_SIZES if model.init == "vitpose" else (*BACKBONE_SIZES, *HEAD_SIZES)
-    published = vars(ModelConfig()) | ({key[6:]: value for key, value in DEMO.items()} if model.init == "demo" else {})
+    published = to_dotted(ModelConfig()) | (
+        {key[6:]: value for key, value in DEMO.items()} if model.init == "demo" else {}
+    )
     for name in names:
         if getattr(model, name) != published[name]:
             cause = f"model.{name}={getattr(model, name)}, but the checkpoint of model.init={model.init} has"

@@ -101,7 +101,7 @@ def picture_of(hand: Hand, record: Record) -> np.ndarray | None:
         pictures.refuse_one_colour(picture)
     except pictures.Unreadable as error:
         record.reason = record.reason or f"the image cannot be used: {error}"
-    except (OSError, ValueError) as error:  # a name with a NUL in it is no OSError
+    except (OSError, ValueError) as error:  # a name with a NUL in it is not an OSError
         record.reason = record.reason or f"the image cannot be used: {pictures.reason(error)}"
     if record.reason:
         record.status = "skipped"

@@ -108,7 +108,7 @@ def refuse_wrong_pattern(pattern: str) -> None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise Stop(f"data.group_pattern={pattern!r} is no regular expression ({error})") from error
+        raise Stop(f"data.group_pattern={pattern!r} is not a valid regular expression ({error})") from error
     if pattern and not groups:
         raise Stop(f"data.group_pattern={pattern!r} has no parentheses, which say what the group is")
 

@@ -122,7 +122,7 @@ def apart(some: list[Record]) -> list[str]:
     sentences = {
         "fit_3d_onto_2d": (MOST_FIT, "the 3D keypoints lie {:.2f} of the hand's size beside the 2D ones"),
         "pose_onto_3d_mm": (1000 * MOST_POSE_M, "the joints of pose and shape lie {:.1f} mm beside the 3D keypoints"),
-        "anatomy": (1, "the joints are no hand from wrist to tips"),
+        "anatomy": (1, "the joints do not form a hand from wrist to tips"),
     }
     found = []
     for column, (limit, sentence) in sentences.items():

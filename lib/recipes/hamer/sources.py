@@ -1,40 +1,15 @@
-"""Where the base weights, MANO and the hands come from."""
+"""Where the base weights (base.py), MANO and the hands come from."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from lib.core.records import Asset
+from lib.recipes.hamer.base import base
 from lib.recipes.hamer.config import MANO_MD5, Config
-
-CHECKPOINTS = {
-    "hamer": (
-        "hamer.ckpt",
-        "HaMeR, MIT (trained with MANO: non-commercial)",
-        "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put "
-        "hamer_ckpts/checkpoints/hamer.ckpt here",
-    ),
-    "vitpose": (
-        "vitpose_backbone.pth",
-        "ViTPose, Apache-2.0",
-        "put the ViT-H backbone of ViTPose here as vitpose_backbone.pth, or set model.checkpoint to its path",
-    ),
-}
 
 
 def assets(config: Config) -> list[Asset]:
     return [base(config), *([] if config.model.mano == "stand_in" else [mano()]), data(config)]
-
-
-def base(config: Config) -> Asset:
-    if config.model.checkpoint:
-        path = Path(config.model.checkpoint)
-        how_to_get = "set model.checkpoint to the file"
-        return Asset("base", "folder", source=str(path.parent), files={path.name: ""}, how_to_get=how_to_get)
-    if config.model.init == "demo":
-        folder, licence = "lib/recipes/hamer/demo", "MIT (trained by this project on pictures of its stand-in hand)"
-        return Asset("base", "shipped", source=folder, files={"base.safetensors": ""}, licence=licence)
-    name, licence, how_to_get = CHECKPOINTS[config.model.init]
-    return Asset("base", "licensed", files={name: ""}, licence=licence, how_to_get=how_to_get)
 
 
 def mano() -> Asset:

@@ -49,7 +49,7 @@ def tar_hands(data: DataConfig, file: Path, relative: str, key: str, members: di
             if not image or each is None:
                 raise BadLabel(f"the tar holds no {'picture' if not image else 'data.pyd'} for it")
             if not isinstance(each, dict):
-                raise BadLabel("its labels in data.pyd are no dictionary")
+                raise BadLabel("its labels in data.pyd are not a dictionary")
             tar_hand(hand, each, data.confidence)
 
         yield attempt(name, group_of(data, name, group), image, f"{relative}!{key}", fill)

@@ -105,7 +105,7 @@ def prompt_ids(config: Config, folder: Path) -> list[int]:
 def lora(config: Config, llm: nn.Module) -> LoraSpec:
     """Adapters of the language model. A bare name in lora.targets means that layer in every block.
 
-    Stop where a target is no linear layer of the model; its own names are said.
+    Stop where a target is not a linear layer of the model; its own names are said.
     """
     layers = {name: tuple(part.weight.shape) for name, part in llm.named_modules() if isinstance(part, nn.Linear)}
     targets = tuple(lora_target(target) for target in config.lora.targets)
@@ -113,7 +113,7 @@ def lora(config: Config, llm: nn.Module) -> LoraSpec:
         if not any(re.fullmatch(pattern, name) for name in layers):
             known = nearest(target, {name.rpartition(".")[2] for name in layers})
             raise Stop(
-                f"lora.targets={target} is no linear layer of {config.model.llm}: {known}", "correct lora.targets"
+                f"lora.targets={target} is not a linear layer of {config.model.llm}: {known}", "correct lora.targets"
             )
     expected = adapter_parameters(config, layers)
     return LoraSpec(targets, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft, expected)

@@ -41,7 +41,7 @@ def orders(vertices: np.ndarray, points: int, half_extent_m: tuple[float, float]
 
     Open: forward and backward. Closed, "v4": the distinct samples rolled, in both directions (what the MapTR paper
     describes, 2 * (points - 1) orders). Closed, "v2" (what its released configurations use): the ring is started at
-    each of its vertices and sampled anew, in one direction; rings of more vertices keep an even choice of points - 1.
+    each of its vertices and resampled, in one direction; rings of more vertices keep an even choice of points - 1.
     """
     if not is_closed(vertices):
         line = sampled(vertices, points, half_extent_m)

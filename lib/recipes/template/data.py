@@ -1,7 +1,7 @@
 """Step 3: files -> records with arrays, the split, and what the user should see of the data before training.
 
 CHANGE: how your files are read, what makes one unusable, and what a group is. A group (here: a camera) is what the
-model will meet anew when it is used; nothing of a held-out group is trained on.
+model will meet when it is used; nothing of a held-out group is trained on.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ lib.core.records.Asset explains the kinds.
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.core import code
+from lib.core import syntax
 from lib.core.records import Asset
 
 from .config import Config
@@ -38,8 +38,8 @@ def pictures(config: Config) -> Asset:
 
 
 def made_from(config: Config) -> str:
-    """The settings and the code of the stand-in as text: another text makes it anew."""
-    drawn_by = code.source(Path(__file__).with_name("stand_in.py")).tree_hash
+    """The settings and the code of the stand-in as text: another text makes it again."""
+    drawn_by = syntax.source(Path(__file__).with_name("stand_in.py")).tree_hash
     data = config.data
     sizes = f"{data.stand_in_cameras} x {data.stand_in_pictures} at {data.side_px} px"
     return f"{sizes}, window {config.model.window_px} px, code {drawn_by}"

@@ -94,14 +94,14 @@ Images = list[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB, what
 
 
 def image_of(config: Config, file: File) -> Images:
-    """Unreadable: the file cannot be opened, or is no picture."""
+    """Unreadable: the file cannot be opened, or is not a picture."""
     header = pictures.header(file.path, upright=True)
     seen = {"mode": header.mode, "width_px": header.width_px, "height_px": header.height_px, "several": header.several}
     return [(sample_name(file.name), pictures.read(file.path, upright=True), seen)]
 
 
 def windows_of(config: Config, file: File) -> Images:
-    """OSError, Unusable: the file cannot be opened, or is no echo."""
+    """OSError, Unusable: the file cannot be opened, or is not an echo."""
     made, side = echoes.spectrograms(config, file.path), config.model.image_px
     seen = {"mode": "iq", "width_px": side, "height_px": side, "several": False}
     return [(sample_name(file.name, number), image, seen) for number, image in enumerate(made)]

@@ -62,7 +62,7 @@ def mapped(path: Path) -> "np.ndarray":
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         said = " ".join(str(error).split())[:120] or type(error).__name__
-        raise Unusable(f"it is no NumPy array, or damaged ({said})") from error
+        raise Unusable(f"it is not a NumPy array, or damaged ({said})") from error
     if not isinstance(found, np.ndarray):
         raise Unusable("it holds several arrays, not one echo")
     return found

@@ -1,6 +1,6 @@
 """The space in which sets of pictures are compared, and how a row of scores carries a vector.
 
-Features are the perceptual network's last VGG map, pooled. A set metric is computed anew for every resample of the
+Features are the perceptual network's last VGG map, pooled. A set metric is computed again for every resample of the
 interval, from rows; a row holds numbers by name, so a vector is taken apart into them.
 """
 

@@ -82,7 +82,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def centred_root(features: np.ndarray) -> np.ndarray:
-    """R (at most d, d) with R^T R = the unbiased covariance of features (n, d); small, because it is computed anew in
+    """R (at most d, d) with R^T R = the unbiased covariance of features (n, d); small, because it is computed again in
     every one of a thousand resamples.
     """
     centred = (features - features.mean(0)).astype(np.float64)

@@ -15,7 +15,7 @@ def sample_name(name: str, window: int | None = None) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text of one line: line breaks and bytes that are no UTF-8 become \\u...., a backslash two."""
+    """A file's name as text of one line: line breaks and bytes that are not UTF-8 become \\u...., a backslash two."""
 
     def spelt(c: str) -> str:
         return f"\\u{ord(c):04x}" if c < " " or "\ud800" <= c <= "\udfff" else c.replace("\\", "\\\\")

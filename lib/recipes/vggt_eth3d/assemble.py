@@ -10,7 +10,8 @@ from torch import Tensor
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.core.run import atomic
 from lib.network import weights
-from lib.recipes.vggt_eth3d import costs, losses, sources, units
+from lib.recipes.vggt_eth3d import costs, losses, units
+from lib.recipes.vggt_eth3d.base import weight_file
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
@@ -31,7 +32,7 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
 
     Stop: no weight file in asset_dirs["base"], or a missing, unexpected or mis-shaped tensor.
     """
-    source = asset_dirs["base"] / sources.weight_file(config, asset_dirs["base"])
+    source = asset_dirs["base"] / weight_file(config, asset_dirs["base"])
     with torch.device("meta"):
         network = VGGT(config.model)
     ignored = tuple(pattern for head, pattern in NOT_BUILT.items() if not hasattr(network, head))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from lib.core.config import to_dotted
 from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.sections import Settings
 from lib.recipes.vggt_eth3d.size import DEMO_SIZE
@@ -92,7 +93,7 @@ DEMO = {
     "model.weights": "demo",
     "model.image_width_px": 112,
     "model.image_height_px": 84,
-    **{f"model.{name}": value for name, value in vars(DEMO_SIZE).items()},
+    **{f"model.{name}": value for name, value in to_dotted(DEMO_SIZE).items()},
     "data.stand_in": True,
     "data.scenes": STREETS,
     "data.stand_in_views": 10,

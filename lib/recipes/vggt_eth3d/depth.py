@@ -178,7 +178,7 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
     if depth.ndim != 2 or not depth.size or not alike(depth.shape, camera):
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
     if depth.dtype.kind not in "fiu":
-        raise Stop(f"{path} holds values of the type {depth.dtype}, which are no depth")
+        raise Stop(f"{path} holds values of the type {depth.dtype}, which are not depths")
     usable = np.isfinite(depth) & (depth > 0)
     return np.where(usable, depth / depth_map.scale, 0).astype(np.float32)
 

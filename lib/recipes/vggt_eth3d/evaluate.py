@@ -161,7 +161,7 @@ def verdict(scores: dict[str, Any], label: str) -> str:
         f"base {main['base']:.4f}, adapted {main['adapted']:.4f} ({change:+.1f} %), median depth {main['trivial']:.4f}"
     )
     if main["low"] is None or math.isnan(main["low"]):
-        few = f"{counted(scores['n_groups'], 'scene')}, and sequences over the same photos are no independent samples"
+        few = f"{counted(scores['n_groups'], 'scene')}, and sequences over the same photos are not independent samples"
         return f"Depth {label}: {said}: no verdict ({few})"
     interval = f"95 % interval of the difference [{main['low']:.4f}, {main['high']:.4f}]"
     return f"Depth {label}: {said}; {interval}, {scores['resampled']} resampled: {main['verdict'] or 'no verdict'}"

@@ -191,7 +191,9 @@ class LoraConfig(config.LoraConfig):
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    raise Stop(f"lora.{key} has {pattern!r}, which is no regular expression: {error}") from error
+                    raise Stop(
+                        f"lora.{key} has {pattern!r}, which is not a valid regular expression: {error}"
+                    ) from error
 
 
 @dataclass

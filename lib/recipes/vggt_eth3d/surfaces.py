@@ -48,7 +48,7 @@ def nearest_surface(samples: Samples, crop: Crop) -> np.ndarray:
     half a reach.
     """
     rough, _ = in_front(samples, samples.slack, crop)
-    steep = slope(rough).ravel()[samples.cell] * 2 * samples.reach  # ground at a flat angle is no edge
+    steep = slope(rough).ravel()[samples.cell] * 2 * samples.reach  # ground at a flat angle is not an edge
     pooled, sure = in_front(samples, samples.slack + steep, crop)
     return np.where(sure, pooled, 0)
 

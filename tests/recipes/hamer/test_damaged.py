@@ -75,7 +75,7 @@ def test_freihand_entry_that_cannot_be_read_is_one_hand_with_a_fault(freihand):
 
 
 @pytest.mark.parametrize(("payload", "fault"), [
-    (["text"], "its labels in data.pyd are no dictionary"),
+    (["text"], "its labels in data.pyd are not a dictionary"),
     ([dictionary(keypoints_2d=np.zeros((20, 3)))], "keypoints_2d has the shape (20, 3) instead of (21, 3)"),
     ([dictionary(scale="x")], "scale is not a table of numbers"),
     ([{}], "its labels cannot be read (KeyError: 'keypoints_2d')"),

@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 
 from lib import recipes
-from lib.core import code
+from lib.core import code, syntax
 from lib.core.contract import OPTIONAL
 from lib.core.run import SCRIPTS, STEPS, read_json
 
@@ -230,7 +230,7 @@ def test_the_table_of_the_contract_is_right():
 
 
 def calls(script: Path, recipe: recipes.Loaded) -> set[str]:
-    return {name for file in (script, *code.of_step(script, recipe)) for name in code.source(file).calls}
+    return {name for file in (script, *code.of_step(script, recipe)) for name in syntax.source(file).calls}
 
 
 def test_the_table_of_files_is_complete():

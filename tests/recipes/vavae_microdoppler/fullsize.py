@@ -54,9 +54,9 @@ def write_checkpoint(folder: Path) -> None:
     from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
     from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, to_published
     from lib.recipes.vavae_microdoppler.autoencoder.vision import Vision, to_timm
+    from lib.recipes.vavae_microdoppler.base import PUBLISHED_FILE
     from lib.recipes.vavae_microdoppler.lpips import Perceptual
     from lib.recipes.vavae_microdoppler.size import AutoencoderSize, VisionSize
-    from lib.recipes.vavae_microdoppler.sources import PUBLISHED_FILE
 
     torch.manual_seed(0)
     state = to_published(build_autoencoder(AutoencoderSize()))

@@ -64,7 +64,7 @@ def test_users_that_are_named_are_found_one_level_down(tmp_path):
 
 
 def test_a_user_that_is_not_there_is_named_with_those_that_are(tmp_path):
-    with pytest.raises(Stop, match=r"names u9, which is no user's folder.*there are: u1, u2"):
+    with pytest.raises(Stop, match=r"names u9, which is not a user's folder.*there are: u1, u2"):
         found(tmp_path, "u1/a.png", "u2/b.png", users=["u9"])
 
 

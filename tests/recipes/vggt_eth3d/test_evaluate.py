@@ -165,7 +165,7 @@ def test_in_an_unknown_unit_nothing_is_said_in_metres(monkeypatch):
 @pytest.mark.parametrize("low", [None, NAN])
 def test_without_an_interval_there_is_no_verdict(low):
     said = evaluate.verdict(scores_of("mae", low=low, high=low), "MAE")
-    assert "no verdict (2 scenes, and sequences over the same photos are no independent samples)" in said
+    assert "no verdict (2 scenes, and sequences over the same photos are not independent samples)" in said
 
 
 @pytest.mark.parametrize("changed, scene, depth, known", [

@@ -96,7 +96,7 @@ def files_at(place: Path) -> list[File]:
 
 
 def read(path: Path, side_px: int) -> torch.Tensor:
-    """(1, 3, side, side) in [-1, 1], as step 3 makes it. Unreadable: it is no picture."""
+    """(1, 3, side, side) in [-1, 1], as step 3 makes it. Unreadable: it is not a picture."""
     picture = pictures.read(path, upright=True).resize((side_px, side_px), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture, dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1)))[None]

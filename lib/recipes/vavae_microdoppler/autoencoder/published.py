@@ -2,7 +2,7 @@
 
 `vavae-imagenet256-f16d32-dinov2.pt` is a whole Lightning checkpoint: autoencoder, projection, vision network, LPIPS and
 critic, 741 tensors besides optimiser states. Flat dictionaries and names behind `module.` or `model.` are taken as well
-(lib.network.weights). The files are those that step 2 recorded (sources.py), never what lies beside them.
+(lib.network.weights). The files are those that step 2 recorded (base.py), never what lies beside them.
 """
 
 import os
@@ -13,11 +13,11 @@ import torch
 
 from lib.core.errors import Stop
 from lib.network import weights
-from lib.recipes.vavae_microdoppler import sources
+from lib.recipes.vavae_microdoppler.base import SOURCES, base, files_of
 from lib.recipes.vavae_microdoppler.config import Config
 
 # Part -> what its names begin with. The first that fits wins; "loss.logvar" is a constant 0 in the original. Statistics
-# of latents are in our own export (predict.py); they are counted, and measured anew where they are needed.
+# of latents are in our own export (predict.py); they are counted, and measured again where they are needed.
 PREFIXES = {
     "vision": "foundation_model.model.",
     "perceptual": "loss.perceptual_loss.",
@@ -33,7 +33,7 @@ Groups = dict[str, dict[str, torch.Tensor]]  # part -> its tensors, without the 
 
 def of_base(config: Config, asset_dirs: dict[str, Path]) -> Groups:
     """What the base of a run holds."""
-    return read_groups(sources.files_of(sources.base(config), asset_dirs["base"]))
+    return read_groups(files_of(base(config), asset_dirs["base"]))
 
 
 def read_groups(files: list[Path]) -> Groups:
@@ -67,7 +67,7 @@ def converted(file: Path, wrappers: tuple[str, ...] = weights.WRAPPERS) -> Path:
     """What step 2 fetched lies in our own folder: its pickle is read once and kept as safetensors beside it, without
     the optimisers' states. A person's own file, or one on a read-only mount, is read as it is.
     """
-    ours = (file.parent / sources.SOURCES).is_file() and os.access(file.parent, os.W_OK)
+    ours = (file.parent / SOURCES).is_file() and os.access(file.parent, os.W_OK)
     if file.suffix == ".safetensors" or not ours:
         return file
     return weights.convert(file, file.with_suffix(".safetensors"), wrappers=wrappers)

@@ -17,9 +17,9 @@ from torch import nn
 from lib.core.records import LoraSpec, Parts, Stage
 from lib.core.run import read_json
 from lib.network import weights
-from lib.recipes.vavae_microdoppler import sources
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published
 from lib.recipes.vavae_microdoppler.autoencoder.published import converted
+from lib.recipes.vavae_microdoppler.base import dit, files_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit.judge import Judge
 from lib.recipes.vavae_microdoppler.dit.latent_cache import ABOUT
@@ -103,7 +103,7 @@ def network(config: Config, labels: int, asset_dirs: dict[str, Path]) -> tuple[L
     if config.model.dit_weights == "scratch":
         return model, f"scratch {size} {config.train.seed}"
     own = {name: tensor.clone() for name, tensor in model.state_dict().items() if OWN.fullmatch(name)}
-    [file] = sources.files_of(sources.dit(config), asset_dirs["dit"])
+    [file] = files_of(dit(config), asset_dirs["dit"])
     loaded = weights.load_strict(model, chain(trunk(file), own.items()))
     table = f"a new class table of {labels} users and the null row"
     print(f"LightningDiT: {loaded.matched - len(own)} tensors from the file, {table}")

@@ -32,7 +32,7 @@ HIGHER = (
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
-    """The distance to reconstructed held-out images first; nothing here has a unit, and a copyist is no rival."""
+    """The distance to reconstructed held-out images first; nothing here has a unit, and a copyist is not a rival."""
     return {name: Metric(lower_is_better=name in LOWER, rival=False) for name in (*LOWER, *HIGHER)}
 
 

@@ -12,7 +12,7 @@
 
 `latents` is one draw of the posterior. The published loader takes `latents_flip` every other time, a mirrored image; a
 mirrored spectrogram is a walk backwards in time, so here it is a second draw of the same image. Training uses neither:
-it draws anew from mean and logvar in every epoch.
+it draws again from mean and logvar in every epoch.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from lib.recipes.vavae_microdoppler.autoencoder.published import of_base
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import latent_parts
 
-ABOUT, MAKE_ANEW = "latents.json", "leave dit.latents out: they are made anew"
+ABOUT, MAKE_THEM = "latents.json", "leave dit.latents out: they are made again"
 
 
 def stage_inputs(
@@ -120,14 +120,14 @@ def sides(manifest: Manifest) -> dict[str, list[str]]:
 def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
     """A folder that another run made: for the same autoencoder and the same images, or not at all."""
     if seen := lineage.seen(manifest, data.BY, folder, f"the autoencoder of dit.latents={folder}"):
-        raise Stop(seen, MAKE_ANEW)
+        raise Stop(seen, MAKE_THEM)
     found = read_json(folder / ABOUT)
     if found is None:
-        raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", MAKE_ANEW)
+        raise Stop(f"dit.latents={folder}: there is no {ABOUT}, so nothing says which autoencoder made them", MAKE_THEM)
     if found["autoencoder"] != fingerprint:
         others = f"({found['autoencoder'][:12]}, loaded is {fingerprint[:12]})"
         cause = f"dit.latents={folder}: these latents were made by another autoencoder {others}"
-        raise Stop(cause, f"bring that one (model.weights), or {MAKE_ANEW}")
+        raise Stop(cause, f"bring that one (model.weights), or {MAKE_THEM}")
     if found["samples"] != sides(manifest):
-        raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", MAKE_ANEW)
+        raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", MAKE_THEM)
     return folder

@@ -16,7 +16,7 @@ from lib.recipes.vavae_microdoppler.dit.latent_parts import SHARD_IMAGES, compar
 
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
-    """Training latents, drawn anew in every epoch, or images of "select" or "test", users taking turns; by
+    """Training latents, drawn again in every epoch, or images of "select" or "test", users taking turns; by
     manifest.stage_inputs.
     """
     folder = manifest.stage_inputs

@@ -13,7 +13,7 @@ from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.core.records import Manifest, Record, Stage
 from lib.network import adapters
-from lib.recipes.vavae_microdoppler import schedule, sources
+from lib.recipes.vavae_microdoppler import schedule
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, objectives
 from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
 from lib.recipes.vavae_microdoppler.autoencoder.decision import decide
@@ -21,6 +21,7 @@ from lib.recipes.vavae_microdoppler.autoencoder.evaluate import score_batch
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, to_published
 from lib.recipes.vavae_microdoppler.autoencoder.published import inventory, read_groups
 from lib.recipes.vavae_microdoppler.autoencoder.vision import Vision, to_timm
+from lib.recipes.vavae_microdoppler.base import base
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
@@ -161,7 +162,7 @@ def neighbour(folder: Path) -> Path:
 def test_the_named_file_alone_is_opened_and_recorded(file):
     first = build(configured(), file).base
     assert build(configured(), neighbour(file.parent)).base != first and build(configured(), file).base == first
-    named = sources.base(configured(model__weights=str(file)))
+    named = base(configured(model__weights=str(file)))
     assert (named.source, list(named.files)) == (str(file.parent), ["base.safetensors"])
 
 
@@ -190,7 +191,7 @@ def test_of_an_export_the_whole_file_is_taken(file):
     file.rename(file.parent / "vavae_encoder_for_dit.safetensors")
     neighbour(file.parent).rename(file.parent / "vavae_published.safetensors")
     assert folder_base(file.parent) == first
-    found = sources.base(configured(model__weights=str(file.parent)))
+    found = base(configured(model__weights=str(file.parent)))
     assert list(found.files) == ["vavae_encoder_for_dit.safetensors"]
 
 
@@ -201,7 +202,7 @@ def test_a_folder_that_lies_elsewhere_now_is_read_there(file, tmp_path):
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(Stop, match="holds no file of weights") as stop:
-        sources.base(configured(model__weights=str(tmp_path)))
+        base(configured(model__weights=str(tmp_path)))
     assert "model.weights=" in stop.value.command
 
 
