@@ -141,6 +141,5 @@ def refuse_unknown(data: DataConfig, root: Path, found: Found, files: list[File]
     unknown = sorted(set(data.users) - found.users.keys())
     if unknown:
         there = sorted({file.name.split("/")[0] for file in files if "/" in file.name}, key=natural)
-        raise Stop(
-            f"data.users names {unknown[0]}, which is not a user's folder in {root}; there are: {some(there, 40)}"
-        )
+        cause = f"data.users names {unknown[0]}, which is not a user's folder in {root}"
+        raise Stop(f"{cause}; there are: {some(there, 40)}")

@@ -163,7 +163,7 @@ def refuse_no_place(key: str, value: str, known: tuple[str, ...]) -> None:
     """Stop: neither one of the known words nor a path. An empty path would be the current folder."""
     path_like = "/" in value or "\\" in value or value.endswith(WEIGHT_TYPES)
     if value not in known and not path_like:
-        cause = f"{key}={value!r} is neither a path (a folder here is written ./{value or 'NAME'}) and no word that is known"
+        cause = f"{key}={value!r} is neither a path (write ./{value or 'NAME'} for a folder here) nor a known word"
         raise Stop(f"{cause}: {nearest(value, known)}")
 
 

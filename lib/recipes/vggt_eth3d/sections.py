@@ -191,9 +191,8 @@ class LoraConfig(config.LoraConfig):
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    raise Stop(
-                        f"lora.{key} has {pattern!r}, which is not a valid regular expression: {error}"
-                    ) from error
+                    cause = f"lora.{key} has {pattern!r}, which is not a valid regular expression"
+                    raise Stop(f"{cause}: {error}") from error
 
 
 @dataclass
