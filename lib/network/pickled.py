@@ -4,8 +4,11 @@ Lightning checkpoints (HaMeR, VA-VAE) hold configuration objects, paths and coun
 are read as empty dictionaries; a file that names any other class outside torch's own list is refused.
 """
 
+import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,12 @@ INERT = re.compile(
     r"|argparse\.Namespace|collections\.defaultdict|(builtins|__builtin__)\.(dict|list|int|float|str|bool|tuple|object)"
     r"|copy_reg\._reconstructor|copyreg\._reconstructor"
 )
+
+# What torch's loader raises for a damaged or foreign file, wherever the damage is.
+DAMAGED = (
+    pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, MemoryError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Empty(OrderedDict[Any, Any]):
@@ -43,22 +52,25 @@ def load(file: Path) -> Any:
 
     Stop: the file is damaged, or names a class that may run code.
     """
-    import pickle
-
     import torch
 
-    # what torch's loader raises for a damaged or foreign pickle
-    damaged = (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError)
-    zipped = zipfile.is_zipfile(file)
+    zipped = is_zip(file)
     inert = inert_classes(file) if zipped else []
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
-    except damaged as error:
+    except DAMAGED as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Stop(
             f"{file} cannot be read as weights: {reason}", "fetch it again: python step2_download.py --force"
         ) from error
+
+
+def is_zip(file: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # a directory of several volumes, which torch never writes
+        return False
 
 
 def inert_classes(file: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -67,7 +79,7 @@ def inert_classes(file: Path) -> list[Callable[..., Any] | tuple[Callable[..., A
 
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except (RuntimeError, ValueError) as error:
+    except DAMAGED as error:
         raise Stop(
             f"{file} is not a complete PyTorch checkpoint ({error})", "fetch it again: python step2_download.py --force"
         ) from error

@@ -21,6 +21,7 @@ from lib.network import pickled
 # A mapped page counts as memory until its file is closed, so a reader reopens its file after so many bytes.
 REOPEN_BYTES = 512 << 20
 
+MOST_NAME_BYTES = 255  # of a file, on every usual file system
 WRAPPERS = ("state_dict", "model")  # keys under which trainers store the weights
 PREFIXES = ("module.", "model.")  # what DistributedDataParallel and Lightning put before every name
 
@@ -69,14 +70,32 @@ def shards(path: Path) -> dict[Path, list[str]]:
     if not path.name.endswith(".index.json"):
         return {path: names_in(path)}
     found: dict[Path, list[str]] = {}
-    for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items():
+    for name, file in weight_map(path).items():
         found.setdefault(path.parent / file, []).append(name)
-    absent = [file.name for file in found if not file.is_file()]
-    if absent:
+    again = "python step2_download.py --force"
+    if absent := [file.name for file in found if not file.is_file()]:
+        beside = f"{counted(len(absent), 'file')} that are not beside it"
+        raise Stop(f"{path} names {beside}: {', '.join(absent[:5])}", again)
+    for file, names in found.items():
+        if lost := set(names) - set(names_in(file)):
+            raise Stop(f"{path}: {file.name} does not hold {counted(len(lost), 'tensor')} ({some(list(lost))})", again)
+    return found
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """Tensor name -> name of the file beside the index that holds it. Stop: the index is damaged."""
+    again = "fetch it again: python step2_download.py --force"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise Stop(
-            f"{path} names {counted(len(absent), 'file')} that are not beside it: {', '.join(absent[:5])}",
-            "python step2_download.py --force",
-        )
+            f"{path} is not the index of a sharded checkpoint ({type(error).__name__}: {error})", again
+        ) from error
+    if not isinstance(found, dict) or not found:
+        raise Stop(f"{path}: its weight_map is not a table of tensor names and files", again)
+    for name, file in found.items():
+        if not isinstance(file, str) or Path(file).name != file or len(file.encode()) > MOST_NAME_BYTES:
+            raise Stop(f"{path}: {name} lies in {str(file)[:80]!r}, which is not a file's name", again)
     return found
 
 

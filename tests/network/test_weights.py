@@ -2,9 +2,11 @@ import argparse
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,47 @@ def test_missing_shard_is_named(tmp_path):
     (tmp_path / "a.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "shard-2.safetensors"}}))
     with pytest.raises(Stop, match=r"shard-2\.safetensors"):
         list(weights.tensors(tmp_path / "a.safetensors.index.json"))
+
+
+DAMAGED_INDEX = {
+    "not JSON": "is not the index of a sharded checkpoint",
+    "[1, 2]": "is not the index of a sharded checkpoint",
+    '{"weight_map": 7}': "weight_map is not a table",
+    '{"weight_map": {"x": 7}}': "which is not a file's name",
+    '{"weight_map": {"x": "../one.safetensors"}}': "which is not a file's name",
+    '{"weight_map": {"x": "' + "9" * 300 + '"}}': "which is not a file's name",
+    '{"weight_map": {"x": "one.safetensors"}}': "does not hold 1 tensor \\(x\\)",
+}
+
+
+@pytest.mark.parametrize("text, said", DAMAGED_INDEX.items())
+def test_damaged_index_of_shards_is_one_sentence(tmp_path, text, said):
+    save_file({"y": torch.zeros(2)}, tmp_path / "one.safetensors")
+    (tmp_path / "m.safetensors.index.json").write_text(text)
+    with pytest.raises(Stop, match=said):
+        list(weights.tensors(tmp_path / "m.safetensors.index.json"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "old.pth", "trainer.ckpt"])
+def test_weights_with_any_byte_changed_or_lost_are_read_or_refused_in_a_sentence(tmp_path, kind):
+    """150 damages of each format: a byte changed, or a few or all of the following ones lost."""
+    file, content, draw = tmp_path / f"a.{kind}", state(), random.Random(kind)
+    save = {"safetensors": save_file, "old.pth": partial(torch.save, _use_new_zipfile_serialization=False)}
+    save.get(kind, torch.save)({"state_dict": content} if kind == "trainer.ckpt" else content, file)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        place = draw.randrange(len(damaged))
+        if draw.random() < 0.7:
+            damaged[place] = draw.randrange(256)
+        else:
+            del damaged[place : place + draw.choice([1, 9, len(whole)])]
+        file.write_bytes(damaged)
+        try:
+            list(weights.tensors(file))
+        except Stop:
+            refused += 1
+    assert refused > 20
 
 
 def test_file_without_a_state_dict_is_refused(tmp_path):
