@@ -7,6 +7,7 @@ run stops.
 """
 
 import csv
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from lib.core.run import atomic
 from lib.core.words import counted
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike
 
 COLUMNS = ("sample_id", "group", "split", "source", "sha256", "status", "reason")
@@ -25,6 +27,7 @@ SIDES = ("train", "select", "test")
 PAIRS = (("train", "test"), ("select", "test"), ("train", "select"))  # the first loses what it shares with the second
 FEWEST_TRAINING_GROUPS = 2  # where fewer would be left to train on, no group chooses the checkpoint
 NEAR_DUPLICATE_BITS = 6  # of 256; two views half a metre apart differ in 40 and more
+PIECES = 8  # of a perceptual hash, 32 bits each
 
 
 def perceptual_hash(grey: "ArrayLike") -> str:
@@ -53,8 +56,8 @@ def by_share(records: list[Record], by: str, val_share: float, seed: int) -> Spl
     if len(groups) < 2:
         there = f"the only {by} is {groups[0]}" if groups else f"there is no {by} with a usable record"
         raise Stop(f"{there}: nothing can be held out", f"bring at least two ({by})")
-    sizes = {group: sum(r.group == group and r.status == "ok" for r in records) for group in groups}
-    wanted, count = val_share * sum(sizes.values()), 0
+    sizes = Counter(record.group for record in records if record.status == "ok")
+    wanted, count = val_share * sizes.total(), 0
     held: list[str] = []
     for place in permutation(seed, 0, len(groups)):
         if held and (count >= wanted or len(held) == len(groups) - 1):
@@ -149,14 +152,30 @@ def near_duplicates(records: list[Record], side: str, other: str) -> list[tuple[
     mine, held = ([r for r in usable(records, word) if r.perceptual_hash] for word in (side, other))
     if not mine or not held:
         return []
-    left, right = (  # each (records, 4): 256 bits as four words of 64
-        np.frombuffer(bytes.fromhex("".join(r.perceptual_hash for r in rows)), np.uint64).reshape(len(rows), -1)
+    left, right = (  # each (records, PIECES) of 32 bits
+        np.frombuffer(bytes.fromhex("".join(r.perceptual_hash for r in rows)), np.uint32).reshape(len(rows), PIECES)
         for rows in (mine, held)
     )
-    found = []
-    for row, record in zip(left, mine, strict=True):
-        distances = np.bitwise_count(row ^ right).sum(axis=1)
-        found += [(record, held[int(i)]) for i in np.flatnonzero(distances <= NEAR_DUPLICATE_BITS)]
+    return [(mine[i], held[j]) for i, j in sorted(close_pairs(left, right))]
+
+
+def close_pairs(left: "np.ndarray", right: "np.ndarray") -> set[tuple[int, int]]:
+    """(row of left, row of right) of hashes (n, PIECES) and (m, PIECES) that differ in NEAR_DUPLICATE_BITS at most.
+
+    So few bits lie in at most so many pieces, which leaves two of the eight equal: only rows that share two pieces are
+    compared, and the time grows with n + m.
+    """
+    import numpy as np
+
+    found: set[tuple[int, int]] = set()
+    for one, two in itertools.combinations(range(PIECES), PIECES - NEAR_DUPLICATE_BITS):
+        keys, others = (rows[:, one].astype(np.uint64) << np.uint64(32) | rows[:, two] for rows in (left, right))
+        order = np.argsort(others, kind="stable")
+        first, last = (np.searchsorted(others[order], keys, side) for side in ("left", "right"))
+        for i in np.flatnonzero(last > first):
+            candidates = order[first[i] : last[i]]
+            bits = np.bitwise_count(left[i] ^ right[candidates]).sum(axis=1)
+            found |= {(int(i), int(j)) for j in candidates[bits <= NEAR_DUPLICATE_BITS]}
     return found
 
 

@@ -44,6 +44,22 @@ def test_a_near_duplicate_of_a_held_out_picture_leaves_training_and_is_named():
     assert proof["near_duplicates_removed"] == 1 and proof["overlap"]["near_duplicates"] == 0
 
 
+def test_pairs_of_pictures_that_differ_in_six_bits_at_most_are_found_and_no_others():
+    """600 x 150 hashes, and pairs with 0 to 9 differing bits, all in one piece or scattered; by comparing all of them."""
+    draw = np.random.Generator(np.random.Philox(key=2))
+    left = draw.integers(0, 256, (600, 32), dtype=np.uint8)
+    right = draw.integers(0, 256, (150, 32), dtype=np.uint8)
+    for row in range(100):
+        places = draw.choice(256 if row % 2 else 32, row % 10, replace=False)
+        flipped = np.zeros(256, np.uint8)
+        flipped[places] = 1
+        left[row] = right[row % 30] ^ np.packbits(flipped)
+    bits = np.unpackbits(left[:, None] ^ right[None], axis=2).sum(2)
+    expected = {(int(i), int(j)) for i, j in np.argwhere(bits <= split.NEAR_DUPLICATE_BITS)}
+    assert len(expected) >= 70
+    assert split.close_pairs(left.view(np.uint32), right.view(np.uint32)) == expected
+
+
 def test_an_empty_side_stops():
     for held in ((), ("a", "b", "c")):
         with pytest.raises(Stop, match="side of the split is empty"):
