@@ -177,7 +177,8 @@ def how_chosen(job: Job, source: Path) -> str:
     proof = read_json(job.run.split)
     select = proof["groups"]["select"]
     if not select:
-        return f"{source.name} is the last step: there are too few groups to choose a checkpoint by"
+        why = "there are too few groups" if job.config.eval.select_share else "eval.select_share=0 leaves no groups"
+        return f"{source.name} is the last step: {why} to choose a checkpoint by"
     if job.config.eval.checkpoint != "best":
         return f"{source.name} was asked for (eval.checkpoint={job.config.eval.checkpoint})"
     return (

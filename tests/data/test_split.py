@@ -45,7 +45,7 @@ def test_a_near_duplicate_of_a_held_out_picture_leaves_training_and_is_named():
 
 
 def test_pairs_of_pictures_that_differ_in_six_bits_at_most_are_found_and_no_others():
-    """600 x 150 hashes, and pairs with 0 to 9 differing bits, all in one piece or scattered; by comparing all of them."""
+    """600 x 150 hashes with pairs that differ in 0 to 9 bits, in one piece or scattered, against all comparisons."""
     draw = np.random.Generator(np.random.Philox(key=2))
     left = draw.integers(0, 256, (600, 32), dtype=np.uint8)
     right = draw.integers(0, 256, (150, 32), dtype=np.uint8)
