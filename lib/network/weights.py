@@ -70,12 +70,12 @@ def shards(path: Path) -> dict[Path, list[str]]:
     if not path.name.endswith(".index.json"):
         return {path: names_in(path)}
     found: dict[Path, list[str]] = {}
-    for name, file in weight_map(path).items():
-        found.setdefault(path.parent / file, []).append(name)
+    for name, beside in weight_map(path).items():
+        found.setdefault(path.parent / beside, []).append(name)
     again = "python step2_download.py --force"
     if absent := [file.name for file in found if not file.is_file()]:
-        beside = f"{counted(len(absent), 'file')} that are not beside it"
-        raise Stop(f"{path} names {beside}: {', '.join(absent[:5])}", again)
+        cause = f"{path} names {counted(len(absent), 'file')} that are not beside it"
+        raise Stop(f"{cause}: {', '.join(absent[:5])}", again)
     for file, names in found.items():
         if lost := set(names) - set(names_in(file)):
             raise Stop(f"{path}: {file.name} does not hold {counted(len(lost), 'tensor')} ({some(list(lost))})", again)
