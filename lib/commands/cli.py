@@ -28,6 +28,17 @@ from lib.core.run import SCRIPTS, STEPS, Run, sweep, write_json
 from lib.core.session import catch_signals, guard_against_dead_parent, open_clock, take_lock
 
 DEMO_RESERVE_SECONDS = 2.0
+# What a file system may refuse, and what to do.
+REFUSALS = {
+    errno.EACCES: "correct the permissions, or choose a --root that can be written to",
+    errno.EPERM: "correct the permissions, or choose a --root that can be written to",
+    errno.EROFS: "choose a --root on a disk that can be written to",
+    errno.ENOTDIR: "a file lies where a folder is needed: move it away",
+    errno.EISDIR: "a folder lies where a file is needed: move it away",
+    errno.ENAMETOOLONG: "choose a shorter --run or --root",
+    errno.ELOOP: "remove the loop of links",
+    errno.EIO: "the disk may be failing: copy the run folder elsewhere, then run the same command there",
+}
 
 Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
 AddFlags = Callable[[argparse.ArgumentParser], None]
@@ -67,9 +78,7 @@ def attempt(step: int, work: Work, add_flags: AddFlags | None, again: tuple[str,
     except Stop as stop:
         return say(stop)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return say(disk_full(error, place))
+        return say(of_system(error, place))
 
 
 def say(stop: Stop) -> int:
@@ -79,6 +88,16 @@ def say(stop: Stop) -> int:
         if stop.command:
             print(f"   go on with: {stop.command}", file=sys.stderr)
     return stop.code
+
+
+def of_system(error: OSError, place: Path) -> Stop:
+    """What the file system refused, in a sentence. An error that no user's folder can cause is raised again."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(error, place)
+    if error.errno not in REFUSALS:
+        raise error
+    where = error.filename if error.filename is not None else place
+    return Stop(f"{where}: {os.strerror(error.errno)}", REFUSALS[error.errno], FAILED)
 
 
 def disk_full(error: OSError, place: Path) -> Stop:

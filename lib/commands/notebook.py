@@ -38,7 +38,7 @@ class StepFailed(Exception):
 
 def start_clock() -> None:
     """The first cell calls this: all steps share one time limit, which counts from here (lib.core.session)."""
-    os.environ.setdefault("PIPELINE_SESSION_START", str(time.time()))
+    os.environ.setdefault("PIPELINE_SESSION_START", str(time.monotonic()))
 
 
 def step(

@@ -5,14 +5,18 @@ Later steps need --run alone. A contradiction between what is stored and what is
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from lib import recipes
 from lib.core import config as configuration
+from lib.core import names
 from lib.core.contract import Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.run import SCRIPTS, Run, read_json, write_json
+
+SCALES = ("full", "tiny")  # of a demo
 
 
 def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[str, Any]]:
@@ -21,9 +25,13 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     Stop: there is no such run, or a flag contradicts what is stored.
     """
     scale = os.environ.get("PIPELINE_SCALE", "") or "full"
+    configuration.one_of("PIPELINE_SCALE", scale, SCALES)
     name = args.run or default_name(args)
+    names.refuse_unsafe("--run", name)
     run = Run(args.root.resolve(), name)
-    stored = read_json(run.record) or earlier_session(run, args)
+    stored = read_json(run.record)
+    if stored is None:
+        run, stored = earlier_session(run, args)
     if stored is None and step > 1 and args.run and not args.recipe:
         there = sorted(path.parent.name for path in (run.root / "runs").glob("*/run.json"))
         raise Stop(
@@ -37,7 +45,7 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     refuse_other(stored, run, "demo", args.demo)
     if os.environ.get("PIPELINE_SCALE") and stored["demo"]:
         refuse_other(stored, run, "scale", scale)
-    recipe = recipes.find(run.root, stored["recipe"])
+    recipe = recipes.find(args.root, stored["recipe"])
     said = dict(configuration.parse_override(text) for text in args.overrides)
     asked = stored["overrides"] | said
     everything = stored["overrides"] | stored.get("decided", {}) | said
@@ -65,7 +73,7 @@ def compose(
     run: Run, args: argparse.Namespace, scale: str, stored: dict[str, Any]
 ) -> tuple[Run, Recipe, Any, dict[str, Any]]:
     """A new run, or new settings that step 1 gives to an old one; what is not said again stays as it was stored."""
-    recipe = recipes.find(run.root, args.recipe or stored.get("recipe", recipes.RECIPES[0]))
+    recipe = recipes.find(args.root, args.recipe or stored.get("recipe", recipes.RECIPES[0]))
     preset = args.preset or stored.get("preset") or next(iter(recipe.PRESETS))
     demo = bool(args.demo if args.demo is not None else stored.get("demo"))
     scale = scale if demo else "full"
@@ -121,8 +129,17 @@ def refuse_absent_checkpoint(run: Run, wanted: str) -> None:
         raise Stop(cause, run.command(5, "--checkpoint best"))
 
 
-def earlier_session(run: Run, args: argparse.Namespace) -> dict[str, Any] | None:
-    """A run folder of this name below the read-only inputs is copied here and continued."""
+def earlier_session(run: Run, args: argparse.Namespace) -> tuple[Run, dict[str, Any] | None]:
+    """A run folder of this name below the read-only inputs is copied here and continued.
+
+    --plan copies nothing: it reads the run where it lies.
+    """
     from lib.data import find
 
-    return find.continue_run(run, args.inputs)
+    if not args.plan:
+        return run, find.continue_run(run, args.inputs)
+    there = find.newest_elsewhere(run, args.inputs, sys.stderr if args.json else None)
+    if there is None:
+        return run, None
+    in_runs = there.parent.name == "runs"  # else its steps count as absent here
+    return Run(there.parents[1], there.name) if in_runs else run, read_json(there / "run.json")

@@ -7,6 +7,7 @@ makes the runs <name>-rank8-strategya … through all five steps, and runs/compa
 
 import argparse
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -46,17 +47,17 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def sweep(args: argparse.Namespace, clock: Clock) -> int:
     """The runs one after another; the first pause or failure ends the call, and the same call goes on there."""
-    settings, names = combinations(args.sweep), []
-    for number, combination in enumerate(settings, 1):
-        name = run_name(args, combination)
-        names.append(name)
+    settings = combinations(args.sweep)
+    named = [run_name(args, combination) for combination in settings]
+    refuse_equal(named)
+    for number, (name, combination) in enumerate(zip(named, settings, strict=True), 1):
         print(f"run {number} of {len(settings)}: {name}", flush=True)
         for step in STEPS:
             code = run_child(command(args, name, combination, step), clock)
             if code != DONE:
                 print(f"the sweep ends here; go on with: python {SCRIPTS[4]} {' '.join(sys.argv[1:])}", flush=True)
                 return code
-    print(compare.compare([Run(args.root.resolve(), name) for name in names], args.root.resolve() / "runs"))
+    print(compare.compare([Run(args.root.resolve(), name) for name in named], args.root.resolve() / "runs"))
     return DONE
 
 
@@ -68,14 +69,48 @@ def combinations(axes: list[str]) -> list[list[str]]:
         if not equals or not values:
             raise Stop(f"--sweep {axis!r} is not key=v1,v2")
         parse_override(f"{key}=[{values}]")
-        choices.append([f"{key}={value}" for value in values.split(",")])
+        found = [f"{key}={value}" for value in outside_brackets(values)]
+        if doubled := next((one for one in found if found.count(one) > 1), ""):
+            raise Stop(f"--sweep {axis!r} names {doubled} twice")
+        choices.append(found)
+    if doubled := next((one for one in axes if [key_of(a) for a in axes].count(key_of(one)) > 1), ""):
+        raise Stop(f"--sweep names {key_of(doubled)} twice", f"give all its values at once: {key_of(doubled)}=v1,v2")
     return [list(combination) for combination in itertools.product(*choices)]
 
 
+def key_of(setting: str) -> str:
+    return setting.partition("=")[0]
+
+
+def outside_brackets(values: str) -> list[str]:
+    """'8,16' -> ['8', '16'], '[a,b],[c]' -> ['[a,b]', '[c]']. Stop: a value is empty."""
+    found, depth = [""], 0
+    for letter in values:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    if not all(value.strip() for value in found):
+        raise Stop(f"--sweep has an empty value in {values!r}", "separate the values by single commas, without spaces")
+    return [value.strip() for value in found]
+
+
 def run_name(args: argparse.Namespace, combination: list[str]) -> str:
-    """'mine-rank8-strategya'"""
-    start = args.run or default_name(args)
-    return "-".join([start, *(setting.rpartition(".")[2].replace("=", "") for setting in combination)])
+    """'mine-rank8-strategya', 'mine-alpha8.5'; a list [a,b] becomes a+b, and / becomes _."""
+    return "-".join([args.run or default_name(args), *map(in_name, combination)])
+
+
+def in_name(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    plain = value.replace("/", "_").replace(",", "+")
+    return key.rpartition(".")[2] + re.sub(r"""[][{}'" ]""", "", plain)
+
+
+def refuse_equal(named: list[str]) -> None:
+    """Stop: two combinations would be one run."""
+    if doubled := next((name for name in named if named.count(name) > 1), ""):
+        raise Stop(f"two combinations of the sweep would both be called {doubled}", "sweep them in two calls")
 
 
 def command(args: argparse.Namespace, name: str, combination: list[str], step: int) -> list[str]:

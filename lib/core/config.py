@@ -57,6 +57,7 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("lr", "clip", "weight_decay", "checkpoint_minutes", "checkpoint_steps", "checkpoint_epochs"):
             at_least(f"train.{name}", getattr(self, name), 0)
+        at_least("train.seed", self.seed, 0)
         for name in ("evaluate_epochs", "patience_evaluations", "keep_best", "log_seconds"):
             at_least(f"train.{name}", getattr(self, name), 0)
         for name in ("warmup_ratio", "min_lr_ratio", "ema"):
@@ -221,10 +222,17 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise Stop(f"{text!r} is not key=value")
+    refuse_interpolation(key, value)
     try:
         return key, yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:
         raise Stop(f"the value of {key!r} cannot be read: {value!r}") from error
+
+
+def refuse_interpolation(key: str, value: Any) -> None:
+    """Stop: OmegaConf would put another value for ${…}, perhaps a secret of the environment, and run.json keep it."""
+    if "${" in str(value):
+        raise Stop(f"the value of {key!r} holds ${{, and settings are taken as they are", "write the value itself")
 
 
 def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
@@ -235,6 +243,7 @@ def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
     tree = OmegaConf.structured(kind)
     known = leaves(kind)
     for key, value in settings.items():
+        refuse_interpolation(key, value)
         parent = next((k for k in known if key == k or (known[k] == "dict" and key.startswith(k + "."))), None)
         if parent is None and key in RENAMED:
             raise Stop(f"the setting {key!r} is called {RENAMED[key]!r} now", "python step1_setup.py --list")

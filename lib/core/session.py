@@ -2,7 +2,8 @@
 
 A step asks `clock.has_time()` after every unit of work (an optimiser step, a record, a file). Out of time means: save,
 exit 75, and the same command goes on in the next session. The clock starts at PIPELINE_SESSION_START, which the
-notebook's first cell sets, so that all five steps share one limit; without it the clock starts with the process.
+notebook's first cell sets, so that all five steps share one limit; without it the clock starts with the process. Times
+are of the machine's monotonic clock, which all its processes share and which nobody sets back.
 """
 
 import fcntl
@@ -36,7 +37,7 @@ class Clock:
 
     @property
     def elapsed_seconds(self) -> float:
-        return time.time() - self.started
+        return time.monotonic() - self.started
 
     @property
     def remaining_seconds(self) -> float:
@@ -56,15 +57,25 @@ class Clock:
 
 def open_clock(time_limit: str, reserve_seconds: float) -> Clock:
     """--time-limit > SESSION_HOURS > Kaggle's 12 h less the age of the container > no limit."""
-    started = float(os.environ.get("PIPELINE_SESSION_START") or time.time())
+    started = start_of_session()
     hours = os.environ.get("SESSION_HOURS")
     if time_limit:
         return Clock(seconds(time_limit), reserve_seconds, started)
     if hours:
         return Clock(seconds(hours + "h"), reserve_seconds, started)
     if any(name.startswith("KAGGLE_") for name in os.environ):
-        return Clock(KAGGLE_SESSION_HOURS * 3600, reserve_seconds, time.time() - container_age_seconds())
+        return Clock(KAGGLE_SESSION_HOURS * 3600, reserve_seconds, time.monotonic() - container_age_seconds())
     return Clock(None, reserve_seconds, started)
+
+
+def start_of_session() -> float:
+    """Stop: PIPELINE_SESSION_START is not a number."""
+    told = os.environ.get("PIPELINE_SESSION_START")
+    try:
+        return float(told) if told else time.monotonic()
+    except ValueError as error:
+        cause = f"PIPELINE_SESSION_START={told!r} is not a time of the monotonic clock in seconds"
+        raise Stop(cause, "unset PIPELINE_SESSION_START") from error
 
 
 def seconds(text: str) -> float:

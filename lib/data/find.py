@@ -10,8 +10,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+from lib.core.errors import Stop
 from lib.core.run import Run, atomic_folder, read_json
 
 MOUNTS = ("/kaggle/input", "/content/drive/MyDrive", "/content/drive/Shareddrives")
@@ -80,7 +81,13 @@ def is_run(folder: Path, name: str) -> bool:
     """A folder with a run.json that has this name, or whose run.json says so (a renamed one)."""
     if not (folder / "run.json").is_file():
         return False
-    return folder.name == name or bool(read_json(folder / "run.json").get("run") == name)
+    if folder.name == name:
+        return True
+    try:
+        record = read_json(folder / "run.json")
+    except (ValueError, OSError):  # anything may lie below a mount; a file of that name need not be ours
+        return False
+    return isinstance(record, dict) and record.get("run") == name
 
 
 def age(folder: Path) -> tuple[int, int]:
@@ -93,21 +100,46 @@ def age(folder: Path) -> tuple[int, int]:
 def continue_run(run: Run, inputs: Iterable[Path]) -> dict[str, Any] | None:
     """Copies an earlier session's run folder to where this session can write, and returns its run.json, or None.
 
-    The newest is taken, and a line says so when there are several. Caches and data are not in a run folder; they are
-    found or rebuilt. The run's own root is not an earlier session.
+    The newest is taken. Caches and data are not in a run folder; they are found or rebuilt.
+    """
+    newest = newest_elsewhere(run, inputs)
+    if newest is None:
+        return None
+    clear_for_copy(run.folder)
+    with atomic_folder(run.folder) as temporary:
+        copy_writable(newest, temporary)
+    return read_json(run.record)
+
+
+def newest_elsewhere(run: Run, inputs: Iterable[Path], to: TextIO | None = None) -> Path | None:
+    """The newest run folder of this name in an earlier session's output, with a line that says so; None: there is none.
+
+    The run's own root is not an earlier session. to: where the line goes, standard output if None.
     """
     found = [one for one in find_runs(run.name, search_roots(inputs)) if one.path.resolve() != run.folder.resolve()]
     if not found:
         return None
     newest, *others = found
-    print(f"continuing the run {run.name} from {newest.path}", flush=True)
+    print(f"continuing the run {run.name} from {newest.path}", flush=True, file=to)
     if others:
-        print(f"  it is newer than {', '.join(str(one.path) for one in others)}", flush=True)
-    if run.folder.exists():
-        shutil.rmtree(run.folder)  # without run.json it is what a killed copy or an empty call left
-    with atomic_folder(run.folder) as temporary:
-        copy_writable(newest.path, temporary)
-    return read_json(run.record)
+        print(f"  it is newer than {', '.join(str(one.path) for one in others)}", flush=True, file=to)
+    return newest.path
+
+
+def clear_for_copy(folder: Path) -> None:
+    """Removes a run folder that holds nothing but our own lock and temporaries. Stop: it holds anything else, such as
+    checkpoints whose run.json was lost.
+    """
+    if not folder.exists():
+        return
+    kept = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if kept:
+        cause = f"{folder} has no run.json but holds {', '.join(kept[:5])}"
+        raise Stop(
+            f"{cause}, which an earlier session's run would replace",
+            f"move {folder} away, or put its run.json back, then run the same command",
+        )
+    shutil.rmtree(folder)
 
 
 def copy_writable(source: Path, target: Path) -> None:

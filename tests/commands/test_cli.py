@@ -138,11 +138,56 @@ def test_a_full_disk_exits_1_with_free_and_needed_bytes(step, capsys, monkeypatc
 
 def test_other_system_errors_are_not_hidden(step, monkeypatch):
     def broken(*arguments):
-        raise OSError(errno.EIO, "the disk is dying")
+        raise OSError(errno.EBADF, "a mistake of ours")
 
     monkeypatch.setattr(cli, "perform", broken)
-    with pytest.raises(OSError, match="dying"):
+    with pytest.raises(OSError, match="mistake of ours"):
         step(1)
+
+
+@pytest.mark.parametrize("number", cli.REFUSALS)
+def test_what_a_file_system_refuses_is_a_sentence_with_the_path(step, capsys, monkeypatch, number):
+    def refused(*arguments):
+        raise OSError(number, os.strerror(number), "/data/x")
+
+    monkeypatch.setattr(cli, "perform", refused)
+    assert step(1) == 1
+    assert said(capsys).startswith(f"error: /data/x: {os.strerror(number)}\n   go on with: ")
+
+
+def test_a_file_where_the_runs_should_lie_is_a_sentence(step, capsys, tmp_path):
+    (tmp_path / "runs").write_text("notes")
+    assert step(1) == 1
+    assert "a file lies where a folder is needed" in said(capsys)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs", "..", ".", "a/b", "a\\b", "a\nb", "x" * 300, " a", "-x"])
+def test_the_name_of_a_run_is_no_path(step, capsys, tmp_path, name):
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert step(1, f"--run={name}") == 2
+    assert "--run" in said(capsys) and sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_names_of_runs_keep_their_letters(step, tmp_path):
+    assert step(1, "--run", "立面 №7") == 0
+    assert (tmp_path / "runs" / "立面 №7" / "run.json").is_file()
+
+
+def test_settings_are_never_replaced_by_what_the_environment_holds(step, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    assert step(1, "data.root=${oc.env:HF_TOKEN}") == 2
+    assert "holds ${" in said(capsys)
+    assert step(1, "--run", "foreign") == 0
+    record = tmp_path / "runs" / "foreign" / "run.json"
+    record.write_text(record.read_text().replace('"overrides": {}', '"overrides": {"data.root": "${oc.env:HF_TOKEN}"}'))
+    assert step(2, "--run", "foreign") == 2
+    assert "hf_planted" not in "".join(capsys.readouterr()) + record.read_text()
+
+
+def test_an_unknown_scale_is_refused(step, capsys, monkeypatch):
+    monkeypatch.setenv("PIPELINE_SCALE", "huge")
+    assert step(1) == 2
+    assert "PIPELINE_SCALE='huge' is unknown" in said(capsys)
 
 
 LIGHT = """

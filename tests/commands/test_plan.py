@@ -43,3 +43,23 @@ def test_what_follows_a_stale_step_is_stale(step, prepared, capsys, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     text = planned(step, capsys)
     assert "4 train     stale: step 3 is stale" in text and "5 evaluate  stale: step 3 is stale" in text
+
+
+def listing(root):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in root.rglob("*")}
+
+
+def test_plan_writes_nothing_where_an_earlier_session_would_be_continued(step, prepared, capsys, tmp_path):
+    """The run lies below --inputs, and here what a lost run.json left: a checkpoint and a person's notes."""
+    prepared()
+    (tmp_path / "input").mkdir()
+    (tmp_path / "runs").rename(tmp_path / "input" / "runs")
+    (tmp_path / "runs" / "r" / "train" / "main" / "step-000009").mkdir(parents=True)
+    (tmp_path / "runs" / "r" / "notes.md").write_text("mine")
+    before = listing(tmp_path)
+    text = planned(step, capsys, "--inputs", str(tmp_path / "input"))
+    assert "continuing the run r from" in text and "3 prepare" in text
+    json.loads(planned(step, capsys, "--json", "--inputs", str(tmp_path / "input")))
+    assert listing(tmp_path) == before
+    assert step(4, "--inputs", str(tmp_path / "input")) == 2
+    assert "has no run.json but holds notes.md, train" in capsys.readouterr().err and listing(tmp_path) == before

@@ -33,6 +33,29 @@ def test_runs_are_named_by_what_differs():
     assert sweep.run_name(args, ["lora.rank=8", "train.lr=1e-4"]) == "r-rank8-lr1e-4"
 
 
+@pytest.mark.parametrize(
+    "axes, said",
+    [
+        (["lora.rank=8,8"], "names lora.rank=8 twice"),
+        (["lora.rank=8", "lora.rank=16"], "names lora.rank twice"),
+        (["lora.rank=8,"], "empty value"),
+    ],
+)
+def test_doubles_and_gaps_in_a_sweep_are_refused(axes, said):
+    with pytest.raises(Stop, match=said):
+        sweep.combinations(axes)
+
+
+def test_lists_are_values_and_every_combination_is_a_run_of_its_own():
+    args = sweep.parse(["--sweep", "x", "--run", "s"])
+    found = sweep.combinations(["lora.alpha=8.5,16.5", "data.frames=[2,2],[2,8]"])
+    assert [sweep.run_name(args, one) for one in found] == [
+        "s-alpha8.5-frames2+2", "s-alpha8.5-frames2+8", "s-alpha16.5-frames2+2", "s-alpha16.5-frames2+8",
+    ]  # fmt: skip
+    with pytest.raises(Stop, match="would both be called s-rootx_y"):
+        sweep.refuse_equal([sweep.run_name(args, [f"data.root={value}"]) for value in ("x/y", "x_y")])
+
+
 def test_two_combinations_give_one_table_and_a_second_call_trains_nothing(tmp_path):
     words = [
         "--recipe",

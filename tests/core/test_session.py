@@ -47,17 +47,17 @@ def test_the_flag_beats_the_variable_beats_kaggle_beats_no_limit(monkeypatch):
 
 
 def test_all_steps_share_one_clock(monkeypatch):
-    monkeypatch.setenv("PIPELINE_SESSION_START", str(time.time() - 500))
+    monkeypatch.setenv("PIPELINE_SESSION_START", str(time.monotonic() - 500))
     assert open_clock("600s", 60).remaining_seconds == pytest.approx(40, abs=5)
 
 
 def test_a_limit_shorter_than_the_reserve_is_refused():
     with pytest.raises(Stop, match="limit of 60 s is shorter than the reserve of 60 s"):
-        Clock(60, 60, time.time())
+        Clock(60, 60, time.monotonic())
 
 
 def test_the_reserve_grows_to_twice_the_measured_cost_of_finishing():
-    clock = Clock(1000, 60, time.time())
+    clock = Clock(1000, 60, time.monotonic())
     assert clock.has_time(900) and not clock.has_time(950)
     clock.note_finishing(200)
     clock.note_finishing(10)
@@ -68,7 +68,7 @@ WAITER = """
 import sys, time
 sys.path.insert(0, {root!r})
 from lib.core.session import Clock, catch_signals, guard_against_dead_parent
-clock = Clock(None, 1, time.time())
+clock = Clock(None, 1, time.monotonic())
 catch_signals(clock); guard_against_dead_parent(clock)
 print("ready", flush=True)
 while {polite} and not clock.stop_asked or not {polite}:
@@ -156,3 +156,16 @@ def test_a_rank_sees_by_the_lock_that_its_step_died(tmp_path, monkeypatch):
     os.close(held)
     assert died() is True
     assert session.take_lock(lock, fcntl.LOCK_EX) is None  # until the rank has ended, no other step takes the run
+
+
+def test_a_start_that_is_no_number_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("PIPELINE_SESSION_START", "x")
+    with pytest.raises(Stop, match="PIPELINE_SESSION_START='x' is not a time"):
+        open_clock("1h", 60)
+
+
+def test_setting_the_wall_clock_back_changes_no_limit(monkeypatch):
+    clock = open_clock("1h", 60)
+    before = clock.remaining_seconds
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert abs(clock.remaining_seconds - before) < 10

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from lib.core.errors import Stop
 from lib.core.run import Run
 from lib.data import find
 
@@ -82,6 +83,23 @@ def test_empty_folder_of_a_call_that_failed_does_not_hide_the_earlier_run(run, t
     write_run(tmp_path / "input" / "facades")
     run.folder.mkdir(parents=True)
     (run.folder / ".lock").write_text("")
+    assert find.continue_run(run, [tmp_path / "input"]) is not None
+
+
+def test_a_folder_with_work_in_it_is_never_replaced(run, tmp_path):
+    write_run(tmp_path / "input" / "facades")
+    (run.folder / "train" / "adapt" / "step-000009").mkdir(parents=True)
+    (run.folder / "notes.md").write_text("mine")
+    with pytest.raises(Stop, match=r"has no run.json but holds notes.md, train, which an earlier session"):
+        find.continue_run(run, [tmp_path / "input"])
+    assert (run.folder / "notes.md").read_text() == "mine" and (run.folder / "train" / "adapt" / "step-000009").is_dir()
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\x00"])
+def test_a_foreign_run_json_does_not_stop_the_search(run, tmp_path, content):
+    write_run(tmp_path / "input" / "facades")
+    (tmp_path / "input" / "a").mkdir()
+    (tmp_path / "input" / "a" / "run.json").write_text(content)
     assert find.continue_run(run, [tmp_path / "input"]) is not None
 
 

@@ -1,0 +1,36 @@
+"""Names that become a folder or a file: a run, a scene, a shard. A name is never a path out of where it belongs."""
+
+import re
+
+from lib.core.errors import Stop
+
+MOST_BYTES = 200  # of one component; file systems take 255, and temporary names add some
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def fault(name: str, nested: bool = False) -> str:
+    """Why a name cannot be a path component, or several of them (`nested`, with "/"); "" where it can.
+
+    Unicode stays as it is: a name is refused or kept, never rewritten, so two names cannot become one.
+    """
+    parts = name.split("/") if nested else [name]
+    if CONTROL.search(name):
+        return "holds a control character"
+    if "\\" in name or (not nested and "/" in name):
+        return "holds a separator of folders"
+    if ".." in parts or name.startswith("/"):
+        return "leads out of its folder"
+    if any(part in ("", ".") for part in parts):
+        return "is not a name"
+    if any(part.startswith("-") or part != part.strip() for part in parts):
+        return "begins with a hyphen or has a space at its end"
+    if any(len(part.encode("utf-8", "surrogatepass")) > MOST_BYTES for part in parts):
+        return f"is longer than {MOST_BYTES} bytes"
+    return ""
+
+
+def refuse_unsafe(what: str, name: str, command: str = "", nested: bool = False) -> None:
+    """Stop: the name cannot be a folder. what: the flag or setting that gave it."""
+    if why := fault(name, nested):
+        shown = name if len(name) <= 60 else f"{name[:60]}…"
+        raise Stop(f"{what} {shown!r} {why}", command or "give a plain name, such as mine-2")
