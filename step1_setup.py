@@ -13,7 +13,7 @@ from lib.commands import cli
 from lib.core import install
 from lib.core.errors import Stop
 from lib.core.job import Job
-from lib.core.run import write_json
+from lib.core.run import write_record
 from lib.core.words import counted
 
 MIN_FREE_BYTES = 1_000_000_000  # adapters, prepared arrays and a cache of frozen layers
@@ -39,7 +39,7 @@ def work(job: Job) -> list[Path]:
         "versions": found["packages"],
         "machine": found,
     }
-    write_json(job.run.record, job.record)
+    write_record(job.run.record, job.record)
     with job.unwatched():
         for need in job.recipe.plan(job.config).needs:
             print(f"  needs: {need}")

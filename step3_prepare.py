@@ -15,7 +15,7 @@ from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.progress import Progress
 from lib.core.records import Record
-from lib.core.run import write_json
+from lib.core.run import write_record
 from lib.data import split
 
 SHOWN_SKIPPED = 10  # records; the manifest names all of them
@@ -30,7 +30,7 @@ def work(job: Job) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records = collect(job, asset_dirs, folder)
     proof = divide(job, records, folder)
-    write_json(job.run.split, proof)
+    write_record(job.run.split, proof)
     report(job, records, proof)
     return [job.run.manifest, job.run.split, folder]
 

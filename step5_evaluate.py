@@ -55,10 +55,10 @@ def work(job: Job) -> list[Path]:
 
 def verdict(job: Job) -> str:
     """The sentence that the report begins with."""
-    from lib.core.run import read_json
+    from lib.core.run import existing
     from lib.evaluation import report
 
-    found = report.verdict(read_json(job.run.scores), job.record)
+    found = report.verdict(existing(job.run.scores, job.run.command(5, "--force")), job.record)
     return f"{found.claim} {found.numbers} {found.basis}"
 
 

@@ -24,7 +24,7 @@ from lib.core.code import REPOSITORY
 from lib.core.errors import DONE, FAILED, PAUSED, Paused, Stop
 from lib.core.job import Job
 from lib.core.processes import is_first_rank, leave, rank_0_left, run_child
-from lib.core.run import SCRIPTS, STEPS, Run, sweep, write_json
+from lib.core.run import SCRIPTS, STEPS, Run, sweep, write_record
 from lib.core.session import catch_signals, guard_against_dead_parent, open_clock, take_lock
 
 DEMO_RESERVE_SECONDS = 2.0
@@ -171,7 +171,7 @@ def perform(job: Job, work: Work, result: Result | None) -> int:
     catch_signals(job.clock)
     guard_against_dead_parent(job.clock)
     if is_first_rank():
-        write_json(job.run.record, job.record)
+        write_record(job.run.record, job.record)
         settings.remember_recipe(job.run, job.recipe)
         with job.unwatched():
             code = earlier_steps(job)

@@ -15,7 +15,7 @@ from typing import Any
 from lib.commands import cli
 from lib.core.config import silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
-from lib.core.run import SCRIPTS, Run, atomic, read_json, read_log
+from lib.core.run import SCRIPTS, Run, atomic, existing, read_log, read_record
 from lib.evaluation import plots
 from lib.evaluation.report import duration, gigabytes, interval, number, signed, stage_folders
 
@@ -50,7 +50,7 @@ def compare(runs: list[Run], out: Path) -> str:
     The first runs of the table are the largest group that can be compared, best first. Stops where a run has no scores.
     """
     rows = [facts(run) for run in runs]
-    settings = differing_settings([read_json(run.record)["config"] for run in runs])
+    settings = differing_settings([existing(run.record)["config"] for run in runs])
     for row, own in zip(rows, settings, strict=True):
         row |= own
     ranked, others = rank(rows)
@@ -63,7 +63,7 @@ def compare(runs: list[Run], out: Path) -> str:
 
 def facts(run: Run) -> dict[str, Any]:
     """One row: what was trained, how well it did on the main metric, what it cost, and every other metric."""
-    record, scores = read_json(run.record), read_json(run.scores)
+    record, scores = existing(run.record), read_record(run.scores)
     if scores is None:
         raise Stop(f"the run {run.name} has no scores to compare", run.command(5))
     main = scores["main"]

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from lib.core.code import REPOSITORY
 from lib.core.errors import DONE, PAUSED
-from lib.core.run import SCRIPTS, Run, read_json
+from lib.core.run import SCRIPTS, Run, read_record
 
 # lasting lines of one step that a notebook keeps (the audit of a large preset has 300); later ones replace one another
 MAX_LINES = 1000
@@ -171,7 +171,7 @@ class Screen:
 
 def show(number: int, run: Run) -> None:
     """Tables and figures that a step left, from the run's files; of a paused training the curves so far."""
-    record = read_json(run.record)
+    record = read_record(run.record)
     if record is not None and number in SHOWN:
         SHOWN[number](run, record)
 
@@ -201,7 +201,7 @@ def show_scores(run: Run, record: dict[str, Any]) -> None:
 
     from lib.evaluation import report
 
-    scores = read_json(run.scores)
+    scores = read_record(run.scores)
     if scores is None:
         return
     show_html(report.tables().scores(scores))

@@ -14,7 +14,7 @@ from lib.core import config as configuration
 from lib.core import names
 from lib.core.contract import Recipe
 from lib.core.errors import Stop, nearest
-from lib.core.run import SCRIPTS, Run, read_json, write_json
+from lib.core.run import SCRIPTS, Run, read_memo, read_record, write_record
 
 SCALES = ("full", "tiny")  # of a demo
 
@@ -29,7 +29,7 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     name = args.run or default_name(args)
     names.refuse_unsafe("--run", name)
     run = Run(args.root.resolve(), name)
-    stored = read_json(run.record)
+    stored = read_record(run.record)
     if stored is None:
         run, stored = earlier_session(run, args)
     if stored is None and step > 1 and args.run and not args.recipe:
@@ -64,9 +64,9 @@ def default_name(args: argparse.Namespace) -> str:
 
 def remember_recipe(run: Run, recipe: Recipe) -> None:
     """Only places.json holds paths of this machine: where the user's own recipe lies is written there."""
-    known, key = read_json(run.places) or {}, f"recipe/{recipe.name}"
+    known, key = read_memo(run.places), f"recipe/{recipe.name}"
     if recipe.name not in recipes.RECIPES and known.get(key) != str(recipe.folder):
-        write_json(run.places, known | {key: str(recipe.folder)})
+        write_record(run.places, known | {key: str(recipe.folder)})
 
 
 def compose(
@@ -142,4 +142,4 @@ def earlier_session(run: Run, args: argparse.Namespace) -> tuple[Run, dict[str, 
     if there is None:
         return run, None
     in_runs = there.parent.name == "runs"  # else its steps count as absent here
-    return Run(there.parents[1], there.name) if in_runs else run, read_json(there / "run.json")
+    return Run(there.parents[1], there.name) if in_runs else run, read_record(there / "run.json")

@@ -7,7 +7,7 @@ looking at an unchanged file again costs one `stat`.
 import hashlib
 from pathlib import Path
 
-from lib.core.run import read_json, write_json
+from lib.core.run import read_memo, write_record
 
 READ_BYTES = 1 << 22
 
@@ -16,7 +16,7 @@ class Memo:
     """Hashes of files by path, size and time of change."""
 
     def __init__(self, path: Path):
-        self.path, self.known, self.changed = path, read_json(path) or {}, False
+        self.path, self.known, self.changed = path, read_memo(path), False
 
     def sha256(self, file: Path) -> str:
         status = file.stat()
@@ -29,7 +29,7 @@ class Memo:
 
     def save(self) -> None:
         if self.changed:
-            write_json(self.path, self.known)
+            write_record(self.path, self.known)
             self.changed = False
 
 

@@ -11,7 +11,7 @@ from lib.core import steps
 from lib.core.contract import Recipe
 from lib.core.errors import Paused
 from lib.core.processes import is_first_rank
-from lib.core.run import Run, write_json
+from lib.core.run import Run, write_record
 from lib.core.session import Clock
 
 
@@ -47,7 +47,7 @@ class Job:
         self.record |= {"decided": decided, "config": configuration.to_dotted(self.config)}
         self.note_made_from()
         if is_first_rank():
-            write_json(self.run.record, self.record)
+            write_record(self.run.record, self.record)
 
     def note_made_from(self) -> None:
         """What the step is made from now, with every setting that it was seen reading so far."""

@@ -1,14 +1,20 @@
 """The run folder: paths, atomic writes, JSON records. Nothing else in the project decides where a file lies."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.core.errors import FAILED, Stop
+
+SEAL, CHECK = "sha256", "crc32"  # of a record, of a line of a log
+RESTORE = "put it back from a copy, or begin another run (--run NAME)"
 STEPS = {1: "setup", 2: "download", 3: "prepare", 4: "train", 5: "evaluate"}
 SCRIPTS = {number: f"step{number}_{name}.py" for number, name in STEPS.items()}
 
@@ -125,23 +131,84 @@ def read_json(path: Path) -> Any:
         return None
 
 
+class Damaged(Stop):
+    """A file of ours that does not hold what was written."""
+
+
+def seal_of(value: Any) -> str:
+    """The sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """A JSON object with the hash of its content under SEAL: what `read_record` reads, and nothing else is believed."""
+    write_json(path, value | {SEAL: seal_of(value)})
+
+
+def read_record(path: Path, command: str = "") -> dict[str, Any] | None:
+    """What `write_record` wrote, or None where there is no such file.
+
+    Damaged: it is cut, a digit of it changed, or it was edited. command: what makes it again.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged ({error})", command or RESTORE, FAILED) from error
+    if not isinstance(found, dict) or found.pop(SEAL, None) != seal_of(found):
+        cause = f"{path} does not hold what was written: it is damaged, was edited, or comes from an earlier version"
+        raise Damaged(cause, command or RESTORE, FAILED)
+    return found
+
+
+def existing(path: Path, command: str = "") -> dict[str, Any]:
+    """`read_record` of a file that must be there. Damaged: it is missing."""
+    found = read_record(path, command)
+    if found is None:
+        raise Damaged(f"{path} is missing", command or RESTORE, FAILED)
+    return found
+
+
+def read_memo(path: Path) -> dict[str, Any]:
+    """`read_record` of something that can be found out again: a damaged one is forgotten, and that is said."""
+    try:
+        return read_record(path) or {}
+    except Damaged as damaged:
+        print(f"{damaged.cause}; it is made again", flush=True)
+        return {}
+
+
+def line_of(record: dict[str, Any]) -> str:
+    text = json.dumps(record)
+    return json.dumps(record | {CHECK: zlib.crc32(text.encode())}) + "\n"
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """One JSONL record. A torn last line (killed in mid-write) is cut off by `cut_log` on resume."""
+    """One JSONL record with its checksum. A torn last line (killed in mid-write) is cut off by `cut_log` on resume."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(line_of(record))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The complete records of a JSONL file; a torn last line is left out."""
+    """The whole records of a JSONL file; a torn or damaged line is left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [found for line in path.read_bytes().split(b"\n") if (found := whole_record(line)) is not None]
+
+
+def whole_record(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    check = found.pop(CHECK, None) if isinstance(found, dict) else None
+    return found if check is not None and check == zlib.crc32(json.dumps(found).encode()) else None
 
 
 def cut_log(path: Path, last_step: int) -> None:
     """Keep the records up to a step, so that a resumed log continues where the checkpoint stands."""
     if path.exists():
         kept = [record for record in read_log(path) if record["step"] <= last_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(path, "".join(map(line_of, kept)))

@@ -15,8 +15,10 @@ from typing import Any
 from lib.core import code
 from lib.core import config as configuration
 from lib.core.contract import Recipe
-from lib.core.run import SCRIPTS, STEPS, Run, read_json, write_json
+from lib.core.run import SCRIPTS, STEPS, Damaged, Run, read_json, read_memo, read_record, write_record
 from lib.core.words import counted
+
+UNKNOWN = "what it was made from is not known, because"
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,23 @@ def where(progress: dict[str, Any] | None) -> str:
 
 def state(run: Run, step: int, recipe: Recipe, config: Any) -> State:
     """The state of one step under a configuration, with the reason where it is stale."""
-    stamp = read_json(run.stamp(step))
+    stamp, damage = stamp_of(run, step)
+    if damage:
+        return State("stale", (damage,))
     if stamp is None:
         return State("absent")
     reasons = differences(stamp["fingerprint"], fingerprint(run, step, recipe, config)) + lost_outputs(run, step, stamp)
     if reasons:
         return State("stale", tuple(reasons), stamp.get("progress"))
     return State(stamp["state"], (), stamp.get("progress"))
+
+
+def stamp_of(run: Run, step: int) -> tuple[dict[str, Any] | None, str]:
+    """(a step's stamp, ""), or (None, why it cannot be believed); (None, "") where there is none."""
+    try:
+        return read_record(run.stamp(step)), ""
+    except Damaged:
+        return None, f"{UNKNOWN} {run.stamp(step).name} is damaged"
 
 
 def fingerprint(
@@ -60,7 +72,7 @@ def fingerprint(
     While the bytes of a stamp's sources stay, its code stays and no syntax tree is read. read: settings that the step
     was seen reading; those of the stamp count on.
     """
-    stamped = (read_json(run.stamp(step)) or {}).get("fingerprint", {})
+    stamped = (stamp_of(run, step)[0] or {}).get("fingerprint", {})
     sources, hashes = stamped.get("sources", {}), stamped.get("code", {})
     keys = set(stamped.get("config", {})) | set(read)
     if not sources or code.raw_hashes(recipe, sources) != sources:
@@ -95,18 +107,23 @@ def checkpoints(run: Run) -> list[Path]:
 
 
 def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
-    """Outputs that are gone: a deleted cache, a moved run folder. Rebuilding them is what makes a run portable."""
+    """Outputs that are gone (a deleted cache, a moved run folder) or changed: they are made again."""
     lost = [
         f"{name} is missing"
         for name in stamp.get("outputs", [])
         if not (run.folder / name).exists() and not (run.root / name).exists()
     ]
-    return lost + (unplaced_assets(run) if step == 2 else [])
+    differing = [
+        f"{name} is not what the step wrote"
+        for name, sha256 in stamp["hashes"].items()
+        if (run.folder / name).is_file() and file_hash(run.folder / name) != sha256
+    ]
+    return lost + differing + (unplaced_assets(run) if step == 2 and not differing else [])
 
 
 def unplaced_assets(run: Run) -> list[str]:
     """Assets that are not on this machine, because the run came from another one or a mount is gone."""
-    recipe, known = (read_json(run.record) or {}).get("recipe", ""), read_json(run.places) or {}
+    recipe, known = (read_record(run.record) or {}).get("recipe", ""), read_memo(run.places)
     names = [made["name"] for made in read_json(run.assets) or []]
     where = {name: Path(known.get(f"{recipe}/{name}", run.data(recipe, name))) for name in names}
     return [f"the asset {name} is missing" for name, path in where.items() if not path.exists()]
@@ -132,7 +149,7 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def only_code(reasons: tuple[str, ...]) -> bool:
-    return all(reason.startswith("the code of") for reason in reasons)
+    return all(reason.startswith(("the code of", UNKNOWN)) for reason in reasons)
 
 
 def harmless(reasons: tuple[str, ...], config: Any) -> bool:
@@ -152,8 +169,10 @@ def write_stamp(
 ) -> None:
     """The stamp is written last: a step without one never happened."""
     following = step if word == "paused" else step + 1
-    write_json(run.stamp(step), {
+    hashes = {name: file_hash(run.folder / name) for name in outputs if (run.folder / name).is_file()}
+    write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
+        "hashes": hashes,
         "next": run.command(following) if following in STEPS else "",
     })  # fmt: skip
 

@@ -20,7 +20,7 @@ from lib.core.records import Asset
 from lib.core.run import Run, atomic_folder, read_json
 from lib.core.words import counted
 from lib.data import archives, find, hub
-from lib.data.places import attached, remember
+from lib.data.places import attached, recorded, remember
 from lib.data.recognise import SOURCES, absent, complete, known_hashes, listing, write_sources
 
 SPARE_BYTES = 200 << 20  # left free on the disk after a download
@@ -57,9 +57,9 @@ def fetch_all(
     Stop: a file that is not what its hash says, no connection, no space. Paused: should_stop() said so.
     """
     memo, name, records = Memo(run.cache / "hashes.json"), recipe.name, []
-    recorded = {entry["name"]: entry for entry in read_json(run.assets) or []}
+    entries = recorded(run)
     for asset in recipe.assets(config):
-        folder, wanted = run.data(name, asset.name), held(asset, recorded.get(asset.name))
+        folder, wanted = run.data(name, asset.name), held(asset, entries.get(asset.name))
         found = attached(run, name, wanted, inputs, memo)
         if not found:
             unpack(wanted, folder, inputs, memo, should_stop)

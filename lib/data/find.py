@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from lib.core.errors import Stop
-from lib.core.run import Run, atomic_folder, read_json
+from lib.core.run import Run, atomic_folder, read_json, read_record
 
 MOUNTS = ("/kaggle/input", "/content/drive/MyDrive", "/content/drive/Shareddrives")
 DEEPEST_LEVELS = 8  # /kaggle/input/notebooks/<user>/<slug>/runs/<run> is four below the mount
@@ -85,7 +85,11 @@ def is_run(folder: Path, name: str) -> bool:
         return True
     try:
         record = read_json(folder / "run.json")
-    except (ValueError, OSError):  # anything may lie below a mount; a file of that name need not be ours
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ):  # anything may lie below a mount; a file of that name need not be ours
         return False
     return isinstance(record, dict) and record.get("run") == name
 
@@ -108,7 +112,7 @@ def continue_run(run: Run, inputs: Iterable[Path]) -> dict[str, Any] | None:
     clear_for_copy(run.folder)
     with atomic_folder(run.folder) as temporary:
         copy_writable(newest, temporary)
-    return read_json(run.record)
+    return read_record(run.record)
 
 
 def newest_elsewhere(run: Run, inputs: Iterable[Path], to: TextIO | None = None) -> Path | None:

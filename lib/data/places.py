@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lib.core import steps
 from lib.core.contract import Recipe
 from lib.core.errors import Stop
 from lib.core.hashes import Memo
 from lib.core.records import Asset
-from lib.core.run import Run, read_json, write_json
+from lib.core.run import Run, read_json, read_memo, write_record
 from lib.core.words import counted
 from lib.data import find
 from lib.data.recognise import differing, holds
@@ -23,12 +24,24 @@ def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) ->
     Stop: an asset that step 2 recorded is gone or has changed. One that was not required and not there has no entry.
     """
     memo, name, found = Memo(run.cache / "hashes.json"), recipe.name, {}
-    recorded = {entry["name"]: entry["files"] for entry in read_json(run.assets) or []}
+    entries = recorded(run)
     for asset in recipe.assets(config):
-        if asset.name in recorded:
-            found[asset.name] = locate_asset(run, name, asset, recorded[asset.name], inputs, memo)
+        if asset.name in entries:
+            found[asset.name] = locate_asset(run, name, asset, entries[asset.name]["files"], inputs, memo)
     memo.save()
     return found
+
+
+def recorded(run: Run) -> dict[str, dict[str, Any]]:
+    """The entries of assets.json by asset; {} where there is none, or where it is not what step 2 wrote."""
+    stamp, _ = steps.stamp_of(run, 2)
+    hashes = stamp["hashes"] if stamp else {}
+    if hashes.get("assets.json", steps.file_hash(run.assets)) != steps.file_hash(run.assets):
+        return {}
+    try:
+        return {entry["name"]: entry for entry in read_json(run.assets) or []}
+    except (ValueError, RecursionError, TypeError, KeyError):  # no stamp tells that it is damaged
+        return {}
 
 
 def locate_asset(
@@ -76,12 +89,12 @@ def find_asset(asset: Asset, search_roots: Iterable[Path], memo: Memo) -> Path |
 
 def recall(run: Run, recipe: str, name: str) -> Path | None:
     """Where an earlier step found the asset outside data/, if that place is still there."""
-    path = (read_json(run.places) or {}).get(f"{recipe}/{name}")
+    path = read_memo(run.places).get(f"{recipe}/{name}")
     return Path(path) if path and Path(path).is_dir() else None
 
 
 def remember(run: Run, recipe: str, name: str, path: Path) -> None:
     """The asset's own folder is not written down, so that a copied root never points back at the original."""
     key = f"{recipe}/{name}"
-    known = {other: place for other, place in (read_json(run.places) or {}).items() if other != key}
-    write_json(run.places, known if path == run.data(recipe, name) else known | {key: str(path.absolute())})
+    known = {other: place for other, place in read_memo(run.places).items() if other != key}
+    write_record(run.places, known if path == run.data(recipe, name) else known | {key: str(path.absolute())})

@@ -10,7 +10,7 @@ import torch
 from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.records import Parts, Stage
-from lib.core.run import read_json
+from lib.core.run import existing, read_json
 from lib.evaluation.evaluate import open_session
 from lib.network import adapters, checkpoint, lineage
 
@@ -100,7 +100,7 @@ def model_card(job: Job, full: bool) -> str:
     """What the hub shows of the adapter: the verdict, the base with its licence, how to load it, every setting."""
     from lib.evaluation import report
 
-    scores = read_json(job.run.scores)
+    scores = existing(job.run.scores)
     bases = [
         f"* {asset['name']}: {asset['source']} {asset['commit'] or asset['revision']} "
         f"({asset['licence'] or 'no licence stated'})"

@@ -12,7 +12,7 @@ from lib.core.contract import main_measure
 from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import Run, append_line, cut_log, read_json, read_log, write_json
+from lib.core.run import Run, append_line, cut_log, existing, read_json, read_log, write_record
 from lib.core.words import counted
 from lib.data import places, split
 from lib.evaluation import report, statistics
@@ -154,13 +154,13 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "guards": guards(job, source),
     }
     statistics.write_table(job.run.folder / "eval" / "per_sample.csv", columns)
-    write_json(job.run.scores, scores)
+    write_record(job.run.scores, scores)
     return scores
 
 
 def guards(job: Job, source: Path) -> list[str]:
     """What was checked on the way to these numbers, each in one sentence."""
-    proof, state = read_json(job.run.split), read_json(source / "state.json")
+    proof, state = existing(job.run.split), read_json(source / "state.json")
     return [
         f"the base was loaded strictly before the adapters; its fingerprint is {state['base'][:16]}",
         "the base of the comparison was built separately and never had an adapter",
@@ -174,7 +174,7 @@ def guards(job: Job, source: Path) -> list[str]:
 
 def how_chosen(job: Job, source: Path) -> str:
     """How the scored checkpoint came to be it: the test side had no part in it."""
-    proof = read_json(job.run.split)
+    proof = existing(job.run.split)
     select = proof["groups"]["select"]
     if not select:
         why = "there are too few groups" if job.config.eval.select_share else "eval.select_share=0 leaves no groups"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.run import atomic, read_json, read_log
+from lib.core.run import atomic, read_log, read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def curves(stage: Path) -> Path | None:
         return None
     with sheet(stage / "curves.png", len(found)) as axes:
         for axis, (title, lines) in zip(axes, found.items(), strict=True):
-            draw_panel(axis, title, lines, read_json(stage / "best.json"))
+            draw_panel(axis, title, lines, read_record(stage / "best.json"))
     return stage / "curves.png"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
-from lib.core.run import SCRIPTS, STEPS, Run, read_json, read_log, write_text
+from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record, write_text
 from lib.core.words import counted
 from lib.data.split import in_words
 from lib.evaluation import plots
@@ -33,7 +33,7 @@ SHOWN_NAMES = 12  # of groups in a table cell
 def write(run_folder: Path) -> Path:
     """Make report.html and return it. Stop: the run has no scores yet."""
     run = Run(run_folder.parent.parent, run_folder.name)
-    scores = read_json(run.scores)
+    scores = existing(run.scores)
     if scores is None:
         raise Stop(f"the run {run.name} has no eval/scores.json yet", run.command(5))
     write_text(run.folder / "report.html", templates().get_template("report.html").render(facts(run, scores)))
@@ -63,7 +63,7 @@ def tables() -> Any:
 
 def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything that the page shows, from files."""
-    record = read_json(run.record)
+    record = existing(run.record)
     main = scores["main"]
     paired = plots.paired(run.scores.with_name("per_sample.csv"), main["metric"], main["unit"])
     figures = sorted((run.folder / "figures").glob("*.png"))
@@ -160,7 +160,7 @@ def stage_folders(run: Run) -> list[Path]:
 def stage_facts(stage: Path) -> dict[str, Any]:
     log = read_log(stage / "log.jsonl")
     times = read_log(stage / "timing.jsonl")
-    best = read_json(stage / "best.json")
+    best = read_record(stage / "best.json")
     rates = sorted(record["samples_per_second"] for record in times)
     skipped = sum("skipped" in record for record in log)
     parts = [counted(log[-1]["step"], "optimiser step") if log else "no optimiser step yet"]
@@ -177,7 +177,7 @@ def stage_facts(stage: Path) -> dict[str, Any]:
 
 def data_facts(run: Run) -> dict[str, Any]:
     """What was trained on, what was held out, what was left out, and the proof that the sides are disjoint."""
-    split = read_json(run.split)
+    split = existing(run.split)
     with open(run.manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     used = Counter(row["split"] for row in rows if row["status"] == "ok")
@@ -189,7 +189,7 @@ def data_facts(run: Run) -> dict[str, Any]:
 
 def step_times(run: Run) -> list[dict[str, Any]]:
     """Steps 1 to 4: the stamp of step 5 is written after the report."""
-    stamps = {n: read_json(run.stamp(n)) for n in (1, 2, 3, 4)}
+    stamps = {n: existing(run.stamp(n)) for n in (1, 2, 3, 4)}
     return [{"number": n, "name": STEPS[n], **stamp} for n, stamp in stamps.items() if stamp]
 
 

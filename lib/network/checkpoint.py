@@ -24,7 +24,7 @@ import torch
 
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Parts
-from lib.core.run import atomic_folder, read_json, write_json
+from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
 from lib.network import adapters
 from lib.network.lineage import Lineage
@@ -223,7 +223,7 @@ def drop_newer(stage: Path, step: int) -> None:
 def choose(stage: Path, which: str) -> Path:
     """`best`, `last` or `step-N` -> the folder, or an error that names what there is."""
     if which == "best":
-        best = read_json(stage / "best.json")
+        best = read_record(stage / "best.json", "say which one: --checkpoint last, or --checkpoint step-N")
         which = folder_name(best["step"]) if best else "last"
     if which == "last":
         found = newest(stage)

@@ -10,7 +10,7 @@ from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import read_json
+from lib.core.run import existing, read_json, read_memo
 from lib.data import split
 from lib.network import adapters, audit, checkpoint, scoring
 from lib.network.frozen_features import FeatureCache, folder_for
@@ -18,7 +18,7 @@ from lib.network.frozen_features import FeatureCache, folder_for
 
 def read_prepared(job: Job) -> Manifest:
     """What step 3 left: manifest.csv and the folder of the arrays."""
-    outputs = read_json(job.run.stamp(3))["outputs"]
+    outputs = existing(job.run.stamp(3))["outputs"]
     folder = next(job.run.root / name for name in outputs if name.startswith("cache/"))
     return split.read_manifest(job.run.manifest, folder)
 
@@ -52,7 +52,7 @@ def make_stage_inputs(
 
 def finished_steps(folder: Path) -> int:
     """The step of the newest checkpoint that verifies; a stage that ended early by patience says so in done.json."""
-    done = read_json(folder / "done.json")
+    done = read_memo(folder / "done.json")
     if done:
         return int(done["steps"])
     newest = checkpoint.newest(folder, notify=lambda text: None) if folder.exists() else None

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from lib.core.contract import FACE, OPTIONAL, Recipe
 from lib.core.errors import Stop, nearest
-from lib.core.run import read_json
+from lib.core.run import read_record
 
 RECIPES = ("vggt_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
 
@@ -47,7 +47,10 @@ def load(name: str) -> Recipe:
 
 def find(root: Path, name: str) -> Recipe:
     """`load` for someone who works below `root`: a recipe of their own is known there by name since its first run."""
-    own = {} if name in RECIPES else read_json(root / "places.json") or {}
+    if name in RECIPES or is_folder(name):
+        return load(name)
+    again = "say where the recipe lies: python step1_setup.py --recipe path/to/folder --run NAME"
+    own = read_record(root / "places.json", again) or {}
     return load(own.get(f"recipe/{name}", name))
 
 

@@ -12,7 +12,7 @@ from lib.core import order
 from lib.core.errors import FAILED, Stop
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Sample
-from lib.core.run import write_json
+from lib.core.run import write_record
 from lib.core.words import counted
 from lib.network import adapters, scoring
 from lib.training.state import Training
@@ -129,4 +129,4 @@ def note(training: Training, what: str) -> None:
     training.job.record |= {"micro_batch": training.micro_batch}
     training.job.record.setdefault("changes", []).append({"step": training.step + 1, "what": what})
     if is_first_rank():
-        write_json(training.job.run.record, training.job.record)
+        write_record(training.job.run.record, training.job.record)

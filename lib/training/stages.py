@@ -12,7 +12,7 @@ from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import is_first_rank
 from lib.core.records import Manifest, Parts, Stage
-from lib.core.run import read_json, write_json
+from lib.core.run import existing, read_json, write_record
 from lib.core.words import counted
 from lib.data import places
 from lib.network import adapters, checkpoint, lineage, scoring
@@ -76,7 +76,7 @@ def say_what_differs(job: Job, precision: str, processes: int) -> None:
             print(f"this run was started with {key} {job.record[key]} and goes on with {value}")
     job.record |= now | {"micro_batch": job.record.get("micro_batch") or job.config.train.micro_batch}
     if is_first_rank():
-        write_json(job.run.record, job.record)
+        write_record(job.run.record, job.record)
         batch = f"micro-batch {job.record['micro_batch']}, global batch {job.config.train.global_batch}"
         print(f"{now['device']}, {counted(processes, 'process', 'processes')}, {precision}, {batch}", flush=True)
 
@@ -94,7 +94,7 @@ def note_seen(job: Job, manifest: Manifest, starts: dict[str, Path]) -> None:
 
 
 def split_by(job: Job) -> str:
-    return str(read_json(job.run.split)["by"])
+    return str(existing(job.run.split)["by"])
 
 
 def refuse_uneven(job: Job, processes: int) -> None:
@@ -169,7 +169,7 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
     for tracker in accelerator.trackers:
         tracker.finish()
     if is_first_rank():
-        write_json(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
+        write_record(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
     accelerator.wait_for_everyone()
 
 

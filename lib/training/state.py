@@ -11,7 +11,7 @@ from lib.core.config import TrainConfig
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Objective, Parts, Sampler, Stage
-from lib.core.run import cut_log, write_json
+from lib.core.run import cut_log, write_record
 from lib.network import checkpoint
 from lib.network.audit import Movement
 from lib.network.frozen_features import FeatureCache
@@ -102,7 +102,7 @@ def save(training: Training) -> None:
             parts, wrapped, lineage = training.parts, training.wrapped, training.lineage
             checkpoint.write(training.folder, training.step, state, parts, wrapped, moments, lineage)
         if training.best and training.config.keep_best:
-            write_json(training.folder / "best.json", training.best | {"leaders": training.leaders})
+            write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
         kept = [one["step"] for one in training.leaders]
         checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
     training.accelerator.wait_for_everyone()
@@ -170,7 +170,7 @@ def restore(training: Training, folder: Path) -> None:
         cut_log(training.folder / "timing.jsonl", training.step)
         checkpoint.drop_newer(training.folder, training.step)
         if training.best and training.config.keep_best:
-            write_json(training.folder / "best.json", training.best | {"leaders": training.leaders})
+            write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
         print(f"going on from {folder.name}", flush=True)
     training.accelerator.wait_for_everyone()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.commands import cli
-from lib.core.run import read_json
+from lib.core.run import existing, read_json, write_record
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,7 +179,7 @@ def test_settings_are_never_replaced_by_what_the_environment_holds(step, capsys,
     assert "holds ${" in said(capsys)
     assert step(1, "--run", "foreign") == 0
     record = tmp_path / "runs" / "foreign" / "run.json"
-    record.write_text(record.read_text().replace('"overrides": {}', '"overrides": {"data.root": "${oc.env:HF_TOKEN}"}'))
+    write_record(record, existing(record) | {"overrides": {"data.root": "${oc.env:HF_TOKEN}"}})
     assert step(2, "--run", "foreign") == 2
     assert "hf_planted" not in "".join(capsys.readouterr()) + record.read_text()
 

@@ -7,7 +7,7 @@ import pytest
 
 from lib.commands import compare
 from lib.core.errors import Stop
-from lib.core.run import write_json
+from lib.core.run import append_line, write_record
 from tests.evaluation.test_report import METRICS, change, make_run, write_csv
 
 
@@ -131,8 +131,8 @@ def test_fully_trained_tensors_of_every_stage_are_counted(tmp_path):
 
     run = add_run(tmp_path, "staged", 0.1)
     stage = run.stage("align")
-    write_json(stage / "best.json", {"step": 1})
-    (stage / "log.jsonl").write_text('{"step": 1, "loss_objective": 1.0}\n')
+    write_record(stage / "best.json", {"step": 1})
+    append_line(stage / "log.jsonl", {"step": 1, "loss_objective": 1.0})
     for step, count in (("step-000001", 1000), ("step-000002", 7)):  # only the last checkpoint counts
         (stage / step).mkdir()
         save_file({"w": np.zeros(count, "float32")}, stage / step / "weights.safetensors")

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from lib.core.run import write_json
+from lib.core.run import existing, write_record
 
 
 def planned(step, capsys, *words):
@@ -30,8 +30,8 @@ def test_plan_is_also_json(step, prepared, capsys):
 
 def test_a_paused_step_shows_its_progress(step, prepared, capsys, folder):
     prepared("train.epochs=1", last=5)
-    stamp = json.loads((folder / "4_train.json").read_text())
-    write_json(
+    stamp = existing(folder / "4_train.json")
+    write_record(
         folder / "4_train.json", stamp | {"state": "paused", "progress": {"done": 3, "total": 5, "unit": "steps"}}
     )
     text = planned(step, capsys)

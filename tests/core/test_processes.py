@@ -1,6 +1,5 @@
 """One, two and four processes are the same training; a stop, a crash and a refusal become the step's exit code."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 from lib.core import processes
 from lib.core.errors import Stop
-from lib.core.run import SCRIPTS, read_json, read_log
+from lib.core.run import SCRIPTS, read_json, read_log, write_record
 from lib.core.session import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +144,7 @@ def test_a_crash_after_the_first_stamp_is_no_pause(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "run_child", lambda *arguments: 1)
     run = Run(tmp_path, "r")
     run.folder.mkdir(parents=True)
-    run.stamp(4).write_text(json.dumps({"state": "paused"}))
+    write_record(run.stamp(4), {"state": "paused"})
     assert processes.launch(run, 2, 1, [], Clock(None, 1, 0.0)) == 1
     monkeypatch.setattr(
         processes,

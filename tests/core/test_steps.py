@@ -7,6 +7,7 @@ import pytest
 
 from lib import recipes
 from lib.core import code, steps
+from lib.core.run import existing, write_record
 from tests.conftest import TOY
 
 
@@ -104,11 +105,31 @@ def test_force_retrains_from_scratch(step, done, capsys, folder):
 
 
 def test_a_changed_input_is_named_and_not_trained_over(step, done, capsys, folder):
-    manifest = folder / "manifest.csv"
+    """Another manifest, as step 3 writes it for other data."""
+    manifest, stamp = folder / "manifest.csv", folder / "3_prepare.json"
     manifest.write_text(manifest.read_text().replace("hash3", "hashX"))
+    made = existing(stamp)
+    write_record(stamp, made | {"hashes": made["hashes"] | {"manifest.csv": steps.file_hash(manifest)}})
     assert plan(step, capsys)[4] == ("stale", "the input manifest.csv changed")
     assert step(4) == 2
     assert "was trained with different inputs: the input manifest.csv changed" in capsys.readouterr().err
+
+
+def test_a_manifest_that_step_3_did_not_write_is_made_again(step, done, capsys, folder):
+    manifest = folder / "manifest.csv"
+    written = manifest.read_text()
+    manifest.write_text(written.replace("hash3", "hashX"))
+    assert plan(step, capsys)[3] == ("stale", "manifest.csv is not what the step wrote")
+    assert step(4) == 0 and manifest.read_text() == written
+
+
+def test_a_training_whose_stamp_is_damaged_asks_before_it_goes_on(step, done, capsys, folder):
+    """Nothing says what it was made from, so a person says that it may go on; it is recorded."""
+    stamp = folder / "4_train.json"
+    stamp.write_text(stamp.read_text().replace('"complete"', '"paused"'))
+    assert step(4) == 2
+    assert "4_train.json is damaged" in capsys.readouterr().err
+    assert step(4, "--accept-code") == 0 and "4_train.json is damaged" in str(existing(folder / "run.json"))
 
 
 def test_a_lost_cache_is_rebuilt_by_the_step_that_needs_it(step, done, capsys, tmp_path):

@@ -1,10 +1,9 @@
-import json
 import os
 
 import pytest
 
 from lib.core.errors import Stop
-from lib.core.run import Run
+from lib.core.run import Run, write_record
 from lib.data import find
 
 
@@ -13,7 +12,7 @@ def write_run(folder, step=10, changed_seconds=1_000_000_000, **record):
     checkpoint = folder / "train" / "main" / f"step-{step:06d}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "sha256.json").write_text("{}")
-    (folder / "run.json").write_text(json.dumps({"recipe": "vggt_eth3d"} | record))
+    write_record(folder / "run.json", {"recipe": "vggt_eth3d"} | record)
     (folder / "4_train.json").write_text('{"state": "paused"}')
     for file in folder.rglob("*.json"):
         os.utime(file, (changed_seconds, changed_seconds))

@@ -10,7 +10,7 @@ import pytest
 
 from lib.core import config
 from lib.core.errors import Stop
-from lib.core.run import Run, append_line, read_log, write_json
+from lib.core.run import Run, append_line, existing, read_log, write_record
 from lib.evaluation import plots, report
 
 METRICS = {
@@ -38,7 +38,7 @@ METRICS = {
 def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
     """A finished run in its real formats, with 60 steps, two losses and 12 held-out samples of 3 scenes."""
     run = Run(root, name)
-    write_json(
+    write_record(
         run.record,
         {
             "recipe": "vggt_eth3d",
@@ -64,7 +64,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
             },
         },
     )
-    write_json(
+    write_record(
         run.scores,
         {
             "recipe": "vggt_eth3d",
@@ -94,7 +94,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
     ]
     records.append(["scene5/broken", "scene5", "train", "asset:scenes/y", "", "skipped", "the image cannot be decoded"])
     write_csv(run.manifest, ["sample_id", "group", "split", "source", "sha256", "status", "reason"], records)
-    write_json(
+    write_record(
         run.split,
         {
             "by": "scene",
@@ -128,8 +128,8 @@ def write_training(run: Run) -> None:
                 stage / "log.jsonl",
                 {"step": step, "eval": {"abs_rel": 0.2 - step / 1000, "inliers": 0.6}, "main": "abs_rel"},
             )
-    write_json(stage / "best.json", {"step": 40, "metric": "abs_rel", "value": 0.16})
-    write_json(
+    write_record(stage / "best.json", {"step": 40, "metric": "abs_rel", "value": 0.16})
+    write_record(
         run.stamp(4),
         {"state": "complete", "fingerprint": {}, "progress": None, "outputs": [], "seconds": 33.0, "next": ""},
     )
@@ -142,7 +142,7 @@ def write_csv(path, header, rows):
 
 
 def change(path, **values):
-    write_json(path, json.loads(path.read_text()) | values)
+    write_record(path, existing(path) | values)
 
 
 def page_of(run: Run) -> str:

@@ -1,7 +1,6 @@
 """Checkpoints cannot be half-written, cannot be the only one, and are refused when they are not what was asked for."""
 
 import errno
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import torch
 
 from lib.core.errors import Stop
 from lib.core.records import Asset
-from lib.core.run import read_json, read_log
+from lib.core.run import existing, read_json, read_log, write_record
 from lib.network import adapters, checkpoint
 
 FILES = (
@@ -39,8 +38,7 @@ def stage(prepared, folder):
     shutil.rmtree(folder / "eval")
     made = folder / "train" / "adapt"
     (made / "done.json").unlink()
-    stamp = read_json(folder / "4_train.json")
-    (folder / "4_train.json").write_text(json.dumps(stamp | {"state": "paused"}))
+    write_record(folder / "4_train.json", existing(folder / "4_train.json") | {"state": "paused"})
     return made
 
 

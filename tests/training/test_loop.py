@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.core.errors import Stop
-from lib.core.run import read_json, read_log
+from lib.core.run import existing, read_json, read_log
 from lib.training import loop, stages
 from tests.equal import equal_files
 
@@ -270,7 +270,7 @@ def test_force_forgets_the_micro_batch_of_an_earlier_out_of_memory(step, prepare
 def test_patience_ends_a_stage_early_and_it_stays_complete(step, prepared, folder, monkeypatch):
     prepared("train.epochs=4", "train.lr=0", "train.patience_evaluations=2")
     assert step(4) == 0
-    assert read_json(folder / "train" / "adapt" / "done.json") == {
+    assert existing(folder / "train" / "adapt" / "done.json") == {
         "steps": 20,
         "trained_steps": 15,
     }  # better than nothing at 5, then two that are not
