@@ -167,9 +167,13 @@ def write_stamp(
     outputs: list[str],
     seconds: float,
 ) -> None:
-    """The stamp is written last: a step without one never happened."""
+    """The stamp is written last: a step without one never happened.
+
+    Files among the outputs are known by their hashes; run.json carries its own, because later steps add to it.
+    """
     following = step if word == "paused" else step + 1
-    hashes = {name: file_hash(run.folder / name) for name in outputs if (run.folder / name).is_file()}
+    made = [run.folder / name for name in outputs if (run.folder / name).is_file()]
+    hashes = {str(file.relative_to(run.folder)): file_hash(file) for file in made if file != run.record}
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
         "hashes": hashes,

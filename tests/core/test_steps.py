@@ -115,6 +115,12 @@ def test_a_changed_input_is_named_and_not_trained_over(step, done, capsys, folde
     assert "was trained with different inputs: the input manifest.csv changed" in capsys.readouterr().err
 
 
+def test_what_a_training_notes_in_the_record_does_not_repeat_step_1(step, prepared, capsys):
+    prepared("train.epochs=1", last=4)
+    capsys.readouterr()
+    assert step(5) == 0 and "running it first" not in capsys.readouterr().out
+
+
 def test_a_manifest_that_step_3_did_not_write_is_made_again(step, done, capsys, folder):
     manifest = folder / "manifest.csv"
     written = manifest.read_text()
