@@ -41,6 +41,7 @@ class TrainConfig:
     seed: int = 42
     precision: str = "auto"  # auto | bf16 | fp16 | fp32
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    shard: str = silent("auto")  # each process holds a part of every block; auto: where one device cannot hold all
     evaluate_epochs: float = 1.0  # epochs between evaluations
     checkpoint_minutes: float = silent(10.0)
     checkpoint_steps: int = silent(0)  # 0 = by minutes alone
@@ -63,6 +64,7 @@ class TrainConfig:
         for name in ("warmup_ratio", "min_lr_ratio", "ema"):
             share(f"train.{name}", getattr(self, name))
         one_of("train.precision", self.precision, ("auto", "bf16", "fp16", "fp32"))
+        one_of("train.shard", self.shard, ("auto", "off", "on"))
         if self.global_batch % self.micro_batch:
             raise Stop(
                 f"train.global_batch={self.global_batch} is not a multiple of train.micro_batch={self.micro_batch}"
@@ -216,13 +218,18 @@ def compose(recipe: Recipe, preset: str, demo: bool, scale: str, asked: dict[str
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """'lora.rank=8' -> ('lora.rank', 8); the value is YAML, so lists are [a,b] and null is None."""
+    """'lora.rank=8' -> ('lora.rank', 8); the value is YAML, so lists are [a,b] and null is None.
+
+    On and off stay words, for a switch with a third position; a setting that is true or false takes them too.
+    """
     import yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise Stop(f"{text!r} is not key=value")
     refuse_interpolation(key, value)
+    if value in ("on", "off"):
+        return key, value
     try:
         return key, yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:

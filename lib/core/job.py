@@ -30,6 +30,7 @@ class Job:
     progress: dict[str, Any] | None = None
     made_from: dict[str, Any] = field(default_factory=dict)  # the fingerprint that the step's stamp stores
     read: set[str] = field(default_factory=set)
+    shard: bool = False  # are the blocks of networks spread over this step's processes? (train.shard)
 
     def __post_init__(self) -> None:
         configuration.note_reads(self.config, self.read)

@@ -109,20 +109,24 @@ def free_port() -> int:
 
 
 def accelerator(precision: str, folder: Path) -> Any:
-    """Accelerate's process group, device, autocast, scaler and trackers. On the CPU its distributed type is asserted:
-    for FSDP and DeepSpeed configuration files it falls back to plain processes without a word.
+    """Accelerate's process group, device, autocast, scaler and trackers. Its own FSDP and DeepSpeed would have to wrap
+    a whole model with its optimiser: asked for by variables they set a type and shard nothing, so they are refused.
     """
     import torch
     from accelerate import Accelerator, DistributedType
 
     cpu = not torch.cuda.is_available()
-    if cpu and "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-        raise Stop("FSDP and DeepSpeed need GPUs; this machine has none", "leave out the accelerate configuration file")
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() not in ("false", "0", ""):
+            raise Stop(
+                f"{name} is set (by an accelerate configuration file), which shards nothing here",
+                f"unset {name}   (what spreads a network over the processes is the setting train.shard=on)",
+            )
     chosen = Accelerator(
         cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), log_with="tensorboard", project_dir=folder
     )
     wanted = DistributedType.NO if not is_child() else (DistributedType.MULTI_CPU if cpu else DistributedType.MULTI_GPU)
-    if chosen.distributed_type not in (wanted, DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if chosen.distributed_type != wanted:
         raise Stop(f"Accelerate set up {chosen.distributed_type}, where {wanted} was wanted", code=FAILED)
     return chosen
 

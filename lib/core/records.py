@@ -1,6 +1,6 @@
 """The records that a recipe and the shared rooms exchange. No torch: `--plan` must answer in half a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,8 @@ class Parts:
     source: Path | None = None  # the file they came from: a merged export carries through what was not built
     # regexes over buffers that training moves (running statistics) and a checkpoint must hold
     buffers: tuple[str, ...] = ()
+    # module name -> regexes over whole names of its submodules: the blocks of which each process may hold a part
+    shard: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

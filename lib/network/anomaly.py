@@ -55,9 +55,8 @@ def refuse_bad_loss(objective: str, loss: torch.Tensor, samples: list[str]) -> N
 
 def refuse_bad_gradient(sums: GradientSum) -> None:
     """Torch's anomaly mode sees NaN alone; an infinite gradient is named here."""
-    for name, _, gradient in sums.slices():
-        if not torch.isfinite(gradient).all():
-            raise Stop(f"the loss is finite, but the gradient of {name} is not", ADVICE, FAILED)
+    if names := sums.not_finite():
+        raise Stop(f"the loss is finite, but the gradient of {names[0]} is not", ADVICE, FAILED)
 
 
 def refuse_bad_output(name: str) -> Callable[[Any, Any, Any], None]:

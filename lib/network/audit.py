@@ -13,7 +13,7 @@ import torch
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Group, Objective, Parts, Row
 from lib.core.words import counted
-from lib.network import adapters
+from lib.network import adapters, sharding
 from lib.network.gradients import GradientSum
 
 SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
@@ -61,11 +61,11 @@ def refuse_orphans(tensors: dict[str, Any], taken: dict[str, str]) -> None:
 def after_backward(objective: Objective, sums: GradientSum, parts: Parts) -> None:
     """Every trained tensor has a finite gradient. While LoRA's B is zero, A's gradient is exactly 0 and B's is not."""
     untouched = all(not p.any() for name, p in adapters.trainable(parts).items() if ".lora_B." in name)
+    if names := sums.not_finite():
+        raise Stop(
+            f"the first gradient of {names[0]} is not finite", "lower train.lr or set train.precision=fp32", FAILED
+        )
     for name, _, gradient in sums.slices():
-        if not torch.isfinite(gradient).all():
-            raise Stop(
-                f"the first gradient of {name} is not finite", "lower train.lr or set train.precision=fp32", FAILED
-            )
         moves = bool(gradient.any())
         if ".lora_B." in name and untouched and not moves:
             raise Stop(
@@ -77,7 +77,7 @@ def after_backward(objective: Objective, sums: GradientSum, parts: Parts) -> Non
             raise Stop(
                 f"{name} has a gradient although its B is zero: the adapter does not start as the identity", code=FAILED
             )
-    if not any(gradient.any() for _, _, gradient in sums.slices()):
+    if not sums.any():
         raise Stop(f"no trained tensor of {objective.name} gets a gradient", code=FAILED)
 
 
@@ -100,8 +100,9 @@ def frozen_checksums(parts: Parts) -> dict[str, int]:
 
 
 def bit_sum(tensor: torch.Tensor) -> int:
-    """Of any shape and dtype, on any device; a changed bit changes it."""
+    """Of any shape and dtype, on any device, and of this process's rows; a changed bit changes it."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    tensor = sharding.local(tensor)
     if not tensor.numel():
         return 0
     return int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64))
@@ -129,19 +130,22 @@ class Movement:
 
     @staticmethod
     def part(tensor: torch.Tensor) -> torch.Tensor:
-        flat = tensor.detach().reshape(-1)
+        flat = sharding.local(tensor).detach().reshape(-1)
         return flat[:: max(1, len(flat) // WATCHED)]
 
     def note(self, sums: GradientSum) -> None:
         """Which of the watched parameters have had a gradient so far."""
-        for name, tensor, gradient in sums.slices():
-            self.pulled[name] |= self.part(gradient.reshape(tensor.shape)).to(self.pulled[name].device) != 0
+        for name, _, gradient in sums.slices():
+            self.pulled[name] |= self.part(gradient).to(self.pulled[name].device) != 0
 
     def refuse_standing_still(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Stop: in some tensor fewer than 99 % of the parameters that ever had a gradient have moved."""
+        found = []
         for name, before in self.watched.items():
             pulled = self.pulled[name]
             moved = (self.part(tensors[name]) != before)[pulled]
             if len(moved) and moved.float().mean() < MOVED_SHARE:
                 share = f"{100 * moved.float().mean():.2f} % of the parameters of {name} that had a gradient have moved"
-                raise Stop(f"only {share}", "raise train.lr, or train in fp32 (train.precision=fp32)", FAILED)
+                found.append(f"only {share}")
+        if found := sharding.everywhere(found, tensors.values()):
+            raise Stop(found[0], "raise train.lr, or train in fp32 (train.precision=fp32)", FAILED)

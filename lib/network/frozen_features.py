@@ -9,6 +9,7 @@ are equal bit for bit.
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ FREE_BYTES_KEPT = 2_000_000_000  # the cache never takes the last 2 GB of a disk
 class FeatureCache:
     """`fill(sample)` adds what the frozen front makes of a sample; `folder` is None when nothing is kept.
 
-    For `parts` with a frozen front only. Stop: the front runs through a trained tensor.
+    For `parts` with a frozen front only. most(count): the largest such count of all processes; where the network is
+    spread over them, all must compute as often as the one that finds least in its folder. Stop: the front runs through
+    a trained tensor.
     """
 
-    def __init__(self, parts: Parts, folder: Path | None, quota_bytes: float):
+    def __init__(
+        self, parts: Parts, folder: Path | None, quota_bytes: float, most: Callable[[int], int] = lambda count: count
+    ):
         self.frozen, self.quota_bytes, self.stored_bytes, self.full = front(parts), quota_bytes, 0, False
+        self.most = most
         refuse_trainable(parts)
         self.folder = None if self.frozen.refused else folder
         if self.frozen.refused and folder:
@@ -42,25 +48,45 @@ class FeatureCache:
 
     def fill(self, sample: Sample) -> Sample:
         """The sample with sample["frozen_features"] (units, …): the front's output for each of its units, stacked."""
-        tensors = [self.unit(sample, number, name) for number, name in enumerate(self.frozen.units(sample))]
+        return self.fill_all([sample])[0]
+
+    def fill_all(self, samples: list[Sample]) -> list[Sample]:
+        """`fill` for the samples of a batch; what one process computes, all compute with it."""
+        missing = [[not self.stored(name) for name in self.frozen.units(sample)] for sample in samples]
+        count = sum(map(sum, missing))
+        for _ in range(count, self.most(count)):
+            self.frozen.compute(samples[0], 0)
+        return [self.filled(sample, absent) for sample, absent in zip(samples, missing, strict=True)]
+
+    def filled(self, sample: Sample, missing: list[bool]) -> Sample:
+        tensors = [self.unit(sample, number, absent) for number, absent in enumerate(missing)]
         with torch.autocast(
             tensors[0].device.type, enabled=False
         ):  # the CPU's autocast has no rule for stacks of halves
             return sample | {"frozen_features": torch.stack(tensors)}
 
-    def unit(self, sample: Sample, number: int, name: str) -> torch.Tensor:
+    def unit(self, sample: Sample, number: int, missing: bool) -> torch.Tensor:
         """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is
         room.
         """
-        if self.folder is None:
-            computed: torch.Tensor = self.frozen.compute(sample, number)
-            return computed
-        path = self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + ".safetensors")
-        if path.exists():
+        path = self.path(self.frozen.units(sample)[number])
+        if not missing:
+            assert path is not None
             return load_file(path)["output"]
-        output: torch.Tensor = self.frozen.compute(sample, number).cpu()
+        computed: torch.Tensor = self.frozen.compute(sample, number)
+        if path is None:
+            return computed
+        output = computed.cpu()
         self.keep(path, output)
         return output
+
+    def stored(self, name: str) -> bool:
+        path = self.path(name)
+        return path is not None and path.exists()
+
+    def path(self, name: str) -> Path | None:
+        """Of the file for a unit of this name; None where nothing is kept."""
+        return self.folder and self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + ".safetensors")
 
     def keep(self, path: Path, output: torch.Tensor) -> None:
         size = output.numel() * output.element_size()

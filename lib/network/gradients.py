@@ -2,6 +2,8 @@
 
 Trained tensors are few, so modules are not wrapped in DDP: after the last micro-batch one buffer is summed over the
 processes. In float64 the sum is exact enough that 1, 2 and 4 processes agree; above 50 M parameters it stays float32.
+Tensors that are spread over the processes (lib.network.sharding) are too many for that: their gradients are summed in
+the backward pass, each process keeps its own rows, and what is asked of them all is asked of all processes.
 """
 
 import math
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from lib.core.records import Group
+from lib.network import sharding
 
 FLOAT64_LIMIT = 50_000_000  # parameters; 8 bytes each
 
@@ -18,28 +21,38 @@ FLOAT64_LIMIT = 50_000_000  # parameters; 8 bytes each
 class GradientSum:
     """Collects the gradients of `tensors` over micro-batches, then over processes, then gives them back as `.grad`.
 
-    `flat` is (parameters,), float64 up to FLOAT64_LIMIT and float32 above, on the device of the first tensor.
+    `flat` is (parameters,), float64 up to FLOAT64_LIMIT and float32 above, on the device of the first tensor. Spread
+    tensors are not in it: their sum is their `.grad`.
     """
 
     def __init__(self, tensors: dict[str, torch.nn.Parameter]):
         self.tensors = tensors
-        size = sum(p.numel() for p in tensors.values())
+        self.spread = [p for p in tensors.values() if sharding.is_spread(p)]
+        size = sum(p.numel() for p in tensors.values() if not sharding.is_spread(p))
         device = next(iter(tensors.values())).device
         self.flat = torch.zeros(size, dtype=torch.float64 if size <= FLOAT64_LIMIT else torch.float32, device=device)
 
     def clear(self) -> None:
         self.flat.zero_()
+        for tensor in self.spread:
+            tensor.grad = None
 
     def slices(self) -> Iterator[tuple[str, torch.nn.Parameter, torch.Tensor]]:
-        """(name, tensor, its part of `flat`); a part is a flat view, which may be written to."""
+        """(name, tensor, its gradient), the gradient flat: a view of `flat` that may be written to.
+
+        Of a spread tensor it is that of this process's rows.
+        """
         start = 0
         for name, tensor in self.tensors.items():
-            yield name, tensor, self.flat[start : start + tensor.numel()]
-            start += tensor.numel()
+            if sharding.is_spread(tensor):
+                yield name, tensor, sharding.local(gradient_of(tensor)).flatten()
+            else:
+                yield name, tensor, self.flat[start : start + tensor.numel()]
+                start += tensor.numel()
 
     def collect(self) -> None:
         """Add the `.grad` of this micro-batch and drop it."""
-        for _, tensor, part in self.slices():
+        for tensor, part in self.whole():
             if tensor.grad is not None:
                 part += tensor.grad.flatten()
                 tensor.grad = None
@@ -49,13 +62,34 @@ class GradientSum:
         if accelerator.num_processes > 1:
             self.flat.copy_(accelerator.reduce(self.flat, "sum"))
 
+    def whole(self) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
+        """(tensor, its part of `flat`) of what is not spread."""
+        return ((tensor, part) for _, tensor, part in self.slices() if not sharding.is_spread(tensor))
+
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.flat).all())
+        return not self.not_finite() if self.spread else bool(torch.isfinite(self.flat).all())
+
+    def not_finite(self) -> list[str]:
+        """The tensors whose gradient has a number that is not finite, on whichever process."""
+        found = [name for name, _, gradient in self.slices() if not torch.isfinite(gradient).all()]
+        return sharding.everywhere(found, self.spread)
+
+    def any(self) -> bool:
+        """Is any gradient other than zero?"""
+        found = [name for name, _, gradient in self.slices() if gradient.any()]
+        return bool(sharding.everywhere(found, self.spread))
 
     def give_back(self) -> None:
         """Every tensor's `.grad` becomes its part of the sum, in the tensor's own shape and dtype."""
-        for _, tensor, part in self.slices():
+        for tensor, part in self.whole():
             tensor.grad = part.view_as(tensor).to(tensor.dtype)
+        for tensor in self.spread:
+            tensor.grad = gradient_of(tensor)
+
+
+def gradient_of(tensor: torch.nn.Parameter) -> torch.Tensor:
+    """Zero where nothing depended on the tensor."""
+    return torch.zeros_like(tensor, requires_grad=False) if tensor.grad is None else tensor.grad
 
 
 def clip(tensors: list[torch.nn.Parameter], limit: float) -> float:
@@ -63,21 +97,40 @@ def clip(tensors: list[torch.nn.Parameter], limit: float) -> float:
 
     A limit of 0 only measures. At least one tensor, and each has a gradient (`GradientSum.give_back`).
     """
-    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-    squares = [gradient.double().square().sum() for gradient in gradients]
-    norm = float(torch.sqrt(sum(squares[1:], squares[0])))
+    gradients = [sharding.local(tensor.grad) for tensor in tensors if tensor.grad is not None]
+    norm = float(torch.sqrt(square_sum(tensors)))
     if limit and norm > limit:
         for gradient in gradients:
             gradient.mul_(limit / (norm + 1e-6))
     return norm
 
 
+def square_sum(tensors: list[torch.nn.Parameter]) -> torch.Tensor:
+    """Of the gradients, in float64 and in the order of the tensors; those of spread tensors over all processes."""
+    whole = [gradient_of(tensor).double().square().sum() for tensor in tensors if not sharding.is_spread(tensor)]
+    rows = [sharding.local(gradient_of(tensor)) for tensor in tensors if sharding.is_spread(tensor)]
+    if rows:
+        whole.append(sharding.summed(torch.stack([part.double().square().sum() for part in rows]).sum(), tensors))
+    return sum(whole[1:], whole[0])
+
+
 def optimiser(group: Group, tensors: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam or AdamW over the tensors of a group. KeyError: another word in `group.optimiser`."""
+    """Adam or AdamW over the tensors of a group. KeyError: another word in `group.optimiser`.
+
+    Whole and spread tensors lie in parameter groups of their own, since one operation cannot take both kinds.
+    """
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    whole = [tensor for tensor in tensors if not sharding.is_spread(tensor)]
+    spread = [tensor for tensor in tensors if sharding.is_spread(tensor)]
     return kinds[group.optimiser](
-        tensors, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, foreach=True
-    )
+        [{"params": chosen} for chosen in (whole, spread) if chosen],
+        lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, foreach=True,
+    )  # fmt: skip
+
+
+def tensors_of(chosen: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """What an optimiser moves."""
+    return [tensor for group in chosen.param_groups for tensor in group["params"]]
 
 
 def learning_rate(peak: float, min_ratio: float, step: int, steps: int, warmup_ratio: float) -> float:

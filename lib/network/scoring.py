@@ -45,7 +45,7 @@ def rows(
         ]
         if feature_cache is not None:
             with torch.no_grad(), accelerator.autocast():
-                samples = [feature_cache.fill(sample) for sample in samples]
+                samples = feature_cache.fill_all(samples)
         batch = to_device(recipe.collate(config, stage, samples), accelerator.device)
         # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
         torch.manual_seed(indices[start])
@@ -54,7 +54,7 @@ def rows(
     return found
 
 
-def sharded_rows(
+def divided_rows(
     recipe: Recipe,
     config: Any,
     stage: Stage,
@@ -65,12 +65,19 @@ def sharded_rows(
 ) -> list[Row]:
     """All samples of `sampler`, split over the processes; every process gets all rows, in the order of the samples.
 
-    Over several processes the rows lose their arrays. Stop: a sample was scored twice or not at all.
+    Over several processes the rows lose their arrays. Where the network is spread over them, who has fewer batches than
+    others scores the last sample again, and drops it. Stop: a sample was scored twice or not at all.
     """
     from accelerate.utils import gather_object
 
+    from lib.network import sharding
+
     mine = list(range(accelerator.process_index, sampler.length, accelerator.num_processes))
     scored = rows(recipe, config, stage, parts, sampler, mine, accelerator, feature_cache)
+    if parts is not None and sharding.is_sharded(parts):
+        each = -(-sampler.length // accelerator.num_processes)  # at most
+        for _ in range(-(-len(mine) // config.eval.batch), -(-each // config.eval.batch)):
+            rows(recipe, config, stage, parts, sampler, [sampler.length - 1], accelerator, feature_cache)
     if accelerator.num_processes > 1:
         for row in scored:
             row.arrays.clear()

@@ -1,5 +1,7 @@
 """From a run to the network of one stage: its data, its inputs, the base, adapters, the cache of frozen features."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from lib.core.processes import is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, read_json, read_memo
 from lib.data import split
-from lib.network import adapters, audit, checkpoint, scoring
+from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.frozen_features import FeatureCache, folder_for
 
 
@@ -71,7 +73,9 @@ def assemble(
 
     def scored(count: int) -> list[Row]:
         chosen = list(range(count))
-        return scoring.rows(job.recipe, job.config, stage, parts, sampler, chosen, accelerator, uncached(parts))
+        return scoring.rows(
+            job.recipe, job.config, stage, parts, sampler, chosen, accelerator, uncached(parts, accelerator)
+        )
 
     if check and (limits := job.recipe.base_limits(job.config, stage, manifest)):
         audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, scored(sampler.length)))
@@ -95,22 +99,31 @@ def choosing(manifest: Manifest) -> Manifest:
 
 
 def build_base(job: Job, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any) -> Parts:
-    """The untouched base, strictly loaded, frozen, on the device."""
-    parts = job.recipe.build(job.config, stage, asset_dirs)
+    """The untouched base, strictly loaded, frozen, on the device; where the step shards, spread over its processes."""
+    with sharding.over(accelerator) if job.shard else contextlib.nullcontext():
+        parts = job.recipe.build(job.config, stage, asset_dirs)
+        sharding.complete(parts)
     for module in parts.modules.values():
         module.requires_grad_(False).to(accelerator.device)
     return parts
 
 
-def uncached(parts: Parts) -> FeatureCache | None:
+def uncached(parts: Parts, accelerator: Any) -> FeatureCache | None:
     """The frozen front without a folder: everything is computed, nothing is kept. None where there is no front."""
-    return FeatureCache(parts, None, 0) if parts.frozen_features else None
+    return FeatureCache(parts, None, 0, most_of(parts, accelerator)) if parts.frozen_features else None
+
+
+def most_of(parts: Parts, accelerator: Any) -> Callable[[int], int]:
+    """How often all processes must compute where this one computes so often."""
+    if not sharding.is_sharded(parts):
+        return lambda count: count
+    return lambda count: sharding.most(accelerator, count)
 
 
 def open_feature_cache(job: Job, parts: Parts, accelerator: Any) -> FeatureCache:
     """The frozen front with the folder of its base, data, precision, device, code and settings."""
     if not job.config.cache.frozen_features:
-        return FeatureCache(parts, None, 0)
+        return FeatureCache(parts, None, 0, most_of(parts, accelerator))
     behind = code.closure(job.recipe, [*job.recipe.modules("build"), *job.recipe.modules("sampler")])
     keys, values = code.settings_read(behind, job.config), configuration.to_dotted(job.config)
     made_from = {
@@ -120,4 +133,5 @@ def open_feature_cache(job: Job, parts: Parts, accelerator: Any) -> FeatureCache
         "code": code.hashes(job.recipe, behind),
         "settings": [(key, values[key]) for key in sorted(keys)],
     }
-    return FeatureCache(parts, folder_for(job.run.cache, parts, made_from), job.config.cache.quota_gb * 1e9)
+    folder, quota_bytes = folder_for(job.run.cache, parts, made_from), job.config.cache.quota_gb * 1e9
+    return FeatureCache(parts, folder, quota_bytes, most_of(parts, accelerator))

@@ -154,22 +154,33 @@ def prefix(names: list[str]) -> str:
 
 
 def load_strict(
-    module: Any, source: Path | Iterable[tuple[str, Any]], *, ignore: tuple[str, ...] = (), dtype: Any = None
+    module: Any,
+    source: Path | Iterable[tuple[str, Any]],
+    *,
+    ignore: tuple[str, ...] = (),
+    dtype: Any = None,
+    shard: tuple[str, ...] = (),
 ) -> Loaded:
     """Fills every tensor of `module` from a file, or from (name, tensor) pairs that a recipe renamed.
 
     ignore: regexes over whole names of the source that have no place in the module (an optimiser, a head that is not
     built). dtype: what floating-point tensors are held in; None keeps the module's own. A module on the meta device
-    gets its tensors one by one, so a load needs the module's size and no more. Stop: any missing, unexpected or
-    mis-shaped tensor, with the first five and the count; the module is then half filled and must not be used.
+    gets its tensors one by one, so a load needs the module's size and no more. shard: the blocks of such a module, as in
+    Parts.shard; where the run is spread over processes, each reads and keeps its own rows of them. Stop: any missing,
+    unexpected or mis-shaped tensor, with the first five and the count; the module is then half filled and must not be
+    used.
     """
     import torch
 
+    from lib.network import sharding
+
     refuse_wrapped(module)
+    over = sharding.spread_empty(module, shard, dtype)
     places = module.state_dict(keep_vars=True)
     label = str(source) if isinstance(source, (str, Path)) else type(module).__name__
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
+    matched: list[str] = []
     digests: dict[str, str] = {}
     ignored = 0
     for name, tensor in tensors(Path(source)) if isinstance(source, (str, Path)) else source:
@@ -180,21 +191,32 @@ def load_strict(
         elif tensor.shape != places[name].shape:
             misshaped[name] = f"{name} {tuple(tensor.shape)} instead of {tuple(places[name].shape)}"
         else:
-            digests[name] = digest(name, tensor)
+            if over is None or len(matched) % over.count == over.rank:  # the processes hash in turns
+                digests[name] = digest(name, tensor)
+            matched.append(name)
             with torch.no_grad():
                 place(module, name, places[name], tensor, dtype)
-    missing = [name for name in places if name not in digests and name not in misshaped]
+    known = set(matched)
+    missing = [name for name in places if name not in known and name not in misshaped]
     refuse_difference(
         label, {"missing": missing, "unexpected": unexpected, "of another shape": list(misshaped.values())}
     )
     refuse_meta(module, label)
-    return Loaded(len(digests), ignored, combine(digests))
+    if over is not None:
+        module.to(over.device)
+        digests = {name: found for part in sharding.gathered(digests) for name, found in part.items()}
+    return Loaded(len(matched), ignored, combine(digests))
 
 
 def place(module: Any, name: str, old: Any, tensor: Any, dtype: Any) -> None:
     """Puts a copy of `tensor` where `old` is in the module; a tensor on the meta device is replaced by a real one."""
     import torch
 
+    from lib.network import sharding
+
+    if sharding.is_spread(old):
+        sharding.put(old, tensor)
+        return
     wanted = dtype if dtype is not None and old.is_floating_point() else old.dtype
     if not old.is_meta and old.dtype == wanted:
         old.copy_(tensor)

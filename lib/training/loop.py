@@ -21,7 +21,7 @@ from lib.core.processes import any_asks, is_first_rank
 from lib.core.progress import Progress
 from lib.core.records import Batch, Objective
 from lib.core.run import append_line
-from lib.network import adapters, anomaly, audit, gradients, scoring
+from lib.network import adapters, anomaly, audit, gradients, scoring, sharding
 from lib.network.gradients import GradientSum
 from lib.training import memory
 from lib.training.selection import evaluate, is_due, out_of_patience
@@ -119,7 +119,8 @@ def optimiser_step(training: Training) -> dict[str, float]:
         training.accelerator.scaler.update()  # once per step, whatever the number of optimisers
     count_bad_steps(training, "skipped" in record)
     for name, average in training.average.items():
-        average.lerp_(training.tensors[name].detach(), 1 - gradients.average_decay(training.config.ema, training.step))
+        share = 1 - gradients.average_decay(training.config.ema, training.step)
+        sharding.local(average).lerp_(sharding.local(training.tensors[name]), share)
     return record
 
 
@@ -177,7 +178,7 @@ def micro_batch(training: Training, index: int) -> tuple[Batch, list[str]]:
     samples = [training.train.draw(key.index, key) for key in keys]
     if training.feature_cache is not None:
         with torch.no_grad(), training.accelerator.autocast():
-            samples = [training.feature_cache.fill(sample) for sample in samples]
+            samples = training.feature_cache.fill_all(samples)
     batch = training.job.recipe.collate(training.job.config, training.stage, samples)
     return scoring.to_device(batch, training.accelerator.device), [sample["sample_id"] for sample in samples]
 
@@ -214,7 +215,7 @@ def update(training: Training, objective: Objective, numbers: dict[str, float], 
         if scaler is not None:
             scaler.unscale_(chosen)
         limit = config.clip if group.clip is None else group.clip
-        norm = gradients.clip(chosen.param_groups[0]["params"], limit)
+        norm = gradients.clip(gradients.tensors_of(chosen), limit)
         record |= {f"lr_{group.name}": rate, f"grad_norm_{group.name}": norm}
         scaler.step(chosen) if scaler is not None else chosen.step()
     for tensor in sums.tensors.values():

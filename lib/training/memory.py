@@ -14,7 +14,7 @@ from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Sample
 from lib.core.run import write_record
 from lib.core.words import counted
-from lib.network import adapters, scoring
+from lib.network import adapters, scoring, sharding
 from lib.training.state import Training
 
 TRIED_SAMPLES = 32  # the largest of them stands for the largest of all
@@ -75,7 +75,7 @@ def train_on(training: Training, sample: Sample) -> None:
     """Forward and backward beside the memory that the optimisers' two moments will take."""
     adapters.set_mode(training.parts, training=True)
     device = training.accelerator.device
-    moments = torch.empty(2 * sum(p.numel() for p in training.tensors.values()), device=device)
+    moments = torch.empty(2 * sum(sharding.local(p).numel() for p in training.tensors.values()), device=device)
     if training.feature_cache is not None:
         with torch.no_grad(), training.accelerator.autocast():
             sample = training.feature_cache.fill(sample)

@@ -30,7 +30,7 @@ def evaluate(training: Training) -> None:
     started = time.monotonic()
     recipe, config = training.job.recipe, training.job.config
     with averaged(training):
-        scored = scoring.sharded_rows(
+        scored = scoring.divided_rows(
             recipe,
             config,
             training.stage,

@@ -1,5 +1,6 @@
 """From a run's settings to its trained stages: build strictly, check the identity, attach, train, go on to the next."""
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lib.core.records import Manifest, Parts, Stage
 from lib.core.run import existing, read_json, write_record
 from lib.core.words import counted
 from lib.data import places
-from lib.network import adapters, checkpoint, lineage, scoring
+from lib.network import adapters, checkpoint, lineage, scoring, sharding
 from lib.network.setup import (
     assemble,
     build_base,
@@ -42,6 +43,13 @@ def run(job: Job) -> list[Path]:
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
+    job.shard = sharding.wanted(job, accelerator)
+    with sharding.group(accelerator) if job.shard else contextlib.nullcontext():
+        return train_stages(job, accelerator)
+
+
+def train_stages(job: Job, accelerator: Any) -> list[Path]:
+    """`run`, on an open device."""
     with job.unwatched():
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
@@ -119,7 +127,9 @@ def ask_base(job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelera
         folders, prepared = make_stage_inputs(job, stage, manifest, asset_dirs, accelerator)
         parts = build_base(job, stage, folders, accelerator)
         sampler = job.recipe.sampler(job.config, stage, choosing(prepared), "select")
-        rows = scoring.sharded_rows(job.recipe, job.config, stage, parts, sampler, accelerator, uncached(parts))
+        rows = scoring.divided_rows(
+            job.recipe, job.config, stage, parts, sampler, accelerator, uncached(parts, accelerator)
+        )
         return job.recipe.summarise(job.config, stage, rows)
 
     job.settle(job.recipe.decide(job.config, base_scores))

@@ -12,7 +12,7 @@ from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Objective, Parts, Sampler, Stage
 from lib.core.run import cut_log, write_record
-from lib.network import checkpoint
+from lib.network import checkpoint, gradients, sharding
 from lib.network.audit import Movement
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
@@ -88,7 +88,7 @@ class averaged:
     @torch.no_grad()
     def put(self, values: dict[str, torch.Tensor]) -> None:
         for name, value in values.items():
-            self.training.tensors[name].copy_(value)
+            sharding.local(self.training.tensors[name]).copy_(sharding.local(value))
 
 
 def save(training: Training) -> None:
@@ -179,7 +179,7 @@ def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> N
     """The inverse of `optimiser_tensors`; a tensor without stored moments keeps its start."""
     names = {id(p): name for name, p in training.tensors.items()}
     for label, chosen in training.optimisers.items():
-        for tensor in chosen.param_groups[0]["params"]:
+        for tensor in gradients.tensors_of(chosen):
             start = f"{label}/{names[id(tensor)]}/"
             moments = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
             if moments:

@@ -211,13 +211,14 @@ def test_two_machines_through_accelerate_launch(tmp_path, prepared, step, folder
 
 
 @pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_fsdp_and_deepspeed_are_refused_on_the_cpu(step, prepared, capsys, monkeypatch, name):
-    """Accelerate falls back to plain processes there without a word."""
+def test_accelerates_own_sharding_is_refused_and_ours_is_named(step, prepared, capsys, monkeypatch, name):
     prepared("train.epochs=1")
+    monkeypatch.setenv(name, "false")
+    assert step(4) == 0
     monkeypatch.setenv(name, "true")
-    assert step(4) == 2
+    assert step(4, "--force") == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[0] == "error: FSDP and DeepSpeed need GPUs; this machine has none" and len(lines) == 2
+    assert lines[0].startswith(f"error: {name} is set") and "train.shard=on" in lines[1] and len(lines) == 2
 
 
 def test_processes_that_see_different_checkpoints_stop(monkeypatch):

@@ -70,6 +70,9 @@ def decide(config, score):
     return {"train.plan": "short" if score()["error"] < 0.1 else "long"}
 
 
+BLOCKS = ("0", "2")
+
+
 def network():
     from torch import nn
 
@@ -77,10 +80,13 @@ def network():
 
 
 def build(config, stage, asset_dirs):
+    import torch
+
     from lib.network import weights
 
-    net = network()
-    loaded = weights.load_strict(net, asset_dirs["base"] / "base.safetensors")
+    with torch.device("meta"):
+        net = network()
+    loaded = weights.load_strict(net, asset_dirs["base"] / "base.safetensors", shard=BLOCKS)
     spec = LoraSpec(("0", "2"), config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft)
     prefix = FrozenFeatures(
         "identity",
@@ -89,7 +95,9 @@ def build(config, stage, asset_dirs):
         r"net\.nothing",
         "augmentation changes it" if config.data.augment else "",
     )
-    return Parts({"net": net}, {"net": spec}, tuple(config.lora.full), prefix, loaded.fingerprint)
+    return Parts(
+        {"net": net}, {"net": spec}, tuple(config.lora.full), prefix, loaded.fingerprint, shard={"net": BLOCKS}
+    )
 
 
 def sampler(config, stage, manifest: Manifest, side):

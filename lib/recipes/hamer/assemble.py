@@ -25,6 +25,7 @@ from lib.recipes.hamer.model import HaMeR
 LICENSED = (r"mano\..*", r"initialized")
 CRITIC = r"discriminator\..*"
 CONVERTED = "base.safetensors"
+BLOCKS = (r"backbone\.blocks\.\d+",)
 
 Loss = Callable[[Parts, Batch, int], tuple[torch.Tensor, dict[str, Any]]]
 
@@ -75,7 +76,8 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     if config.loss.adversarial:
         modules["discriminator"] = critic(config, source)
         full += (CRITIC,)
-    return Parts(modules, lora(config), full, frozen_features(config, network), loaded.fingerprint, source)
+    features, shard = frozen_features(config, network), {"hamer": BLOCKS}
+    return Parts(modules, lora(config), full, features, loaded.fingerprint, source, shard=shard)
 
 
 def weight_file(config: Config, folder: Path) -> Path:
@@ -89,7 +91,7 @@ def weight_file(config: Config, folder: Path) -> Path:
 def load(config: Config, network: HaMeR, source: Path) -> weights.Loaded:
     """hamer.ckpt whole, or ViTPose's backbone below a head that starts at the mean hand."""
     if config.model.init != "vitpose":
-        return weights.load_strict(network, source, ignore=(*LICENSED, CRITIC), dtype=torch.float32)
+        return weights.load_strict(network, source, ignore=(*LICENSED, CRITIC), dtype=torch.float32, shard=BLOCKS)
     stored = backbone_tensors(source)
     loaded = weights.load_strict(network.backbone, stored, ignore=(r"keypoint_head\..*",), dtype=torch.float32)
     torch.manual_seed(config.train.seed)

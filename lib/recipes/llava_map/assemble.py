@@ -49,7 +49,8 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     for module in modules.values():
         module.eval()
     base = hashlib.sha256("".join(fingerprints).encode()).hexdigest()
-    return Parts(modules, adapters, tuple(full), frozen_features(config, modules), base)
+    shard = {"llm": causal.parts_to_shard(llm)} if llm and config.model.llm_bits == 16 else {}
+    return Parts(modules, adapters, tuple(full), frozen_features(config, modules), base, shard=shard)
 
 
 class Prompt(nn.Module):

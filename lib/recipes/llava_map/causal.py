@@ -4,6 +4,7 @@ Rotary frequencies, norms, activations, biases and scalings are whatever the fil
 family is tried and not believed: that it obeys the attention mask and the position ids.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def blocks(llm: Any) -> tuple[Any, str]:
             owner, _, leaf = name.rpartition(".")
             return llm.get_submodule(owner), leaf
     raise Stop(f"{type(llm).__name__} has no list of {count} transformer blocks", ELSEWHERE)
+
+
+def parts_to_shard(llm: Any) -> tuple[str, ...]:
+    """What may be spread over processes (Parts.shard): the table of words, and every block."""
+    owner, leaf = blocks(llm)
+    names = {id(part): re.escape(name) for name, part in llm.named_modules()}
+    return names[id(llm.get_input_embeddings())], names[id(getattr(owner, leaf))] + r"\.\d+"
 
 
 def through(llm: Any, scene: Tensor, prompt: Any, asked: Tensor, instances: int) -> Tensor:
@@ -199,7 +207,7 @@ def inputs(llm: Any, count: int, layout: Layout, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(count, layout.length, llm.config.hidden_size, generator=generator)
     weight: Tensor = llm.get_input_embeddings().weight
-    return random.to(weight)
+    return random.to(weight.device, weight.dtype)
 
 
 def refuse_short_sight(llm: Any, length: int, places: int) -> None:

@@ -138,7 +138,7 @@ class TrainConfig(config.TrainConfig):
     stages: list[str] = field(default_factory=lambda: ["stage2"])
     lr_share_qformer: float = 0.1  # of train.lr
     lr_llm: float = 1e-4  # of the adapters, or of the whole language model, in stage 3
-    stage3: str = "lora"  # or "full": FSDP or DeepSpeed through `accelerate launch`
+    stage3: str = "lora"  # or "full": several large cards, and train.shard
     stage3_epochs: int = 3
     clip: float = 35.0  # MapTR's; its losses are sums, and norms of 14 to 260 are normal
 
@@ -178,6 +178,8 @@ class Config:
             raise Stop("model.llm=none has nothing to adapt in stage 3: leave stage3 out of train.stages")
         if self.model.llm_bits == 4 and self.trains_llm():
             raise Stop("model.llm_bits=4 cannot be trained: set model.llm_bits=16, or train.stage3=lora")
+        if self.model.llm_bits == 4 and self.train.shard == "on":
+            raise Stop("model.llm_bits=4 cannot be spread over processes: set model.llm_bits=16, or train.shard=off")
         stride_px = ENCODERS[self.model.encoder].stride_px
         for name in ("width_px", "height_px"):  # a token of the encoder is so large
             at_least(f"data.{name}", getattr(self.data, name), stride_px)

@@ -50,7 +50,8 @@ def language_model_of(config: Config, stage: str, asset_dirs: dict[str, Path]) -
             "lora.full trains tensors of the language model, which model.llm_bits=4 forbids", "model.llm_bits=16"
         )
     dtype = torch.float32 if trained or config.model.llm == "demo" else torch.bfloat16
-    loaded = weights.load_strict(llm, llm_pairs(config, asset_dirs), dtype=dtype)
+    shard = causal.parts_to_shard(llm)
+    loaded = weights.load_strict(llm, llm_pairs(config, asset_dirs), dtype=dtype, shard=shard)
     causal.refuse_unfit(llm)
     return four_bit(llm) if config.model.llm_bits == 4 else llm, loaded.fingerprint
 

@@ -15,6 +15,7 @@ from lib.recipes.vggt_eth3d.base import weight_file
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
+BLOCKS = (r"aggregator\.(frame_blocks|global_blocks|patch_embed\.blocks)\.\d+",)
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
 
 
@@ -36,7 +37,7 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     with torch.device("meta"):
         network = VGGT(config.model)
     ignored = tuple(pattern for head, pattern in NOT_BUILT.items() if not hasattr(network, head))
-    loaded = weights.load_strict(network, source, ignore=ignored, dtype=torch.float32)
+    loaded = weights.load_strict(network, source, ignore=ignored, dtype=torch.float32, shard=BLOCKS)
     network.eval().gradient_checkpointing = config.train.gradient_checkpointing
     if config.model.base_precision == "bf16":
         hold_in_bf16(network)
@@ -47,6 +48,7 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
         frozen_features(config, network),
         loaded.fingerprint,
         source,
+        shard={costs.MODULE: BLOCKS},
     )
 
 

@@ -22,6 +22,8 @@ from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.latents import RunningMoments
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
+# not the blocks' outer layers: losses take the gradients of the last ones
+BLOCKS = (r"(encoder|decoder)\.((down|up)_blocks\.\d+|mid_block)",)
 Prints = dict[str, str]  # part -> fingerprint of what it was loaded from
 
 
@@ -53,7 +55,14 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
         module.eval()
     buffers = (r"critic\.main\.\d+\.(running_mean|running_var|num_batches_tracked)", r"statistics\..*")
     features, base = frozen_features(modules), weights.combine(loaded)
-    return Parts(modules, full=trained(config, stage), frozen_features=features, base=base, buffers=buffers)
+    return Parts(
+        modules,
+        full=trained(config, stage),
+        frozen_features=features,
+        base=base,
+        buffers=buffers,
+        shard={"autoencoder": BLOCKS},
+    )
 
 
 def comparison(config: Config, stage: Stage) -> str:

@@ -30,6 +30,7 @@ from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
 HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
 AVERAGES = ("ema",)
+BLOCKS = (r"blocks\.\d+",)
 
 
 class Reference(nn.Module):
@@ -77,7 +78,8 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
     for module in modules.values():
         module.eval()
     base, buffers = weights.combine({"dit": origin, "autoencoder": about["autoencoder"]}), (r"reference\.(mean|std)",)
-    return Parts(modules, lora=adapters(config, dit), full=trained(config), base=base, buffers=buffers)
+    lora, shard = adapters(config, dit), {"dit": BLOCKS}
+    return Parts(modules, lora=lora, full=trained(config), base=base, buffers=buffers, shard=shard)
 
 
 def comparison(config: Config, stage: Stage) -> str:

@@ -1,0 +1,223 @@
+"""A network that is spread over processes is the same network: the same numbers, strictness and files."""
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lib.core.errors import Stop
+from lib.core.records import FrozenFeatures, Parts, Row, Sampler
+from lib.network import scoring, sharding, weights
+from lib.network.frozen_features import FeatureCache
+from tests import ranks
+
+BLOCKS = (r"blocks\.\d+",)
+SETTINGS = ("train.epochs=2", "train.micro_batch=1", "eval.select_samples=3", "train.log_seconds=0")
+
+
+class Net(nn.Module):
+    """Rows that two and three processes share unevenly, a buffer that no file holds, a scalar outside of the blocks."""
+
+    def __init__(self, rows: int = 5):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(rows, rows) for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x).relu()
+        return x * self.scale
+
+
+def base(folder):
+    torch.manual_seed(7)
+    save_file(Net().state_dict(), folder / "base.safetensors")
+    return folder / "base.safetensors"
+
+
+def in_group():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+def spread_net(path) -> Parts:
+    """Loaded in parts, within a group of processes."""
+    with sharding.over(in_group()), torch.device("meta"):
+        net = Net()
+    with sharding.over(in_group()):
+        loaded = weights.load_strict(net, path, dtype=torch.float32, shard=BLOCKS)
+        parts = Parts({"net": net}, base=loaded.fingerprint, shard={"net": BLOCKS})
+        sharding.complete(parts)
+    net.requires_grad_(False)
+    return parts
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
+
+def loaded_in_parts(path):
+    parts = spread_net(path)
+    net = parts.modules["net"]
+    rows = [sharding.local(block.weight).clone() for block in net.blocks]
+    return parts.base, rows, net(torch.arange(10.0).reshape(2, 5)), sharding.is_sharded(parts)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_process_holds_its_rows_and_the_network_and_its_fingerprint_are_those_of_the_whole(tmp_path, count):
+    path = base(tmp_path)
+    whole = Net()
+    print_of_whole = weights.load_strict(whole, path).fingerprint
+    found = ranks.call(count, tmp_path, loaded_in_parts, path)
+    assert {one[0] for one in found} == {print_of_whole} and all(one[3] for one in found)
+    for number, block in enumerate(whole.blocks):
+        assert torch.equal(torch.cat([one[1][number] for one in found]), block.weight)
+        assert [len(one[1][number]) for one in found] == {2: [3, 2], 3: [2, 2, 1]}[count]
+    for one in found:
+        assert torch.equal(one[2], whole(torch.arange(10.0).reshape(2, 5)))
+
+
+def refused(path):
+    try:
+        spread_net(path)
+    except Stop as stop:
+        return stop.cause
+    return ""
+
+
+def test_a_load_in_parts_is_as_strict_as_a_whole_one(tmp_path):
+    state = {name: tensor.clone() for name, tensor in Net().state_dict().items()}
+    state["blocks.3.weight"] = state.pop("blocks.1.weight")
+    state["blocks.0.bias"] = torch.zeros(4)
+    save_file(state, tmp_path / "base.safetensors")
+    for said in ranks.call(2, tmp_path, refused, tmp_path / "base.safetensors"):
+        assert "1 missing (blocks.1.weight); 1 unexpected (blocks.3.weight); 1 of another shape (blocks.0.bias" in said
+
+
+def test_outside_of_a_sharded_step_blocks_are_loaded_whole(tmp_path):
+    with torch.device("meta"):
+        net = Net()
+    weights.load_strict(net, base(tmp_path), shard=BLOCKS)
+    assert not sharding.is_sharded(Parts({"net": net}))
+
+
+@pytest.mark.parametrize(
+    "patterns, cause",
+    [
+        ((r"layers\.\d+",), r"'layers\\\\\.\\\\d\+' matches no part of net"),
+        ((r"blocks", r"blocks\.1"), r"the block blocks\.1 of net lies in the block blocks"),
+    ],
+)
+def test_blocks_that_are_not_there_or_lie_in_others_are_refused_also_where_nothing_is_sharded(patterns, cause):
+    with pytest.raises(Stop, match=cause):
+        sharding.complete(Parts({"net": Net()}, shard={"net": patterns}))
+
+
+def without_blocks():
+    with sharding.over(in_group()):
+        try:
+            sharding.complete(Parts({"net": Net()}))
+        except Stop as stop:
+            return stop.cause, stop.command
+    return "", ""
+
+
+def test_a_recipe_without_blocks_says_so(tmp_path):
+    [(cause, command)] = ranks.call(1, tmp_path, without_blocks)
+    assert cause == "the recipe names no blocks that could be spread over processes" and command == "train.shard=off"
+
+
+# ---------------------------------------------------------------------------------------------- equal forwards
+
+
+def scored(path, samples, batch):
+    parts = spread_net(path)
+    draw = lambda index, key: {"sample_id": str(index), "x": torch.full((5,), float(index))}  # noqa: E731
+
+    def score_batch(config, stage, parts, batch):
+        values = parts.modules["net"](batch["x"]).sum(-1)
+        return [Row(name, "", {"sum": float(value)}) for name, value in zip(batch["names"], values, strict=True)]
+
+    recipe = SimpleNamespace(
+        collate=lambda config, stage, samples: {
+            "x": torch.stack([one["x"] for one in samples]), "names": [one["sample_id"] for one in samples]
+        },
+        score_batch=score_batch,
+    )  # fmt: skip
+    config = SimpleNamespace(eval=SimpleNamespace(batch=batch), train=SimpleNamespace(seed=1))
+    rows = scoring.divided_rows(recipe, config, None, parts, Sampler(samples, draw), in_group())
+    return [(row.sample_id, row.numbers["sum"]) for row in rows]
+
+
+@pytest.mark.parametrize("samples, batch", [(3, 1), (1, 1), (5, 2)])
+def test_a_process_with_fewer_samples_joins_in_the_forwards_of_the_others(tmp_path, samples, batch):
+    path = base(tmp_path)
+    [alone] = ranks.call(1, tmp_path, scored, path, samples, batch)
+    assert [name for name, _ in alone] == [str(index) for index in range(samples)]
+    assert ranks.call(2, tmp_path, scored, path, samples, batch) == [alone] * 2
+
+
+def filled(path, folder):
+    """One process finds the outputs of both units in its folder, the other of none."""
+    import torch.distributed as dist
+
+    parts = spread_net(path)
+    compute = lambda sample, unit: parts.modules["net"](sample["x"][unit])  # noqa: E731
+    parts.frozen_features = FrozenFeatures("net", lambda sample: sample["names"], compute, r"net\..*")
+    rank = dist.get_rank()
+    sample = {"names": [f"{rank}a", f"{rank}b"], "x": torch.arange(10.0).reshape(2, 5) + rank}
+    cache = FeatureCache(parts, folder, 1e9, lambda count: sharding.most(in_group(), count))
+    with torch.no_grad():
+        first = cache.fill(sample)["frozen_features"]
+        if rank:
+            for file in folder.glob("*.safetensors"):
+                file.unlink()
+        dist.barrier()
+        if not rank:
+            cache.keep(cache.path("0a"), first[0])
+            cache.keep(cache.path("0b"), first[1])
+        dist.barrier()
+        return torch.equal(first, cache.fill(sample)["frozen_features"]), first
+
+
+def test_what_one_process_must_compute_all_compute_with_it(tmp_path):
+    path = base(tmp_path)
+    whole = Net()
+    weights.load_strict(whole, path)
+    for rank, (same, first) in enumerate(ranks.call(2, tmp_path, filled, path, tmp_path / "cache")):
+        units = torch.arange(10.0).reshape(2, 5) + rank
+        assert same and torch.equal(first, torch.stack([whole(unit) for unit in units]))
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def files_of(folder):
+    """Every file of the last checkpoint but its state, and the log, by name."""
+    last = max(folder.glob("train/adapt/step-*"))
+    names = [p for p in last.rglob("*") if p.is_file() and p.name not in ("state.json", "sha256.json")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in [*names, folder / "train/adapt/log.jsonl"]}
+
+
+def test_adapters_on_a_spread_base_are_trained_as_on_a_whole_one_bit_for_bit(step, prepared, folder, tmp_path):
+    prepared(*SETTINGS)
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [0, 0], said
+    plain = files_of(folder)
+    assert step(1, "train.shard=on") == 0
+    codes, said = ranks.steps(2, tmp_path, 4, "--force")
+    assert codes == [0, 0] and "cpu, 2 processes" in said, said
+    assert files_of(folder) == plain and "adapter_model.safetensors" in plain
+
+
+def test_one_process_alone_can_shard_too_and_switching_it_moves_nothing(step, prepared, folder):
+    prepared(*SETTINGS, last=4)
+    plain = files_of(folder)
+    assert step(1, "train.shard=on") == 0 and step(4) == 0  # complete: nothing that was made depends on it
+    assert files_of(folder) == plain
+    assert step(4, "--force") == 0 and files_of(folder) == plain
+    assert step(5) == 0
+    assert not torch.distributed.is_initialized()
