@@ -4,6 +4,7 @@
         adapter/               PEFT layout, bound to its base      (adapted modules)
         weights.safetensors    tensors trained fully, moved running statistics
         optim.safetensors      moments of the optimisers, averaged weights
+        pieces/                of both, what is spread over processes (lib.network.sharding), each file some rows
         state.json             step, best, counters, what the training was made from
         lineage.json           groups and files that it and its ancestors were trained on
         sha256.json            hash of every file above, written last
@@ -26,7 +27,7 @@ from lib.core.errors import FAILED, Stop
 from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
-from lib.network import adapters
+from lib.network import adapters, pieces, sharding
 from lib.network.lineage import Lineage
 
 HASHES = "sha256.json"
@@ -52,13 +53,17 @@ def write(
     wrapped: dict[str, Any],
     optim: dict[str, torch.Tensor],
     lineage: Lineage,
+    cut: pieces.Written | None = None,
 ) -> Path:
-    """Save, flush, rename, verify; returns the folder. DiskFull: as a rule before a byte is written."""
+    """Save, flush, rename, verify; returns the folder. DiskFull: as a rule before a byte is written.
+
+    cut: the tensors that are spread, as all processes wrote them (`write_pieces`).
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = stage / folder_name(step)
-    full = full_tensors(parts)
+    full, optim = whole_only(full_tensors(parts)), whole_only(optim)
     needed = refuse_full_disk(stage, [*full.values(), *optim.values()], wrapped)
     if target.exists():  # written before, found broken, computed again
         shutil.rmtree(target)
@@ -68,18 +73,40 @@ def write(
             if full:
                 save_file(contiguous(full), folder / "weights.safetensors")
             save_file(contiguous(optim), folder / "optim.safetensors")
+            if cut:
+                cut.folder.rename(folder / pieces.FOLDER)
             write_json(folder / "state.json", state)
             lineage.write(folder)
-            files = sorted(p for p in folder.rglob("*") if p.is_file())
-            write_json(folder / HASHES, {str(p.relative_to(folder)): file_hash(p) for p in files})
+            known = {f"{pieces.FOLDER}/{name}": value for name, value in cut.hashes.items()} if cut else {}
+            files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+            write_json(folder / HASHES, {name: known.get(name) or file_hash(folder / name) for name in files})
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             raise DiskFull(needed) from error
         raise
-    problem = fault(target)
+    problem = fault(target, read_back=known)
     if problem:
         raise Stop(f"the checkpoint {target.name} could not be read back: {problem}", "check the disk", FAILED)
     return target
+
+
+def write_pieces(stage: Path, parts: Parts, optim: dict[str, torch.Tensor]) -> pieces.Written | None:
+    """What of a checkpoint is spread over the processes, which all call this; None where nothing is.
+
+    DiskFull, on all of them: before a byte is written.
+    """
+    spread = {name: t for name, t in (full_tensors(parts) | optim).items() if sharding.is_spread(t)}
+    if not spread:
+        return None
+    needed = sum(t.numel() * t.element_size() for t in spread.values())
+    stage.mkdir(parents=True, exist_ok=True)
+    if any(sharding.gathered(shutil.disk_usage(stage).free < needed)):
+        raise DiskFull(needed)
+    return pieces.write(stage, spread, file_hash)
+
+
+def whole_only(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not sharding.is_spread(tensor)}
 
 
 def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -114,8 +141,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fault(folder: Path) -> str:
-    """Why a checkpoint cannot be used; "" when every file is there with its hash."""
+def fault(folder: Path, read_back: Iterable[str] = ()) -> str:
+    """Why a checkpoint cannot be used; "" when every file is there with its hash.
+
+    read_back: files that their writers have read already; only whether they are there is looked at.
+    """
     hashes = read_hashes(folder)
     if hashes is None:
         return f"{HASHES} is missing or unreadable"
@@ -123,7 +153,7 @@ def fault(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if file_hash(path) != wanted:
+        if name not in read_back and file_hash(path) != wanted:
             return f"{name} does not have the hash that was stored"
     return ""
 
@@ -163,10 +193,8 @@ def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
     return None
 
 
-def load(
-    folder: Path, parts: Parts, wrapped: dict[str, Any], base: str, grown: bool = False
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Put a checkpoint's trained tensors into `parts`; returns its state and optimiser tensors.
+def load(folder: Path, parts: Parts, wrapped: dict[str, Any], base: str, grown: bool = False) -> dict[str, Any]:
+    """Put a checkpoint's trained tensors into `parts`; returns its state.
 
     grown: the checkpoint is of an earlier stage; what this stage trains and that one did not (adapters, tensors) keeps
     its start. Stop: the checkpoint is broken, of another base, or of other tensors.
@@ -184,25 +212,43 @@ def load(
         )
     if not grown or (folder / "adapter").exists():
         adapters.load(wrapped, folder / "adapter", base)
-    wanted = full_tensors(parts)
-    stored = load_file(folder / "weights.safetensors") if wanted else {}
+    wanted, file = full_tensors(parts), folder / "weights.safetensors"
+    stored = load_file(file) if wanted and file.is_file() else {}
+    cut = {name: shape for name, shape in pieces.shapes(folder).items() if not is_moment(name)}
+    held = {name: tensor.shape for name, tensor in stored.items()} | cut
     if grown:
-        wanted = {name: tensor for name, tensor in wanted.items() if name in stored}
-    copy_exactly(wanted, stored, folder.name)
-    return state, load_file(folder / "optim.safetensors")
+        wanted = {name: tensor for name, tensor in wanted.items() if name in held}
+    refuse_other_tensors(wanted, held, folder.name)
+    for name in wanted.keys() & stored.keys():
+        sharding.put(wanted[name], stored[name])
+    if cut:
+        pieces.read(folder, {name: wanted[name] for name in cut})
+    return state
 
 
-@torch.no_grad()
-def copy_exactly(wanted: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], where: str) -> None:
-    """Copy by name; a missing, unknown or mis-shaped tensor stops, with the count."""
-    wrong = sorted(wanted.keys() ^ stored.keys()) + [
-        n for n in wanted.keys() & stored.keys() if wanted[n].shape != stored[n].shape
-    ]
+def moments(folder: Path, parts: Parts) -> dict[str, torch.Tensor]:
+    """The optimiser tensors of a checkpoint that was loaded into `parts`; spread where what they belong to is."""
+    from safetensors.torch import load_file
+
+    found, tensors = load_file(folder / "optim.safetensors"), adapters.trainable(parts)
+    owners = {key: next((part for part in key.split("/") if part in tensors), "") for key in pieces.shapes(folder)}
+    cut = {key: torch.empty_like(tensors[name].detach()) for key, name in owners.items() if name and is_moment(key)}
+    if cut:
+        pieces.read(folder, cut)
+    return found | cut
+
+
+def is_moment(name: str) -> bool:
+    """Among pieces: "<objective>/<group>/<tensor>/<moment>" or "raw/<tensor>" is the optimiser's, "<tensor>" is not."""
+    return "/" in name
+
+
+def refuse_other_tensors(wanted: dict[str, torch.Tensor], held: dict[str, torch.Size], where: str) -> None:
+    """A missing, unknown or mis-shaped tensor stops, with the count."""
+    wrong = sorted(wanted.keys() ^ held.keys()) + [n for n in wanted.keys() & held.keys() if wanted[n].shape != held[n]]
     if wrong:
         tensors = counted(len(wrong), "tensor")
         raise Stop(f"{where} does not fit: {tensors} missing, unknown or mis-shaped, e.g. {wrong[0]}")
-    for name, tensor in wanted.items():
-        tensor.copy_(stored[name])
 
 
 def rotate(stage: Path, keep: int, best: Iterable[int]) -> None:

@@ -195,8 +195,8 @@ def own_rows(whole: Any, place: Any) -> Any:
 
 @torch.no_grad()
 def put(place: Any, whole: Any) -> None:
-    """Copies a whole tensor, or this process's rows of it, to where it belongs."""
-    local(place).copy_(own_rows(whole, place))
+    """Copies a tensor, or this process's rows of it, to where it belongs; one that is spread goes to a spread one."""
+    local(place).copy_(local(whole) if is_spread(whole) else own_rows(whole, place))
 
 
 def summed(value: torch.Tensor, tensors: Iterable[Any]) -> torch.Tensor:

@@ -165,10 +165,10 @@ def load_strict(
 
     ignore: regexes over whole names of the source that have no place in the module (an optimiser, a head that is not
     built). dtype: what floating-point tensors are held in; None keeps the module's own. A module on the meta device
-    gets its tensors one by one, so a load needs the module's size and no more. shard: the blocks of such a module, as in
-    Parts.shard; where the run is spread over processes, each reads and keeps its own rows of them. Stop: any missing,
-    unexpected or mis-shaped tensor, with the first five and the count; the module is then half filled and must not be
-    used.
+    gets its tensors one by one, so a load needs the module's size and no more. shard: the blocks of such a module, as
+    in Parts.shard; where the run is spread over processes, each reads and keeps its own rows of them. Stop: any
+    missing, unexpected or mis-shaped tensor, with the first five and the count; the module is then half filled and must
+    not be used.
     """
     import torch
 

@@ -90,7 +90,16 @@ def set_up(training: Training) -> None:
             mine |= tensors
         training.sums[objective.name] = GradientSum(mine)
     audit.refuse_orphans(training.tensors, taken)
+    refuse_half_precision(training)
     training.movement = audit.Movement(training.tensors)
+
+
+def refuse_half_precision(training: Training) -> None:
+    """The scaler looks for an overflow on each process by itself; of spread gradients each would see its own rows."""
+    spread = [name for name, tensor in training.tensors.items() if sharding.is_spread(tensor)]
+    if spread and training.accelerator.scaler is not None:
+        cause = f"{spread[0]} is trained and spread over the processes, which fp16 does not allow"
+        raise Stop(cause, "train.precision=fp32, or train.shard=off")
 
 
 # ---------------------------------------------------------------------------------------------- one optimiser step

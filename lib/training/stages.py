@@ -1,6 +1,5 @@
 """From a run's settings to its trained stages: build strictly, check the identity, attach, train, go on to the next."""
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,8 @@ def run(job: Job) -> list[Path]:
 
     Paused: the session ends, or a stage is left that --stages did not ask for.
     """
+    from accelerate.utils import AutocastKwargs
+
     torch.set_num_threads(job.record["threads"])
     if job.args.force:
         job.record.pop("micro_batch", None)  # lowered when memory was short; a new training starts from the settings
@@ -44,7 +45,11 @@ def run(job: Job) -> list[Path]:
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
     job.shard = sharding.wanted(job, accelerator)
-    with sharding.group(accelerator) if job.shard else contextlib.nullcontext():
+    if not job.shard:
+        return train_stages(job, accelerator)
+    # autocast would keep a copy of every block in half precision until the forward pass ends
+    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    with sharding.group(accelerator):
         return train_stages(job, accelerator)
 
 
@@ -226,7 +231,8 @@ def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -
         return
     parts = training.parts
     training.lineage |= lineage.read(source)
-    _, training.inherited_moments = checkpoint.load(source, parts, training.wrapped, parts.base, grown)
+    checkpoint.load(source, parts, training.wrapped, parts.base, grown)
+    training.inherited_moments = checkpoint.moments(source, parts)
     of_stage = f" of stage {stage.init_from}" if stage.init_from != "base" else ""
     print(f"stage {stage.name} starts from {source.name}{of_stage}")
 

@@ -92,15 +92,21 @@ class averaged:
 
 
 def save(training: Training) -> None:
-    """Rank 0 writes; nobody goes on before the folder is there. A step is saved once."""
+    """Rank 0 writes, and every process its rows of what is spread; nobody goes on before the folder is there.
+
+    A step is saved once.
+    """
     if training.saved_step == training.step:
         return
     started = time.monotonic()
+    with averaged(training) as raw:
+        moments = optimiser_tensors(training, raw)
+        parts, wrapped, lineage = training.parts, training.wrapped, training.lineage
+        cut = checkpoint.write_pieces(training.folder, parts, moments)
+        if is_first_rank():
+            state = state_of(training)
+            checkpoint.write(training.folder, training.step, state, parts, wrapped, moments, lineage, cut)
     if is_first_rank():
-        with averaged(training) as raw:
-            state, moments = state_of(training), optimiser_tensors(training, raw)
-            parts, wrapped, lineage = training.parts, training.wrapped, training.lineage
-            checkpoint.write(training.folder, training.step, state, parts, wrapped, moments, lineage)
         if training.best and training.config.keep_best:
             write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
         kept = [one["step"] for one in training.leaders]
@@ -152,7 +158,8 @@ def begin(training: Training) -> None:
 
 def restore(training: Training, folder: Path) -> None:
     """Continue exactly where a checkpoint stands: weights, moments, counters, logs."""
-    state, stored = checkpoint.load(folder, training.parts, training.wrapped, training.parts.base)
+    state = checkpoint.load(folder, training.parts, training.wrapped, training.parts.base)
+    stored = checkpoint.moments(folder, training.parts)
     restore_optimisers(training, stored)
     restore_average(training, stored)
     training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
@@ -184,13 +191,23 @@ def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> N
             moments = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
             if moments:
                 chosen.state[tensor] = {
-                    key: value.to(tensor.device) if key != "step" else value for key, value in moments.items()
+                    key: like(value.to(tensor.device), tensor) if key != "step" else value
+                    for key, value in moments.items()
                 }
+
+
+def like(value: torch.Tensor, tensor: torch.nn.Parameter) -> torch.Tensor:
+    """A stored moment, spread where its tensor is."""
+    if sharding.is_spread(value) == sharding.is_spread(tensor):
+        return value
+    made = torch.empty_like(tensor.detach())
+    sharding.put(made, value)
+    return made
 
 
 @torch.no_grad()
 def restore_average(training: Training, stored: dict[str, torch.Tensor]) -> None:
     """The loaded weights are the averages; the raw ones lie beside the moments."""
     for name, average in training.average.items():
-        average.copy_(training.tensors[name])
-        training.tensors[name].copy_(stored[f"raw/{name}"])
+        sharding.put(average, training.tensors[name])
+        sharding.put(training.tensors[name], stored[f"raw/{name}"])

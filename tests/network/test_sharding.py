@@ -1,16 +1,19 @@
 """A network that is spread over processes is the same network: the same numbers, strictness and files."""
 
 import hashlib
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.core.errors import Stop
 from lib.core.records import FrozenFeatures, Parts, Row, Sampler
-from lib.network import scoring, sharding, weights
+from lib.core.run import read_json, read_log
+from lib.network import checkpoint, gradients, pieces, scoring, sharding, weights
 from lib.network.frozen_features import FeatureCache
 from tests import ranks
 
@@ -221,3 +224,109 @@ def test_one_process_alone_can_shard_too_and_switching_it_moves_nothing(step, pr
     assert step(4, "--force") == 0 and files_of(folder) == plain
     assert step(5) == 0
     assert not torch.distributed.is_initialized()
+
+
+FULL = (*SETTINGS, "train.ema=0.5", "train.checkpoint_steps=4", "train.keep_checkpoints=9", "lora.full=['net\\..*']")
+
+
+def losses(folder):
+    return [one["loss_objective"] for one in read_log(folder / "train/adapt/log.jsonl") if "eval" not in one]
+
+
+def tensors(folder, step=10):
+    """Every trained tensor of a checkpoint and every moment, whole, by name: written by one process or by several."""
+    found, made = {}, folder / f"train/adapt/step-{step:06d}"
+    for file in ("weights", "optim", "adapter/adapter_model"):
+        path = made / f"{file}.safetensors"
+        found |= load_file(path) if path.exists() else {}
+    cut = {name: torch.empty(shape) for name, shape in pieces.shapes(made).items()}
+    if cut:
+        pieces.read(made, cut)
+    return found | cut
+
+
+def close(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_trained_and_spread_is_trained_the_same_and_goes_on_with_any_number_of_processes(
+    step, prepared, folder, tmp_path
+):
+    prepared(*FULL)
+    assert step(4) == 0
+    plain, whole = losses(folder), tensors(folder)
+    assert step(1, "train.shard=on") == 0
+    codes, said = ranks.steps(2, tmp_path, 4, "--force")
+    assert codes == [0, 0], said
+    assert losses(folder) == pytest.approx(plain, rel=1e-5)
+    close(tensors(folder), whole)
+    last = folder / "train/adapt/step-000010"
+    assert {"net.0.weight", "net.2.bias", "raw/net.0.weight", "fit/all/net.0.weight/exp_avg"} <= set(
+        pieces.shapes(last)
+    )
+    assert sorted(p.name for p in last.rglob("*.tmp")) == [] and checkpoint.fault(last) == ""
+    assert step(5) == 0 and step(5, "--export", "merged") == 0  # by one process, which holds all of it
+    for count, switch in ((1, "off"), (4, "on"), (2, "off")):
+        cut_back(folder)
+        assert step(1, f"train.shard={switch}") == 0
+        codes, said = ranks.steps(count, tmp_path, 4)
+        assert codes == [0] * count and "going on from step-000004" in said, said
+        assert losses(folder) == pytest.approx(plain, rel=1e-5), (count, switch)
+        close(tensors(folder), whole)
+
+
+def cut_back(folder):
+    """As after a kill in step 7: the checkpoint of step 4 is the newest one."""
+    for path in folder.glob("train/adapt/step-*"):
+        if path.name > "step-000004":
+            shutil.rmtree(path)
+    (folder / "train/adapt/done.json").unlink()
+    stamp = read_json(folder / "4_train.json")
+    (folder / "4_train.json").write_text(json.dumps(stamp | {"state": "paused"}))
+
+
+def test_a_harmed_piece_makes_the_one_before_the_newest(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on")
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [0, 0], said
+    stage = folder / "train/adapt"
+    piece = max((stage / "step-000010" / pieces.FOLDER).iterdir())
+    piece.write_bytes(piece.read_bytes()[:-1] + b"\x01")
+    told = []
+    assert checkpoint.newest(stage, told.append) == stage / "step-000008"
+    assert told == [
+        f"checkpoint step-000010 is broken (pieces/{piece.name} does not have the hash that was stored); "
+        "falling back to the one before"
+    ]
+
+
+def test_a_bad_number_in_the_rows_of_one_process_is_met_by_all(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on", "train.fault=nan-3", "train.stop_after_bad_steps=2")
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [1, 1] and said.count("fit is not finite, batch skipped: s") == 4, said
+    assert "2 steps in a row were not finite" in said
+
+
+def norms():
+    """What `clip` says of two spread tensors and a whole one, and the gradients that it leaves."""
+    net = Net()
+    for number, tensor in enumerate(net.parameters()):
+        torch.nn.init.constant_(tensor, float(number))
+    with sharding.over(in_group()):
+        sharding.complete(Parts({"net": net}, shard={"net": BLOCKS}))
+    tensors = list(net.parameters())
+    for tensor in tensors:
+        tensor.grad = torch.ones_like(tensor).detach()
+    sums = gradients.GradientSum(dict(net.named_parameters()))
+    before = gradients.clip(tensors, 1.0)
+    largest = sharding.local(net.blocks[0].weight.grad)
+    largest[: int(sharding.own_rows(torch.arange(5), net.blocks[0].weight)[0] == 0)] = float("inf")
+    return before, gradients.clip(tensors, 0), sums.finite(), sums.not_finite()
+
+
+def test_norms_and_finite_checks_are_those_of_all_rows(tmp_path):
+    for before, after, finite, names in ranks.call(2, tmp_path, norms):
+        assert before == pytest.approx((3 * 30 + 1) ** 0.5) and after == float("inf")
+        assert not finite and names == ["blocks.0.weight"]
