@@ -2,7 +2,7 @@
 
 Leaves train/<stage>/ in the run: checkpoints of the trained tensors alone, best.json, log.jsonl, timing.jsonl,
 tensorboard/. On one device it needs no launcher; on several devices of one machine it starts its own children
-(--processes forces a number). Several machines, FSDP and DeepSpeed:
+(--processes forces a number). What none of them could hold is spread over them (train.shard). Several machines:
 
     accelerate launch --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500 \\
         --num_processes 2 --multi_gpu step4_train.py --run NAME
@@ -39,10 +39,21 @@ def work(job: Job) -> list[Path] | int:
     refuse_other_run(job)
     wanted = job.args.processes or device_count()
     if wanted > 1 and not processes.is_child():
-        return processes.launch(job.run, wanted, job.record["threads"], shlex.split(job.args.launch_args), job.clock)
+        return launch(job, wanted)
     from lib.training import stages
 
     return stages.run(job)
+
+
+def launch(job: Job, count: int) -> int:
+    """As often as the processes end to begin again with less memory; --force has removed what it removes by then."""
+    words = shlex.split(job.args.launch_args)
+    while True:
+        code = processes.launch(job.run, count, job.record["threads"], words, job.clock)
+        if not job.run.again.exists():
+            return code
+        job.run.again.unlink()
+        sys.argv = [word for word in sys.argv if word != "--force"]
 
 
 def refuse_other_run(job: Job) -> None:

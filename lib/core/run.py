@@ -58,6 +58,11 @@ class Run:
     def places(self) -> Path:
         return self.root / "places.json"
 
+    @property
+    def again(self) -> Path:
+        """There while a training ends to begin again with less memory (lib.training.memory)."""
+        return self.folder / ".again.tmp"
+
     def stamp(self, step: int) -> Path:
         return self.folder / f"{step}_{STEPS[step]}.json"
 

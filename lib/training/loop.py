@@ -136,12 +136,17 @@ def optimiser_step(training: Training) -> dict[str, float]:
 def accumulate_until_it_fits(
     training: Training, number: int, objective: Objective
 ) -> tuple[dict[str, float], list[str]]:
-    """Out of memory on one process: the step is undone on all, the micro-batch is halved, the global batch stays."""
+    """Out of memory on one process: the step is undone on all, the micro-batch is halved, the global batch stays.
+
+    Where the network is spread over the processes, they end and begin again (`memory.begin_again`).
+    """
     while True:
         try:
             result = accumulate(training, number, objective)
         except torch.OutOfMemoryError:
             result = None
+            if training.job.shard:
+                memory.begin_again(training, f"step {training.step + 1}: out of memory")
         if not any_asks(training.accelerator, result is None) and result is not None:
             training.sums[objective.name].reduce(training.accelerator)
             return reduced(training, result[0]), result[1]

@@ -4,6 +4,8 @@ Before a training the largest sample is tried once, so that a run does not find 
 kept in run.json, because dropout noise depends on the micro-batch and a resume must use the same one.
 """
 
+import os
+import sys
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from lib.core import order
 from lib.core.errors import FAILED, Stop
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Sample
-from lib.core.run import write_record
+from lib.core.run import write_record, write_text
 from lib.core.words import counted
 from lib.network import adapters, scoring, sharding
 from lib.training.state import Training
@@ -36,9 +38,17 @@ def probe(training: Training) -> None:
 def shrink_until_it_fits(training: Training) -> None:
     """Where nothing is left to lower, the training goes on: it may fit into what the probe left free."""
     sample = largest_sample(training)
-    while any_asks(training.accelerator, not fits(training, sample)) and can_use_less(training):
-        tried = counted(min(TRIED_SAMPLES, training.train.length), "sample")
-        use_less(training, f"the largest of {tried} needs more than {SHARE:.0%} of the memory")
+    tried = counted(min(TRIED_SAMPLES, training.train.length), "sample")
+    cause = f"the largest of {tried} needs more than {SHARE:.0%} of the memory"
+    while any_asks(training.accelerator, not fits_or_ends(training, sample, cause)) and can_use_less(training):
+        use_less(training, cause)
+
+
+def fits_or_ends(training: Training, sample: Sample, cause: str) -> bool:
+    fitted = fits(training, sample)
+    if training.job.shard and not fitted:
+        begin_again(training, cause)
+    return fitted
 
 
 def largest_sample(training: Training) -> Sample:
@@ -123,6 +133,23 @@ def use_less(training: Training, cause: str) -> None:
         )
     print(f"{cause}; {what}", flush=True)
     note(training, what)
+
+
+def begin_again(training: Training, cause: str) -> None:
+    """Out of memory on one process of a network that is spread over them: ends the process.
+
+    The others wait for it in the middle of a gather and cannot be asked, but they end with it. What is lower from now
+    on is on disk, and the step goes on from its last checkpoint (step4_train.py).
+    """
+    try:
+        use_less(training, cause)
+        training.job.record["gradient_checkpointing"] = training.gradient_checkpointing
+        write_record(training.job.run.record, training.job.record)
+        write_text(training.job.run.again, cause)
+        print(f"the step begins again; started by hand: {training.job.run.command(4)}", flush=True)
+    except Stop as stop:
+        print(f"error: {stop.cause}\n   go on with: {stop.command}", file=sys.stderr, flush=True)
+    os._exit(FAILED)
 
 
 def note(training: Training, what: str) -> None:

@@ -39,7 +39,10 @@ def run(job: Job) -> list[Path]:
 
     torch.set_num_threads(job.record["threads"])
     if job.args.force:
-        job.record.pop("micro_batch", None)  # lowered when memory was short; a new training starts from the settings
+        for lowered in ("micro_batch", "gradient_checkpointing"):
+            job.record.pop(lowered, None)  # when memory was short; a new training starts from the settings
+    if job.record.get("gradient_checkpointing"):
+        job.config.train.gradient_checkpointing = True
     precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)

@@ -167,9 +167,7 @@ def restore(training: Training, folder: Path) -> None:
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
     training.saved_step = training.step
     training.audited = {objective.name for objective in training.objectives if objective.from_step < training.step}
-    if state["micro_batch"] != training.micro_batch:
-        print(f"the checkpoint's micro_batch of {state['micro_batch']} is kept (dropout noise depends on it)")
-        training.micro_batch = state["micro_batch"]
+    restore_micro_batch(training, state["micro_batch"])
     if state["scaler"]:
         training.accelerator.scaler.load_state_dict(state["scaler"])
     if is_first_rank():
@@ -180,6 +178,15 @@ def restore(training: Training, folder: Path) -> None:
             write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
         print(f"going on from {folder.name}", flush=True)
     training.accelerator.wait_for_everyone()
+
+
+def restore_micro_batch(training: Training, stored: int) -> None:
+    """That of the checkpoint; where the training began again because memory was short, the smaller one."""
+    if training.job.shard and training.micro_batch < stored:
+        return
+    if stored != training.micro_batch:
+        print(f"the checkpoint's micro_batch of {stored} is kept (dropout noise depends on it)")
+        training.micro_batch = stored
 
 
 def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> None:

@@ -33,6 +33,7 @@ def test_the_difference_to_the_preset_is_named():
     ("lora.rank=8", "lora.rank", 8), ("train.lr=1e-3", "train.lr", 1e-3), ("train.lr=2", "train.lr", 2.0),
     ("data.augment=true", "data.augment", True), ("lora.full=[a,b]", "lora.full", ["a", "b"]),
     ("lora.peft.use_rslora=true", "lora.peft", {"use_rslora": True}), ("train.fault=", "train.fault", ""),
+    ("train.shard=on", "train.shard", "on"), ("train.shard=off", "train.shard", "off"), ("data.augment=on", "data.augment", True),
 ])  # fmt: skip
 def test_values_are_typed(word, key, value):
     found = config.to_dotted(compose(word)[0])[key]
@@ -45,6 +46,7 @@ def test_values_are_typed(word, key, value):
     ("lora.rank=0", ("lora.rank=0", "at least 1")),
     ("lora.rank=2.5", ("lora.rank", "2.5", "int")),
     ("train.precision=bf61", ("train.precision", "did you mean 'bf16'", "fp32")),
+    ("train.shard=true", ("train.shard", "auto, off, on")),
     ("train.micro_batch=3", ("train.global_batch=4", "train.micro_batch=3")),
     ("train.micro_batch=0", ("train.micro_batch=0", "at least 1")),
     ("lora.dropout=1", ("lora.dropout=1", "[0, 1)")),

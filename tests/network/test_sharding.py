@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -330,3 +333,28 @@ def test_norms_and_finite_checks_are_those_of_all_rows(tmp_path):
     for before, after, finite, names in ranks.call(2, tmp_path, norms):
         assert before == pytest.approx((3 * 30 + 1) ** 0.5) and after == float("inf")
         assert not finite and names == ["blocks.0.weight"]
+
+
+def test_out_of_memory_on_one_process_ends_all_and_the_step_goes_on_by_itself_with_less(prepared, folder, tmp_path):
+    """The launcher's children: the last of them runs out of memory at step 6, while the others wait for it."""
+    prepared("train.epochs=2", "train.fault=memory-5", "train.shard=on", "train.checkpoint_steps=2")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")}
+    command = [sys.executable, str(ranks.ROOT / "step4_train.py"), "--run", "r", "--processes", "2", "--force"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("step 6: out of memory; micro_batch is now 1, the global batch stays 4") == 1
+    assert "going on from step-000005" in ended.stdout and len(losses(folder)) == 10
+    record = read_json(folder / "run.json")
+    assert record["micro_batch"] == 1 and record["changes"] == [
+        {"step": 6, "what": "micro_batch is now 1, the global batch stays 4"}
+    ]
+    assert read_json(folder / "train/adapt/step-000010/state.json")["micro_batch"] == 1
+    assert not list(folder.rglob(".*.tmp"))

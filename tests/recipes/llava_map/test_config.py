@@ -117,6 +117,7 @@ def test_the_edges_are_taken(key, value):
     ("preset", "settings", "named"),
     [
         ("stage3_full", {"model.llm_bits": 4}, "model.llm_bits"),
+        ("stage2", {"model.llm_bits": 4, "train.shard": "on"}, "model.llm_bits=4 cannot be spread over processes"),
         ("stage2", {"model.llm_bits": 4, "lora.full": [r"llm\.norm\..*"]}, "model.llm_bits"),
         ("stage2", {"lora.full": ["("]}, "lora.full"),
         ("stage2", {"loss.cls": 0, "loss.pts": 0, "loss.dir": 0}, "loss.dir"),
