@@ -35,7 +35,7 @@ def main() -> None:
         for count in args.processes:
             command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
             command += ["--master-port", str(free_port()), "-m", "tests.bench.shard_memory", *sys.argv[1:]]
-            subprocess.run([*command, "--base", folder], env=os.environ | ENVIRONMENT, check=True)
+            subprocess.run([*command, "--base", folder], env=ENVIRONMENT | os.environ, check=True)
 
 
 def parse() -> argparse.Namespace:
@@ -82,10 +82,10 @@ def measure(args: argparse.Namespace) -> None:
     from lib.network import adapters, sharding, weights
 
     accelerator = Accelerator(cpu=args.device == "cpu")
-    before = memory(accelerator.device)
     with sharding.group(accelerator), contextlib.nullcontext() if args.whole else sharding.over(accelerator):
         with init_empty_weights(include_buffers=False):
             network = llm(args)
+        before = memory(accelerator.device)
         kind = torch.bfloat16 if args.bf16 else torch.float32
         loaded = weights.load_strict(network, Path(args.base) / "base.safetensors", dtype=kind, shard=BLOCKS)
         spec = {"llm": LoraSpec((r".*\.[qkvo]_proj",), 16, 32.0)} if args.mode == "lora" else {}

@@ -33,7 +33,8 @@ def test_the_difference_to_the_preset_is_named():
     ("lora.rank=8", "lora.rank", 8), ("train.lr=1e-3", "train.lr", 1e-3), ("train.lr=2", "train.lr", 2.0),
     ("data.augment=true", "data.augment", True), ("lora.full=[a,b]", "lora.full", ["a", "b"]),
     ("lora.peft.use_rslora=true", "lora.peft", {"use_rslora": True}), ("train.fault=", "train.fault", ""),
-    ("train.shard=on", "train.shard", "on"), ("train.shard=off", "train.shard", "off"), ("data.augment=on", "data.augment", True),
+    ("train.shard=on", "train.shard", "on"), ("train.shard=off", "train.shard", "off"),
+    ("data.augment=on", "data.augment", True),
 ])  # fmt: skip
 def test_values_are_typed(word, key, value):
     found = config.to_dotted(compose(word)[0])[key]

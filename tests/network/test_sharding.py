@@ -1,5 +1,6 @@
 """A network that is spread over processes is the same network: the same numbers, strictness and files."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.core.errors import Stop
-from lib.core.records import FrozenFeatures, Parts, Row, Sampler
+from lib.core.records import FrozenFeatures, Parts, Plan, Row, Sampler
 from lib.core.run import read_json, read_log
 from lib.network import checkpoint, gradients, pieces, scoring, sharding, weights
 from lib.network.frozen_features import FeatureCache
@@ -358,3 +359,28 @@ def test_out_of_memory_on_one_process_ends_all_and_the_step_goes_on_by_itself_wi
     ]
     assert read_json(folder / "train/adapt/step-000010/state.json")["micro_batch"] == 1
     assert not list(folder.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "chosen, processes, device, needed_gb, answer",
+    [
+        ("off", 4, "cuda", 99, False),
+        ("on", 1, "cpu", 1, True),
+        ("auto", 4, "cuda", 22, True),
+        ("auto", 4, "cuda", 21, False),
+        ("auto", 1, "cuda", 99, False),
+        ("auto", 4, "cpu", 99, False),
+    ],
+)
+def test_auto_shards_over_several_gpus_what_does_not_fit_nine_tenths_of_one(
+    monkeypatch, chosen, processes, device, needed_gb, answer
+):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24e9))
+    monkeypatch.setattr(sharding, "any_asks", lambda accelerator, asked: asked)
+    job = SimpleNamespace(
+        config=SimpleNamespace(train=SimpleNamespace(shard=chosen)),
+        recipe=SimpleNamespace(plan=lambda config: Plan(1, 1, {"weights": 10**9, "rest": (needed_gb - 1) * 10**9})),
+        unwatched=contextlib.nullcontext,
+    )
+    one = SimpleNamespace(num_processes=processes, device=torch.device(device))
+    assert sharding.wanted(job, one) is answer
