@@ -6,6 +6,7 @@ nothing else of it. All processes must then run the same forwards, since each fo
 """
 
 import contextlib
+import ctypes
 import re
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -60,6 +61,8 @@ def wanted(job: Job, accelerator: Any) -> bool:
 @contextlib.contextmanager
 def group(accelerator: Any) -> Iterator[None]:
     """Within the block there is a process group, also for a process that is alone; torch shards over nothing less."""
+    if accelerator.device.type == "cpu":
+        give_back_memory()
     alone = not dist.is_initialized()
     if alone:
         backend = "nccl" if accelerator.device.type == "cuda" else "gloo"
@@ -69,6 +72,18 @@ def group(accelerator: Any) -> Iterator[None]:
     finally:
         if alone:
             dist.destroy_process_group()
+
+
+def give_back_memory() -> None:
+    """What glibc frees goes back to the system from 1 MB on.
+
+    By itself it raises that limit to 32 MB and keeps the rest in a heap that falls into pieces: 1 915 MB of weights
+    over two processes then took 1 780 MB of each instead of 935, and 2 620 MB at most instead of 1 740.
+    """
+    threshold_parameter = -3  # M_MMAP_THRESHOLD of malloc.h
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(threshold_parameter, 1 << 20)
 
 
 @contextlib.contextmanager

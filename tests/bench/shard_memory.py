@@ -19,9 +19,6 @@ from typing import Any
 
 from lib.core.processes import free_port
 
-# glibc keeps blocks below this size in a heap that it does not give back, and raises the size by itself: with the
-# default a process that gathers and frees a block after another holds several of them.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "2"}
 BLOCKS = ("embed_tokens", r"layers\.\d+")
 
 
@@ -35,7 +32,7 @@ def main() -> None:
         for count in args.processes:
             command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
             command += ["--master-port", str(free_port()), "-m", "tests.bench.shard_memory", *sys.argv[1:]]
-            subprocess.run([*command, "--base", folder], env=ENVIRONMENT | os.environ, check=True)
+            subprocess.run([*command, "--base", folder], env={"OMP_NUM_THREADS": "1"} | os.environ, check=True)
 
 
 def parse() -> argparse.Namespace:
