@@ -59,7 +59,7 @@ def shapes(checkpoint: Path) -> dict[str, torch.Size]:
     folder = checkpoint / FOLDER
     if not folder.is_dir():
         return {}
-    stored = distributed.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    stored: dict[str, Any] = distributed.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: about.size for name, about in stored.items()}
 
 

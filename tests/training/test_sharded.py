@@ -1,0 +1,166 @@
+"""A training whose network is spread over processes is the same training: numbers, checkpoints, short memory."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib.core.errors import Stop
+from lib.core.run import read_json, read_log
+from lib.network import checkpoint, pieces, sharding
+from lib.training import loop
+from tests import ranks
+
+SETTINGS = ("train.epochs=2", "train.micro_batch=1", "eval.select_samples=3", "train.log_seconds=0")
+
+
+def files_of(folder):
+    """Every file of the last checkpoint but its state, and the log, by name."""
+    last = max(folder.glob("train/adapt/step-*"))
+    names = [p for p in last.rglob("*") if p.is_file() and p.name not in ("state.json", "sha256.json")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in [*names, folder / "train/adapt/log.jsonl"]}
+
+
+def test_adapters_on_a_spread_base_are_trained_as_on_a_whole_one_bit_for_bit(step, prepared, folder, tmp_path):
+    prepared(*SETTINGS)
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [0, 0], said
+    plain = files_of(folder)
+    assert step(1, "train.shard=on") == 0
+    codes, said = ranks.steps(2, tmp_path, 4, "--force")
+    assert codes == [0, 0] and "cpu, 2 processes" in said, said
+    assert files_of(folder) == plain and "adapter_model.safetensors" in plain
+
+
+def test_one_process_alone_can_shard_too_and_switching_it_moves_nothing(step, prepared, folder):
+    prepared(*SETTINGS, last=4)
+    plain = files_of(folder)
+    assert step(1, "train.shard=on") == 0 and step(4) == 0  # complete: nothing that was made depends on it
+    assert files_of(folder) == plain
+    assert step(4, "--force") == 0 and files_of(folder) == plain
+    assert step(5) == 0
+    assert not torch.distributed.is_initialized()
+
+
+FULL = (*SETTINGS, "train.ema=0.5", "train.checkpoint_steps=4", "train.keep_checkpoints=9", "lora.full=['net\\..*']")
+
+
+def losses(folder):
+    return [one["loss_objective"] for one in read_log(folder / "train/adapt/log.jsonl") if "eval" not in one]
+
+
+def tensors(folder, step=10):
+    """Every trained tensor of a checkpoint and every moment, whole, by name: written by one process or by several."""
+    found, made = {}, folder / f"train/adapt/step-{step:06d}"
+    for file in ("weights", "optim", "adapter/adapter_model"):
+        path = made / f"{file}.safetensors"
+        found |= load_file(path) if path.exists() else {}
+    cut = {name: torch.empty(shape) for name, shape in pieces.shapes(made).items()}
+    if cut:
+        pieces.read(made, cut)
+    return found | cut
+
+
+def close(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_trained_and_spread_is_trained_the_same_and_goes_on_with_any_number_of_processes(
+    step, prepared, folder, tmp_path
+):
+    prepared(*FULL)
+    assert step(4) == 0
+    plain, whole = losses(folder), tensors(folder)
+    assert step(1, "train.shard=on") == 0
+    codes, said = ranks.steps(2, tmp_path, 4, "--force")
+    assert codes == [0, 0], said
+    assert losses(folder) == pytest.approx(plain, rel=1e-5)
+    close(tensors(folder), whole)
+    last = folder / "train/adapt/step-000010"
+    assert {"net.0.weight", "net.2.bias", "raw/net.0.weight", "fit/all/net.0.weight/exp_avg"} <= set(
+        pieces.shapes(last)
+    )
+    assert sorted(p.name for p in last.rglob("*.tmp")) == [] and checkpoint.fault(last) == ""
+    assert step(5) == 0 and step(5, "--export", "merged") == 0  # by one process, which holds all of it
+    for count, switch in ((1, "off"), (4, "on"), (2, "off")):
+        cut_back(folder)
+        assert step(1, f"train.shard={switch}") == 0
+        codes, said = ranks.steps(count, tmp_path, 4)
+        assert codes == [0] * count and "going on from step-000004" in said, said
+        assert losses(folder) == pytest.approx(plain, rel=1e-5), (count, switch)
+        close(tensors(folder), whole)
+
+
+def cut_back(folder):
+    """As after a kill in step 7: the checkpoint of step 4 is the newest one."""
+    for path in folder.glob("train/adapt/step-*"):
+        if path.name > "step-000004":
+            shutil.rmtree(path)
+    (folder / "train/adapt/done.json").unlink()
+    stamp = read_json(folder / "4_train.json")
+    (folder / "4_train.json").write_text(json.dumps(stamp | {"state": "paused"}))
+
+
+def test_a_harmed_piece_makes_the_one_before_the_newest(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on")
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [0, 0], said
+    stage = folder / "train/adapt"
+    piece = max((stage / "step-000010" / pieces.FOLDER).iterdir())
+    piece.write_bytes(piece.read_bytes()[:-1] + b"\x01")
+    told = []
+    assert checkpoint.newest(stage, told.append) == stage / "step-000008"
+    assert told == [
+        f"checkpoint step-000010 is broken (pieces/{piece.name} does not have the hash that was stored); "
+        "falling back to the one before"
+    ]
+
+
+def test_a_bad_number_in_the_rows_of_one_process_is_met_by_all(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on", "train.fault=nan-3", "train.stop_after_bad_steps=2")
+    codes, said = ranks.steps(2, tmp_path, 4)
+    assert codes == [1, 1] and said.count("fit is not finite, batch skipped: s") == 4, said
+    assert "2 steps in a row were not finite" in said
+
+
+def test_out_of_memory_on_one_process_ends_all_and_the_step_goes_on_by_itself_with_less(prepared, folder, tmp_path):
+    """The launcher's children: the last of them runs out of memory at step 6, while the others wait for it."""
+    prepared("train.epochs=2", "train.fault=memory-5", "train.shard=on", "train.checkpoint_steps=2")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")}
+    command = [sys.executable, str(ranks.ROOT / "step4_train.py"), "--run", "r", "--processes", "2", "--force"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("step 6: out of memory; micro_batch is now 1, the global batch stays 4") == 1
+    assert "going on from step-000005" in ended.stdout and len(losses(folder)) == 10
+    record = read_json(folder / "run.json")
+    assert record["micro_batch"] == 1 and record["changes"] == [
+        {"step": 6, "what": "micro_batch is now 1, the global batch stays 4"}
+    ]
+    assert read_json(folder / "train/adapt/step-000010/state.json")["micro_batch"] == 1
+    assert not list(folder.rglob(".*.tmp"))
+
+
+def test_trained_and_spread_tensors_are_refused_in_fp16(monkeypatch):
+    monkeypatch.setattr(sharding, "is_spread", lambda tensor: tensor == "spread")
+    training = SimpleNamespace(tensors={"net.a": "whole"}, accelerator=SimpleNamespace(scaler=object()))
+    loop.refuse_half_precision(training)
+    training.tensors["net.b"] = "spread"
+    with pytest.raises(Stop, match=r"net\.b is trained and spread over the processes, which fp16 does not allow"):
+        loop.refuse_half_precision(training)
