@@ -4,6 +4,10 @@
     python -m tests.bench.shard_memory full      everything trained
     python -m tests.bench.shard_memory lora --device cuda --layers 32 --hidden 4096 --processes 1 --bf16     on one GPU
 
+Measured on a CPU with 0.48 G parameters in fp32, 1 915 MB: on 1, 2 and 4 processes each held 1 947, 934 and 468 MB
+after loading, and with adapters at most 2 548, 1 739 and 1 265 MB; with everything trained on 2 and 4 processes at most
+4 648 and 2 781 MB, of which parameters, gradients and moments are 3 813 and 1 907 and the rest is the table of words
+(262 MB), gathered beside its gradient and the sum's buffer.
 By hand: it takes minutes, and on the CPU up to 10 GB. One line of JSON for each number of processes: MB that a process
 holds after loading and at most (the peak of resident memory beyond what it had before), and the losses of all steps.
 """

@@ -2,8 +2,8 @@
 
     python -m tests.bench.shard_recipes
 
-By hand: several minutes. Measured on a CPU: VGGT's strategy C 0, the map's stages 2 and 3 in full 2e-8, the VA-VAE's
-stages, each a GAN, 2e-7.
+By hand: several minutes. Measured on a CPU: VGGT's strategy C and the generator 0, the map's stages 2 and 3 in full
+2e-8, the VA-VAE's stages, each a GAN, 2e-7.
 """
 
 import json
