@@ -1,7 +1,6 @@
 """A training whose network is spread over processes is the same training: numbers, checkpoints, short memory."""
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.core.errors import Stop
-from lib.core.run import read_json, read_log
+from lib.core.run import existing, read_json, read_log, write_record
 from lib.network import checkpoint, pieces, sharding
 from lib.training import loop
 from tests import ranks
@@ -106,8 +105,7 @@ def cut_back(folder):
         if path.name > "step-000004":
             shutil.rmtree(path)
     (folder / "train/adapt/done.json").unlink()
-    stamp = read_json(folder / "4_train.json")
-    (folder / "4_train.json").write_text(json.dumps(stamp | {"state": "paused"}))
+    write_record(folder / "4_train.json", existing(folder / "4_train.json") | {"state": "paused"})
 
 
 def test_a_harmed_piece_makes_the_one_before_the_newest(step, prepared, folder, tmp_path):
