@@ -160,7 +160,7 @@ def needs(config: Config, llm: Body | None) -> Iterator[str]:
     if not config.data.stand_in or config.data.root:
         yield "nuScenes key frames and map expansion 1.3, by registration"
     if config.train.stage3 == "full" and "stage3" in config.train.stages:
-        yield "stage 3 in full: several 80 GB cards, over which train.shard spreads it"
+        yield "stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`"
 
 
 def memory_bytes(config: Config, llm: Body | None) -> dict[str, int]:
