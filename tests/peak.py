@@ -4,6 +4,9 @@ import json
 import time
 from pathlib import Path
 
+from lib.core.records import Plan
+from lib.training import footprint
+
 
 def peak_gb() -> float:
     """VmHWM: the most memory that this process has had, mapped pages included."""
@@ -15,10 +18,10 @@ def seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def planned_gb(memory_bytes: dict[str, int]) -> dict[str, float]:
+def planned_gb(plan: Plan) -> dict[str, float]:
     """A recipe's estimate by part, and its sum."""
-    parts = {name: round(size / 1e9, 2) for name, size in memory_bytes.items()}
-    return parts | {"sum": round(sum(parts.values()), 2)}
+    found = {name: round(size / 1e9, 2) for name, size in footprint.parts(plan.footprint).items()}
+    return found | {"sum": round(sum(found.values()), 2)}
 
 
 def report(name: str, said: dict, limit_gb: float) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from lib import recipes
@@ -10,6 +11,7 @@ from lib.core import steps
 from lib.core.contract import Recipe
 from lib.core.errors import DONE
 from lib.core.run import STEPS, Run
+from lib.training import footprint
 
 
 def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], args: argparse.Namespace) -> int:
@@ -18,7 +20,7 @@ def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], arg
     plan = recipe.plan(config)
     if args.json:
         words = {step: {"state": s.word, "reasons": s.reasons, "progress": s.progress} for step, s in states.items()}
-        print(json.dumps({"run": run.name, "states": words, "plan": vars(plan)}, indent=1))
+        print(json.dumps({"run": run.name, "states": words, "plan": asdict(plan)}, indent=1))
         return DONE
     demo = f", demo ({record['scale']} scale)" if record["demo"] else ""
     print(f"run {run.name}: recipe {record['recipe']}, preset {record['preset']}{demo}")
@@ -26,8 +28,8 @@ def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], arg
         print(f"  {step} {STEPS[step]:<9} {state}")
     share = 100 * plan.trainable / plan.parameters
     print(f"  parameters {plan.parameters:,}, trainable {plan.trainable:,} ({share:.3f} %)")
-    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory_bytes.items())
-    print(f"  estimated peak memory {sum(plan.memory_bytes.values()) / 1e9:.2f} GB ({parts})")
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in footprint.parts(plan.footprint).items())
+    print(f"  estimated peak memory {footprint.card_bytes(plan.footprint) / 1e9:.2f} GB ({parts})")
     for need in plan.needs:
         print(f"  needs: {need}")
     return DONE

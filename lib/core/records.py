@@ -86,12 +86,31 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What one stage keeps on its device, from closed forms; lib.training.footprint makes bytes per card of it.
+
+    A block is one of the repeated parts of a network that cards can divide among them. Weights that are trained are
+    counted in numbers, everything frozen in bytes as it is held. The default is a network without blocks.
+    """
+
+    frozen_rest: int  # bytes of the frozen weights outside of the blocks: every card holds them
+    trained: int  # numbers trained outside of the frozen weights (adapters, heads): every card holds them
+    activations: dict[str, int]  # bytes that one micro-batch keeps for the backward pass, by part
+    frozen_blocks: int = 0  # bytes of the frozen weights in blocks
+    largest_block: int = 0  # bytes of the largest block as it computes
+    trained_in_blocks: int = 0  # numbers of the blocks' own weights, where these are trained
+    largest_trained_block: int = 0  # numbers of the largest of those
+    copies: int = 0  # bytes of the half-precision copies that autocast keeps of whole trained weights
+    averaged: bool = False  # a moving average of the trained numbers is kept too (train.ema)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a run costs, from closed forms (no torch). `memory_bytes`: the parts of the estimated peak on the device."""
+    """What a run costs, from closed forms (no torch); the footprint is that of the stage that needs most."""
 
     parameters: int
     trainable: int
-    memory_bytes: dict[str, int]
+    footprint: Footprint
     needs: tuple[str, ...] = ()  # sentences: data, licences, smallest card
 
 

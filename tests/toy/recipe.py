@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lib.core.errors import Stop
 from lib.core.records import (
+    Footprint,
     FrozenFeatures,
     Group,
     LoraSpec,
@@ -25,7 +26,8 @@ from .sources import base_tensors
 
 def plan(config):
     parameters = WIDTH * (WIDTH + 1) + WIDTH + 1
-    return Plan(parameters, config.lora.rank * (3 * WIDTH + 1), {"weights": 4 * parameters})
+    trained = config.lora.rank * (3 * WIDTH + 1)
+    return Plan(parameters, trained, Footprint(4 * parameters, trained, {}))
 
 
 def truth(x):

@@ -1,6 +1,6 @@
 """What a run costs, in closed forms: parts of the peak memory, and what it needs."""
 
-from lib.core.records import Plan
+from lib.core.records import Footprint, Plan
 from lib.recipes.hamer import size
 from lib.recipes.hamer.config import Config
 
@@ -18,8 +18,28 @@ def plan(config: Config) -> Plan:
     activations = blocks * per_block
     if config.train.gradient_checkpointing:  # one block, and the input of every other
         activations = blocks * per_block // 24 + per_block
-    memory = {"weights": 4 * parameters, "trained, Adam and gradients": 24 * trainable, "activations": activations}
-    return Plan(parameters, trainable, memory, needs(config))
+    block = size.block_parameters(model)
+    blocks = model.depth * block
+    return Plan(
+        parameters,
+        trainable,
+        Footprint(
+            4 * (size.backbone_parameters(model) - blocks + frozen_head(config)),
+            trainable,
+            {"activations": activations},
+            4 * blocks,
+            4 * block,
+        ),
+        needs(config),
+    )
+
+
+def frozen_head(config: Config) -> int:
+    """Parameters of the head that stay as they are."""
+    if config.model.init == "vitpose":
+        return 0
+    readouts = size.readout_parameters(config.model) if config.lora.full_readouts else 0
+    return size.head_parameters(config.model) - readouts
 
 
 def needs(config: Config) -> tuple[str, ...]:

@@ -9,10 +9,19 @@ READOUTS = 6 * 16 + 10 + 3
 
 
 def backbone_parameters(model: ModelConfig) -> int:
-    width, hidden = model.width, model.mlp_ratio * model.width
+    width = model.width
     patch = 3 * model.patch_px**2 * width + width + (model.patches + 1) * width
-    block = 4 * width + 4 * width * width + 4 * width + 2 * width * hidden + hidden + width
-    return patch + model.depth * block + 2 * width
+    return patch + model.depth * block_parameters(model) + 2 * width
+
+
+def block_parameters(model: ModelConfig) -> int:
+    """Of one transformer block of the backbone."""
+    width, hidden = model.width, model.mlp_ratio * model.width
+    return 4 * width + 4 * width * width + 4 * width + 2 * width * hidden + hidden + width
+
+
+def readout_parameters(model: ModelConfig) -> int:
+    return READOUTS * (model.decoder_width + 1)
 
 
 def head_parameters(model: ModelConfig) -> int:
@@ -21,7 +30,8 @@ def head_parameters(model: ModelConfig) -> int:
     cross = 2 * width + 2 * inner * model.width + 2 * inner * width + width
     feed_forward = 2 * width + 2 * width * hidden + hidden + width
     query = READOUTS if model.mean_token else 1
-    return model.decoder_depth * (attention + cross + feed_forward) + query * width + 2 * width + READOUTS * (width + 1)
+    layers = model.decoder_depth * (attention + cross + feed_forward)
+    return layers + query * width + 2 * width + readout_parameters(model)
 
 
 def adapted_blocks(config: Config) -> range:
@@ -75,7 +85,7 @@ def trainable_parameters(config: Config) -> int:
     if config.model.init == "vitpose":
         full += head_parameters(config.model)
     elif config.lora.full_readouts:
-        full += READOUTS * (config.model.decoder_width + 1)
+        full += readout_parameters(config.model)
     return adapter_parameters(config) + full
 
 

@@ -5,11 +5,12 @@ No torch, so that `--plan` answers at once.
 
 from collections.abc import Iterator
 
-from lib.core.records import Plan
+from lib.core.records import Footprint, Plan
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.language_model import (
     Body,
     adapter_parameters,
+    block_parameters,
     body,
     held_in_fp32,
     hidden_width,
@@ -148,7 +149,7 @@ def trainable(config: Config, llm: Body | None) -> int:
 def plan(config: Config) -> Plan:
     llm = body(config)
     counted = sum(parts(config, llm).values())
-    return Plan(counted, trainable(config, llm), memory_bytes(config, llm), tuple(needs(config, llm)))
+    return Plan(counted, trainable(config, llm), footprint(config, llm), tuple(needs(config, llm)))
 
 
 def needs(config: Config, llm: Body | None) -> Iterator[str]:
@@ -163,32 +164,31 @@ def needs(config: Config, llm: Body | None) -> Iterator[str]:
         yield "stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`"
 
 
-def memory_bytes(config: Config, llm: Body | None) -> dict[str, int]:
-    """The parts of the peak on the device.
+def footprint(config: Config, llm: Body | None) -> Footprint:
+    """Of the last stage. The blocks are the language model's; where it is trained it is held in fp32, and autocast
+    keeps a copy of it in half precision.
 
     Activations of the language model: 9.5 GB for 2 030 tokens of Vicuna-7B (measured without gradient checkpointing:
     0.31 GB a layer), of which checkpointing keeps one layer and each layer's input.
     """
-    micro, count = config.train.micro_batch, trainable(config, llm)
     map_points = config.model.instances * config.model.points
-    others = {name: count for name, count in parts(config, llm).items() if name != "llm"}
-    whole = llm or config.model.llm == "none"
-    found = {
-        "other weights" if whole else "weights without the language model": 4 * sum(others.values()),
-        "trained" if whole else "trained, without what the language model's width decides": count * (4 + 8 + 8),
-        "map head": micro * map_points * config.model.decoder_width * 4 * 24 * config.model.decoder_layers,
-    }  # trained: gradient, Adam's moments, flat sum
-    if llm:
-        found = {"language model": weight_bytes(config, llm)} | found
-        found["activations"] = activation_bytes(config, llm)
-    return found
-
-
-def weight_bytes(config: Config, llm: Body) -> int:
-    """Of the language model. Where it is trained: fp32, and the copy in half precision that autocast makes of it."""
+    head = config.train.micro_batch * map_points * config.model.decoder_width * 4 * 24 * config.model.decoder_layers
+    image, count = 4 * parts(config, llm)["image"], trainable(config, llm)
+    if not llm:
+        return Footprint(image, count, {"map head": head})
+    kept = {"activations": activation_bytes(config, llm), "map head": head}
+    blocks, largest = block_parameters(llm.shapes)
     if held_in_fp32(config, config.train.stages[-1], llm.shapes):
-        return llm.parameters * (4 + 2)
-    return llm.parameters * 4 if config.model.llm == "demo" else llm.parameters * config.model.llm_bits // 8
+        copies = 2 * llm.parameters
+        if trained_of_llm(config, llm) == llm.parameters:
+            return Footprint(image, count - blocks, kept, 0, 2 * largest, blocks, largest, copies)
+        # some of its tensors are trained (lora.full): the network itself says which
+        return Footprint(image + 4 * (llm.parameters - blocks), count, kept, 4 * blocks, 4 * largest, copies=copies)
+    held = 4 if config.model.llm == "demo" else 2
+    rest = image + held * (llm.parameters - blocks)
+    if config.model.llm_bits == 4 and config.model.llm != "demo":  # only its linear layers, and these are not divided
+        return Footprint(rest + blocks // 2, count, kept)
+    return Footprint(rest, count, kept, held * blocks, held * largest)
 
 
 def activation_bytes(config: Config, llm: Body) -> int:

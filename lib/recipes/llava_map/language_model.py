@@ -223,6 +223,15 @@ def linear_layers(shapes: Shapes) -> Shapes:
     }
 
 
+def block_parameters(shapes: Shapes) -> tuple[int, int]:
+    """(parameters of all transformer blocks, of the largest one): tensors under a number, "layers.3.mlp…"."""
+    blocks: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if found := re.match(r"(.*?\.\d+)\.", name):
+            blocks[found[1]] = blocks.get(found[1], 0) + prod(shape)
+    return sum(blocks.values()), max(blocks.values(), default=0)
+
+
 def held_in_fp32(config: Config, stage: str, tensors: Iterable[str]) -> bool:
     """Does a stage train any of the language model's own tensors, named as in its body? Then it is held in fp32.
 

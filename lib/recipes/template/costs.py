@@ -3,23 +3,19 @@
 A test compares the parameters with the network's. CHANGE: the formulas of your network.
 """
 
-from lib.core.records import Plan
+from lib.core.records import Footprint, Plan
 
 from .config import Config
 
 NUMBER_BYTES = 4  # float32
-KEPT_BYTES = 3 * NUMBER_BYTES  # of a trained parameter: its gradient and Adam's two moments
 
 
 def plan(config: Config) -> Plan:
     taps, pixels = config.model.window_px**2, config.data.side_px**2
     parameters = taps * taps + taps + taps + 1
-    memory = {
-        "weights": NUMBER_BYTES * parameters,
-        "gradients and Adam": KEPT_BYTES * trainable(config),
-        "activations": NUMBER_BYTES * config.train.micro_batch * pixels * (2 * taps + 2),
-    }
-    return Plan(parameters, trainable(config), memory, needs(config))
+    activations = NUMBER_BYTES * config.train.micro_batch * pixels * (2 * taps + 2)
+    footprint = Footprint(NUMBER_BYTES * parameters, trainable(config), {"activations": activations})
+    return Plan(parameters, trainable(config), footprint, needs(config))
 
 
 def trainable(config: Config) -> int:

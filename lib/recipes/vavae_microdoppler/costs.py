@@ -5,7 +5,7 @@ Functions named after a part of a network count its parameters.
 
 import itertools
 
-from lib.core.records import Plan
+from lib.core.records import Footprint, Plan
 from lib.recipes.vavae_microdoppler import strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.networks_config import PUBLISHED
@@ -55,17 +55,22 @@ def encoder(size: AutoencoderSize) -> int:
 
 
 def decoder(size: AutoencoderSize) -> int:
-    widths = [size.channels * m for m in size.multipliers]
+    inner, outer = size.channels * size.multipliers[-1], size.channels * size.multipliers[0]
+    ends = convolution(size.encoder_channels, inner, 3) + norm(outer) + convolution(outer, 3, 3)
+    return ends + middle(inner) + sum(decoder_levels(size))
+
+
+def decoder_levels(size: AutoencoderSize) -> list[int]:
+    """Parameters of the decoder's levels, the coarsest first."""
+    widths, found = [size.channels * m for m in size.multipliers], []
     before = widths[-1]
-    count = (
-        convolution(size.encoder_channels, before, 3) + middle(before) + norm(widths[0]) + convolution(widths[0], 3, 3)
-    )
     for level in reversed(range(size.levels)):
+        count = 0
         for _ in range(size.blocks + 1):
             count += residual(before, widths[level]) + (attention(widths[level]) if level in size.attention else 0)
             before = widths[level]
-        count += convolution(before, before, 3) if level > 0 else 0
-    return count
+        found.append(count + (convolution(before, before, 3) if level > 0 else 0))
+    return found
 
 
 def quantisers(size: AutoencoderSize) -> tuple[int, int]:
@@ -83,8 +88,11 @@ def critic(width: int, layers: int) -> int:
 def vision(size: VisionSize) -> int:
     """DINOv2 of transformers: with the mask token, and the position table at the latent's grid."""
     w = size.width
-    block = 2 * norm(w) + 4 * (w * w + w) + (4 * w * w + 4 * w) + (4 * w * w + w) + 2 * w
-    return size.depth * block + norm(w) + w + w + (1 + size.grid**2) * w + convolution(3, w, 14)
+    return size.depth * vision_block(w) + norm(w) + w + w + (1 + size.grid**2) * w + convolution(3, w, 14)
+
+
+def vision_block(w: int) -> int:
+    return 2 * norm(w) + 4 * (w * w + w) + (4 * w * w + 4 * w) + (4 * w * w + w) + 2 * w
 
 
 def perceptual(widths: tuple[int, ...]) -> int:
@@ -97,10 +105,14 @@ def perceptual(widths: tuple[int, ...]) -> int:
 
 def dit(size: DiTSize) -> int:
     """LightningDiT with the released options, the position table (a constant) included."""
-    w, h = size.width, size.hidden
-    block = 2 * w + matrix(w, 3 * w) + matrix(w, w) + matrix(w, 2 * h) + matrix(h, w) + matrix(w, 6 * w)
+    w = size.width
     ends = matrix(256, w) + matrix(w, w) + convolution(size.latent_channels, w, size.patch) + size.side**2 * w
-    return size.depth * block + ends + dit_heads(size)
+    return size.depth * dit_block(size) + ends + dit_heads(size)
+
+
+def dit_block(size: DiTSize) -> int:
+    w, h = size.width, size.hidden
+    return 2 * w + matrix(w, 3 * w) + matrix(w, w) + matrix(w, 2 * h) + matrix(h, w) + matrix(w, 6 * w)
 
 
 def dit_heads(size: DiTSize) -> int:
@@ -142,16 +154,25 @@ def dit_trainable(config: Config) -> int:
     return dit_heads(size) + (size.adapters(config.lora.rank) if config.model.dit_trains == "lora" else 0)
 
 
-def dit_memory(config: Config) -> dict[str, int]:
-    """Bytes. Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
+def dit_footprint(config: Config) -> Footprint:
+    """Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
     size = config.model.dit_size(labels(config))
-    block = size.side**2 * (26 * size.width + 4 * size.hidden)
-    trained = dit_trainable(config)
-    return {
-        "weights": FLOAT * sum(dit_parameters(config).values()),
-        "gradients, Adam and average": 5 * FLOAT * trained,
-        "activations": FLOAT * size.depth * block * config.train.micro_batch,
-    }
+    block, blocks, tokens = dit_block(size), size.depth * dit_block(size), size.side**2 * config.train.micro_batch
+    kept, recompute = FLOAT * tokens * (26 * size.width + 4 * size.hidden), config.train.gradient_checkpointing
+    between = FLOAT * tokens * size.width * size.depth
+    trained, whole = dit_trainable(config), config.model.dit_trains == "all"
+    frozen = sum(dit_parameters(config).values()) - (0 if whole else blocks)
+    own = trained if config.model.dit_trains != "lora" else dit_heads(size)  # trained weights of the network's own
+    return Footprint(
+        frozen_rest=FLOAT * (frozen - own),
+        trained=trained - blocks * whole,
+        activations={"activations": kept + between if recompute else size.depth * kept},
+        frozen_blocks=0 if whole else FLOAT * blocks,
+        largest_block=FLOAT * block,
+        trained_in_blocks=blocks * whole,
+        largest_trained_block=block * whole,
+        averaged=bool(config.train.ema),
+    )
 
 
 def parameters(config: Config) -> dict[str, int]:
@@ -179,23 +200,46 @@ def trainable(config: Config) -> int:
 
 def plan(config: Config) -> Plan:
     """Of a chain that ends in dit: the sums, and the memory of the stage that needs more (bytes)."""
-    found, trained, memory, needs = parameters(config), trainable(config), autoencoder_memory(config), needs_of(config)
+    found, trained, memory, needs = parameters(config), trainable(config), footprint(config), needs_of(config)
     if "dit" not in config.train.stages:
         return Plan(sum(found.values()), trained, memory, needs)
-    of_dit, trained_dit, memory_dit = dit_parameters(config), dit_trainable(config), dit_memory(config)
+    of_dit, trained_dit, memory_dit = dit_parameters(config), dit_trainable(config), dit_footprint(config)
     if config.train.stages == ["dit"]:
         return Plan(sum(of_dit.values()), trained_dit, memory_dit, needs)
-    larger = max(memory_dit, memory, key=lambda parts: sum(parts.values()))
+    larger = max(memory_dit, memory, key=rough_bytes)
     return Plan(sum((of_dit | found).values()), trained + trained_dit, larger, needs)
 
 
-def autoencoder_memory(config: Config) -> dict[str, int]:
+def rough_bytes(one: Footprint) -> int:
+    """To compare two stages of one chain on one card."""
+    numbers = one.trained + one.trained_in_blocks
+    return one.frozen_blocks + one.frozen_rest + 20 * numbers + sum(one.activations.values())
+
+
+def footprint(config: Config) -> Footprint:
+    """Of the autoencoder's stages. Blocks are its levels, and those of the frozen vision network."""
+    found, trained, vision_size = parameters(config), trainable(config), config.model.vision_size
     share = config.model.image_px**2 * config.model.channels * config.model.blocks / (256**2 * 128 * 2)
-    return {
-        "weights": FLOAT * sum(parameters(config).values()),
-        "gradients and Adam": 4 * FLOAT * trainable(config),
-        "activations": int(IMAGE_BYTES * share * config.train.micro_batch),
-    }
+    levels = trained_levels(config)
+    block = vision_block(vision_size.width) if "vision" in found else 0
+    return Footprint(
+        frozen_rest=FLOAT * (sum(found.values()) - trained - vision_size.depth * block),
+        trained=trained - sum(levels),
+        activations={"activations": int(IMAGE_BYTES * share * config.train.micro_batch)},
+        frozen_blocks=FLOAT * vision_size.depth * block,
+        largest_block=FLOAT * max([block, *levels]),
+        trained_in_blocks=sum(levels),
+        largest_trained_block=max(levels),
+        averaged=bool(config.train.ema),
+    )
+
+
+def trained_levels(config: Config) -> list[int]:
+    """Parameters of each level of the encoder and the decoder that is trained."""
+    size = config.model.autoencoder
+    if "decoder" in config.train.stages:
+        return decoder_levels(size)
+    return encoder_levels(size)[config.model.freeze_encoder_layers :] + decoder_levels(size)
 
 
 def needs_of(config: Config) -> tuple[str, ...]:

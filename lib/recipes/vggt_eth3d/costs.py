@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 from math import prod
 
-from lib.core.records import Plan
+from lib.core.records import Footprint, Plan
 from lib.recipes.vggt_eth3d.sections import Settings
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
 
 MODULE = "vggt"  # the network's name among the recipe's modules
 LINEARS = r"(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+BLOCKS = r"aggregator\.(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+"  # that cards can divide among them
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -156,13 +157,10 @@ def in_autocast(layer: str) -> bool:
     return re.fullmatch(rf"aggregator\..*\.{LINEARS}", layer) is not None
 
 
-def weight_bytes(config: Settings) -> int:
-    """Bytes of the base as `build` holds it: fp32, or bf16 where model.base_precision says so."""
-    held = 2 if config.model.base_precision == "bf16" else 4
-    return sum(
-        prod(shape) * (held if in_autocast(name.rpartition(".")[0]) else 4)
-        for name, shape in tensors(config.model).items()
-    )
+def held_bytes(config: Settings, names: Iterable[str]) -> int:
+    """Bytes of tensors as `build` holds them: fp32, or bf16 where model.base_precision says so."""
+    shapes, short = tensors(config.model), 2 if config.model.base_precision == "bf16" else 4
+    return sum(prod(shapes[name]) * (short if in_autocast(name.rpartition(".")[0]) else 4) for name in names)
 
 
 def frozen_blocks(config: Settings) -> int | None:
@@ -191,12 +189,38 @@ def frozen_front(blocks: int) -> str:
 def plan(config: Settings) -> Plan:
     """Parameters of the whole network, of what is trained, and the estimated peak on the device in bytes."""
     parameters = sum(prod(shape) for shape in tensors(config.model).values())
-    return Plan(parameters, trainable(config), memory_bytes(config))
+    return Plan(parameters, trainable(config), footprint(config))
 
 
-def memory_bytes(config: Settings) -> dict[str, int]:
-    """The parts of the peak on the device for the largest sample. An estimate: kernels' own workspace is not in it."""
-    size, count = config.model, trainable(config)
+def footprint(config: Settings) -> Footprint:
+    """What the largest sample needs. An estimate: kernels' own workspace is not in it."""
+    shapes = tensors(config.model)
+    blocks, full = tensors_of_blocks(shapes), set(fully_trained(shapes, full_tensors(config)))
+    inside = {name for names in blocks for name in names}
+    opened = [sum(prod(shapes[name]) for name in names if name in full) for names in blocks]
+    return Footprint(
+        frozen_rest=held_bytes(config, shapes.keys() - inside - full),
+        trained=trainable(config) - sum(opened),
+        activations=activation_bytes(config),
+        frozen_blocks=held_bytes(config, inside - full),
+        largest_block=max(held_bytes(config, names) for names in blocks),
+        trained_in_blocks=sum(opened),
+        largest_trained_block=max(opened),
+        averaged=bool(config.train.ema),
+    )
+
+
+def tensors_of_blocks(shapes: Iterable[str]) -> list[list[str]]:
+    """The names of each block's tensors."""
+    found: dict[str, list[str]] = {}
+    for name in shapes:
+        if block_name := re.match(BLOCKS, name):
+            found.setdefault(block_name[0], []).append(name)
+    return list(found.values())
+
+
+def activation_bytes(config: Settings) -> dict[str, int]:
+    size = config.model
     frames = config.train.micro_batch * config.data.frames[1]
     number = 4 if config.train.precision == "fp32" else 2  # bytes of a number inside linear layers
     patches = (size.image_height_px // size.patch_size) * (size.image_width_px // size.patch_size)
@@ -206,9 +230,6 @@ def memory_bytes(config: Settings) -> dict[str, int]:
     between_blocks = 4 * tokens * size.embed_dim
     recompute = config.train.gradient_checkpointing
     return {
-        "weights": weight_bytes(config),
-        # Adapters themselves, gradient, Adam's two moments, the flat fp64 sum over processes, the average.
-        "trained": count * (4 * bool(lora_targets(config)) + 4 + 8 + 8 + 4 * bool(config.train.ema)),
         "layers that heads read": len(size.kept_layers) * 2 * between_blocks,
         "aggregator": blocks * between_blocks + one_block if recompute else max(blocks, 1) * one_block,
         "dense head": one_frame * (1 if recompute else frames),

@@ -145,7 +145,7 @@ def take_a_step(folder: Path, preset: str) -> None:
     started = time.monotonic()
     record = loop.optimiser_step(training)
     said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb()}
-    said["planned_gb"] = planned_gb(hamer.plan(config).memory_bytes)
+    said["planned_gb"] = planned_gb(hamer.plan(config))
     said |= {"trained_parameters": sum(p.numel() for p in tensors.values()), "record": record}
     report("step", said, LIMIT_GB)
 

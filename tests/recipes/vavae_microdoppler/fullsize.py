@@ -111,7 +111,7 @@ def take_a_step(folder: Path) -> None:
     started = time.monotonic()
     record = loop.optimiser_step(training)
     training.step = 1
-    planned = planned_gb(costs.plan(config).memory_bytes)
+    planned = planned_gb(costs.plan(config))
     said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb(), "planned_gb": planned}
     save(training)
     size_gb = sum(file.stat().st_size for file in training.folder.rglob("*") if file.is_file()) / 1e9

@@ -58,7 +58,8 @@ def test_a_base_held_in_bf16_has_adapters_heads_and_tokens_in_fp32(settings):
     assert all(tensor.dtype == torch.float32 for tensor in adapters.trainable(parts).values())
     assert half == set(filter(costs.in_autocast, layers)) and len(half) == 40
     weights = sum(parameter.nbytes for name, parameter in named.items() if ".lora_" not in name)
-    assert weights == costs.weight_bytes(settings(**BF16)) < costs.weight_bytes(settings())
+    names = costs.tensors(settings().model)
+    assert weights == costs.held_bytes(settings(**BF16), names) < costs.held_bytes(settings(), names)
 
 
 def test_adapters_on_a_bf16_base_are_merged_in_fp32(settings):

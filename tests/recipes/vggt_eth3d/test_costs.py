@@ -18,6 +18,7 @@ from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, Config
 from lib.recipes.vggt_eth3d.layers import Block
 from lib.recipes.vggt_eth3d.model import VGGT
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.training.footprint import card_bytes
 
 # Beside the checkout, where there is one.
 PUBLISHED_KEYS = Path(__file__).resolve().parents[4] / "shared" / "facts" / "vggt_keys.json"
@@ -149,7 +150,7 @@ def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
 
 
 def test_checkpointing_and_strategy_lower_the_estimate():
-    total = {preset: sum(costs.memory_bytes(settings(preset)).values()) for preset in PRESETS}
+    total = {preset: card_bytes(costs.footprint(settings(preset))) for preset in PRESETS}
     assert total["strategy_a"] < total["strategy_b"] < total["strategy_c"]
-    checkpointed = costs.memory_bytes(settings("strategy_c", train__gradient_checkpointing=True))
-    assert sum(checkpointed.values()) < total["strategy_c"] / 3
+    checkpointed = costs.footprint(settings("strategy_c", train__gradient_checkpointing=True))
+    assert card_bytes(checkpointed) < total["strategy_c"] / 3
