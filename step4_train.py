@@ -2,12 +2,12 @@
 
 Leaves train/<stage>/ in the run: checkpoints of the trained tensors alone, best.json, log.jsonl, timing.jsonl,
 tensorboard/. On one device it needs no launcher; on several devices of one machine it starts its own children
-(--processes forces a number). What none of them could hold is spread over them (train.shard). Several machines:
+(--processes forces a number). What none of them could hold is spread over them (train.shard). On several machines,
+with GPUs or without, each runs the same line with its own --node-rank, and --root lies on a disk that all of them
+share:
 
-    accelerate launch --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500 \\
-        --num_processes 2 --multi_gpu step4_train.py --run NAME
-
-The other machine runs the same line with --machine_rank 1; --root lies on a disk that both of them share.
+    python step4_train.py --run NAME --root SHARED \\
+        --launch-args "--nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --master-port 29500"
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from lib.commands import cli
-from lib.core import processes, steps
+from lib.core import group, processes, steps
 from lib.core.errors import Stop
 from lib.core.job import Job
 
@@ -38,11 +38,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(job: Job) -> list[Path] | int:
     refuse_other_run(job)
     wanted = job.args.processes or device_count()
-    if wanted > 1 and not processes.is_child():
+    if max(wanted, group.machines_asked()) > 1 and not group.is_child():
         return launch(job, wanted)
     from lib.training import stages
 
-    return stages.run(job)
+    with processes.ending_together("the same command on every machine"):
+        return stages.run(job)
 
 
 def launch(job: Job, count: int) -> int:

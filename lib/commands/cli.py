@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,11 @@ from typing import Any
 from lib import recipes
 from lib.commands import settings
 from lib.commands.plan import show_list, show_plan
-from lib.core import steps
+from lib.core import group, steps
 from lib.core.code import REPOSITORY
 from lib.core.errors import DONE, FAILED, PAUSED, Paused, Stop
 from lib.core.job import Job
-from lib.core.processes import is_first_rank, leave, rank_0_left, run_child
+from lib.core.processes import further_machine, is_first_here, is_first_rank, leave, note_machine, run_child, speaks
 from lib.core.run import SCRIPTS, STEPS, Run, sweep, write_record
 from lib.core.session import catch_signals, guard_against_dead_parent, open_clock, take_lock
 
@@ -72,6 +73,7 @@ def attempt(step: int, work: Work, add_flags: AddFlags | None, again: tuple[str,
         place = run.folder
         if args.plan:
             return show_plan(run, recipe, config, record, args)
+        join(run.command(step), shlex.split(getattr(args, "launch_args", "")))
         with locked(run):
             clock = open_clock(args.time_limit, reserve_seconds(config, record))
             return perform(Job(step, run, recipe, config, record, args, clock), work, result)
@@ -81,9 +83,15 @@ def attempt(step: int, work: Work, add_flags: AddFlags | None, again: tuple[str,
         return say(of_system(error, place))
 
 
+def join(command: str, launch_args: list[str]) -> None:
+    """Which of several machines this is. Stop: processes were asked for that no launcher made."""
+    group.refuse_alone(command)
+    note_machine(launch_args, group.line(command))
+
+
 def say(stop: Stop) -> int:
-    """Prints why a step stops and what to do; returns its exit code. Of several ranks one speaks for all."""
-    if is_first_rank() or not rank_0_left():
+    """Prints why a step stops and what to do; returns its exit code. Of a machine's ranks one speaks for all."""
+    if speaks():
         print(f"error: {stop.cause}", file=sys.stderr)
         if stop.command:
             print(f"   go on with: {stop.command}", file=sys.stderr)
@@ -173,6 +181,7 @@ def perform(job: Job, work: Work, result: Result | None) -> int:
     if is_first_rank():
         write_record(job.run.record, job.record)
         settings.remember_recipe(job.run, job.recipe)
+    if is_first_rank() or group.is_child():
         with job.unwatched():
             code = earlier_steps(job)
         if code != DONE:
@@ -198,6 +207,7 @@ def carry_out(job: Job, work: Work) -> int:
         if is_first_rank():
             job.note_made_from()
             steps.write_stamp(job.run, job.step, "paused", job.made_from, job.progress, [], time.time() - started)
+        if is_first_here():
             at = steps.where(job.progress)
             print(f"paused{at}: {pause}. Go on with: {job.run.command(job.step)}", flush=True)
         return PAUSED
@@ -222,6 +232,8 @@ def earlier_steps(job: Job) -> int:
     for step in range(1, min(job.step, 4)):
         state = steps.state(job.run, step, job.recipe, job.config)
         if state.word != "complete":
+            if group.is_child():  # the others would wait for this one, and give it up
+                raise Stop(f"step {step} ({STEPS[step]}) is {state}", job.run.command(step))
             print(f"step {step} ({STEPS[step]}) is {state}: running it first", flush=True)
             script = str(REPOSITORY / SCRIPTS[step])
             code = run_child([sys.executable, script, "--run", job.run.name, *passed_on(job.args)], job.clock)
@@ -251,10 +263,13 @@ def passed_on(args: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Two steps must not work on one run at once; the lock ends with the process, so nothing is left to clean up."""
-    lock = run.folder / ".lock"
+    """Two steps must not work on one run at once; the lock ends with the process, so nothing is left to clean up.
+
+    Each of several machines has its own: a machine's ranks end when the step that started them, and its lock, are gone.
+    """
+    lock = run.folder / f".lock{further_machine()}"
     # the step that started this process, or rank 0, holds it
-    if os.environ.get("PIPELINE_LOCK") == str(lock) or not is_first_rank():
+    if os.environ.get("PIPELINE_LOCK") == str(lock) or (group.is_child() and not is_first_rank()):
         yield
         return
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -263,7 +278,8 @@ def locked(run: Run) -> Iterator[None]:
         raise Stop(f"another step is working on the run {run.name}", "wait for it, or choose another --run NAME")
     os.environ["PIPELINE_LOCK"] = str(lock)
     try:
-        sweep(run.folder)
+        if is_first_rank():
+            sweep(run.folder)
         yield
     finally:
         del os.environ["PIPELINE_LOCK"]

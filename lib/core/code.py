@@ -23,6 +23,7 @@ SILENT = {
     "lib/core/code.py": "finds out what an output was made from",
     "lib/core/config.py": "the settings are compared one by one",
     "lib/core/errors.py": "words and exit codes",
+    "lib/core/group.py": "refuses, and says who is gone",
     "lib/core/hashes.py": "a memo of hashes that are compared themselves",
     "lib/core/install.py": "packages; their versions are in run.json",
     "lib/core/job.py": "hands settings and clock to a step",

@@ -1,53 +1,92 @@
 """Children of a step: an earlier step that must be repaired, or one process per device through torch's own launcher.
 
-The outcome of the ranks is what rank 0 wrote down, never the launcher's exit code, which turns 75 into 1.
+The outcome of the ranks is what the first one of each machine wrote down, never the launcher's exit code, which turns
+75 into 1.
 """
 
+import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from lib.core.errors import DONE, FAILED, PAUSED, Stop
+from lib.core import group
+from lib.core.errors import DONE, FAILED, PAUSED, Paused, Stop
 from lib.core.run import Run, write_text
 from lib.core.session import Clock
 
-
-def is_child() -> bool:
-    """Was this process started by a launcher (ours, torchrun or accelerate launch)?"""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+T = TypeVar("T")
+# torch's launcher, without the page that it prints under what a rank has said; asked in a child, as it needs torch.
+LAUNCHER = """
+import logging, os, sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+try:
+    main()
+except (ChildFailedError, SignalException):
+    sys.exit(1)
+except Exception as error:
+    sys.exit(1 if os.path.exists(os.environ["PIPELINE_OUTCOME"]) else f"torch's launcher: {error}")
+"""
 
 
 def is_first_rank() -> bool:
     """Is this the process that writes and prints for all of them?"""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK") == "0" or ("RANK" not in os.environ and not further_machine())
+
+
+def is_first_here() -> bool:
+    """Is this the process that says for all of its machine how the step ended?"""
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
+def further_machine() -> str:
+    """The number of this machine among several, "" on the first and where there is only one."""
+    return os.environ.get("PIPELINE_MACHINE", "")
+
+
+def note_machine(launch_args: list[str], command: str) -> None:
+    """--launch-args may make this machine one of several. Stop: words that torch's launcher needs are missing."""
+    words = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for flag in ("nnodes", "node-rank", "master-addr", "master-port"):
+        words.add_argument(f"--{flag}", f"--{flag.replace('-', '_')}", default="")
+    said, _ = words.parse_known_args(launch_args)
+    if said.nnodes in ("", "1"):
+        return
+    missing = [f"--{name.replace('_', '-')}" for name, value in vars(said).items() if not value]
+    if missing:
+        raise Stop(f"--launch-args asks for {said.nnodes} machines without {', '.join(missing)}", command)
+    os.environ |= {"PIPELINE_MACHINES": said.nnodes, "PIPELINE_MACHINE": said.node_rank.lstrip("0")}
 
 
 def launch(run: Run, processes: int, threads: int, launch_args: list[str], clock: Clock) -> int:
-    """Runs this command line in `processes` processes of this machine and returns the step's exit code."""
-    outcome, stop = run.folder / ".outcome.tmp", run.folder / ".stop.tmp"
+    """Runs this command line in `processes` processes of this machine and returns the step's exit code.
+
+    launch_args: words for torch's launcher; those of several machines make this one of them. Stop: the processes ended
+    and none of them said why.
+    """
+    outcome, stop = (run.folder / f".{name}{further_machine()}.tmp" for name in ("outcome", "stop"))
     outcome.unlink(missing_ok=True)
     stop.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        str(free_port()),
-    ]
+    command = [sys.executable, "-c", LAUNCHER, "--nproc-per-node", str(processes)]
+    if not any(word.startswith("--master") for word in launch_args):
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     command += [*launch_args, "--", *sys.argv]  # without the dashes the launcher takes --run for a flag of its own
     environment = {"OMP_NUM_THREADS": str(threads), "PIPELINE_OUTCOME": str(outcome), "PIPELINE_STOP": str(stop)}
     run_child(command, clock, environment, lambda child: write_text(stop, clock.stop_asked))
-    code = int(outcome.read_text()) if outcome.exists() else FAILED
+    code = int(outcome.read_text()) if outcome.exists() else None
     outcome.unlink(missing_ok=True)
     stop.unlink(missing_ok=True)
+    if code is None:
+        cause = "a process of this step failed (its traceback is above) or was killed, perhaps for want of memory"
+        raise Stop(f"{cause}; the last good checkpoint stands", "the same command", FAILED)
     return code
 
 
@@ -77,20 +116,30 @@ def run_child(
 
 
 def leave(code: int) -> int:
-    """The exit code of this process. Rank 0 notes the step's outcome for `launch`, and torch's launcher is told 0: for
-    anything else it prints a traceback. A rank that fails where rank 0 did not keeps its code, which ends all of them.
+    """The exit code of this process. The first rank of a machine notes the step's outcome for `launch`. Of a pause
+    torch's launcher is told that all is well: for anything else it ends the other ranks, which may still be writing.
     """
-    outcome = os.environ.get("PIPELINE_OUTCOME")
-    if not outcome or not is_child():
+    if not os.environ.get("PIPELINE_OUTCOME") or not group.is_child():
         return code
-    if os.environ["RANK"] == "0":
+    if is_first_here():
+        note_outcome(code)
+    return DONE if code == PAUSED else code
+
+
+def note_outcome(code: int) -> None:
+    """The exit code of the step on this machine, for the process that started its ranks."""
+    outcome = os.environ.get("PIPELINE_OUTCOME")
+    if outcome:
         write_text(Path(outcome), str(code))
-        return DONE
-    return DONE if code in (DONE, PAUSED) or rank_0_left() else code
 
 
-def rank_0_left() -> bool:
-    """Most errors stop every rank alike, within a moment; then rank 0 has said it for all."""
+def speaks() -> bool:
+    """Does this process say why the step ends? The first one of each machine does, or one that fails alone."""
+    return is_first_here() or not first_left()
+
+
+def first_left() -> bool:
+    """Most errors stop every rank alike, within a moment; then the first of this machine has said it for all."""
     outcome = os.environ.get("PIPELINE_OUTCOME", "")
     patience = time.monotonic() + 2
     while outcome and time.monotonic() < patience:
@@ -98,6 +147,27 @@ def rank_0_left() -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@contextlib.contextmanager
+def ending_together(command: str) -> Iterator[None]:
+    """What a process says when another one is gone, or has never come."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not group.is_child() or not group.is_loss(error):
+            raise
+        end(group.what_is_lost(), command)
+
+
+def end(cause: str, command: str) -> NoReturn:
+    """The end of a process whose group is broken: at once, because leaving the group would wait for the others."""
+    if speaks():
+        print(f"error: {cause}\n   go on with: {command}", file=sys.stderr, flush=True)
+    if is_first_here():
+        note_outcome(FAILED)
+    sys.stdout.flush()
+    os._exit(FAILED)
 
 
 def free_port() -> int:
@@ -113,29 +183,69 @@ def accelerator(precision: str, folder: Path) -> Any:
     a whole model with its optimiser: asked for by variables they set a type and shard nothing, so they are refused.
     """
     import torch
-    from accelerate import Accelerator, DistributedType
+    from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 
     cpu = not torch.cuda.is_available()
+    if cpu:
+        group.refuse_loopback()
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         if os.environ.get(name, "false").lower() not in ("false", "0", ""):
             raise Stop(
                 f"{name} is set (by an accelerate configuration file), which shards nothing here",
                 f"unset {name}   (what spreads a network over the processes is the setting train.shard=on)",
             )
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=group.GROUP_SECONDS))
     chosen = Accelerator(
-        cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), log_with="tensorboard", project_dir=folder
+        cpu=cpu,
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        log_with="tensorboard",
+        project_dir=folder,
+        kwargs_handlers=[patience],
     )
-    wanted = DistributedType.NO if not is_child() else (DistributedType.MULTI_CPU if cpu else DistributedType.MULTI_GPU)
+    several = DistributedType.MULTI_CPU if cpu else DistributedType.MULTI_GPU
+    wanted = several if group.is_child() else DistributedType.NO
     if chosen.distributed_type != wanted:
         raise Stop(f"Accelerate set up {chosen.distributed_type}, where {wanted} was wanted", code=FAILED)
+    group.refuse_fewer(chosen.num_processes, "the same command")
     return chosen
 
 
 def any_asks(accelerator: Any, asked: bool) -> bool:
     """True on every process when one process asks: all stop at the same step."""
+    return wishes(accelerator, asked)[0]
+
+
+def wishes(accelerator: Any, *mine: bool) -> tuple[bool, ...]:
+    """Of each wish, whether some process has it: the same on all of them."""
     import torch
 
     if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor([float(asked)], device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item() > 0)
+        return mine
+    flags = torch.tensor([float(wish) for wish in mine], device=accelerator.device)
+    return tuple(bool(count > 0) for count in accelerator.reduce(flags, "sum").tolist())
+
+
+def alone(accelerator: Any, clock: Clock, work: Callable[[Callable[[], None]], T]) -> T | None:
+    """What rank 0 makes while the others wait, for hours if need be. None on the others.
+
+    work(pause) calls pause() between two units of work, each shorter than group.GROUP_SECONDS: there the others hear
+    that rank 0 is alive, and rank 0 whether one of them was asked to stop. Paused: on all of them.
+    """
+
+    def together(finished: bool) -> bool:
+        stop, done = wishes(accelerator, not clock.has_time(), finished)
+        if stop and not done:
+            raise Paused(clock.stop_asked or "the session's time is over")
+        return done
+
+    if not is_first_rank():
+        while not together(False):
+            pass
+        return None
+
+    def pause() -> None:
+        together(False)
+
+    made = work(pause)
+    together(True)
+    return made

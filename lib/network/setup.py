@@ -10,7 +10,7 @@ from lib.core import code, steps
 from lib.core import config as configuration
 from lib.core.errors import Stop
 from lib.core.job import Job
-from lib.core.processes import is_first_rank
+from lib.core.processes import alone, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, read_json, read_memo
 from lib.data import split
@@ -40,13 +40,11 @@ def make_stage_inputs(
             raise Stop(cause, job.run.command(4, "--stages", before.name))
         earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
 
-    def make() -> Path | None:
-        pause = job.pause_if_out_of_time
+    def make(pause: Callable[[], None]) -> Path | None:
         return job.recipe.stage_inputs(job.config, stage, manifest, asset_dirs, earlier, job.run.cache, pause)
 
-    folder = make() if is_first_rank() else None
-    accelerator.wait_for_everyone()
-    folder = folder if is_first_rank() else make()
+    folder = alone(accelerator, job.clock, make)
+    folder = folder if is_first_rank() else make(job.pause_if_out_of_time)
     if folder is None:
         return asset_dirs, manifest
     return asset_dirs | {"stage_inputs": folder}, replace(manifest, stage_inputs=folder)

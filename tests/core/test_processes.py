@@ -145,7 +145,9 @@ def test_a_crash_after_the_first_stamp_is_no_pause(tmp_path, monkeypatch):
     run = Run(tmp_path, "r")
     run.folder.mkdir(parents=True)
     write_record(run.stamp(4), {"state": "paused"})
-    assert processes.launch(run, 2, 1, [], Clock(None, 1, 0.0)) == 1
+    with pytest.raises(Stop, match=r"failed .* or was killed") as stopped:
+        processes.launch(run, 2, 1, [], Clock(None, 1, 0.0))
+    assert stopped.value.code == 1
     monkeypatch.setattr(
         processes,
         "run_child",
@@ -155,21 +157,25 @@ def test_a_crash_after_the_first_stamp_is_no_pause(tmp_path, monkeypatch):
     assert not (run.folder / ".outcome.tmp").exists()
 
 
-def test_rank_0_notes_the_outcome_and_the_launcher_hears_that_all_is_well(tmp_path, monkeypatch):
+def test_the_first_rank_notes_the_outcome_and_a_pause_ends_no_other_rank(tmp_path, monkeypatch):
     assert processes.leave(75) == 75
     outcome = tmp_path / "outcome"
     monkeypatch.setenv("PIPELINE_OUTCOME", str(outcome))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert processes.leave(1) == 1  # rank 0 goes on without knowing: this code ends all of them
+    assert (
+        processes.leave(1) == 1 and not outcome.exists()
+    )  # rank 0 goes on without knowing: this code ends all of them
     monkeypatch.setenv("RANK", "0")
-    assert processes.leave(2) == 0 and outcome.read_text() == "2"
-    monkeypatch.setenv("RANK", "1")
-    assert processes.leave(2) == 0
+    assert processes.leave(2) == 2 and outcome.read_text() == "2"
+    assert processes.leave(75) == 0 and outcome.read_text() == "75"
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert processes.leave(1) == 1 and outcome.read_text() == "1"  # the first of another machine
 
 
 def test_two_machines_through_accelerate_launch(tmp_path, prepared, step, folder):
-    """The example in step4_train.py, with both machines on this one."""
+    """As on GPUs, with both machines on this one."""
     prepared(*SETTINGS)
     assert step(4) == 0
     one = losses(folder)
