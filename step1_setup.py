@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib.commands import cli
+from lib.commands import cli, cost
 from lib.core import install
 from lib.core.errors import Stop
 from lib.core.job import Job
@@ -41,7 +41,7 @@ def work(job: Job) -> list[Path]:
     }
     write_record(job.run.record, job.record)
     with job.unwatched():
-        for need in job.recipe.plan(job.config).needs:
+        for need in cost.needs(job.recipe, job.config, job.recipe.plan(job.config)):
             print(f"  needs: {need}")
     return [job.run.record]
 

@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from lib import recipes
+from lib.commands import cost
 from lib.core import config as configuration
 from lib.core import steps
 from lib.core.contract import Recipe
 from lib.core.errors import DONE
+from lib.core.records import Plan
 from lib.core.run import STEPS, Run
 from lib.training import footprint
 
@@ -17,22 +19,29 @@ from lib.training import footprint
 def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], args: argparse.Namespace) -> int:
     """The state of every step, what would run and why, and what the run costs."""
     states = chained(run, recipe, config)
-    plan = recipe.plan(config)
+    plan, costs = recipe.plan(config), cost.of_run(recipe, config)
     if args.json:
         words = {step: {"state": s.word, "reasons": s.reasons, "progress": s.progress} for step, s in states.items()}
-        print(json.dumps({"run": run.name, "states": words, "plan": asdict(plan)}, indent=1))
+        print(json.dumps({"run": run.name, "states": words, "plan": asdict(plan), "costs": costs}, indent=1))
         return DONE
     demo = f", demo ({record['scale']} scale)" if record["demo"] else ""
     print(f"run {run.name}: recipe {record['recipe']}, preset {record['preset']}{demo}")
     for step, state in states.items():
         print(f"  {step} {STEPS[step]:<9} {state}")
-    share = 100 * plan.trainable / plan.parameters
-    print(f"  parameters {plan.parameters:,}, trainable {plan.trainable:,} ({share:.3f} %)")
-    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in footprint.parts(plan.footprint).items())
-    print(f"  estimated peak memory {footprint.card_bytes(plan.footprint) / 1e9:.2f} GB ({parts})")
-    for need in plan.needs:
-        print(f"  needs: {need}")
+    print_costs(plan, costs)
     return DONE
+
+
+def print_costs(plan: Plan, costs: dict[str, Any]) -> None:
+    if plan.footprint:
+        share = 100 * plan.trainable / plan.parameters
+        print(f"  parameters {plan.parameters:,}, trainable {plan.trainable:,} ({share:.3f} %)")
+        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in footprint.parts(plan.footprint).items())
+        print(f"  estimated peak memory {footprint.card_bytes(plan.footprint) / 1e9:.2f} GB ({parts})")
+    else:
+        print("  parameters: not known yet")
+    for line in cost.lines(costs):
+        print(f"  {line}")
 
 
 def chained(run: Run, recipe: Recipe, config: Any) -> dict[int, steps.State]:

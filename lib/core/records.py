@@ -46,6 +46,7 @@ class Asset:
     made_from: str = ""  # kind "made": the parameters of the stand-in as text; with another text it is made again
     required: bool = True
     archives: tuple[Archive, ...] = ()  # kind "licensed": what brings the files
+    size_bytes: int = 0  # of what is fetched; 0 = not known
 
 
 @dataclass
@@ -105,13 +106,27 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast such a training ran somewhere, measured or published: what `--plan` estimates hours from."""
+
+    samples_per_second: float
+    card: str  # one of them
+    source: str  # who measured it
+    epochs: float  # of all stages
+    samples: int = 0  # of an epoch; 0 = the data decide
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run costs, from closed forms (no torch); the footprint is that of the stage that needs most."""
 
     parameters: int
     trainable: int
-    footprint: Footprint
-    needs: tuple[str, ...] = ()  # sentences: data, licences, smallest card
+    footprint: Footprint | None  # None: not known yet, and the first of `needs` says why
+    needs: tuple[str, ...] = ()  # sentences beside those that the assets say
+    # settings of the recipe that need less memory, the least harm first; data.* is tried before train.micro_batch
+    lighter: dict[str, Any] = field(default_factory=dict)
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)

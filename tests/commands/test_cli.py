@@ -11,6 +11,7 @@ import pytest
 
 from lib.commands import cli
 from lib.core.run import existing, read_json, write_record
+from lib.recipes import RECIPES
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,7 @@ except SystemExit as ended:
 @pytest.mark.parametrize("words", [
     ("step4_train.py", "--help"), ("step1_setup.py", "--list"), ("step5_evaluate.py", "--plan"),
     ("step1_setup.py", "--plan", "--json", "lora.rank=4"),
+    *(("step1_setup.py", "--plan", "--recipe", name) for name in RECIPES[1:]),
 ])  # fmt: skip
 def test_help_list_and_plan_import_nothing_heavy_and_write_nothing(tmp_path, words):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")} | {

@@ -11,11 +11,13 @@ CHECKPOINTS = {
         "HaMeR, MIT (trained with MANO: non-commercial)",
         "download https://www.cs.utexas.edu/~pavlakos/hamer/data/hamer_demo_data.tar.gz (5.8 GB), unpack it and put "
         "hamer_ckpts/checkpoints/hamer.ckpt here",
+        5_800_000_000,
     ),
     "vitpose": (
         "vitpose_backbone.pth",
         "ViTPose, Apache-2.0",
         "put the ViT-H backbone of ViTPose here as vitpose_backbone.pth, or set model.checkpoint to its path",
+        0,
     ),
 }
 
@@ -28,5 +30,5 @@ def base(config: Config) -> Asset:
     if config.model.init == "demo":
         folder, licence = "lib/recipes/hamer/demo", "MIT (trained by this project on pictures of its stand-in hand)"
         return Asset("base", "shipped", source=folder, files={"base.safetensors": ""}, licence=licence)
-    name, licence, how_to_get = CHECKPOINTS[config.model.init]
-    return Asset("base", "licensed", files={name: ""}, licence=licence, how_to_get=how_to_get)
+    name, licence, how_to_get, size = CHECKPOINTS[config.model.init]
+    return Asset("base", "licensed", files={name: ""}, licence=licence, how_to_get=how_to_get, size_bytes=size)

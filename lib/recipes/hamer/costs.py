@@ -29,8 +29,8 @@ def plan(config: Config) -> Plan:
             {"activations": activations},
             4 * blocks,
             4 * block,
+            averaged=bool(config.train.ema),
         ),
-        needs(config),
     )
 
 
@@ -40,16 +40,3 @@ def frozen_head(config: Config) -> int:
         return 0
     readouts = size.readout_parameters(config.model) if config.lora.full_readouts else 0
     return size.head_parameters(config.model) - readouts
-
-
-def needs(config: Config) -> tuple[str, ...]:
-    found = []
-    if config.model.init == "hamer":
-        found.append("hamer.ckpt (2.7 GB, part of HaMeR's 5.8 GB demo data)")
-    if config.model.mano == "licensed":
-        found.append("MANO_RIGHT.pkl (free registration, non-commercial): put it where step 2 says")
-    if config.data.format != "made":
-        found.append(f"your hands as {config.data.format} at data.root={config.data.root or '?'}")
-    if config.model.init != "demo":
-        found.append("a GPU with 8 GB for micro_batch 4 with train.gradient_checkpointing=true, 16 GB without")
-    return tuple(found)

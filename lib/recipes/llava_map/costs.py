@@ -4,8 +4,9 @@ No torch, so that `--plan` answers at once.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from lib.core.records import Footprint, Plan
+from lib.core.records import Footprint, Pace, Plan
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.language_model import (
     Body,
@@ -20,6 +21,7 @@ from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS, EncoderSize, QFormer
 
 VIEWS, CLASSES, EMBEDDING, COORDINATE_OCTAVES = 6, 3, 64, 10
 PROMPT_TOKENS = 32  # about
+KEY_FRAMES = {"v1.0-trainval": 28_130, "v1.0-mini": 323}  # of the official training scenes
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -148,20 +150,28 @@ def trainable(config: Config, llm: Body | None) -> int:
 
 def plan(config: Config) -> Plan:
     llm = body(config)
-    counted = sum(parts(config, llm).values())
-    return Plan(counted, trainable(config, llm), footprint(config, llm), tuple(needs(config, llm)))
+    counted, known = sum(parts(config, llm).values()), llm or config.model.llm == "none"
+    fewer_bits = {"model.llm_bits": 4} if llm and not config.trains_llm() and config.model.llm != "demo" else {}
+    one = replace(footprint(config, llm), averaged=bool(config.train.ema)) if known else None
+    return Plan(counted, trainable(config, llm), one, tuple(needs(config, llm)), fewer_bits, pace(config))
+
+
+def pace(config: Config) -> Pace | None:
+    """Of Vicuna-7B, not trained itself, on nuScenes. None for anything else: nobody measured it."""
+    if config.model.llm != "lmsys/vicuna-7b-v1.5" or config.trains_llm():
+        return None
+    epochs = {"stage2": config.train.epochs, "stage3": config.train.stage3_epochs}
+    source = "logs of the guide's author: six cards, an epoch in 85 minutes"
+    samples = KEY_FRAMES[config.data.version] if config.data.split == "official" else 0
+    return Pace(0.9, "RTX 4090", source, sum(epochs[name] for name in config.train.stages), samples)
 
 
 def needs(config: Config, llm: Body | None) -> Iterator[str]:
     if not llm and config.model.llm != "none":
         yield (
-            f"the sizes of the language model {config.model.llm}, which this plan does not count: they are in its "
-            "config.json, and step 2 brings it; a plan knows those of a folder (model.llm=FOLDER)"
+            f"what the language model {config.model.llm} takes is not known yet: its sizes are in its config.json, "
+            "which step 2 brings; a plan knows those of a folder (model.llm=FOLDER)"
         )
-    if not config.data.stand_in or config.data.root:
-        yield "nuScenes key frames and map expansion 1.3, by registration"
-    if config.train.stage3 == "full" and "stage3" in config.train.stages:
-        yield "stage 3 in full: several 80 GB cards, FSDP or DeepSpeed through `accelerate launch --config_file …`"
 
 
 def footprint(config: Config, llm: Body | None) -> Footprint:

@@ -15,8 +15,15 @@ ENCODERS = {
     "resnet50": ("microsoft/resnet-50", ("model.safetensors",), "Apache-2.0"),
     "clip_l14_336": ("openai/clip-vit-large-patch14-336", ("pytorch_model.bin",), "MIT"),
 }
-# 15 GB, its image encoder included
+# its image encoder included
 BLIP2 = ("Salesforce/blip2-opt-2.7b", ("model.safetensors.index.json", "model-*.safetensors"), "MIT")
+HUB_BYTES = {  # of the files above
+    "microsoft/resnet-50": 102_000_000,
+    "openai/clip-vit-large-patch14-336": 1_710_000_000,
+    "Salesforce/blip2-opt-2.7b": 15_000_000_000,
+    "lmsys/vicuna-7b-v1.5": 13_480_000_000,
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 2_200_000_000,
+}
 TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 LLM_FILES = ("config.json", TOKENIZER[0])
 LLMS = {
@@ -47,9 +54,8 @@ def assets(config: Config) -> list[Asset]:
 
 
 def hub(name: str, repository: str, files: tuple[str, ...], licence: str, revision: str = MAIN) -> Asset:
-    return Asset(
-        name, "hub", repository, revision, dict.fromkeys(files, ""), licence, f"from huggingface.co/{repository}"
-    )
+    how, size = f"from huggingface.co/{repository}", HUB_BYTES.get(repository, 0)
+    return Asset(name, "hub", repository, revision, dict.fromkeys(files, ""), licence, how, size_bytes=size)
 
 
 def language_model(config: Config) -> Asset:

@@ -15,16 +15,10 @@ def plan(config: Config) -> Plan:
     parameters = taps * taps + taps + taps + 1
     activations = NUMBER_BYTES * config.train.micro_batch * pixels * (2 * taps + 2)
     footprint = Footprint(NUMBER_BYTES * parameters, trainable(config), {"activations": activations})
-    return Plan(parameters, trainable(config), footprint, needs(config))
+    return Plan(parameters, trainable(config), footprint)
 
 
 def trainable(config: Config) -> int:
     """The adapter of `spread`, a (taps, taps) matrix: rank x (what goes in + what comes out)."""
     taps = config.model.window_px**2
     return config.lora.rank * (taps + taps)
-
-
-def needs(config: Config) -> tuple[str, ...]:
-    """What the user must bring, in sentences; step 1 prints them."""
-    found = [] if config.data.stand_in else [f"pairs of pictures below data.root={config.data.root or '?'}"]
-    return tuple(found + ([] if config.model.stand_in else ["base.safetensors, the weights of your base"]))

@@ -22,7 +22,7 @@ def base(config: Config) -> Asset:
         return Asset("base", "shipped", "lib/recipes/vavae_microdoppler/demo_autoencoder", files=files, licence=OURS)
     if source == PUBLISHED:
         licence, note = "MIT (LightningDiT), DINOv2 Apache-2.0", "; it holds DINOv2, LPIPS and the critic as well"
-        return from_hub("base", source, (PUBLISHED_FILE,), licence, "2 GB ", note)
+        return from_hub("base", source, (PUBLISHED_FILE,), licence, 2_000_000_000, note)
     return own("base", source, "set model.weights to a VA-VAE file in the published format (.pt, .ckpt, .safetensors)")
 
 
@@ -34,13 +34,13 @@ def dit(config: Config) -> Asset:
         source = "lib/recipes/vavae_microdoppler/demo_dit"
         return Asset("dit", "shipped", source, files={"dit.safetensors": ""}, licence=OURS)
     file, note = f"{PUBLISHED_DIT.partition('/')[2]}.pt", "; only the averaged weights are used, 2.7 GB"
-    return from_hub("dit", PUBLISHED_DIT, (file,), "MIT (LightningDiT)", "10 GB ", note)
+    return from_hub("dit", PUBLISHED_DIT, (file,), "MIT (LightningDiT)", 10_000_000_000, note)
 
 
-def from_hub(name: str, source: str, files: tuple[str, ...], licence: str, size: str = "", note: str = "") -> Asset:
-    """size and note: "2 GB " before and "; what is in it" behind the address."""
-    how = f"{size}from huggingface.co/{source}{note}"
-    return Asset(name, "hub", source, "main", dict.fromkeys(files, ""), licence, how)
+def from_hub(name: str, source: str, files: tuple[str, ...], licence: str, size: int, note: str = "") -> Asset:
+    """size: bytes; note: "; what is in it" behind the address."""
+    how = f"from huggingface.co/{source}{note}"
+    return Asset(name, "hub", source, "main", dict.fromkeys(files, ""), licence, how, size_bytes=size)
 
 
 def own(name: str, source: str, how: str) -> Asset:

@@ -8,7 +8,6 @@ import itertools
 from lib.core.records import Footprint, Plan
 from lib.recipes.vavae_microdoppler import strategy
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.networks_config import PUBLISHED
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize, DiTSize, VisionSize
 
 FLOAT = 4  # bytes
@@ -244,14 +243,7 @@ def trained_levels(config: Config) -> list[int]:
 
 def needs_of(config: Config) -> tuple[str, ...]:
     """What a person must have, and the guide's tables as far as the settings have to do with them."""
-    simulated, only_dit = config.data.stand_in and not config.data.root, config.train.stages == ["dit"]
-    needs = ["simulated walkers, no download" if simulated else "spectrograms in one folder per user"]
-    if config.model.source == PUBLISHED:
-        needs.append("the published VA-VAE, 2 GB")
-    if not config.model.is_demo and not only_dit:
-        needs.append("a card with 16 GB at micro-batch 4, 24 GB at 8")
-    if "dit" in config.train.stages and config.model.dit_weights == "published" and not config.model.is_demo:
-        needs += ["the published LightningDiT-XL, 10 GB to fetch", "a card with 16 GB at micro-batch 8"]
+    needs = []
     needs.append(f"by amount of data (guide): {strategy.IN_ALL}, above that adapt everything")
     if config.model.weights == "scratch":
         run = f"{config.train.epochs} in the first of {', '.join(config.train.stages)} (train.epochs)"

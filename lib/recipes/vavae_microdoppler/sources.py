@@ -8,7 +8,10 @@ from lib.core.records import Asset
 from lib.recipes.vavae_microdoppler.base import base, dit, from_hub
 from lib.recipes.vavae_microdoppler.config import Config, DataConfig
 
-OTHER_VISIONS = {"dinov2_base": "facebook/dinov2-base", "dinov2_small": "facebook/dinov2-small"}
+OTHER_VISIONS = {  # name -> (hub repository, bytes)
+    "dinov2_base": ("facebook/dinov2-base", 346_000_000),
+    "dinov2_small": ("facebook/dinov2-small", 88_000_000),
+}
 
 
 def assets(config: Config) -> list[Asset]:
@@ -18,7 +21,8 @@ def assets(config: Config) -> list[Asset]:
         wanted.append(dit(config))
     if config.model.vf in OTHER_VISIONS:
         files = ("config.json", "model.safetensors")
-        wanted.append(from_hub("vision", OTHER_VISIONS[config.model.vf], files, "Apache-2.0"))
+        repository, size = OTHER_VISIONS[config.model.vf]
+        wanted.append(from_hub("vision", repository, files, "Apache-2.0", size))
     return wanted
 
 

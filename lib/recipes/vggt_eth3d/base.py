@@ -21,7 +21,8 @@ def base(config: Config) -> Asset:
             revision=config.model.revision,
             files={"model.safetensors": ""},
             licence=LICENCES[weights],
-            how_to_get=f"about 5 GB from huggingface.co/{weights}",
+            how_to_get=f"from huggingface.co/{weights}",
+            size_bytes=5_030_000_000,  # 1 257 million numbers in fp32, the track head included
         )
     path, how = Path(weights), f"set model.weights to {', '.join(LICENCES)}, or to your own model.safetensors"
     own = path.parent if path.suffix in WEIGHT_SUFFIXES else path

@@ -8,13 +8,17 @@ import re
 from collections.abc import Iterable, Iterator
 from math import prod
 
-from lib.core.records import Footprint, Plan
-from lib.recipes.vggt_eth3d.sections import Settings
+from lib.core.records import Footprint, Pace, Plan
+from lib.recipes.vggt_eth3d.sections import LICENCES, Settings
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
 
 MODULE = "vggt"  # the network's name among the recipe's modules
 LINEARS = r"(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
 BLOCKS = r"aggregator\.(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+"  # that cards can divide among them
+
+# The published README's table: seconds of the backbone for so many frames, and of the dense head for each, on an H100.
+INFERENCE_SECONDS = {1: 0.04, 2: 0.05, 4: 0.07, 8: 0.11, 10: 0.14, 20: 0.31, 50: 1.04, 100: 3.12, 200: 8.75}
+HEAD_SECONDS = 0.03
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -157,10 +161,13 @@ def in_autocast(layer: str) -> bool:
     return re.fullmatch(rf"aggregator\..*\.{LINEARS}", layer) is not None
 
 
-def held_bytes(config: Settings, names: Iterable[str]) -> int:
-    """Bytes of tensors as `build` holds them: fp32, or bf16 where model.base_precision says so."""
-    shapes, short = tensors(config.model), 2 if config.model.base_precision == "bf16" else 4
-    return sum(prod(shapes[name]) * (short if in_autocast(name.rpartition(".")[0]) else 4) for name in names)
+def held_bytes(config: Settings) -> dict[str, int]:
+    """Bytes of each tensor as `build` holds it: fp32, or bf16 where model.base_precision says so."""
+    short = 2 if config.model.base_precision == "bf16" else 4
+    return {
+        name: prod(shape) * (short if in_autocast(name.rpartition(".")[0]) else 4)
+        for name, shape in tensors(config.model).items()
+    }
 
 
 def frozen_blocks(config: Settings) -> int | None:
@@ -189,21 +196,38 @@ def frozen_front(blocks: int) -> str:
 def plan(config: Settings) -> Plan:
     """Parameters of the whole network, of what is trained, and the estimated peak on the device in bytes."""
     parameters = sum(prod(shape) for shape in tensors(config.model).values())
-    return Plan(parameters, trainable(config), footprint(config))
+    fewest, most = config.data.frames
+    fewer = {"data.frames": [min(fewest, most // 2), most // 2]} if most > 1 else {}
+    return Plan(parameters, trainable(config), footprint(config), lighter=fewer, pace=pace(config))
+
+
+def pace(config: Settings) -> Pace | None:
+    """Three times the published inference time of a sample's frames (forward, and twice that backward), four times with
+    checkpointing. None for weights of one's own and for more frames: nobody measured them.
+    """
+    frames, counts = sum(config.data.frames) / 2, sorted(INFERENCE_SECONDS)
+    if config.model.weights not in LICENCES or frames > counts[-1]:
+        return None
+    below, above = max(n for n in counts if n <= frames), min(n for n in counts if n >= frames)
+    share = (frames - below) / max(1, above - below)
+    backbone = (1 - share) * INFERENCE_SECONDS[below] + share * INFERENCE_SECONDS[above]
+    seconds = (3 + config.train.gradient_checkpointing) * (backbone + HEAD_SECONDS * frames)
+    source = "three times VGGT's published inference time at 336 x 518 px with FlashAttention 3"
+    return Pace(1 / seconds, "H100", source, config.train.epochs, config.data.samples_per_epoch)
 
 
 def footprint(config: Settings) -> Footprint:
     """What the largest sample needs. An estimate: kernels' own workspace is not in it."""
-    shapes = tensors(config.model)
+    shapes, held = tensors(config.model), held_bytes(config)
     blocks, full = tensors_of_blocks(shapes), set(fully_trained(shapes, full_tensors(config)))
     inside = {name for names in blocks for name in names}
     opened = [sum(prod(shapes[name]) for name in names if name in full) for names in blocks]
     return Footprint(
-        frozen_rest=held_bytes(config, shapes.keys() - inside - full),
+        frozen_rest=sum(held[name] for name in shapes.keys() - inside - full),
         trained=trainable(config) - sum(opened),
         activations=activation_bytes(config),
-        frozen_blocks=held_bytes(config, inside - full),
-        largest_block=max(held_bytes(config, names) for names in blocks),
+        frozen_blocks=sum(held[name] for name in inside - full),
+        largest_block=max(sum(held[name] for name in names) for names in blocks),
         trained_in_blocks=sum(opened),
         largest_trained_block=max(opened),
         averaged=bool(config.train.ema),
