@@ -164,18 +164,51 @@ def test_other_errors_keep_their_traceback(environment, ended):
     assert not ended
 
 
-def test_the_group_waits_minutes_and_not_half_an_hour(monkeypatch, tmp_path):
+@pytest.fixture
+def accelerator(monkeypatch, tmp_path):
+    """What Accelerate is given; it finds one process."""
     import accelerate
 
     seen = {}
 
-    def accelerator(**words):
+    def one_process(**words):
         seen.update(words)
         return SimpleNamespace(distributed_type=accelerate.DistributedType.NO, num_processes=1)
 
-    monkeypatch.setattr(accelerate, "Accelerator", accelerator)
+    monkeypatch.setattr(accelerate, "Accelerator", one_process)
+    return seen
+
+
+def test_no_group_is_opened_that_is_too_small_or_cannot_be_reached(environment, accelerator, monkeypatch, tmp_path):
+    environment(PIPELINE_MACHINES="2")
+    with pytest.raises(Stop, match="2 processes were asked for and 1 joined"):
+        processes.accelerator("fp32", tmp_path)
+    accelerator.clear()
+    environment(**RANK_OF_TWO)
+    resolving_to(monkeypatch, "127.0.0.1")
+    with pytest.raises(Stop, match="cannot reach it"):
+        processes.accelerator("fp32", tmp_path)
+    assert not accelerator  # before Accelerate is asked
+
+
+def test_step_4_trains_nothing_where_a_launcher_made_no_group(environment, step, prepared, folder, capsys):
+    prepared("train.epochs=1")
+    environment(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="10.0.0.1")
+    assert step(4) == 2 and "made no group" in capsys.readouterr().err
+    assert not (folder / "train").exists()
+
+
+def test_a_group_repairs_no_earlier_step(environment, step, prepared, folder, capsys):
+    """The others would wait for rank 0 and give it up."""
+    prepared("train.epochs=1", last=2)
+    environment(RANK="0", WORLD_SIZE="2")
+    assert step(4) == 2 and "step 3 (prepare) is absent" in capsys.readouterr().err
+    assert not (folder / "3_prepare.json").exists()
+
+
+def test_the_group_waits_minutes_and_not_half_an_hour(environment, accelerator, tmp_path):
     processes.accelerator("fp32", tmp_path)
-    [handler] = seen["kwargs_handlers"]
+    [handler] = accelerator["kwargs_handlers"]
     assert 120 <= handler.timeout.total_seconds() == group.GROUP_SECONDS <= 180
 
 
