@@ -229,7 +229,8 @@ def relative_name(run: Run, path: Path) -> str:
 
 def earlier_steps(job: Job) -> int:
     """Steps 1-3 are repaired by the step that needs them; a training is never started by another step."""
-    for step in range(1, min(job.step, 4)):
+    first = 2 if group.is_child() else 1  # of a group, rank 0 writes into step 1's run.json meanwhile
+    for step in range(first, min(job.step, 4)):
         state = steps.state(job.run, step, job.recipe, job.config)
         if state.word != "complete":
             if group.is_child():  # the others would wait for this one, and give it up
