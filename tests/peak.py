@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
+from lib.core import footprint
 from lib.core.records import Plan
-from lib.training import footprint
 
 
 def peak_gb() -> float:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from lib.core import machine
 from lib.core.contract import Recipe
 from lib.core.errors import Stop
+from lib.core.footprint import can_shard, card_bytes, fits
 from lib.core.records import Asset, Footprint, Pace, Plan
 from lib.core.words import counted
-from lib.training.footprint import can_shard, card_bytes, fits
 
 CARDS = (1, 2, 4, 8)
 SAVED_BYTES = 4 + 8  # of a trained number in a checkpoint: the weight and Adam's moments

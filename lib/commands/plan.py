@@ -8,12 +8,11 @@ from typing import Any
 from lib import recipes
 from lib.commands import cost
 from lib.core import config as configuration
-from lib.core import steps
+from lib.core import footprint, steps
 from lib.core.contract import Recipe
 from lib.core.errors import DONE
 from lib.core.records import Plan
 from lib.core.run import STEPS, Run
-from lib.training import footprint
 
 
 def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], args: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ SILENT = {
     "lib/evaluation/report.py": "lays out scores.json",
     "lib/network/anomaly.py": "names the module that made a bad number",
     "lib/recipes/__init__.py": "the table of recipes",
-    "lib/training/footprint.py": "estimates memory",
+    "lib/core/footprint.py": "estimates memory",
 }
 
 

@@ -88,7 +88,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one stage keeps on its device, from closed forms; lib.training.footprint makes bytes per card of it.
+    """What one stage keeps on its device, from closed forms; lib.core.footprint makes bytes per card of it.
 
     A block is one of the repeated parts of a network that cards can divide among them. Weights that are trained are
     counted in numbers, everything frozen in bytes as it is held. The default is a network without blocks.

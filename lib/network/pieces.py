@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as distributed
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from lib.core.run import flush
 from lib.network import sharding
@@ -60,7 +61,7 @@ def shapes(checkpoint: Path) -> dict[str, torch.Size]:
     if not folder.is_dir():
         return {}
     stored: dict[str, Any] = distributed.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: about.size for name, about in stored.items()}
+    return {name: about.size for name, about in stored.items() if isinstance(about, TensorStorageMetadata)}
 
 
 @torch.no_grad()

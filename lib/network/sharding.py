@@ -19,11 +19,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, share_comm_ctx
 from torch.distributed.tensor import DTensor
 
 from lib.core.errors import FAILED, Stop, nearest
+from lib.core.footprint import needs_shards
 from lib.core.job import Job
 from lib.core.processes import any_asks
 from lib.core.records import Parts
-
-SHARE = 0.9  # of a device's memory: what needs more does not fit
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,11 @@ def wanted(job: Job, accelerator: Any) -> bool:
     if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
         return False
     with job.unwatched():
-        needed = sum(job.recipe.plan(job.config).memory_bytes.values())
+        needed = job.recipe.plan(job.config).footprint
+    if needed is None:
+        raise Stop("train.shard=auto cannot decide: the size of the network is not known", "say train.shard=on or off")
     held = torch.cuda.get_device_properties(accelerator.device).total_memory
-    return any_asks(accelerator, needed > SHARE * held)
+    return any_asks(accelerator, needs_shards(needed, held, accelerator.num_processes))
 
 
 @contextlib.contextmanager

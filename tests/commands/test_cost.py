@@ -7,8 +7,8 @@ import pytest
 from lib import recipes
 from lib.commands import cost
 from lib.core.config import compose
+from lib.core.footprint import USABLE, card_bytes
 from lib.core.records import Asset, Footprint, Pace
-from lib.training.footprint import USABLE, card_bytes
 
 PRESETS = [(name, preset) for name in recipes.RECIPES for preset in recipes.load(name).PRESETS]
 UNKNOWN = {"model.llm": "Qwen/Qwen2.5-0.5B", "model.llm_revision": "0" * 40}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lib.core import config
+from lib.core.footprint import card_bytes
 from lib.core.records import LoraSpec, Parts
 from lib.network import adapters
 from lib.recipes.vggt_eth3d import costs
@@ -18,7 +19,6 @@ from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, Config
 from lib.recipes.vggt_eth3d.layers import Block
 from lib.recipes.vggt_eth3d.model import VGGT
 from lib.recipes.vggt_eth3d.size import ModelSize
-from lib.training.footprint import card_bytes
 
 # Beside the checkout, where there is one.
 PUBLISHED_KEYS = Path(__file__).resolve().parents[4] / "shared" / "facts" / "vggt_keys.json"

@@ -3,11 +3,11 @@
 import pytest
 
 from lib import recipes
+from lib.core import footprint
 from lib.core.config import compose
+from lib.core.footprint import card_bytes, fits, needs_shards, parts
 from lib.core.records import Footprint
 from lib.network import gradients
-from lib.training import footprint
-from lib.training.footprint import card_bytes, fits, needs_shards, parts
 
 FROZEN = Footprint(
     frozen_rest=700, trained=10, activations={"activations": 50}, frozen_blocks=13_001, largest_block=400
