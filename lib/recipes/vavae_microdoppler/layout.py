@@ -18,8 +18,15 @@ from lib.recipes.vavae_microdoppler.walk import SHOWN, TYPES, File, natural, som
 
 SIDE = re.compile(
     r"(?:\d+[-_. ])?(?:train|training|val|valid|validation|test|testing|dev|eval|evaluation|hold[-_ ]?out|held[-_ ]?out"
-    r"|fold[-_ ]?\d+|训练|验证|测试)(?:[-_ ]?(?:set|data|dataset|images|imgs|split|\d+|集|数据|样本))?", re.IGNORECASE
+    r"|fold[-_ ]?\d+|split[-_ ]?\d+|训练|验证|测试)(?:[-_ ]?(?:set|data|dataset|images|imgs|split|\d+|集|数据|样本))?"
+    r"|(?:train|test)[AB]", re.IGNORECASE
 )  # fmt: skip
+NO_USER = re.compile(
+    r"(?:images?|imgs?|pictures?|photos?|data|datasets?|samples?|raw|processed|labels?|annotations?|masks?|unlabell?ed"
+    r"|spectrograms?|outputs?|results?|backups?|copy|old|new|(?:new|untitled) folder|tmp|temp|misc|others?|图片|数据|数据集)"
+    r"(?:[-_ ]?\(?\d+\)?)?", re.IGNORECASE
+)  # fmt: skip
+COPY = re.compile(r"[-_ ]*(?:\(\d+\)|copy(?: \d+)?|副本)$", re.IGNORECASE)  # what file managers add to a second copy
 USER = re.compile(r"(?:id|user|usr|subject|subj|sub|person|participant|walker|p|u|用户|受试者)[-_ ]?\d+", re.IGNORECASE)
 
 
@@ -101,15 +108,30 @@ def doubtful(tops: list[str], inner: list[str], has_own_files: bool) -> str:
         return "recordings"
     if len(tops) == 1 and inner and not has_own_files and not all(WHOLE_RECORDING.fullmatch(name) for name in inner):
         return "wrapper"
+    if any(NO_USER.fullmatch(name) for name in tops):
+        return "no users"
+    if same_person(tops):
+        return "twice"
+    if inner and not has_own_files and all(map(USER.fullmatch, inner)) and not any(map(USER.fullmatch, tops)):
+        return "users inside"
     return ""
 
 
+def same_person(tops: list[str]) -> list[str]:
+    """Folders that differ only in a session, a recording, capitals or "(1)": u1_session1 and u1_session2."""
+    bare = [re.sub(r"[\W_]+", " ", WHOLE_RECORDING.sub("", COPY.sub("", name))).strip().casefold() for name in tops]
+    return [name for name, person in zip(tops, bare, strict=True) if person and bare.count(person) > 1]
+
+
 def doubt_in_words(doubt: str, tops: list[str], inner: list[str]) -> str:
-    sides = [name for name in tops if SIDE.fullmatch(name)]
+    sides, others = ([name for name in tops if pattern.fullmatch(name)] for pattern in (SIDE, NO_USER))
     said = {
         "sides": f"the folders {some(sides)} look like the sides of a split, not like users",
         "recordings": f"the folders {some(tops)} look like sessions or recordings, not like users",
         "wrapper": f"everything lies in the one folder {tops[0]}, which may be a user or a wrapper of users",
+        "no users": f"the folders {some(others)} are not named like users",
+        "twice": f"the folders {some(same_person(tops))} may be the same user's",
+        "users inside": f"the folders {some(tops)} look less like users than what lies in them",
     }[doubt]
     return f"{said}; in them lie {f'the folders {some(inner)}' if inner else 'files, no folders'}"
 
@@ -119,6 +141,10 @@ def how_to_go_on(doubt: str, tops: list[str], inner: list[str]) -> str:
     users = f"data.layout=users if {'each of ' if len(tops) > 1 else ''}{some(tops)} is one user"
     if doubt == "wrapper" and any(SIDE.fullmatch(name) for name in inner):
         return f"set data.root to the folder {tops[0]} in it and then data.layout=nested, or {users}"
+    if doubt == "twice":
+        return f"put a user's sessions into one folder per user, or set {users}"
+    if doubt == "no users" and len(tops) > 1:
+        return f"name the folders of users (data.users=[...]), or set {users}"
     if not inner:
         return f"sort the files into one folder per user, or set {users}"
     further = ", data.root if they lie further down" if doubt == "wrapper" else ""

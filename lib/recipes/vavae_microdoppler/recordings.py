@@ -18,14 +18,17 @@ from lib.recipes.vavae_microdoppler.config import DataConfig
 from lib.recipes.vavae_microdoppler.walk import File
 
 ALONE = r"(?<![^\W\d_])"  # no letter before
-SESSION_NAME = rf"{ALONE}(?:sessions?|sess|visit|day|会话|场次)[-_ ]?(?:\d+|[a-z](?![^\W\d_]))"
-RECORDING_NAME = rf"{ALONE}(?:recordings?|record|rec|take|trial|录制)[-_ ]?\d+"
+# A number ("rec07", "rec 7", "recording(7)", "rec.7"), or a letter that cannot be the word's own ("rec_b", "recB2").
+NUMBER = r"(?:[-_ .(#]{0,2}\d+|(?:[-_ .(#]{1,2}[a-z]|(?-i:[A-Z]))\d*(?![^\W\d_]))"
+SESSION_NAME = rf"{ALONE}(?:sessions?|sess|visit|day|会话|场次){NUMBER}"
+RECORDING_NAME = rf"{ALONE}(?:recordings?|record|rec|take|trial|录制){NUMBER}"
 # These count windows too (walk_001.png, walk_002.png, …), so they name a recording only where it holds several files.
 PERHAPS_NAME = (
     rf"{ALONE}(?:walk|run|measurement|meas|experiment|exp|sequence|seq|attempt|repetition|rep|round|lap|video|track"
-    r"|采集|第)[-_ ]?\d+"
+    rf"|clip|pass|cycle|采集|第){NUMBER}"
 )
-SHORT = re.compile(r"(?<![^\W_])(s\d+)[-_ ]?(r\d+)(?![^\W_])", re.IGNORECASE)  # S01_R02: session and recording
+# S01_R02, S1_T3, s1r2w003: session and recording (or trial).
+SHORT = re.compile(r"(?<![^\W_])(s\d+)[-_ ]?([rt]\d+)(?!\d)", re.IGNORECASE)
 DATE_NAME = r"(?<!\d)(?:19|20)\d\d(?P<mark>[-_.]?)(?:0[1-9]|1[0-2])(?P=mark)(?:0[1-9]|[12]\d|3[01])(?!\d)"
 SEGMENT_NAME = rf"{ALONE}(?:segments?|seg)[-_ ]?\d+"
 SESSION, RECORDING, PERHAPS, DATE, SEGMENT = (
@@ -75,6 +78,7 @@ def recordings_of(
         return [Recording(f"{user}/{from_csv(data, file.name, listed)}", "csv") for file in files]
     for by, name_of in ways(data):
         names = [name_of(file.inner) for file in files]
+        names = names if by in ("pattern", "folder") else one_spelling(names)
         if tells_apart(by, names):
             return [recording(data, user, file, by, name, names) for file, name in zip(files, names, strict=True)]
     if data.kind == "iq":
@@ -121,6 +125,12 @@ def joined(pattern: "re.Pattern[str]", inner: str) -> str:
 def by_words(pattern: "re.Pattern[str]", inner: str, part: int = 0) -> str:
     match = pattern.search(inner)
     return match[part].lower() if match else ""
+
+
+def one_spelling(names: list[str]) -> list[str]:
+    """The same recording as it was spelt first: rec_01, Rec 1 and rec1 are one, 2024-05-01 is 20240501."""
+    first: dict[str, str] = {}
+    return [first.setdefault(re.sub(r"[-_ .(#]+|(?<!\d)0+(?=\d)", "", name), name) for name in names]
 
 
 def tells_apart(by: str, names: list[str]) -> bool:

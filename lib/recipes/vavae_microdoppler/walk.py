@@ -21,7 +21,7 @@ ECHO_TYPES = (".npy",)
 TYPES = {"images": IMAGE_TYPES, "iq": ECHO_TYPES}
 NOISE = {  # of Mac, Windows, Linux, Python, a NAS, and of step 2
     "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "__pycache__",
-    "@eadir", "sources.json",
+    "@eadir", "#recycle", "#snapshot", "sources.json",
 }  # fmt: skip
 SHOWN = 5
 

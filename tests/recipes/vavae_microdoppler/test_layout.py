@@ -45,6 +45,27 @@ def test_sides_of_a_split_are_not_taken_for_users(tmp_path, tops):
     assert "data.layout=nested" in stop.value.command and "data.layout=users" in stop.value.command
 
 
+@pytest.mark.parametrize(("files", "said"), [
+    (("images/0.png",), "images are not named like users"),
+    (("u1/0.png", "u2/0.png", "New folder/0.png", "backup_2/0.png"), "backup_2, New folder are not named like users"),
+    (("u1_session1/0.png", "u1_session2/0.png"), "u1_session1, u1_session2 may be the same user's"),
+    (("ID_1/0.png", "ID_1 (1)/0.png", "ID_2/0.png"), r"ID_1, ID_1 \(1\) may be the same user's"),
+    (("raw/u1/0.png", "filtered/u1/0.png"), "raw are not named like users"),
+    (("Monday/u1/0.png", "Tuesday/u1/0.png"), "Monday, Tuesday look less like users than what lies in them"),
+    (("split1/a/0.png", "split2/a/0.png"), "look like the sides of a split"),
+])  # fmt: skip
+def test_folders_that_may_be_no_users_or_one_user_twice_are_asked_about(tmp_path, files, said):
+    with pytest.raises(Stop, match=said) as stop:
+        found(tmp_path, *files)
+    assert stop.value.code == 2 and "data.layout=users" in stop.value.command
+    assert len(found(tmp_path, *files, layout="users").users) == len({file.split("/")[0] for file in files})
+
+
+@pytest.mark.parametrize("users", [("anna", "bob"), ("walker_1", "walker_2"), ("Deva", "Tessa"), ("1", "2"), ("s1", "s2")])
+def test_names_of_people_are_not_asked_about(tmp_path, users):
+    assert set(found(tmp_path, *(f"{user}/session_1/{i}.png" for user in users for i in range(2))).users) == set(users)
+
+
 def test_a_user_called_train_is_possible_when_said_so(tmp_path):
     files = ("train/0.png", "val/0.png")
     assert set(found(tmp_path, *files, layout="users").users) == {"train", "val"}

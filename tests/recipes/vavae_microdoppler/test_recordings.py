@@ -41,6 +41,16 @@ def groups(*inner: str, **settings) -> list[str]:
     (("S01_R01_w0", "S01_R02_w0", "S02_R01_w0"), "session", ["s01", "s01", "s02"]),
     (("x_s1r1_0", "x_s1r2_0", "x_s1r2_1"), "recording", ["s1r1", "s1r2", "s1r2"]),
     (("会话1/0", "会话2/0"), "session", ["会话1", "会话2"]),
+    (("S01T01_w0", "S01T02_w0", "S01T02_w1"), "recording", ["s01t01", "s01t02", "s01t02"]),
+    (("s1r1w0", "s1r2w0", "s2r1w0"), "session", ["s1", "s1", "s2"]),
+    (("rec_A_w0", "rec_A_w1", "rec_B_w0"), "recording", ["rec_a", "rec_a", "rec_b"]),
+    (("recA2_w0", "recB2_w0", "recB2_w1"), "recording", ["reca2", "recb2", "recb2"]),
+    (("recording (1) w0", "recording (1) w1", "recording (2) w0"), "recording",
+     ["recording (1", "recording (1", "recording (2"]),
+    (("session.1/rec.1.0", "session.2/rec.1.0"), "session", ["session.1", "session.2"]),
+    (("clip1_0", "clip1_1", "clip2_0"), "name", ["clip1", "clip1", "clip2"]),
+    (("rec01_w0", "rec_1_w1", "Rec-01 w2", "rec10_w0"), "recording", ["rec01", "rec01", "rec01", "rec10"]),
+    (("records_1", "records_1x", "records_2"), "time", ["early", "gap", "late"]),
 ])  # fmt: skip
 def test_the_largest_unit_of_which_there_are_two_is_the_group(names, by, wanted):
     found = of(*names)
