@@ -28,6 +28,7 @@ SILENT = {
     "lib/core/install.py": "packages; their versions are in run.json",
     "lib/core/job.py": "hands settings and clock to a step",
     "lib/core/machine.py": "what it chooses is in run.json",
+    "lib/core/names_elsewhere.py": "words of error messages",
     "lib/core/progress.py": "prints",
     "lib/core/run.py": "paths and atomic writes",
     "lib/core/session.py": "clock and signals; when a run pauses moves nothing",

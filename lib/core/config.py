@@ -8,6 +8,7 @@ from typing import Any
 
 from lib.core.contract import Recipe
 from lib.core.errors import Stop, nearest
+from lib.core.names_elsewhere import known_elsewhere
 
 
 def silent(default: Any) -> Any:
@@ -61,8 +62,10 @@ class TrainConfig:
         at_least("train.seed", self.seed, 0)
         for name in ("evaluate_epochs", "patience_evaluations", "keep_best", "log_seconds"):
             at_least(f"train.{name}", getattr(self, name), 0)
-        for name in ("warmup_ratio", "min_lr_ratio", "ema"):
+        for name in ("warmup_ratio", "min_lr_ratio"):
             share(f"train.{name}", getattr(self, name))
+        if not 0 <= self.ema < 1:
+            raise Stop(f"train.ema={self.ema} is not in [0, 1): an average that decays by 1 never moves")
         one_of("train.precision", self.precision, ("auto", "bf16", "fp16", "fp32"))
         one_of("train.shard", self.shard, ("auto", "off", "on"))
         if self.global_batch % self.micro_batch:
@@ -120,7 +123,10 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 1)
-        at_least("lora.alpha", self.alpha, 0)
+        if not 0 < self.alpha < float("inf"):
+            raise Stop(f"lora.alpha={self.alpha} is impossible: adapters are scaled by it, so it is above 0")
+        for pattern in self.full:
+            refuse_bad_pattern("lora.full", pattern)
         if not 0 <= self.dropout < 1:
             raise Stop(f"lora.dropout={self.dropout} is not in [0, 1)")
         for name in self.peft:
@@ -147,57 +153,24 @@ RENAMED = {
 }
 
 
-# What guides and other trainers call a setting, and which of ours does it; the first that a recipe has is named.
-NAMES_ELSEWHERE = {
-    "accum_steps": ("train.global_batch",),
-    "adaptive_vf": ("loss.adaptive_vf",),
-    "amp_dtype": ("train.precision",),
-    "batch_size": ("train.global_batch",),
-    "cos_weight": ("loss.cosine_weight",),
-    "disc_start": ("loss.critic_start_share",),
-    "disc_weight": ("loss.critic",),
-    "distmat_weight": ("loss.distance_weight",),
-    "freeze_layers": ("lora.strategy", "lora.last_blocks", "lora.targets"),
-    "freeze_llm": ("train.stages",),
-    "grad_accum": ("train.global_batch",),
-    "gradient_accumulation_steps": ("train.global_batch",),
-    "img_size": ("model.image_width_px", "model.image_px", "model.crop_px", "data.width_px"),
-    "kl_weight": ("loss.kl",),
-    "learning_rate": ("train.lr",),
-    "llm_path": ("model.llm",),
-    "lora_alpha": ("lora.alpha",),
-    "lora_dropout": ("lora.dropout",),
-    "lora_r": ("lora.rank",),
-    "loss_cls": ("loss.cls",),
-    "loss_dir": ("loss.dir",),
-    "loss_pts": ("loss.pts",),
-    "max_epochs": ("train.epochs",),
-    "max_img_per_gpu": ("train.micro_batch",),
-    "num_epochs": ("train.epochs",),
-    "pretrained_model_path": ("model.weights", "model.checkpoint"),
-    "pretrained_path": ("model.weights", "model.checkpoint"),
-    "qformer_pretrained": ("model.qformer",),
-    "save_interval": ("train.checkpoint_epochs",),
-    "target_modules": ("lora.targets", "lora.strategy"),
-    "vf_weight": ("loss.align_vf",),
-}
-ELSEWHERE_FLAGS = {  # names elsewhere for what a flag does here
-    "resume_checkpoint_path": "a run goes on by itself; another run's checkpoint: step4_train.py --checkpoint FOLDER",
-    "nproc_per_node": "step4_train.py --processes N",
-    "save_path": "--root DIR and --run NAME",
-    "num_workers": "nothing: samples are read from prepared arrays in the training process",
-    "workers": "nothing: samples are read from prepared arrays in the training process",
-}
-
-
 def share(key: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise Stop(f"{key}={value} is impossible: it must be between 0 and 1")
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:  # also where it is not a number
-        raise Stop(f"{key}={value} is impossible: it must be at least {low}")
+    if not low <= value < float("inf"):  # also where it is not a number
+        raise Stop(f"{key}={value} is impossible: it must be at least {low}, and finite")
+
+
+def refuse_bad_pattern(key: str, pattern: str) -> "re.Pattern[str]":
+    """The compiled expression. Stop: it is none, or empty."""
+    try:
+        if pattern.strip():
+            return re.compile(pattern)
+    except re.error as error:
+        raise Stop(f"{key}={pattern!r} is not a valid regular expression: {error}") from error
+    raise Stop(f"{key} holds an empty name")
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -304,15 +277,6 @@ def type_name(kind: Any) -> str:
     """'int', 'list[str]', 'dict': what an error message calls a field's type."""
     name = kind.__name__ if type(kind) is type else str(kind)
     return "dict" if name.startswith("dict") else name
-
-
-def known_elsewhere(key: str, known: dict[str, str]) -> str:
-    """'here that is …' for a name that guides use, or ""."""
-    name = key.rpartition(".")[2]
-    if name in ELSEWHERE_FLAGS:
-        return f"here that is {ELSEWHERE_FLAGS[name]}"
-    ours = [one for one in NAMES_ELSEWHERE.get(name, ()) if one in known or any(k.startswith(f"{one}.") for k in known)]
-    return f"here that is {ours[0]}" if ours else ""
 
 
 def nearest_key(key: str, known: dict[str, str]) -> str:

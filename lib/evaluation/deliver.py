@@ -16,9 +16,9 @@ from lib.network import adapters, checkpoint, lineage
 
 FULLY_TRAINED = "fully_trained.safetensors"  # "<module>.<tensor>": what was trained without an adapter
 LOAD_FULL = (
-    f'tensors = safetensors.torch.load_file("adapter/{FULLY_TRAINED}")  # names start with the module\'s',
-    "tensors = {name.partition('.')[2]: tensor for name, tensor in tensors.items()}",
-    "model.base_model.model.load_state_dict(tensors, strict=False)  # they are all of its own names",
+    f'for name, tensor in safetensors.torch.load_file("adapter/{FULLY_TRAINED}").items():',
+    '    network, _, key = name.partition(".")',
+    "    networks[network].state_dict()[key].copy_(tensor)",
 )
 
 
@@ -78,7 +78,21 @@ def export_adapter(job: Job, parts: Parts, wrapped: dict[str, Any], source: Path
     if full:
         save_file(checkpoint.contiguous(full), folder / FULLY_TRAINED, metadata={"base": parts.base})
     lineage.read(source).write(folder)
-    (folder / "README.md").write_text(model_card(job, bool(full)), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(job, loading(parts, wrapped, bool(full))), encoding="utf-8")
+
+
+def loading(parts: Parts, wrapped: dict[str, Any], full: bool) -> list[str]:
+    """Lines of Python that make the scored model of the base with plain PEFT. Fully trained tensors come first, while
+    layers still have their own names.
+    """
+    places = {name: "adapter" if len(wrapped) == 1 else f"adapter/{name}" for name in wrapped}
+    return [
+        "import peft, safetensors.torch" if full else "import peft",
+        "",
+        f"# networks: those of the base by name ({', '.join(parts.modules)}), with its weights",
+        *(LOAD_FULL if full else ()),
+        *(f'peft.PeftModel.from_pretrained(networks["{name}"], "{place}")' for name, place in places.items()),
+    ]
 
 
 def push(job: Job, folder: Path) -> None:
@@ -96,7 +110,7 @@ def push(job: Job, folder: Path) -> None:
     print(f"pushed to {job.args.hub_repository}")
 
 
-def model_card(job: Job, full: bool) -> str:
+def model_card(job: Job, loading: list[str]) -> str:
     """What the hub shows of the adapter: the verdict, the base with its licence, how to load it, every setting."""
     from lib.evaluation import report
 
@@ -120,8 +134,7 @@ def model_card(job: Job, full: bool) -> str:
         *bases,
         "",
         "```python",
-        'model = peft.PeftModel.from_pretrained(base, "adapter")',
-        *(LOAD_FULL if full else ()),
+        *loading,
         "```",
         "",
         f"```json\n{json.dumps(job.record['config'], indent=1)}\n```",

@@ -8,6 +8,7 @@ import pytest
 
 from lib import recipes
 from lib.core import code, syntax
+from lib.core import config as configuration
 from lib.core.run import SCRIPTS, STEPS, read_json
 from tests.conftest import TOY
 
@@ -161,6 +162,23 @@ def refuse_hidden_reads(run_folder: Path) -> None:
         shown = code.settings_read([script, *code.of_step(script, recipe)], recipe.Config())
         seen = set(read_json(run_folder / f"{step}_{word}.json")["fingerprint"]["config"])
         assert seen <= shown, (step, seen - shown)
+
+
+# Settings that no step is made from, and who reads them.
+READ_ELSEWHERE = {"session.reserve_seconds": "lib/commands/cli.py hands it to the clock"}
+
+
+@pytest.mark.parametrize("name", [*recipes.RECIPES, str(code.REPOSITORY / "lib" / "recipes" / "template")])
+def test_every_setting_is_read_by_the_code_of_some_step(name):
+    """Checks of a setting do not count, so one that is accepted and then used nowhere is found."""
+    recipe = recipes.load(name)
+    config, read = recipe.Config(), set()
+    for script in (code.REPOSITORY / script for script in SCRIPTS.values()):
+        read |= code.settings_read([script, *code.of_step(script, recipe)], config)
+    unread = configuration.leaves(recipe.Config).keys() - read
+    assert unread == READ_ELSEWHERE.keys()
+    for key, where in READ_ELSEWHERE.items():
+        assert key in code.settings_read([code.REPOSITORY / where.split()[0]], config)
 
 
 # ---------------------------------------------------------------------------------------------- the table of modules

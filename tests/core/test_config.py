@@ -7,7 +7,8 @@ import pytest
 from lib import recipes
 from lib.core import config
 from lib.core.errors import Stop
-from tests.conftest import TOY
+from lib.core.names_elsewhere import FLAGS_ELSEWHERE, NAMES_ELSEWHERE
+from tests.conftest import ROOT, TOY
 
 
 def compose(*words, preset="small", demo=False, scale="full"):
@@ -89,3 +90,83 @@ def test_peft_fields_that_we_pass_through_exist_in_the_installed_peft():
 
     known = {f.name for f in dataclasses.fields(peft.LoraConfig)}
     assert set(config.PEFT_FIELDS) <= known, set(config.PEFT_FIELDS) - known
+
+
+# ---------------------------------------------------------------------------------------------- every recipe
+
+EVERY = (*recipes.RECIPES, str(ROOT / "lib" / "recipes" / "template"))
+every_recipe = pytest.mark.parametrize("name", EVERY, ids=lambda name: name.rpartition("/")[2])
+# What may be below zero, and why.
+BELOW_ZERO = {
+    "train.seed": "any whole number",
+    "loss.valid_range": "-1 stands for none",
+    "data.low_m_s": "a velocity away from the radar",
+    "data.high_m_s": "the same, above data.low_m_s",
+}
+
+
+def numbers(name: str, *kinds: str) -> list[str]:
+    return [key for key, kind in config.leaves(recipes.load(name).Config).items() if kind in kinds]
+
+
+def taken(name: str, keys: list[str], value: float) -> list[str]:
+    """The settings that take a value without a word."""
+    found = []
+    for key in keys:
+        try:
+            config.from_dotted(recipes.load(name).Config, {key: value})
+            found.append(key)
+        except Stop as stopped:
+            assert key.rpartition(".")[2] in stopped.cause, (key, stopped.cause)
+    return found
+
+
+@every_recipe
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_setting_takes_a_number_that_is_not_finite(name, value):
+    assert taken(name, numbers(name, "float"), value) == []
+
+
+@every_recipe
+def test_no_setting_takes_a_negative_number_without_a_meaning(name):
+    assert set(taken(name, numbers(name, "float", "int"), -1)) <= BELOW_ZERO.keys()
+
+
+@every_recipe
+@pytest.mark.parametrize(("key", "value"), [
+    ("lora.alpha", 0.0), ("train.ema", 1.0), ("lora.full", ["("]), ("lora.full", [""]), ("eval.select_share", 1.5),
+    ("eval.checkpoint", "newest"), ("train.precision", ""),
+])  # fmt: skip
+def test_settings_that_would_train_or_score_something_else_are_refused(name, key, value):
+    with pytest.raises(Stop, match=key):
+        config.from_dotted(recipes.load(name).Config, {key: value})
+
+
+# ---------------------------------------------------------------------------------------------- names of guides
+
+
+@pytest.mark.parametrize(("name", "key", "ours"), [
+    ("llava_map", "LR_QFORMER", "train.lr_share_qformer"), ("llava_map", "LR_QUERIES", "train.lr"),
+    ("llava_map", "lr_decoder", "train.lr"), ("llava_map", "GRAD_CLIP", "train.clip"),
+    ("llava_map", "WARMUP_STEPS", "train.warmup_ratio"), ("llava_map", "dataroot", "data.root"),
+    ("hamer", "TRAIN.GRAD_CLIP_VAL", "train.clip"), ("hamer", "GENERAL.CHECKPOINT_SAVE_TOP_K", "train.keep_best"),
+    ("hamer", "lora.target_modules", "lora.targets"), ("hamer", "TRAIN.LR", "train.lr"),
+    ("vavae_microdoppler", "--freeze-layers", "model.freeze_encoder_layers"), ("vggt_eth3d", "img_size", "model.image"),
+    ("vavae_microdoppler", "freeze_backbone", "model.dit_trains"), ("vavae_microdoppler", "use_vf", "model.vf"),
+    ("vavae_microdoppler", "contrastive_weight", "loss.contrastive"), ("vavae_microdoppler", "lr", "train.lr"),
+    ("vavae_microdoppler", "pixelloss_weight", "nothing: the pixel loss counts 1"),
+    ("vggt_eth3d", "optimizer.lr", "train.lr"), ("vggt_eth3d", "loss.depth.weight", "loss.depth_weight"),
+    ("vggt_eth3d", "amp.amp_dtype", "train.precision"), ("vggt_eth3d", "window_weight", "loss.region_weight"),
+    ("vggt_eth3d", "checkpoint.resume_checkpoint_path", "step4_train.py --checkpoint"),
+])  # fmt: skip
+def test_a_name_of_the_guides_is_answered_with_ours(name, key, ours):
+    with pytest.raises(Stop, match="unknown setting") as stopped:
+        config.from_dotted(recipes.load(name).Config, {key: 1})
+    assert ours in stopped.value.cause.partition(": ")[2]
+
+
+def test_what_other_names_lead_to_is_there_and_none_of_them_is_ours():
+    settings = {key for name in recipes.RECIPES for key in config.leaves(recipes.load(name).Config)}
+    led = {one for ours in NAMES_ELSEWHERE.values() for one in ours}
+    assert all(one in settings or any(key.startswith(f"{one}.") for key in settings) for one in led)
+    assert not NAMES_ELSEWHERE.keys() & FLAGS_ELSEWHERE.keys()

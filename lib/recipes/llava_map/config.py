@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import at_least, one_of
+from lib.core.config import at_least, one_of, refuse_bad_pattern
 from lib.core.errors import Stop
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
 from lib.recipes.llava_map.splits import OFFICIAL
@@ -123,9 +123,8 @@ class LoraConfig(config.LoraConfig):
         super().__post_init__()
         if not self.targets:
             raise Stop("lora.targets is empty: adapters need a layer, for example lora.targets=[q_proj,v_proj]")
-        for key, patterns in (("lora.targets", self.targets), ("lora.full", self.full)):
-            for pattern in patterns:
-                refuse_no_regex(key, pattern)
+        for pattern in self.targets:
+            refuse_bad_pattern("lora.targets", pattern)
 
 
 @dataclass
@@ -158,6 +157,7 @@ class EvalConfig(config.EvalConfig):
     guide_threshold: float = 0.3  # the second column: the guide's score threshold, one class a query
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("eval.detections", self.detections, 1)
         between("eval.guide_threshold", self.guide_threshold, 0, 1)
 
@@ -194,15 +194,6 @@ def between(key: str, value: float, low: float, high: float) -> None:
     """Stop where a number is outside of [low, high], or no number."""
     if not low <= value <= high:
         raise Stop(f"{key}={value} is impossible: it must be between {low:g} and {high:g}")
-
-
-def refuse_no_regex(key: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise Stop(f"{key}: {pattern!r} is not a valid regular expression ({error})") from error
-    if not pattern.strip():
-        raise Stop(f"{key} has an empty name")
 
 
 # The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 steps of

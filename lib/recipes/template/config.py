@@ -37,7 +37,9 @@ class DataConfig:
     stand_in_pictures: int = 16  # of each camera
 
     def __post_init__(self) -> None:
+        at_least("data.side_px", self.side_px, 1)
         at_least("data.stand_in_cameras", self.stand_in_cameras, 2)
+        at_least("data.stand_in_pictures", self.stand_in_pictures, 1)
         if not 0 < self.val_share < 1:
             raise Stop(f"data.val_share={self.val_share} is not between 0 and 1")
 

@@ -12,7 +12,7 @@ BOUNDS = {
         "channels": "[1, inf)", "multipliers": "[1, inf)", "blocks": "[1, inf)", "attention": "[0, inf)",
         "latent_channels": "[1, inf)", "norm_groups": "[1, inf)",
         "vf_width": "[0, inf)", "vf_depth": "[0, inf)", "vf_heads": "[0, inf)", "lpips_widths": "[1, inf)",
-        "critic_width": "[1, inf)", "critic_layers": "[1, inf)", "freeze_encoder_layers": "[0, inf)",
+        "critic_width": "[1, inf)", "critic_layers": "[1, 8]", "freeze_encoder_layers": "[0, inf)",
         "dit_width": "[0, inf)", "dit_depth": "[0, inf)", "dit_heads": "[0, inf)", "dit_patch": "[1, inf)",
     },
     "data": {

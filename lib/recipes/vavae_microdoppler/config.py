@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import one_of, scored
+from lib.core.config import one_of, refuse_bad_pattern, scored
 from lib.core.errors import Stop
 from lib.recipes.vavae_microdoppler.bounds import refuse_outside
-from lib.recipes.vavae_microdoppler.networks_config import LoraConfig, ModelConfig, refuse_bad_pattern
+from lib.recipes.vavae_microdoppler.networks_config import LoraConfig, ModelConfig
 
 STAGES = ("align", "reconstruct", "margin", "single", "decoder", "dit")
 TRANSFORM_PULSES = 1024  # of radar.Spectrogram
@@ -193,6 +193,7 @@ class Config:
         self.refuse_untrained()
         if "dit" in self.train.stages:
             self.model.refuse_other_dit()
+            self.lora.refuse_without_match(self.model.dit_size(labels=1))
         elif self.lora.full:
             raise Stop("lora.full opens tensors of the stage dit, which is not in train.stages: leave it out")
 

@@ -23,8 +23,8 @@ SIDE = re.compile(
 )  # fmt: skip
 NO_USER = re.compile(
     r"(?:images?|imgs?|pictures?|photos?|data|datasets?|samples?|raw|processed|labels?|annotations?|masks?|unlabell?ed"
-    r"|spectrograms?|outputs?|results?|backups?|copy|old|new|(?:new|untitled) folder|tmp|temp|misc|others?|图片|数据|数据集)"
-    r"(?:[-_ ]?\(?\d+\)?)?", re.IGNORECASE
+    r"|spectrograms?|outputs?|results?|backups?|copy|old|new|(?:new|untitled) folder|tmp|temp|misc|others?"
+    r"|图片|数据|数据集)(?:[-_ ]?\(?\d+\)?)?", re.IGNORECASE
 )  # fmt: skip
 COPY = re.compile(r"[-_ ]*(?:\(\d+\)|copy(?: \d+)?|副本)$", re.IGNORECASE)  # what file managers add to a second copy
 USER = re.compile(r"(?:id|user|usr|subject|subj|sub|person|participant|walker|p|u|用户|受试者)[-_ ]?\d+", re.IGNORECASE)

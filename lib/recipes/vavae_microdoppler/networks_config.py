@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.core import config
-from lib.core.config import one_of
+from lib.core.config import one_of, refuse_bad_pattern
 from lib.core.errors import Stop, nearest
 from lib.recipes.vavae_microdoppler.bounds import refuse_outside
 from lib.recipes.vavae_microdoppler.presets import DEMO
@@ -191,14 +191,20 @@ class LoraConfig(config.LoraConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("targets", "full"):
-            for pattern in getattr(self, name):
-                refuse_bad_pattern(f"lora.{name}", pattern)
+        if not self.targets:
+            raise Stop("lora.targets is empty: adapters need a layer", "leave it out, or set model.dit_trains=table")
+        for pattern in self.targets:
+            refuse_bad_pattern("lora.targets", pattern)
 
-
-def refuse_bad_pattern(key: str, pattern: str) -> "re.Pattern[str]":
-    """The compiled expression. Stop: it is none."""
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise Stop(f"{key}={pattern!r} is not a regular expression: {error}") from error
+    def refuse_without_match(self, size: DiTSize) -> None:
+        """Stop: an expression that matches no layer (targets) or no tensor (full) of the network of the stage dit."""
+        tensors = size.tensors()
+        layers = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and "norm" not in name}
+        known = ", ".join(sorted({re.sub(r"\.\d+\.", ".N.", name) for name in layers}))
+        for key, patterns, names in (
+            ("lora.targets", self.targets, layers),
+            ("lora.full", self.full, {f"dit.{name}" for name in tensors}),
+        ):
+            for pattern in patterns:
+                if not any(re.fullmatch(pattern, name) for name in names):
+                    raise Stop(f"{key}={pattern!r} matches nothing of the stage dit; its layers: {known}")

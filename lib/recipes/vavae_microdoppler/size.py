@@ -68,6 +68,17 @@ class DiTSize:
         """Width of the MLP; SwiGLU has three matrices, so two thirds give the same count."""
         return int(self.width * self.mlp_ratio * (2 / 3 if self.swiglu else 1))
 
+    def tensors(self) -> list[str]:
+        """The names of all that can be trained; a test compares them with the network."""
+        linear = ["attn.qkv", "attn.proj", "mlp.w12", "mlp.w3", "adaLN_modulation.1"]
+        block = [f"{name}.{kind}" for name in linear for kind in ("weight", "bias")]
+        block += ["norm1.weight", "norm2.weight"]
+        ends = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2"]
+        ends += ["final_layer.linear", "final_layer.adaLN_modulation.1"]
+        found = [f"{name}.{kind}" for name in ends for kind in ("weight", "bias")]
+        found += ["y_embedder.embedding_table.weight", "final_layer.norm_final.weight"]
+        return found + [f"blocks.{number}.{name}" for number in range(self.depth) for name in block]
+
     def adapters(self, rank: int) -> int:
         """Parameters of LoRA on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
         w, h = self.width, self.hidden

@@ -1,10 +1,9 @@
 """Settings of the recipe by section: what a person may override, each with its bounds. No heavy imports."""
 
-import re
 from dataclasses import dataclass, field, fields
 
 from lib.core import config
-from lib.core.config import one_of
+from lib.core.config import one_of, refuse_bad_pattern
 from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.size import DEMO_SIZE, ModelSize, within
 
@@ -186,13 +185,8 @@ class LoraConfig(config.LoraConfig):
         if set(self.layers) != set(LAYERS) and (self.targets or self.strategy == "head_full"):
             instead = "lora.targets" if self.targets else "lora.strategy=head_full"
             raise Stop(f"lora.layers={self.layers} has no meaning with {instead}, which names what is trained")
-        for key in ("targets", "full"):
-            for pattern in getattr(self, key):
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    cause = f"lora.{key} has {pattern!r}, which is not a valid regular expression"
-                    raise Stop(f"{cause}: {error}") from error
+        for pattern in self.targets:
+            refuse_bad_pattern("lora.targets", pattern)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests import reload_adapter
 from tests.recipes.hamer import real_hands
 
 FEW = (
@@ -25,9 +26,16 @@ FEW = (
 )
 
 
+# Trained beside the adapters: the read-outs, and the bias of a layer that has one.
+IN_FULL = (
+    "lora.full_readouts=true",
+    r"lora.full=['hamer\.mano_head\.transformer\.transformer\.layers\.0\.1\.fn\.to_out\.0\.bias']",
+)
+
+
 def test_five_steps_predict_and_export(step, tmp_path):
     for number in range(1, 6):
-        assert step(number, "--run", "one", *(FEW if number == 1 else ())) == 0
+        assert step(number, "--run", "one", *((*FEW, *IN_FULL) if number == 1 else ())) == 0
     folder = Path("runs/one")
     scores = json.loads((folder / "eval" / "scores.json").read_text())
     assert scores["main"]["metric"] == "pa_mpjpe_mm"
@@ -37,6 +45,8 @@ def test_five_steps_predict_and_export(step, tmp_path):
     inputs = ("--predict", "data/hamer/data/images/subject-00", "--out", str(tmp_path / "out"))
     assert step(5, "--run", "one", *inputs) == 0
     assert len(list((tmp_path / "out").glob("*.obj"))) == 4
+    assert step(5, "--run", "one", "--export", "adapter") == 0
+    reload_adapter.refuse_other_outputs("one")
     assert step(5, "--run", "one", "--export", "merged") == 0
     exported = load_file(next((folder / "export").rglob("hamer.safetensors")))
     assert exported.keys() == load_file(Path(real_hands.ROOT, "lib/recipes/hamer/demo/base.safetensors")).keys()

@@ -10,6 +10,7 @@ from lib.core.run import read_json, read_log
 from lib.recipes.llava_map import stand_in
 from lib.recipes.llava_map.roadmap import LOCATIONS
 from lib.recipes.llava_map.tables import read_frames
+from tests import reload_adapter
 
 
 def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):
@@ -21,6 +22,8 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     shown = capsys.readouterr().out
     terms = "".join(rf".*loss_{term} \S+ \(Avg: " for term in ("cls", "pts", "dir", "total"))
     assert re.search(rf"LR: q=\S+ m=\S+ d=\S+ {terms}", shown)
+    assert step(5, "--export", "adapter") == 0
+    reload_adapter.refuse_other_outputs(folder.name)
     check_checkpoint(max((folder / "train" / "stage3").glob("step-*")))
     scores = read_json(folder / "eval" / "scores.json")
     assert scores["main"]["metric"] == "mAP" and scores["comparison"] == "random_init" and scores["stage"] == "stage3"

@@ -28,6 +28,7 @@ from lib.recipes.vavae_microdoppler.lpips import Perceptual
 from lib.recipes.vavae_microdoppler.presets import DEMO, PRESETS, TINY
 from lib.training import loop
 from lib.training.state import Training
+from tests import reload_adapter
 
 RECIPE = recipes.load("vavae_microdoppler")
 SMALL = DEMO | TINY | {"train.micro_batch": 2, "train.global_batch": 2, "eval.batch": 2, "dit.sampling_steps": 2}
@@ -136,6 +137,20 @@ def test_all_five_steps_run_in_bf16(step, folder):
         )
     scores = read_json(folder / "eval" / "scores.json")
     assert scores["stage"] == "dit" and np.isfinite(scores["metrics"]["frechet_decoded"]["adapted"])
+
+
+def test_the_exported_adapter_of_the_dit_with_its_own_table_and_head_is_what_was_scored(step, folder, monkeypatch):
+    """Adapters in the trunk; class table, last layer and here a norm are trained fully and travel in a second file."""
+    monkeypatch.setattr(judge, "STEPS", 4)
+    words = ("--recipe", "vavae_microdoppler", "--preset", "dit_lora", "--demo", "train.precision=fp32")
+    small = TINY | {"data.stand_in_users": 2, "train.dit_share": 1, "dit.sampling_steps": 2}
+    small |= {"eval.figures": 0, "eval.resamples": 20}
+    settings = [f"{key}={value}" for key, value in small.items()]
+    for number in range(1, 6):
+        words_of_step = (*words, *settings, r"lora.full=['dit\.blocks\.0\.norm1\..*']") if number == 1 else ()
+        assert step(number, *words_of_step) == 0
+    assert step(5, "--export", "adapter") == 0
+    reload_adapter.refuse_other_outputs(folder.name)
 
 
 def watched(monkeypatch, owner: Any, name: str) -> list[tuple[bool, torch.dtype]]:

@@ -22,6 +22,12 @@ def test_published_sizes_have_the_published_counts(name, millions, tensors):
     assert len(model.state_dict()) == tensors
 
 
+def test_the_names_of_all_tensors_are_known_without_the_network():
+    """lora.targets and lora.full are compared with them in step 1; the position table is no weight to train."""
+    named = {name for name, _ in LightningDiT(SMALL).named_parameters()}
+    assert set(SMALL.tensors()) == named - {"pos_embed"}
+
+
 def test_embeddings_have_the_published_values():
     # facts/vavae.md 5.2
     t = time_frequencies(torch.tensor([0.5]))[0]
