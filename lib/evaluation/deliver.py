@@ -65,7 +65,8 @@ def export(job: Job) -> None:
         shutil.rmtree(folder / "merged", ignore_errors=True)
         (folder / "merged").mkdir(parents=True)
         job.recipe.export(job.config, stage, parts, folder / "merged")
-        lineage.read(source).write(folder / "merged")
+        for place in (folder / "merged", *filter(Path.is_dir, (folder / "merged").rglob("*"))):
+            lineage.read(source).write(place)  # each of them may become the start of another run
         print(f"merged model in {folder / 'merged'}")
 
 

@@ -56,10 +56,10 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
 class Prompt(nn.Module):
     """The instruction's token ids, the same for every sample. The first `before` of them come before the scene."""
 
-    def __init__(self, ids: list[int], before: int):
+    def __init__(self, ids: list[int], before: int, tokenizer: Path):
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids, dtype=torch.long), persistent=False)
-        self.before = before
+        self.before, self.tokenizer = before, tokenizer  # the folder that holds it
 
 
 def prompt_of(config: Config, llm: Any, asset_dirs: dict[str, Path]) -> Prompt:
@@ -78,7 +78,7 @@ def prompt_of(config: Config, llm: Any, asset_dirs: dict[str, Path]) -> Prompt:
     scene = VIEWS * config.model.tokens_per_view + len(ids)
     queries = config.model.instances * (1 + config.model.points)
     causal.refuse_short_sight(llm, scene + queries, scene + 1 + config.model.points)
-    return Prompt(ids, before=int(ids[0] == llm.config.bos_token_id))
+    return Prompt(ids, int(ids[0] == llm.config.bos_token_id), folder)
 
 
 def prompt_ids(config: Config, folder: Path) -> list[int]:

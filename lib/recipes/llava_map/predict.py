@@ -6,6 +6,7 @@ OUT/<scene>-<token>.png       from above and in the six cameras
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lib.data import pictures
 from lib.recipes.llava_map import evaluate, geometry, metrics, scene_view
 from lib.recipes.llava_map.arrays import resized
 from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.sources import tokenizer_files
 from lib.recipes.llava_map.tables import Frame, read_frames
 
 DRAWN_PX = (800, 450)  # a person sees more than a small network does
@@ -104,7 +106,8 @@ def photographs(frame: Frame, root: Path, size_px: tuple[int, int]) -> tuple[np.
 def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
     """map.safetensors: everything that was trained, by module.
 
-    A language model that was trained too goes into llm/, in transformers' format.
+    A language model that was trained too goes into llm/, in transformers' format and with its tokenizer: a folder for
+    model.llm of another run.
     """
     from safetensors.torch import save_file
 
@@ -119,6 +122,8 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
         save_file(tensors, temporary)
     if "llm" in trained:
         parts.modules["llm"].save_pretrained(out / "llm")
+        for file in tokenizer_files(parts.modules["prompt"].tokenizer):
+            shutil.copy(file, out / "llm")
 
 
 def trained_modules(parts: Parts) -> list[str]:

@@ -80,8 +80,12 @@ def language_model(config: Config) -> Asset:
 def files_of(folder: Path) -> dict[str, str]:
     """config.json, the weights that are opened (never what else lies beside them), and what tokenizer there is."""
     read_config(folder)
-    tokenizer = [path.name for pattern in TOKENIZER for path in sorted(folder.glob(pattern)) if path.is_file()]
+    tokenizer = [path.name for path in tokenizer_files(folder)]
     return dict.fromkeys(("config.json", *weight_files(folder), *(tokenizer or TOKENIZER[:1])), "")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    return [path for pattern in TOKENIZER for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def nuscenes(config: Config) -> Asset:

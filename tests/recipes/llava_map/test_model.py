@@ -1,5 +1,7 @@
 """The network's parts: published names and sizes, the mask, gradients through a frozen language model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -27,7 +29,7 @@ def modules_of(config: Config) -> dict:
     torch.manual_seed(0)
     parts = model.published_parts(config)
     if config.model.llm != "none":
-        parts |= {"llm": causal.demo(), "prompt": assemble.Prompt([1, 5, 6], before=1)}
+        parts |= {"llm": causal.demo(), "prompt": assemble.Prompt([1, 5, 6], 1, Path())}
     parts |= model.new_parts(config, language_model.body(config).hidden if "llm" in parts else 32)
     return {name: part.eval() for name, part in parts.items()}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from lib.core.run import read_json, read_log
+from lib.core.run import read_json, read_log, write_json
 from lib.recipes.llava_map import stand_in
 from lib.recipes.llava_map.roadmap import LOCATIONS
 from lib.recipes.llava_map.tables import read_frames
@@ -24,6 +24,7 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     assert re.search(rf"LR: q=\S+ m=\S+ d=\S+ {terms}", shown)
     assert step(5, "--export", "adapter") == 0
     reload_adapter.refuse_other_outputs(folder.name)
+    refuse_the_exported_language_model_where_its_scenes_are_held_out(step, world, folder, capsys)
     check_checkpoint(max((folder / "train" / "stage3").glob("step-*")))
     scores = read_json(folder / "eval" / "scores.json")
     assert scores["main"]["metric"] == "mAP" and scores["comparison"] == "random_init" and scores["stage"] == "stage3"
@@ -37,6 +38,24 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     near = [line for line in alike if abs(line["score"] - best["score"]) < 0.02]
     # what keeps them apart: step 3's JPEG, tokens in half precision
     assert any(np.allclose(line["pts"], best["pts"], atol=0.2) for line in near)
+
+
+def refuse_the_exported_language_model_where_its_scenes_are_held_out(step, world, folder, capsys):
+    """It is a folder that model.llm takes, tokenizer included, and says what it was trained on; here another world."""
+    assert step(5, "--export", "merged") == 0
+    exported = folder / "export" / "merged" / "llm"
+    known, groups = read_json(exported / "lineage.json"), read_json(folder / "split.json")["groups"]
+    assert known["groups"] == {"scene": sorted(groups["train"] + groups["select"])} and known["files"]
+    write_json(exported / "lineage.json", {"groups": {"scene": groups["test"]}, "files": []})
+    settings = (f"data.root={world}", f"model.llm={exported}", "data.overlays=1", "eval.figures=1")
+    onward = ("--run", "onward", "--recipe", "llava_map", "--preset", "stage2", "--demo", *settings)
+    for number in range(1, 4):
+        assert step(number, *(onward if number == 1 else onward[:2])) == 0
+    assert step(4, "--run", "onward") == 2
+    said = capsys.readouterr().err
+    assert "the asset llm was trained on" in said and "held out here (scene-" in said
+    assert step(1, *onward, "train.accept_seen=true", "train.epochs=1") == 0
+    assert step(4, "--run", "onward") == 0
 
 
 def check_checkpoint(checkpoint: Path) -> None:
