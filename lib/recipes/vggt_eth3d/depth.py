@@ -112,9 +112,22 @@ def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | N
 
 
 def depth_beside(scene: Scene, view: View) -> Path | None:
-    """The plain layout's depth file: depth/ mirrors images/."""
+    """The plain layout's depth file: depth/ mirrors images/, a.npy or a.jpg.npy for a.jpg.
+
+    Stop: a.npy, where there is a.png as well.
+    """
     beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
-    return next((path for path in map(beside.with_suffix, (".npy", ".png", ".bin", ".raw")) if path.exists()), None)
+    whole, short = (first_there(base) for base in (beside, beside.with_suffix("")))
+    alike = sum(other.image.with_suffix("") == view.image.with_suffix("") for other in scene.views)
+    if short and not whole and alike > 1:
+        cause = f"{short} may belong to any of {alike} photographs called {view.image.stem}"
+        raise Stop(cause, f"name it {view.image.name}{short.suffix}, or leave one of the photographs out")
+    return whole or short
+
+
+def first_there(base: Path) -> Path | None:
+    files = (base.with_name(base.name + suffix) for suffix in (".npy", ".png", ".bin", ".raw"))
+    return next((path for path in files if path.exists()), None)
 
 
 def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> np.ndarray:

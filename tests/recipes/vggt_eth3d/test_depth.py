@@ -270,6 +270,21 @@ def test_photographs_of_the_same_name_in_two_folders_have_their_own_depth(tmp_pa
         assert read_depth(find_depth_map(scene, view, 0)).max() == metres
 
 
+def test_two_photographs_that_differ_in_their_ending_do_not_share_a_depth(tmp_path):
+    """a.jpg and a.png of two cameras: a.npy would be both their truths."""
+    views = [view_of(tmp_path / "s", name)[1] for name in ("a.jpg", "a.png")]
+    scene = Scene("s", tmp_path / "s", tuple(views), np.zeros((0, 3)))
+    (tmp_path / "s" / "depth").mkdir(parents=True)
+    np.save(tmp_path / "s" / "depth" / "a.npy", np.ones((2, 2), np.float32))
+    with pytest.raises(Stop, match="may belong to any of 2 photographs called a") as stopped:
+        find_depth_map(scene, views[0], 0)
+    assert "a.jpg.npy" in stopped.value.command
+    for view in views:
+        np.save(tmp_path / "s" / "depth" / f"{view.image.name}.npy", np.ones((2, 2), np.float32))
+    found = [find_depth_map(scene, view, 0).path.name for view in views]
+    assert found == ["a.jpg.npy", "a.png.npy"]
+
+
 def test_scan_depth_belongs_to_the_distorted_camera(streets):
     scene = colmap.read(streets / "linden")
     found = find_depth_map(scene, scene.views[0], 0)
