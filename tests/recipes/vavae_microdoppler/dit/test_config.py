@@ -28,7 +28,7 @@ SAMPLING = {
     ({"dit.latents": "somewhere"}, "no stage of this run may train"),
     ({"model.dit_width": 130}, "multiple of 4 x heads"), ({"model.dit_heads": 5}, "model.dit_heads=5"),
     ({"model.dit_weights": "published", "train.stages": ["dit"]}, "model.dit=S does not fit the weights published"),
-    ({"model.dit_weights": ""}, "neither a path"), ({"lora.full": ["("], "train.stages": ["dit"]}, "not a valid regular"),
+    ({"model.dit_weights": ""}, "neither a path"), ({"lora.full": ["("], "train.stages": ["dit"]}, "not a valid"),
     ({"lora.full": [".*"]}, "which is not in train.stages"),
     ({"lora.full": ["blocks.*"], "train.stages": ["dit"]}, "matches nothing of the stage dit"),
     ({"lora.targets": [r"blocks\..*\.fc1"], "train.stages": ["dit"]}, r"its layers: blocks\.N\.adaLN_modulation"),
