@@ -86,3 +86,16 @@ def prepared(step, tmp_path, tmp_path_factory, made_runs):
         made_runs[words, last] = shutil.copytree(tmp_path, tmp_path_factory.mktemp("made") / "root")
 
     return make
+
+
+@pytest.fixture
+def new_precision():
+    """Forgets the precision that accelerate keeps for a whole process: now, when it is called, and afterwards."""
+    from accelerate.state import AcceleratorState
+
+    def forget():
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    forget()
+    yield forget
+    forget()

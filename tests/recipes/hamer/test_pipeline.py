@@ -5,7 +5,6 @@ with 2D scores.
 import json
 from pathlib import Path
 
-import pytest
 from safetensors.torch import load_file
 
 from tests import reload_adapter
@@ -56,19 +55,10 @@ def base_score(name: str) -> float:
     return json.loads(Path(f"runs/{name}/eval/scores.json").read_text())["metrics"]["pa_mpjpe_mm"]["base"]
 
 
-@pytest.fixture
-def fresh_accelerator():
-    """accelerate keeps one precision for a process: forgets it, and once more after the test."""
-    from accelerate.state import AcceleratorState
-
-    yield lambda: AcceleratorState._reset_state(reset_partial_state=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_five_steps_in_bf16_score_the_base_as_in_fp32(step, fresh_accelerator):
+def test_five_steps_in_bf16_score_the_base_as_in_fp32(step, new_precision):
     """On the CPU, where autocast works as on a card; the adapters learn in it as well."""
     for precision in ("fp32", "bf16"):
-        fresh_accelerator()
+        new_precision()
         words = (*(word for word in FEW if not word.startswith("train.precision")), f"train.precision={precision}")
         for number in range(1, 6):
             assert step(number, "--run", precision, *(words if number == 1 else ())) == 0

@@ -1,14 +1,18 @@
 """bf16 on the CPU: the network is rounded, and truth, matching, losses and scores are not."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
+from lib import recipes
+from lib.core.config import compose
 from lib.core.order import Key
 from lib.core.records import Stage
 from lib.core.run import read_json, read_log
 from lib.recipes.llava_map import assemble, losses, metrics, model, samples
+from tests import one_step
 from tests.recipes.llava_map.language_models import write
 
 STAGE2 = Stage("stage2", 1)
@@ -81,15 +85,18 @@ def test_scores_are_outside_autocast_and_in_fp64(monkeypatch):
     assert seen == [(False, torch.float64, torch.float64)] and -1 < similarities[0, 0] < 0
 
 
-@pytest.fixture
-def other_precision():
-    """One process of accelerate has one precision; the tests of a session share a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("preset", ["stage2", "stage3_lora", "stage3_full", "no_llm"])  # stage2_scratch_lr: other rates
+def test_every_kind_of_preset_takes_a_real_step(preset, precision, manifest, tmp_path, new_precision):
+    """Of its last stage, from the shipped base, whose language model stage3_full trains."""
+    recipe = recipes.load("llava_map")
+    config = compose(recipe, preset, True, "tiny", {"train.micro_batch": 2, "train.global_batch": 2})[0]
+    places = {"base": Path(assemble.__file__).parent / "demo"}
+    stage = assemble.stages(config, manifest)[-1]
+    one_step.refuse_no_step(one_step.training(recipe, config, stage, places, manifest, precision, tmp_path))
 
 
-def test_all_five_steps_run_in_bf16(step, world, folder, other_precision):
+def test_all_five_steps_run_in_bf16(step, world, folder, new_precision):
     """Image tokens are kept in half, which CPU autocast in bf16 does not stack; the base's scores are numbers."""
     words = ("--recipe", "llava_map", "--preset", "stage3_lora", "--demo", f"data.root={world}", "train.precision=bf16")
     short = ("train.epochs=1", "train.stage3_epochs=1", "eval.resamples=20", "eval.figures=0", "data.overlays=0")

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
+from lib import recipes
+from lib.core.records import Manifest
 from lib.recipes.vggt_eth3d import assemble, evaluate, losses, samples
+from lib.recipes.vggt_eth3d.config import PRESETS
 from lib.recipes.vggt_eth3d.data import prepare
-from tests import reload_adapter
+from tests import one_step, reload_adapter
 from tests.recipes.vggt_eth3d.conftest import STAGE
 
 SMALL = (
@@ -24,18 +26,6 @@ def base_scores(root, run) -> dict[tuple[str, str], float]:
     """(sample, number) -> what the untouched base scored."""
     with open(root / "runs" / run / "eval" / "per_sample.csv", newline="", encoding="utf-8") as file:
         return {(row["sample_id"], row["number"]): float(row["base"]) for row in csv.DictReader(file)}
-
-
-@pytest.fixture
-def new_precision():
-    """Forgets the precision that accelerate keeps for a whole process, now and afterwards."""
-
-    def forget():
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-    forget()
-    yield forget
-    forget()
 
 
 def test_the_base_scores_the_same_in_bf16_and_in_fp32(step, tmp_path, monkeypatch, new_precision):
@@ -71,3 +61,21 @@ def test_truth_and_metrics_do_not_change_under_autocast(rendered, settings, tmp_
             [row] = evaluate.score_batch(settings(), STAGE, parts, batch)
             found.append((row.numbers, losses.objective(predicted, batch, settings().loss)[0]))
     assert found[0] == found[1]
+
+
+@pytest.fixture(scope="module")
+def prepared(rendered, settings, tmp_path_factory) -> Manifest:
+    folder = tmp_path_factory.mktemp("prepared")
+    records = list(prepare(settings(), {"scenes": rendered}, folder))
+    for record in records:
+        record.split = "test" if record.group == "harbour" else "train"
+    return Manifest(records, folder)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_a_real_step(preset, precision, prepared, settings, tmp_path, new_precision):
+    config = settings(**(PRESETS[preset] | {"train.micro_batch": 1, "train.global_batch": 1}))
+    recipe, places = recipes.load("vggt_eth3d"), {"base": Path(assemble.__file__).parent / "demo"}
+    [stage] = recipe.stages(config, prepared)
+    one_step.refuse_no_step(one_step.training(recipe, config, stage, places, prepared, precision, tmp_path))
