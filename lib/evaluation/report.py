@@ -189,7 +189,7 @@ def data_facts(run: Run) -> dict[str, Any]:
 
 def step_times(run: Run) -> list[dict[str, Any]]:
     """Steps 1 to 4: the stamp of step 5 is written after the report."""
-    stamps = {n: existing(run.stamp(n)) for n in (1, 2, 3, 4)}
+    stamps = {n: read_record(run.stamp(n)) for n in (1, 2, 3, 4)}
     return [{"number": n, "name": STEPS[n], **stamp} for n, stamp in stamps.items() if stamp]
 
 
