@@ -33,7 +33,7 @@ SHOWN_NAMES = 12  # of groups in a table cell
 def write(run_folder: Path) -> Path:
     """Make report.html and return it. Stop: the run has no scores yet."""
     run = Run(run_folder.parent.parent, run_folder.name)
-    scores = existing(run.scores)
+    scores = read_record(run.scores, run.command(5, "--force"))
     if scores is None:
         raise Stop(f"the run {run.name} has no eval/scores.json yet", run.command(5))
     write_text(run.folder / "report.html", templates().get_template("report.html").render(facts(run, scores)))
