@@ -8,6 +8,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ def refuse_other_outputs(run: str) -> None:
 def main(root: str, name: str) -> None:
     from lib.commands import settings
     from lib.core.job import Job
+    from lib.core.session import Clock
 
     flags = {"root": Path(root), "run": name, "overrides": [], "inputs": Path(root), "plan": False}
     args = argparse.Namespace(recipe=None, preset=None, demo=None, **flags)
     run, recipe, config, record = settings.of_run(5, args)
-    found = scored_again(Job(5, run, recipe, config, record, args, None), run.folder / "export")
+    job = Job(5, run, recipe, config, record, args, Clock(None, 1, time.monotonic()))
+    found = scored_again(job, run.folder / "export")
     wanted = column(run.folder / "eval" / "per_sample.csv", "adapted")
     base = column(run.folder / "eval" / "per_sample.csv", "base")
     apart = max(abs(found[key] - value) / max(1, abs(value)) for key, value in wanted.items() if value == value)
@@ -51,9 +54,9 @@ def scored_again(job: Any, export: Path) -> dict[tuple[str, str], float]:
     os.chdir(export)
     exec(card_code(export / "adapter" / "README.md"), {"networks": parts.modules})
     sampler = job.recipe.sampler(job.config, stage, manifest, "test")
-    rows = []
+    rows, frozen = [], uncached(parts, accelerator)
     for index in range(sampler.length):  # one by one, as step 5 does
-        rows += scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, uncached(parts))
+        rows += scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, frozen)
     return {(row.sample_id, number): value for row in rows for number, value in row.numbers.items()}
 
 

@@ -309,7 +309,7 @@ def test_silence_and_damage_are_reasons_and_their_user_is_trained_on(tmp_path):
     (tmp_path / "in" / "a" / "rec2.npy").write_bytes(b"x")
     records, _ = prepared(config, tmp_path / "in", tmp_path / "out")
     reasons = {r.sample_id: r.reason for r in records if r.status == "skipped"}
-    assert "one colour" in reasons["a/rec1.npy#0"] and "no NumPy array" in reasons["a/rec2.npy"]
+    assert "one colour" in reasons["a/rec1.npy#0"] and "not a NumPy array" in reasons["a/rec2.npy"]
     assert sides(records, "a") == {"train": ["a/rec0"], "select": [], "test": []}
     assert "a" in data.summarise_data(config, records)["users with nothing to test on"]
 

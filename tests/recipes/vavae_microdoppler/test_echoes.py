@@ -36,7 +36,7 @@ def test_whole_numbers_of_a_receiver_are_read_as_they_are(tmp_path):
     (np.zeros((40, 3)), r"shape \(40, 3\)"), (np.zeros((40, 2), bool), "of bool"), (np.array(1j), "not one row"),
     (np.full(40, np.nan + 0j), "NaN or infinity"), (np.zeros(0, complex), "no numbers"),
     (np.full(4, 1e200 + 0j), "1e\\+200"),
-    (np.array([{}]), "no NumPy array"),
+    (np.array([{}]), "not a NumPy array"),
 ])  # fmt: skip
 def test_what_is_no_echo_says_what_it_is(tmp_path, array, word):
     np.save(tmp_path / "e.npy", array, allow_pickle=True)
