@@ -41,9 +41,8 @@ MACHINES = (  # the smallest first
 )
 
 
-def of_run(recipe: Recipe, config: Any) -> dict[str, Any]:
+def of_run(recipe: Recipe, config: Any, plan: Plan) -> dict[str, Any]:
     """Everything of the costs that is not in the recipe's own plan, as JSON values; None where it is not known yet."""
-    plan = recipe.plan(config)
     return {
         "needs": needs(recipe, config, plan),
         "cards": per_card(plan.footprint) if plan.footprint else None,

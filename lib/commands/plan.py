@@ -18,7 +18,8 @@ from lib.core.run import STEPS, Run
 def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], args: argparse.Namespace) -> int:
     """The state of every step, what would run and why, and what the run costs."""
     states = chained(run, recipe, config)
-    plan, costs = recipe.plan(config), cost.of_run(recipe, config)
+    plan = recipe.plan(config)
+    costs = cost.of_run(recipe, config, plan)
     if args.json:
         words = {step: {"state": s.word, "reasons": s.reasons, "progress": s.progress} for step, s in states.items()}
         print(json.dumps({"run": run.name, "states": words, "plan": asdict(plan), "costs": costs}, indent=1))

@@ -141,13 +141,14 @@ class Damaged(Stop):
 
 
 def seal_of(value: Any) -> str:
-    """The sha256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+    """The sha256 of a value as JSON gives it back, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(path: Path, value: dict[str, Any]) -> None:
     """A JSON object with the hash of its content under SEAL: what `read_record` reads, and nothing else is believed."""
-    write_json(path, value | {SEAL: seal_of(value)})
+    given_back = json.loads(json.dumps(value))  # tuples are lists then, and numbers as keys are text
+    write_json(path, given_back | {SEAL: seal_of(given_back)})
 
 
 def read_record(path: Path, command: str = "") -> dict[str, Any] | None:

@@ -35,8 +35,8 @@ def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) ->
 def recorded(run: Run) -> dict[str, dict[str, Any]]:
     """The entries of assets.json by asset; {} where there is none, or where it is not what step 2 wrote."""
     stamp, _ = steps.stamp_of(run, 2)
-    hashes = stamp["hashes"] if stamp else {}
-    if hashes.get("assets.json", steps.file_hash(run.assets)) != steps.file_hash(run.assets):
+    written = stamp["hashes"].get(run.assets.name) if stamp else None
+    if written and written != steps.file_hash(run.assets):
         return {}
     try:
         return {entry["name"]: entry for entry in read_json(run.assets) or []}

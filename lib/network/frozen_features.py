@@ -52,26 +52,26 @@ class FeatureCache:
 
     def fill_all(self, samples: list[Sample]) -> list[Sample]:
         """`fill` for the samples of a batch; what one process computes, all compute with it."""
-        missing = [[not self.stored(name) for name in self.frozen.units(sample)] for sample in samples]
-        count = sum(map(sum, missing))
+        paths = [[self.path(name) for name in self.frozen.units(sample)] for sample in samples]
+        stored = [[path is not None and path.exists() for path in own] for own in paths]
+        count = sum(own.count(False) for own in stored)
         for _ in range(count, self.most(count)):
             self.frozen.compute(samples[0], 0)
-        return [self.filled(sample, absent) for sample, absent in zip(samples, missing, strict=True)]
+        return [self.filled(*of_sample) for of_sample in zip(samples, paths, stored, strict=True)]
 
-    def filled(self, sample: Sample, missing: list[bool]) -> Sample:
-        tensors = [self.unit(sample, number, absent) for number, absent in enumerate(missing)]
+    def filled(self, sample: Sample, paths: list[Path | None], stored: list[bool]) -> Sample:
+        units = zip(paths, stored, strict=True)
+        tensors = [self.unit(sample, number, path, there) for number, (path, there) in enumerate(units)]
         with torch.autocast(
             tensors[0].device.type, enabled=False
         ):  # the CPU's autocast has no rule for stacks of halves
             return sample | {"frozen_features": torch.stack(tensors)}
 
-    def unit(self, sample: Sample, number: int, missing: bool) -> torch.Tensor:
+    def unit(self, sample: Sample, number: int, path: Path | None, stored: bool) -> torch.Tensor:
         """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is
         room.
         """
-        path = self.path(self.frozen.units(sample)[number])
-        if not missing:
-            assert path is not None
+        if path is not None and stored:
             return load_file(path)["output"]
         computed: torch.Tensor = self.frozen.compute(sample, number)
         if path is None:
@@ -79,10 +79,6 @@ class FeatureCache:
         output = computed.cpu()
         self.keep(path, output)
         return output
-
-    def stored(self, name: str) -> bool:
-        path = self.path(name)
-        return path is not None and path.exists()
 
     def path(self, name: str) -> Path | None:
         """Of the file for a unit of this name; None where nothing is kept."""

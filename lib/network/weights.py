@@ -55,7 +55,7 @@ def in_portions(file: Path, names: list[str]) -> Iterator[tuple[str, Any]]:
     """The named tensors of one file, which is reopened after every REOPEN_BYTES."""
     waiting = sorted(names, reverse=True)
     while waiting:
-        get, read_bytes = opened(file), 0
+        get, read_bytes = opened(file, names), 0
         while waiting and read_bytes < REOPEN_BYTES:
             name = waiting.pop()
             tensor = get(name)
@@ -76,9 +76,6 @@ def shards(path: Path) -> dict[Path, list[str]]:
     if absent := [file.name for file in found if not file.is_file()]:
         cause = f"{path} names {counted(len(absent), 'file')} that are not beside it"
         raise Stop(f"{cause}: {', '.join(absent[:5])}", again)
-    for file, names in found.items():
-        if lost := set(names) - set(names_in(file)):
-            raise Stop(f"{path}: {file.name} does not hold {counted(len(lost), 'tensor')} ({some(list(lost))})", again)
     return found
 
 
@@ -106,11 +103,15 @@ def names_in(file: Path) -> list[str]:
     return list(read_pickled(file))
 
 
-def opened(file: Path) -> Callable[[str], Any]:
-    """A function name -> tensor over a newly mapped file."""
-    if file.suffix == ".safetensors":
-        return open_safetensors(file).get_tensor
-    return read_pickled(file).__getitem__
+def opened(file: Path, names: Iterable[str]) -> Callable[[str], Any]:
+    """A function name -> tensor over a newly mapped file. Stop: it does not hold one of the names."""
+    safe = file.suffix == ".safetensors"
+    held: Any = open_safetensors(file) if safe else read_pickled(file)
+    if lost := set(names) - set(held.keys()):
+        cause = f"{file} does not hold {counted(len(lost), 'tensor')} ({some(list(lost))}) that its index names"
+        raise Stop(cause, "python step2_download.py --force")
+    get: Callable[[str], Any] = held.get_tensor if safe else held.__getitem__
+    return get
 
 
 def open_safetensors(file: Path) -> Any:

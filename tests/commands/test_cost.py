@@ -20,7 +20,8 @@ def composed(name: str, preset: str, demo: bool = False, **settings):
 
 
 def costs(name: str, preset: str, demo: bool = False, **settings):
-    return cost.of_run(*composed(name, preset, demo, **settings))
+    recipe, config = composed(name, preset, demo, **settings)
+    return cost.of_run(recipe, config, recipe.plan(config))
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
