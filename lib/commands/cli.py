@@ -92,9 +92,7 @@ def join(command: str, launch_args: list[str]) -> None:
 def say(stop: Stop) -> int:
     """Prints why a step stops and what to do; returns its exit code. Of a machine's ranks one speaks for all."""
     if speaks():
-        print(f"error: {stop.cause}", file=sys.stderr)
-        if stop.command:
-            print(f"   go on with: {stop.command}", file=sys.stderr)
+        print(stop.text, file=sys.stderr)
     return stop.code
 
 
@@ -229,8 +227,7 @@ def relative_name(run: Run, path: Path) -> str:
 
 def earlier_steps(job: Job) -> int:
     """Steps 1-3 are repaired by the step that needs them; a training is never started by another step."""
-    first = 2 if group.is_child() else 1  # of a group, rank 0 writes into step 1's run.json meanwhile
-    for step in range(first, min(job.step, 4)):
+    for step in range(1, min(job.step, 4)):
         state = steps.state(job.run, step, job.recipe, job.config)
         if state.word != "complete":
             if group.is_child():  # the others would wait for this one, and give it up

@@ -70,16 +70,17 @@ def combinations(axes: list[str]) -> list[list[str]]:
             raise Stop(f"--sweep {axis!r} is not key=v1,v2")
         parse_override(f"{key}=[{values}]")
         found = [f"{key}={value}" for value in outside_brackets(values)]
-        if doubled := next((one for one in found if found.count(one) > 1), ""):
-            raise Stop(f"--sweep {axis!r} names {doubled} twice")
+        if twice := first_double(found):
+            raise Stop(f"--sweep {axis!r} names {twice} twice")
         choices.append(found)
-    if doubled := next((one for one in axes if [key_of(a) for a in axes].count(key_of(one)) > 1), ""):
-        raise Stop(f"--sweep names {key_of(doubled)} twice", f"give all its values at once: {key_of(doubled)}=v1,v2")
+    if twice := first_double([axis.partition("=")[0] for axis in axes]):
+        raise Stop(f"--sweep names {twice} twice", f"give all its values at once: {twice}=v1,v2")
     return [list(combination) for combination in itertools.product(*choices)]
 
 
-def key_of(setting: str) -> str:
-    return setting.partition("=")[0]
+def first_double(words: list[str]) -> str:
+    """The first word that comes twice; "" where none does."""
+    return next((word for word in words if words.count(word) > 1), "")
 
 
 def outside_brackets(values: str) -> list[str]:
@@ -109,8 +110,8 @@ def in_name(setting: str) -> str:
 
 def refuse_equal(named: list[str]) -> None:
     """Stop: two combinations would be one run."""
-    if doubled := next((name for name in named if named.count(name) > 1), ""):
-        raise Stop(f"two combinations of the sweep would both be called {doubled}", "sweep them in two calls")
+    if twice := first_double(named):
+        raise Stop(f"two combinations of the sweep would both be called {twice}", "sweep them in two calls")
 
 
 def command(args: argparse.Namespace, name: str, combination: list[str], step: int) -> list[str]:

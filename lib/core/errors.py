@@ -13,6 +13,11 @@ class Stop(Exception):
         super().__init__(cause)
         self.cause, self.command, self.code = cause, command, code
 
+    @property
+    def text(self) -> str:
+        """What a person reads."""
+        return f"error: {self.cause}" + (f"\n   go on with: {self.command}" if self.command else "")
+
 
 class Paused(Exception):
     """Raised at a safe point when the session ends; everything done so far is on disk (exit 75)."""

@@ -157,17 +157,17 @@ def ending_together(command: str) -> Iterator[None]:
     except RuntimeError as error:
         if not group.is_child() or not group.is_loss(error):
             raise
-        end(group.what_is_lost(), command)
+        end(Stop(group.what_is_lost(), command, FAILED))
 
 
-def end(cause: str, command: str) -> NoReturn:
+def end(stop: Stop) -> NoReturn:
     """The end of a process whose group is broken: at once, because leaving the group would wait for the others."""
     if speaks():
-        print(f"error: {cause}\n   go on with: {command}", file=sys.stderr, flush=True)
+        print(stop.text, file=sys.stderr, flush=True)
     if is_first_here():
-        note_outcome(FAILED)
+        note_outcome(stop.code)
     sys.stdout.flush()
-    os._exit(FAILED)
+    os._exit(stop.code)
 
 
 def free_port() -> int:

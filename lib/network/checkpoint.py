@@ -14,7 +14,6 @@ one that does not verify is passed over with a message.
 """
 
 import errno
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from lib.core.errors import FAILED, Stop
+from lib.core.hashes import sha256_of
 from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
@@ -79,7 +79,7 @@ def write(
             lineage.write(folder)
             known = {f"{pieces.FOLDER}/{name}": value for name, value in cut.hashes.items()} if cut else {}
             files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-            write_json(folder / HASHES, {name: known.get(name) or file_hash(folder / name) for name in files})
+            write_json(folder / HASHES, {name: known.get(name) or sha256_of(folder / name) for name in files})
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             raise DiskFull(needed) from error
@@ -102,7 +102,7 @@ def write_pieces(stage: Path, parts: Parts, optim: dict[str, torch.Tensor]) -> p
     stage.mkdir(parents=True, exist_ok=True)
     if any(sharding.gathered(shutil.disk_usage(stage).free < needed)):
         raise DiskFull(needed)
-    return pieces.write(stage, spread, file_hash)
+    return pieces.write(stage, spread)
 
 
 def whole_only(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -136,11 +136,6 @@ def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict[str
     return needed
 
 
-def file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fault(folder: Path, read_back: Iterable[str] = ()) -> str:
     """Why a checkpoint cannot be used; "" when every file is there with its hash.
 
@@ -153,7 +148,7 @@ def fault(folder: Path, read_back: Iterable[str] = ()) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if name not in read_back and file_hash(path) != wanted:
+        if name not in read_back and sha256_of(path) != wanted:
             return f"{name} does not have the hash that was stored"
     return ""
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as distributed
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from lib.core.hashes import sha256_of
 from lib.core.run import flush
 from lib.network import sharding
 
@@ -29,7 +30,7 @@ class Written(NamedTuple):
     hashes: dict[str, str]
 
 
-def write(stage: Path, tensors: Mapping[str, Any], file_hash: Any) -> Written:
+def write(stage: Path, tensors: Mapping[str, Any]) -> Written:
     """All processes call it, with the same names. The folder is on a disk that all of them see."""
     folder = stage / ".pieces.tmp"
     if dist.get_rank() == 0:
@@ -41,7 +42,7 @@ def write(stage: Path, tensors: Mapping[str, Any], file_hash: Any) -> Written:
     hashes = {}
     for file in sorted(folder.glob(f"shard-{dist.get_rank() + 1:05}-*")):
         flush(file)
-        hashes[file.name] = file_hash(file)
+        hashes[file.name] = sha256_of(file)
     return Written(folder, {name: value for part in sharding.gathered(hashes) for name, value in part.items()})
 
 

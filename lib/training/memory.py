@@ -148,7 +148,7 @@ def begin_again(training: Training, cause: str) -> None:
         write_text(training.job.run.again, cause)
         print(f"the step begins again; started by hand: {training.job.run.command(4)}", flush=True)
     except Stop as stop:
-        print(f"error: {stop.cause}\n   go on with: {stop.command}", file=sys.stderr, flush=True)
+        print(stop.text, file=sys.stderr, flush=True)
     os._exit(FAILED)
 
 

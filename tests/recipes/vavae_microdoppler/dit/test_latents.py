@@ -9,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib.core.errors import Paused, Stop
+from lib.core.hashes import sha256_of
 from lib.core.order import Key
 from lib.core.records import Stage
 from lib.core.run import write_json
-from lib.network import checkpoint, lineage
+from lib.network import lineage
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, predict
 from lib.recipes.vavae_microdoppler.dit import latent_cache, latent_parts, samples
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
@@ -199,7 +200,7 @@ def earlier(case, tmp_path, leave_out: int = 0) -> tuple[Stage, object]:
     save_file(dict(sorted(state.items())[leave_out:]), folder / "weights.safetensors")
     write_json(folder / "state.json", {"step": 10})
     lineage.Lineage({"recording": {"before/rec0"}}).write(folder)
-    hashes = {name: checkpoint.file_hash(folder / name) for name in ("weights.safetensors", "state.json")}
+    hashes = {name: sha256_of(folder / name) for name in ("weights.safetensors", "state.json")}
     (folder / "sha256.json").write_text(json.dumps(hashes))
     return stage, folder
 
