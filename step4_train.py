@@ -12,20 +12,18 @@ share:
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
-from lib.commands import cli
-from lib.core import group, processes, steps
+from lib.commands import cli, launch
+from lib.core import steps
 from lib.core.errors import Stop
 from lib.core.job import Job
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", default="", metavar="a,b", help="train only these stages")
-    parser.add_argument("--processes", type=int, default=0, help="processes on this machine (default: one per device)")
-    parser.add_argument("--launch-args", default="", help="further words for torch's launcher")
+    launch.add_flags(parser)
     parser.add_argument("--sweep", nargs="+", default=[], metavar="key=v1,v2", help="one run per combination of values")
     parser.add_argument("--checkpoint", default="", metavar="X", help="start a new run from this checkpoint folder")
     parser.add_argument(
@@ -37,24 +35,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def work(job: Job) -> list[Path] | int:
     refuse_other_run(job)
-    wanted = job.args.processes or device_count()
-    if max(wanted, group.machines_asked()) > 1 and not group.is_child():
-        return launch(job, wanted)
+    return launch.over_devices(job, train)
+
+
+def train(job: Job) -> list[Path]:
     from lib.training import stages
 
-    with processes.ending_together("the same command on every machine"):
-        return stages.run(job)
-
-
-def launch(job: Job, count: int) -> int:
-    """As often as the processes end to begin again with less memory; --force has removed what it removes by then."""
-    words = shlex.split(job.args.launch_args)
-    while True:
-        code = processes.launch(job.run, count, job.record["threads"], words, job.clock)
-        if not job.run.again.exists():
-            return code
-        job.run.again.unlink()
-        sys.argv = [word for word in sys.argv if word != "--force"]
+    return stages.run(job)
 
 
 def refuse_other_run(job: Job) -> None:
@@ -76,12 +63,6 @@ def refuse_other_run(job: Job) -> None:
             job.run.command(4, "--accept-code") + "   (goes on; it is recorded), or --force (retrains from scratch)",
         )
     job.record.setdefault("accepted_code", []).extend(reasons)
-
-
-def device_count() -> int:
-    from lib.core import machine
-
-    return max(1, machine.gpu_count())
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """Step 5 of 5: the untouched base against the adapted model on the held-out samples; figures and report.
 
 Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further: --predict INPUTS --out DIR
-(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs).
+(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs). On several devices the
+samples are divided among them, and a network that was trained spread over devices is spread again; --processes and
+--launch-args are those of step 4.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from lib.commands import cli
-from lib.core.errors import Stop
+from lib.commands import cli, launch
+from lib.core import group
+from lib.core.errors import DONE, Stop
 from lib.core.job import Job
 
 
@@ -27,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
+    launch.add_flags(parser)
     # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
     parser.set_defaults(as_settings=scored_checkpoint)
 
@@ -36,21 +40,37 @@ def scored_checkpoint(args: argparse.Namespace) -> dict[str, str]:
     return {"eval.checkpoint": args.checkpoint} if args.checkpoint and not (args.predict or args.export) else {}
 
 
-def work(job: Job) -> list[Path]:
+def work(job: Job) -> list[Path] | int:
+    """An export is the work of one process, which holds the network in its host's memory."""
+    from lib.evaluation import evaluate
+
+    made: list[Path] | int = evaluate.outputs(job.run)
+    if job.args.predict and job.args.out is None:
+        again = job.run.command(5, "--predict", job.args.predict, "--out", "predictions")
+        raise Stop("--predict needs --out DIR", again)
+    if not_scored(job) or job.args.predict:
+        made = launch.over_devices(job, score)
+    if job.args.export and not group.is_child() and (isinstance(made, list) or made == DONE):
+        from lib.evaluation import deliver
+
+        deliver.export(job)
+    return made
+
+
+def not_scored(job: Job) -> bool:
+    return job.before.word != "complete" or job.args.force
+
+
+def score(job: Job) -> list[Path]:
+    """What all processes do together."""
     from lib.evaluation import deliver, evaluate
 
-    outputs = evaluate.outputs(job.run)
-    if job.before.word != "complete" or job.args.force:
-        outputs = evaluate.run(job)
-    if job.args.predict:
-        if job.args.out is None:
-            raise Stop(
-                "--predict needs --out DIR", job.run.command(5, "--predict", job.args.predict, "--out", "predictions")
-            )
-        deliver.predict(job)
-    if job.args.export:
-        deliver.export(job)
-    return outputs
+    with evaluate.opened(job) as session:
+        if not_scored(job):
+            evaluate.run(job, session)
+        if job.args.predict:
+            deliver.predict(job, session)
+    return evaluate.outputs(job.run)
 
 
 def verdict(job: Job) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each of the two processes that run tests; before torch is imported
+
 from lib import recipes
 from lib.commands import cli
 from lib.core import machine

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from lib.core import processes
-from lib.core.records import Manifest, Stage
-from lib.network import adapters
+from lib.core.records import Manifest, Parts, Stage
+from lib.network import adapters, sharding
 from lib.network.frozen_features import FeatureCache
 from lib.network.setup import choosing
 from lib.training import loop
@@ -23,6 +23,7 @@ def training(
     accelerator = processes.accelerator(precision, folder)
     parts = recipe.build(config, stage, places)
     wrapped = adapters.attach(parts)
+    refuse_other_blocks(recipe, config, parts)
     flags = SimpleNamespace(detect_anomaly=False)
     job = SimpleNamespace(recipe=recipe, config=config, record={"recipe": "", "config": {}}, args=flags)
     train = recipe.sampler(config, stage, manifest, "train")
@@ -32,6 +33,19 @@ def training(
     return Training(
         job, stage, folder, accelerator, parts, wrapped, objectives, train, select, features, adapters.trainable(parts)
     )
+
+
+def refuse_other_blocks(recipe: Any, config: Any, parts: Parts) -> None:
+    """The blocks that the plan counts are those that may be spread over processes, byte by byte."""
+    found = []
+    for name, patterns in parts.shard.items():
+        for inner in sharding.blocks(parts.modules[name], patterns, name):
+            block = parts.modules[name].get_submodule(inner)
+            own = [tensor for key, tensor in block.named_parameters() if ".lora_" not in key]
+            frozen = sum(tensor.nbytes for tensor in own if not tensor.requires_grad)
+            found.append((frozen, sum(tensor.numel() for tensor in own if tensor.requires_grad)))
+    counted = [(block.frozen, block.trained) for block in recipe.plan(config).footprint.blocks]
+    assert sorted(counted) == sorted(found)
 
 
 def refuse_no_step(made: Training) -> None:

@@ -45,18 +45,19 @@ def main(root: str, name: str) -> None:
 
 def scored_again(job: Any, export: Path) -> dict[tuple[str, str], float]:
     """(sample, number) -> score, of the base with what lies in the folder `export`, loaded as the card there says."""
-    from lib.evaluation.evaluate import open_session
+    from lib.evaluation.evaluate import opened
     from lib.network import scoring
     from lib.network.setup import build_base, uncached
 
-    accelerator, asset_dirs, manifest, stage = open_session(job)
-    parts = build_base(job, stage, asset_dirs, accelerator)
-    os.chdir(export)
-    exec(card_code(export / "adapter" / "README.md"), {"networks": parts.modules})
-    sampler = job.recipe.sampler(job.config, stage, manifest, "test")
-    rows, frozen = [], uncached(parts, accelerator)
-    for index in range(sampler.length):  # one by one, as step 5 does
-        rows += scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, frozen)
+    with opened(job) as session:
+        accelerator, asset_dirs, manifest, stage = session
+        parts = build_base(job, stage, asset_dirs, accelerator)
+        os.chdir(export)
+        exec(card_code(export / "adapter" / "README.md"), {"networks": parts.modules})
+        sampler = job.recipe.sampler(job.config, stage, manifest, "test")
+        rows, frozen = [], uncached(parts, accelerator)
+        for index in range(sampler.length):  # one by one, as step 5 does
+            rows += scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, frozen)
     return {(row.sample_id, number): value for row in rows for number, value in row.numbers.items()}
 
 

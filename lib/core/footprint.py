@@ -2,11 +2,12 @@
 
 Sharding (torch's `fully_shard` around each block) divides the blocks' weights, and where these are trained their
 gradients and Adam's moments too, by the number of cards; everything else stays whole on each of them. With S, R the
-frozen bytes in blocks and outside, G the largest block's bytes, A and F the numbers trained outside of blocks and in
-them, Gp the numbers of the largest trained block, X the activations and n cards, a card holds
+frozen bytes in blocks and outside, G the bytes of three blocks in a row (the most there are), A and F the numbers
+trained outside of blocks and in them, Gp the numbers of the largest trained block, X the activations and n cards, a
+card holds
 
     whole:    S + R + t (A + F) + copies + X + runtime
-    sharded:  S / n + 3 G + R + t A + 16 F / n + 6 Gp + X + runtime
+    sharded:  S / n + G + R + t A + 16 F / n + 6 Gp + X + runtime
 
 where t = 4 (weight) + 4 (gradient) + 8 (Adam) + 8 (the flat sum in float64; 4 above `FLOAT64_LIMIT` numbers); an
 average of the weights takes 4 more of each number. Three blocks are gathered at once: the one that computes, the next
@@ -14,12 +15,14 @@ one, and the one before, whose memory the allocator has not given back; of a tra
 in half and in full precision.
 """
 
-from lib.core.records import Footprint
+from collections.abc import Sequence
+
+from lib.core.records import Block, Footprint
 
 RUNTIME_BYTES = 1_000_000_000  # CUDA's context, kernels' workspaces, fragments
 FLOAT64_LIMIT = 50_000_000  # numbers; as lib.network.gradients, which needs torch (a test compares)
 USABLE = 0.9  # of a card's memory: what the probe before a training allows itself (lib.training.memory)
-GATHERED = 3  # blocks at once
+GATHERED = 3  # blocks in a row, whole at once
 SHARDED_BYTES = 16  # of a trained number in blocks: weight, gradient, Adam's moments; the engine sums in place
 GATHERED_BYTES = 6  # of a number of the largest trained block
 
@@ -30,7 +33,7 @@ def parts(footprint: Footprint, cards: int = 1, sharded: bool = False) -> dict[s
     if sharded:
         found = {
             "frozen blocks": -(-one.frozen_blocks // cards),
-            "gathered blocks": GATHERED * one.largest_block + GATHERED_BYTES * one.largest_trained_block,
+            "gathered blocks": gathered_bytes(one.blocks),
             "trained blocks": -(-(SHARDED_BYTES + average) * one.trained_in_blocks // cards),
             "trained": trained_bytes(one.trained, average),
         }
@@ -39,6 +42,13 @@ def parts(footprint: Footprint, cards: int = 1, sharded: bool = False) -> dict[s
         found = {"frozen blocks": one.frozen_blocks, "trained": trained_bytes(numbers, average), "copies": one.copies}
     found |= {"frozen rest": one.frozen_rest, **one.activations, "runtime": RUNTIME_BYTES}
     return {name: size for name, size in found.items() if size}
+
+
+def gathered_bytes(blocks: Sequence[Block]) -> int:
+    """Of the blocks that are whole at once, at most, and of the largest gradient."""
+    rows = [blocks[first : first + GATHERED] for first in range(len(blocks))]
+    together = max((sum(block.whole for block in row) for row in rows), default=0)
+    return together + GATHERED_BYTES * max((block.trained for block in blocks), default=0)
 
 
 def trained_bytes(numbers: int, average: int) -> int:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from lib.core.errors import FAILED, Stop
 
-DEV = ("pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.17", "mypy>=2.4")  # what the tests need, step 1 --dev
+# What the tests need, step 1 --dev.
+DEV = ("pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.17", "mypy>=2.4")
 MARK = "PIPELINE_INSTALLED"  # set for the step that starts again after an installation
 TESTS = {
     ">=": lambda have, want: have >= want, "<=": lambda have, want: have <= want, "==": lambda have, want: have == want,

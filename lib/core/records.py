@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Sample = dict[str, Any]  # one item of a batch: NumPy arrays or tensors by name, and "sample_id"
 Batch = dict[str, Any]  # what `collate` makes of samples; the loop moves its tensors to the device
@@ -86,23 +86,36 @@ class Manifest:
         return [record for record in self.records if record.split == split and record.status == "ok"]
 
 
+class Block(NamedTuple):
+    """One of the repeated parts of a network that cards can divide among them."""
+
+    whole: int  # bytes of its own weights, all of them, as it computes
+    frozen: int  # bytes of those that stay as they are, as they are held
+    trained: int = 0  # numbers of those that are trained
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What one stage keeps on its device, from closed forms; lib.core.footprint makes bytes per card of it.
 
-    A block is one of the repeated parts of a network that cards can divide among them. Weights that are trained are
-    counted in numbers, everything frozen in bytes as it is held. The default is a network without blocks.
+    Weights that are trained are counted in numbers, everything frozen in bytes as it is held. The default is a network
+    without blocks.
     """
 
     frozen_rest: int  # bytes of the frozen weights outside of the blocks: every card holds them
-    trained: int  # numbers trained outside of the frozen weights (adapters, heads): every card holds them
+    trained: int  # numbers trained outside of the blocks' own weights (adapters, heads): every card holds them
     activations: dict[str, int]  # bytes that one micro-batch keeps for the backward pass, by part
-    frozen_blocks: int = 0  # bytes of the frozen weights in blocks
-    largest_block: int = 0  # bytes of the largest block as it computes
-    trained_in_blocks: int = 0  # numbers of the blocks' own weights, where these are trained
-    largest_trained_block: int = 0  # numbers of the largest of those
+    blocks: tuple[Block, ...] = ()  # those of `Parts.shard`, in the order of a forward pass
     copies: int = 0  # bytes of the half-precision copies that autocast keeps of whole trained weights
     averaged: bool = False  # a moving average of the trained numbers is kept too (train.ema)
+
+    @property
+    def frozen_blocks(self) -> int:
+        return sum(block.frozen for block in self.blocks)
+
+    @property
+    def trained_in_blocks(self) -> int:
+        return sum(block.trained for block in self.blocks)
 
 
 @dataclass(frozen=True)

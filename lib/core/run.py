@@ -60,7 +60,7 @@ class Run:
 
     @property
     def again(self) -> Path:
-        """There while a training ends to begin again with less memory (lib.training.memory)."""
+        """Changes when a training ends to begin again with less memory (lib.training.memory)."""
         return self.folder / ".again.tmp"
 
     def stamp(self, step: int) -> Path:

@@ -1,7 +1,11 @@
 """What the user takes home: predictions on their own inputs, and exports. No output of step 5 depends on it."""
 
+import contextlib
+import io
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ import torch
 
 from lib.core.errors import Stop
 from lib.core.job import Job
+from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
 from lib.core.run import existing, read_json
-from lib.evaluation.evaluate import open_session
+from lib.evaluation import evaluate
+from lib.evaluation.evaluate import Session
 from lib.network import adapters, checkpoint, lineage
 
 FULLY_TRAINED = "fully_trained.safetensors"  # "<module>.<tensor>": what was trained without an adapter
@@ -22,33 +28,43 @@ LOAD_FULL = (
 )
 
 
-def adapted_parts(job: Job) -> tuple[Stage, Parts, dict[str, Any], Any, Path]:
-    """The scored stage, its parts with the chosen checkpoint (on the CPU), PEFT's wrappers, the accelerator, the
-    checkpoint.
+def predict(job: Job, session: Session) -> None:
+    """The adapted model on the user's own inputs. The first process writes; where the network is spread, the others go
+    through the same forwards with it.
     """
-    accelerator, asset_dirs, _, stage = open_session(job)
-    source = checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint or job.config.eval.checkpoint)
-    parts = job.recipe.build(job.config, stage, asset_dirs)
-    wrapped = adapters.attach(parts)
-    checkpoint.load(source, parts, wrapped, parts.base)
-    return stage, parts, wrapped, accelerator, source
-
-
-def predict(job: Job) -> None:
-    """The adapted model on the user's own inputs."""
-    stage, parts, _, accelerator, _ = adapted_parts(job)
+    if not job.shard and not is_first_rank():
+        return
+    parts, _ = evaluate.network(job, "adapted", session, chosen(job, session.stage))
+    assert parts is not None
     adapters.set_mode(parts, training=False)
-    for module in parts.modules.values():
-        module.requires_grad_(False).to(accelerator.device)
-    job.args.out.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), accelerator.autocast():
-        job.recipe.predict(job.config, stage, parts, job.args.predict, job.args.out)
-    print(f"predictions are in {job.args.out}")
+    with torch.no_grad(), session.accelerator.autocast(), silent_copy(job.args.out) as out:
+        job.recipe.predict(job.config, session.stage, parts, job.args.predict, out)
+    if is_first_rank():
+        print(f"predictions are in {job.args.out}")
+
+
+@contextlib.contextmanager
+def silent_copy(out: Path) -> Iterator[Path]:
+    """Where this process writes predictions: `out` for the first one, else a folder that is thrown away."""
+    if is_first_rank():
+        out.mkdir(parents=True, exist_ok=True)
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        yield Path(folder)
+
+
+def chosen(job: Job, stage: Stage) -> Path:
+    return checkpoint.choose(job.run.stage(stage.name), job.args.checkpoint or job.config.eval.checkpoint)
 
 
 def export(job: Job) -> None:
     """export/adapter: PEFT's layout. export/merged: what the recipe's `export` makes of the merged modules."""
-    stage, parts, wrapped, _, source = adapted_parts(job)
+    with evaluate.opened(job) as session:
+        stage, source = session.stage, chosen(job, session.stage)
+        parts = job.recipe.build(job.config, stage, session.asset_dirs)
+    wrapped = adapters.attach(parts)
+    checkpoint.load(source, parts, wrapped, parts.base)
     folder = job.run.folder / "export"
     if job.args.export in ("adapter", "hub"):
         if not wrapped:

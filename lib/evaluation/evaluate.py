@@ -1,22 +1,26 @@
 """Score the untouched base, a trivial predictor and the adapted model. The work of step 5."""
 
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from lib.core import machine, steps
 from lib.core.contract import main_measure
+from lib.core.errors import Paused
 from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
+from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import Run, append_line, cut_log, existing, read_json, read_log, write_record
 from lib.core.words import counted
 from lib.data import places, split
 from lib.evaluation import report, statistics
-from lib.network import adapters, audit, checkpoint, scoring
+from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.setup import build_base, make_stage_inputs, open_feature_cache, read_prepared
 
 COLUMNS = ("base", "adapted", "trivial")
@@ -27,19 +31,48 @@ def outputs(run: Run) -> list[Path]:
     return [run.scores, run.folder / "eval" / "per_sample.csv", run.folder / "report.html"]
 
 
-def run(job: Job) -> list[Path]:
-    """Scores, figures and report; returns the step's outputs. Paused: the session ends, the rows so far are on disk."""
-    accelerator, asset_dirs, manifest, stage = open_session(job)
+class Session(NamedTuple):
+    """An open device and what is scored on it."""
+
+    accelerator: Any
+    asset_dirs: dict[str, Path]
+    manifest: Manifest
+    stage: Stage  # the last one trained
+
+
+@contextlib.contextmanager
+def opened(job: Job) -> Iterator[Session]:
+    """The device, the assets and the held-out data; where the step shards, its processes as one group."""
+    torch.set_num_threads(job.record["threads"])
+    devices, wanted = machine.devices_here(), job.config.train.precision
+    accelerator = open_accelerator(machine.precision(devices, wanted, job.recipe.PRECISIONS)[0], job.run.folder)
+    with sharding.decided(job, accelerator):
+        with job.unwatched():
+            asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+        manifest = read_prepared(job)
+        stage = job.recipe.stages(job.config, manifest)[-1]
+        yield Session(accelerator, *make_stage_inputs(job, stage, manifest, asset_dirs, accelerator), stage)
+
+
+def run(job: Job, session: Session) -> None:
+    """Scores, figures and report. Paused: the session ends, the rows so far are on disk."""
+    stage, manifest = session.stage, session.manifest
     source = checkpoint.choose(job.run.stage(stage.name), job.config.eval.checkpoint)
     sampler = job.recipe.sampler(job.config, stage, manifest, "test")
     columns: dict[str, list[Row]] = {}
     for name in COLUMNS:
-        parts, feature_cache = network(job, name, stage, asset_dirs, accelerator, source)
-        columns[name] = scored(job, name, stage, parts, feature_cache, sampler, accelerator, source)
+        parts, feature_cache = network(job, name, session, source)
+        columns[name] = scored(job, name, session, parts, feature_cache, sampler, source)
         scoring.refuse_double(columns[name], sampler.length)
         if name == "base" and (limits := job.recipe.base_limits(job.config, stage, manifest)):
             audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, columns[name]))
         del parts
+    if is_first_rank():
+        tell(job, stage, source, columns)
+
+
+def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> None:
+    """What is made of the rows: eval/, figures/, the report, and the sentences on the console."""
     scores = write_scores(job, stage, source, columns)
     figures = job.run.folder / "figures"
     shutil.rmtree(figures, ignore_errors=True)
@@ -49,77 +82,75 @@ def run(job: Job) -> list[Path]:
     report.write(job.run.folder)
     print(report.verdict(scores, job.record), flush=True)
     print(job.recipe.describe(job.config, stage, scores, columns["base"], columns["adapted"]), flush=True)
-    return outputs(job.run)
 
 
-def open_session(job: Job) -> tuple[Any, dict[str, Path], Manifest, Stage]:
-    """The device, the assets, the held-out data and the stage that is scored (the last one trained)."""
-    torch.set_num_threads(job.record["threads"])
-    devices, wanted = machine.devices_here(), job.config.train.precision
-    accelerator = open_accelerator(machine.precision(devices, wanted, job.recipe.PRECISIONS)[0], job.run.folder)
-    with job.unwatched():
-        asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
-    manifest = read_prepared(job)
-    stage = job.recipe.stages(job.config, manifest)[-1]
-    return accelerator, *make_stage_inputs(job, stage, manifest, asset_dirs, accelerator), stage
-
-
-def network(
-    job: Job, column: str, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any, source: Path
-) -> tuple[Parts | None, Any]:
+def network(job: Job, column: str, session: Session, source: Path) -> tuple[Parts | None, Any]:
     """The network of a column, with its cache of frozen features; (None, None) for the trivial predictor.
 
     The base is built again and never had an adapter; the adapted model is the base plus a checkpoint.
     """
     if column == "trivial":
         return None, None
-    parts = build_base(job, stage, asset_dirs, accelerator)
+    parts = build_base(job, session.stage, session.asset_dirs, session.accelerator)
     if column == "adapted":
         wrapped = adapters.attach(parts)
         checkpoint.load(source, parts, wrapped, parts.base)
         for module in parts.modules.values():
-            module.requires_grad_(False).to(accelerator.device)
-    return parts, open_feature_cache(job, parts, accelerator) if parts.frozen_features else None
+            module.requires_grad_(False).to(session.accelerator.device)
+    return parts, open_feature_cache(job, parts, session.accelerator) if parts.frozen_features else None
 
 
 def scored(
-    job: Job,
-    column: str,
-    stage: Stage,
-    parts: Parts | None,
-    feature_cache: Any,
-    sampler: Any,
-    accelerator: Any,
-    source: Path,
+    job: Job, column: str, session: Session, parts: Parts | None, feature_cache: Any, sampler: Any, source: Path
 ) -> list[Row]:
-    """The rows of a column, with a pause after each; what was scored before the pause is read back.
+    """The rows of a column, with a pause after each round of samples, one on every process; what was scored before the
+    pause is read back.
 
     The first `eval.figures` samples are scored in every call, because their pictures are not kept on disk.
     """
-    path = partial_folder(job, source) / f"{column}.jsonl"
-    cut_log(path, sampler.length)
-    kept = {
-        record["index"]: Row(record["sample_id"], record["group"], record["numbers"], texts=record["texts"])
-        for record in read_log(path)
-    }
+    path, pictured, accelerator = partial_folder(job, source) / f"{column}.jsonl", job.config.eval.figures, session[0]
+    kept = rows_on_disk(path, sampler.length, accelerator)
+    left = [index for index in range(sampler.length) if index not in kept or index < pictured]
     started, before = time.monotonic(), len(kept)
     begun, total = COLUMNS.index(column) * sampler.length, len(COLUMNS) * sampler.length
     job.advance(begun, total, UNIT)
-    for index in range(sampler.length):
-        if index in kept and index >= job.config.eval.figures:
-            continue
-        [row] = scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, feature_cache)
-        if index not in kept:
-            kept_on_disk = {"sample_id": row.sample_id, "group": row.group, "numbers": row.numbers, "texts": row.texts}
-            append_line(path, {"index": index, "step": index} | kept_on_disk)
-        if index >= job.config.eval.figures:
-            row.arrays.clear()
-        kept[index] = row
+    for first in range(0, len(left), accelerator.num_processes):
+        indices = left[first : first + accelerator.num_processes]
+        found = scoring.one_each(
+            job.recipe, job.config, session.stage, parts, sampler, indices, accelerator, feature_cache, pictured
+        )
+        for index, row in zip(indices, found, strict=True):
+            if index not in kept and is_first_rank():
+                keep(path, index, row)
+            kept[index] = row
         job.advance(begun + len(kept), total, UNIT)
-        if index >= job.config.eval.figures:
-            job.pause_if_out_of_time((time.monotonic() - started) / max(1, len(kept) - before))
-    print(f"  {column}: {counted(len(kept), 'sample')} in {time.monotonic() - started:.1f} s", flush=True)
+        seconds = (time.monotonic() - started) / max(1, len(kept) - before)
+        if indices[-1] >= pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
+            raise Paused(job.clock.stop_asked or "the session's time is over")
+    if is_first_rank():
+        print(f"  {column}: {counted(len(kept), 'sample')} in {time.monotonic() - started:.1f} s", flush=True)
     return [kept[index] for index in range(sampler.length)]
+
+
+def rows_on_disk(path: Path, length: int, accelerator: Any) -> dict[int, Row]:
+    """What was scored before a pause, by index, as rank 0 reads it."""
+    from accelerate.utils import broadcast_object_list
+
+    kept: dict[int, Row] = {}
+    if is_first_rank():
+        cut_log(path, length)
+        kept = {
+            record["index"]: Row(record["sample_id"], record["group"], record["numbers"], texts=record["texts"])
+            for record in read_log(path)
+        }
+    if accelerator.num_processes > 1:
+        [kept] = broadcast_object_list([kept])
+    return kept
+
+
+def keep(path: Path, index: int, row: Row) -> None:
+    kept_on_disk = {"sample_id": row.sample_id, "group": row.group, "numbers": row.numbers, "texts": row.texts}
+    append_line(path, {"index": index, "step": index} | kept_on_disk)
 
 
 def partial_folder(job: Job, source: Path) -> Path:

@@ -60,6 +60,21 @@ def wanted(job: Job, accelerator: Any) -> bool:
 
 
 @contextlib.contextmanager
+def decided(job: Job, accelerator: Any) -> Iterator[None]:
+    """Within the block job.shard says whether networks are spread, and if so there is a process group to do it."""
+    from accelerate.utils import AutocastKwargs
+
+    job.shard = wanted(job, accelerator)
+    if not job.shard:
+        yield
+        return
+    # autocast would keep a copy of every block in half precision until the forward pass ends
+    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    with group(accelerator):
+        yield
+
+
+@contextlib.contextmanager
 def group(accelerator: Any) -> Iterator[None]:
     """Within the block there is a process group, also for a process that is alone; torch shards over nothing less."""
     if accelerator.device.type == "cpu":

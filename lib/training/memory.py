@@ -145,7 +145,7 @@ def begin_again(training: Training, cause: str) -> None:
         use_less(training, cause)
         training.job.record["gradient_checkpointing"] = training.gradient_checkpointing
         write_record(training.job.run.record, training.job.record)
-        write_text(training.job.run.again, cause)
+        write_text(training.job.run.again, str(len(training.job.record["changes"])))
         print(f"the step begins again; started by hand: {training.job.run.command(4)}", flush=True)
     except Stop as stop:
         print(stop.text, file=sys.stderr, flush=True)

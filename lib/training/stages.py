@@ -35,8 +35,6 @@ def run(job: Job) -> list[Path]:
 
     Paused: the session ends, or a stage is left that --stages did not ask for.
     """
-    from accelerate.utils import AutocastKwargs
-
     torch.set_num_threads(job.record["threads"])
     if job.args.force:
         for lowered in ("micro_batch", "gradient_checkpointing"):
@@ -47,12 +45,7 @@ def run(job: Job) -> list[Path]:
     accelerator = open_accelerator(precision, job.run.folder)
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
-    job.shard = sharding.wanted(job, accelerator)
-    if not job.shard:
-        return train_stages(job, accelerator)
-    # autocast would keep a copy of every block in half precision until the forward pass ends
-    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
-    with sharding.group(accelerator):
+    with sharding.decided(job, accelerator):
         return train_stages(job, accelerator)
 
 

@@ -4,12 +4,10 @@
     python -m tests.bench.shard_memory full      everything trained
     python -m tests.bench.shard_memory lora --device cuda --layers 32 --hidden 4096 --processes 1 --bf16     on one GPU
 
-Measured on a CPU with 0.48 G parameters in fp32, 1 915 MB: on 1, 2 and 4 processes each held 1 947, 934 and 468 MB
-after loading, and with adapters at most 2 548, 1 739 and 1 265 MB; with everything trained on 2 and 4 processes at most
-4 648 and 2 781 MB, of which parameters, gradients and moments are 3 813 and 1 907 and the rest is the table of words
-(262 MB), gathered beside its gradient and the sum's buffer.
-By hand: it takes minutes, and on the CPU up to 10 GB. One line of JSON for each number of processes: MB that a process
-holds after loading and at most (the peak of resident memory beyond what it had before), and the losses of all steps.
+By hand: it takes half an hour, and on the CPU up to 10 GB. Each number of processes gives a row: MB that a process
+holds after loading and at most from there on, beyond what it had before (resident memory without mapped files), the MB
+that the closed form of lib.core.footprint says, and how far the losses of all steps are from those of one process that
+holds it whole. --json FILE keeps the rows.
 """
 
 import argparse
@@ -21,8 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lib.core.footprint import RUNTIME_BYTES, card_bytes
 from lib.core.processes import free_port
+from lib.core.records import Block, Footprint
+from lib.recipes.llava_map.language_model import block_parameters
 
+RANK = 16
 BLOCKS = ("embed_tokens", r"layers\.\d+")
 
 
@@ -31,12 +33,52 @@ def main() -> None:
     if "RANK" in os.environ:
         measure(args)
         return
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         write_base(args, Path(folder))
-        for count in args.processes:
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-            command += ["--master-port", str(free_port()), "-m", "tests.bench.shard_memory", *sys.argv[1:]]
-            subprocess.run([*command, "--base", folder], env={"OMP_NUM_THREADS": "1"} | os.environ, check=True)
+        for count, whole in ((1, True), *((count, False) for count in args.processes)):
+            rows.append(row_of(args, ranks(folder, count, whole), count, whole))
+            far = max(abs(one / other - 1) for one, other in zip(rows[-1]["losses"], rows[0]["losses"], strict=True))
+            rows[-1]["losses_apart"] = far
+            print({name: value for name, value in rows[-1].items() if name != "losses"}, flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def ranks(folder: str, count: int, whole: bool) -> list[dict[str, Any]]:
+    """What each of `count` processes says of itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    command += ["--master-port", str(free_port()), "-m", "tests.bench.shard_memory", *sys.argv[1:], "--base", folder]
+    command += ["--whole"] if whole else []
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+def row_of(args: argparse.Namespace, found: list[dict[str, Any]], count: int, whole: bool) -> dict[str, Any]:
+    assert len(found) == count
+    row = {"mode": args.mode, "processes": count, "whole": whole, "parameters": found[0]["parameters"]}
+    row |= {name: max(one[name] for one in found) for name in ("loaded_MB", "peak_MB")}
+    return row | {"planned_MB": planned_mb(args, count, whole), "losses": found[0]["losses"]}
+
+
+def planned_mb(args: argparse.Namespace, count: int, whole: bool) -> float:
+    """By the closed form; the runtime's own GB is CUDA's."""
+    import math
+
+    import torch
+
+    with torch.device("meta"):
+        network = llm(args)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    numbers, total = block_parameters(shapes), sum(map(math.prod, shapes.values()))
+    if args.mode == "full":
+        footprint = Footprint(0, total - sum(numbers), {}, tuple(Block(4 * n, 0, n) for n in numbers))
+    else:
+        each, trained = 2 if args.bf16 else 4, args.layers * 4 * RANK * 2 * args.hidden
+        blocks = tuple(Block(each * n, each * n) for n in numbers)
+        footprint = Footprint(each * (total - sum(numbers)), trained, {}, blocks)
+    return (card_bytes(footprint, count, not whole) - RUNTIME_BYTES) / 1e6
 
 
 def parse() -> argparse.Namespace:
@@ -45,7 +87,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="what the frozen base is held in; slow on a CPU")
-    parser.add_argument("--whole", action="store_true", help="do not spread it: what the others are compared with")
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--whole", action="store_true", help="do not spread it (set by the script itself)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=2048)
@@ -86,22 +129,21 @@ def measure(args: argparse.Namespace) -> None:
     with sharding.group(accelerator), contextlib.nullcontext() if args.whole else sharding.over(accelerator):
         with init_empty_weights(include_buffers=False):
             network = llm(args)
-        before = memory(accelerator.device)
+        before = held(accelerator.device)
         kind = torch.bfloat16 if args.bf16 else torch.float32
         loaded = weights.load_strict(network, Path(args.base) / "base.safetensors", dtype=kind, shard=BLOCKS)
-        spec = {"llm": LoraSpec((r".*\.[qkvo]_proj",), 16, 32.0)} if args.mode == "lora" else {}
+        spec = {"llm": LoraSpec((r".*\.[qkvo]_proj",), RANK, 2.0 * RANK)} if args.mode == "lora" else {}
         full = () if args.mode == "lora" else (r"llm\..*",)
         parts = Parts({"llm": network}, spec, full, base=loaded.fingerprint, shard={"llm": BLOCKS})
         sharding.complete(parts)
         network.to(accelerator.device)
-        after = memory(accelerator.device)
+        after = held(accelerator.device)
+        forget_peak(accelerator.device)
         adapters.attach(parts)
         losses = train(parts, accelerator, args.steps)
-    found = {"rank": accelerator.process_index, "loaded_MB": after[0] - before[0]}
-    found |= {"peak_MB": memory(accelerator.device)[1] - before[0], "before_MB": before[0]}
-    count = sum(parameter.numel() for parameter in network.parameters())
-    said = {"mode": args.mode, "processes": accelerator.num_processes, "parameters": count}
-    print(json.dumps(said | found | {"losses": [round(loss, 8) for loss in losses]}), flush=True)
+    found = {"loaded_MB": after - before, "peak_MB": most_held(accelerator.device) - before}
+    count = sum(parameter.numel() for name, parameter in network.named_parameters() if ".lora_" not in name)
+    print(json.dumps({"parameters": count} | found | {"losses": losses}), flush=True)
 
 
 def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
@@ -133,14 +175,35 @@ def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
     return losses
 
 
-def memory(device: Any) -> tuple[float, float]:
-    """(held, at most) of this process in MB: of the GPU, or resident without mapped files and at most with them."""
+def held(device: Any) -> float:
+    """MB of this process: of the GPU, or resident without mapped files."""
+    import torch
+
+    return torch.cuda.memory_allocated() / 1e6 if device.type == "cuda" else status()["RssAnon"]
+
+
+def forget_peak(device: Any) -> None:
+    """Loading maps a file, whose pages count as resident while they are copied."""
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.memory_allocated() / 1e6, torch.cuda.max_memory_allocated() / 1e6
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(told["RssAnon"].split()[0]) / 1e3, int(told["VmHWM"].split()[0]) / 1e3
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def most_held(device: Any) -> float:
+    """MB at most since `forget_peak`; libraries are the only mapped files by then."""
+    import torch
+
+    told = status()
+    return torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else told["VmHWM"] - told["RssFile"]
+
+
+def status() -> dict[str, float]:
+    """The lines in kB of what the system says of this process, as MB."""
+    lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.endswith(" kB")]
+    return {words[0].rstrip(":"): int(words[1]) * 1024 / 1e6 for words in lines}
 
 
 if __name__ == "__main__":

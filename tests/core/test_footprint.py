@@ -6,16 +6,18 @@ from lib import recipes
 from lib.core import footprint
 from lib.core.config import compose
 from lib.core.footprint import card_bytes, fits, needs_shards, parts
-from lib.core.records import Footprint
+from lib.core.records import Block, Footprint
 from lib.network import gradients
 
 FROZEN = Footprint(
-    frozen_rest=700, trained=10, activations={"activations": 50}, frozen_blocks=13_001, largest_block=400
+    frozen_rest=700,
+    trained=10,
+    activations={"activations": 50},
+    blocks=(Block(9_001, 9_001), *(Block(400, 400),) * 10),
 )
 TRAINED = Footprint(
-    frozen_rest=0, trained=3, activations={}, largest_block=20, trained_in_blocks=1000, largest_trained_block=10,
-    copies=2006, averaged=True,
-)  # fmt: skip
+    frozen_rest=0, trained=3, activations={}, blocks=(Block(20, 0, 10),) * 100, copies=2006, averaged=True
+)
 RUNTIME = footprint.RUNTIME_BYTES
 
 
@@ -26,7 +28,7 @@ def test_whole_every_card_holds_all_of_it():
 
 
 def test_sharded_blocks_are_divided_and_three_of_them_are_gathered():
-    assert card_bytes(FROZEN, 2, sharded=True) == 6_501 + 3 * 400 + 700 + 24 * 10 + 50 + RUNTIME
+    assert card_bytes(FROZEN, 2, sharded=True) == 6_501 + (9_001 + 2 * 400) + 700 + 24 * 10 + 50 + RUNTIME
     assert card_bytes(TRAINED, 4, sharded=True) == 20 * 250 + 3 * 20 + 6 * 10 + 28 * 3 + RUNTIME
     assert "copies" not in parts(TRAINED, 4, sharded=True)  # the engine casts a gathered block, and drops it
 
@@ -52,25 +54,26 @@ def planned(recipe: str, preset: str, demo: bool = False, **settings):
     return loaded.plan(compose(loaded, preset, demo, "full", settings)[0])
 
 
-LAYER, LAYERS, VOCABULARY = 4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096, 32, 32_000 * 4096 + 4096  # Vicuna-7B
+# Vicuna-7B
+LAYER, LAYERS, WORDS, LAST_NORM = 4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096, 32, 32_000 * 4096, 4096
 
 
 def test_a_frozen_vicuna_is_divided_by_its_layers():
     one = planned("llava_map", "stage2").footprint
-    assert (one.frozen_blocks, one.largest_block) == (2 * LAYERS * LAYER, 2 * LAYER)
-    image = one.frozen_rest - 2 * VOCABULARY
+    assert one.blocks == (Block(2 * WORDS, 2 * WORDS), *(Block(2 * LAYER, 2 * LAYER),) * LAYERS)
+    image = one.frozen_rest - 2 * LAST_NORM
     assert 90e6 < image < 100e6  # ResNet-50 in fp32
     others = image + 20 * one.trained + sum(one.activations.values()) + RUNTIME
     for cards in (2, 4, 8):
-        wanted = 2 * LAYERS * LAYER / cards + 3 * 2 * LAYER + 2 * VOCABULARY + others
+        wanted = 2 * (WORDS + LAYERS * LAYER) / cards + 3 * 2 * LAYER + 2 * LAST_NORM + others
         assert card_bytes(one, cards, sharded=True) == pytest.approx(wanted)
 
 
 def test_a_trained_vicuna_needs_sixteen_bytes_of_a_number_divided_by_the_cards():
     one = planned("llava_map", "stage3_full").footprint
-    assert (one.trained_in_blocks, one.largest_trained_block, one.frozen_blocks) == (LAYERS * LAYER, LAYER, 0)
+    assert (one.trained_in_blocks, one.frozen_blocks) == (WORDS + LAYERS * LAYER, 0)
     per_card = {cards: card_bytes(one, cards, sharded=True) for cards in (2, 4, 8)}
-    assert per_card[2] - per_card[4] == pytest.approx(16 * LAYERS * LAYER / 4)
+    assert per_card[2] - per_card[4] == pytest.approx(16 * (WORDS + LAYERS * LAYER) / 4)
     assert 20e9 < per_card[8] < 25e9 and card_bytes(one) > 140e9
 
 
@@ -88,6 +91,5 @@ def test_every_number_of_a_network_is_counted_once(name, preset, demo):
     if "dit" not in preset or preset.startswith("dit"):  # of a chain, the footprint is one stage's
         assert one.trained + one.trained_in_blocks <= plan.trainable
     assert 2 * (plan.parameters - plan.trainable) <= frozen <= 4 * plan.parameters
-    assert one.largest_block <= max(one.frozen_blocks, 4 * one.trained_in_blocks)
-    assert one.largest_trained_block <= one.trained_in_blocks
+    assert all(block.frozen <= block.whole <= block.frozen + 4 * block.trained for block in one.blocks)
     assert card_bytes(one, 8, sharded=True) <= card_bytes(one, 2, sharded=True)

@@ -132,6 +132,19 @@ def test_two_machines_pause_lose_one_and_go_on_as_one_process_does(
     assert trained(folder) == wanted
 
 
+def test_out_of_memory_on_one_machine_makes_both_begin_again_with_less(namespaces, start, prepared, folder):
+    place = namespaces[0] or Place(([], []), "127.0.0.1", "lo")
+    prepared("train.epochs=2", "train.fault=memory-5", "train.shard=on", "train.checkpoint_steps=2")
+    said = []
+    for child in start(place, processes.free_port(), GLOO_SOCKET_IFNAME=place.interface):
+        code, out, err = end(child)
+        assert code == 0, out + err
+        said.append(out)
+    assert [text.count("micro_batch is now 1") for text in said] == [0, 1], said
+    assert "the step begins again on all machines" in said[1] and "going on from step-000005" in said[0]
+    assert not (folder / ".again.tmp").exists()
+
+
 def alone(step, folder: Path, elsewhere: Path) -> dict:
     """What one process trains that nobody interrupts; the run is as before afterwards."""
     assert step(4) == 0

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib.core.errors import Stop
-from lib.core.records import Footprint, FrozenFeatures, Parts, Plan, Row, Sampler
+from lib.core.records import Block, Footprint, FrozenFeatures, Parts, Plan, Row, Sampler
 from lib.network import gradients, scoring, sharding, weights
 from lib.network.frozen_features import FeatureCache
 from tests import ranks
@@ -264,7 +264,7 @@ def test_auto_shards_over_several_gpus_what_does_not_fit_nine_tenths_of_one(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24e9))
     monkeypatch.setattr(sharding, "any_asks", lambda accelerator, asked: asked)
     rest_gb = needed_gb - 2  # 1 GB of blocks, which can be spread, and 1 GB of CUDA's own
-    needed = Footprint(0, 0, {"rest": rest_gb * 10**9}, frozen_blocks=10**9)
+    needed = Footprint(0, 0, {"rest": rest_gb * 10**9}, blocks=(Block(10**9, 10**9),))
     job = SimpleNamespace(
         config=SimpleNamespace(train=SimpleNamespace(shard=chosen)),
         recipe=SimpleNamespace(plan=lambda config: Plan(1, 1, needed)),

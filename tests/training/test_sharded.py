@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,31 @@ def cut_back(folder):
     write_record(folder / "4_train.json", existing(folder / "4_train.json") | {"state": "paused"})
 
 
+def test_all_processes_killed_at_once_another_number_of_them_goes_on_to_the_same_losses(
+    step, prepared, folder, tmp_path
+):
+    prepared(*FULL, "train.shard=on", "train.checkpoint_steps=2", "train.fault=slow")
+    assert step(4) == 0
+    whole = losses(folder)
+    children = ranks.started(2, ranks.one_step, tmp_path, 4, ("--force",))
+    until(lambda: not list(folder.glob("train/adapt/step-*")))  # what the first training left is gone
+    until((folder / "train/adapt/step-000004").exists)
+    for child in children:
+        child.kill()
+    assert [child.join() or child.exitcode for child in children] == [-9, -9]
+    assert not (folder / "train/adapt/done.json").exists()
+    codes, said = ranks.steps(4, tmp_path, 4)
+    assert codes == [0] * 4 and "going on from step-00000" in said, said
+    assert losses(folder) == pytest.approx(whole, rel=1e-5)
+
+
+def until(happened):
+    patience = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
 def test_a_harmed_piece_makes_the_one_before_the_newest(step, prepared, folder, tmp_path):
     prepared(*FULL, "train.shard=on")
     codes, said = ranks.steps(2, tmp_path, 4)
@@ -153,6 +179,24 @@ def test_out_of_memory_on_one_process_ends_all_and_the_step_goes_on_by_itself_wi
     ]
     assert read_json(folder / "train/adapt/step-000010/state.json")["micro_batch"] == 1
     assert not list(folder.rglob(".*.tmp"))
+
+
+def test_a_spread_network_is_scored_and_predicts_in_as_many_processes_as_alone(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on", "eval.figures=3", last=4)
+    assert step(5) == 0
+    (tmp_path / "inputs").mkdir()
+    assert step(5, "--predict", "inputs", "--out", "alone") == 0
+    names = ("scores.json", "per_sample.csv")
+    alone = [(folder / "eval" / name).read_bytes() for name in names]
+    codes, said = ranks.steps(2, tmp_path, 5, "--force", "--predict", "inputs", "--out", "together")
+    assert codes == [0, 0], said
+    assert [(folder / "eval" / name).read_bytes() for name in names] == alone
+    assert files_below(tmp_path / "together") == files_below(tmp_path / "alone") != {}
+    assert said.count("adapted: 20 samples") == 1 and not list(folder.glob("eval/partial/*"))
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_trained_and_spread_tensors_are_refused_in_fp16(monkeypatch):

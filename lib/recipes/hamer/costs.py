@@ -1,6 +1,6 @@
 """What a run costs, in closed forms: parts of the peak memory, and what it needs."""
 
-from lib.core.records import Footprint, Plan
+from lib.core.records import Block, Footprint, Plan
 from lib.recipes.hamer import size
 from lib.recipes.hamer.config import Config
 
@@ -18,17 +18,15 @@ def plan(config: Config) -> Plan:
     activations = blocks * per_block
     if config.train.gradient_checkpointing:  # one block, and the input of every other
         activations = blocks * per_block // 24 + per_block
-    block = size.block_parameters(model)
-    blocks = model.depth * block
+    block = 4 * size.block_parameters(model)
     return Plan(
         parameters,
         trainable,
         Footprint(
-            4 * (size.backbone_parameters(model) - blocks + frozen_head(config)),
+            4 * (size.backbone_parameters(model) + frozen_head(config)) - model.depth * block,
             trainable,
             {"activations": activations},
-            4 * blocks,
-            4 * block,
+            model.depth * (Block(block, block),),
             averaged=bool(config.train.ema),
         ),
     )

@@ -6,7 +6,7 @@ No torch, so that `--plan` answers at once.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lib.core.records import Footprint, Pace, Plan
+from lib.core.records import Block, Footprint, Pace, Plan
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.language_model import (
     Body,
@@ -175,8 +175,8 @@ def needs(config: Config, llm: Body | None) -> Iterator[str]:
 
 
 def footprint(config: Config, llm: Body | None) -> Footprint:
-    """Of the last stage. The blocks are the language model's; where it is trained it is held in fp32, and autocast
-    keeps a copy of it in half precision.
+    """Of the last stage. The blocks are the language model's and its table of words; where it is trained it is held in
+    fp32, and autocast keeps a copy of it in half precision.
 
     Activations of the language model: 9.5 GB for 2 030 tokens of Vicuna-7B (measured without gradient checkpointing:
     0.31 GB a layer), of which checkpointing keeps one layer and each layer's input.
@@ -187,18 +187,21 @@ def footprint(config: Config, llm: Body | None) -> Footprint:
     if not llm:
         return Footprint(image, count, {"map head": head})
     kept = {"activations": activation_bytes(config, llm), "map head": head}
-    blocks, largest = block_parameters(llm.shapes)
+    numbers = block_parameters(llm.shapes)
+    inside = sum(numbers)
     if held_in_fp32(config, config.train.stages[-1], llm.shapes):
         copies = 2 * llm.parameters
         if trained_of_llm(config, llm) == llm.parameters:
-            return Footprint(image, count - blocks, kept, 0, 2 * largest, blocks, largest, copies)
+            return Footprint(image, count - inside, kept, tuple(Block(2 * n, 0, n) for n in numbers), copies)
         # some of its tensors are trained (lora.full): the network itself says which
-        return Footprint(image + 4 * (llm.parameters - blocks), count, kept, 4 * blocks, 4 * largest, copies=copies)
+        blocks = tuple(Block(4 * n, 4 * n) for n in numbers)
+        return Footprint(image + 4 * (llm.parameters - inside), count, kept, blocks, copies)
     held = 4 if config.model.llm == "demo" else 2
-    rest = image + held * (llm.parameters - blocks)
+    rest = image + held * (llm.parameters - inside)
     if config.model.llm_bits == 4 and config.model.llm != "demo":  # only its linear layers, and these are not divided
-        return Footprint(rest + blocks // 2, count, kept)
-    return Footprint(rest, count, kept, held * blocks, held * largest)
+        linear = sum(numbers[1:])
+        return Footprint(rest + held * numbers[0] + linear // 2, count, kept)
+    return Footprint(rest, count, kept, tuple(Block(held * n, held * n) for n in numbers))
 
 
 def activation_bytes(config: Config, llm: Body) -> int:

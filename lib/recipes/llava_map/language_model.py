@@ -223,13 +223,18 @@ def linear_layers(shapes: Shapes) -> Shapes:
     }
 
 
-def block_parameters(shapes: Shapes) -> tuple[int, int]:
-    """(parameters of all transformer blocks, of the largest one): tensors under a number, "layers.3.mlp…"."""
+def block_parameters(shapes: Shapes) -> list[int]:
+    """Of the table of words, the largest matrix outside of the transformer blocks, and of each block: tensors under a
+    number, "layers.3.mlp…".
+    """
     blocks: dict[str, int] = {}
+    table = 0
     for name, shape in shapes.items():
         if found := re.match(r"(.*?\.\d+)\.", name):
             blocks[found[1]] = blocks.get(found[1], 0) + prod(shape)
-    return sum(blocks.values()), max(blocks.values(), default=0)
+        elif len(shape) == 2:
+            table = max(table, prod(shape))
+    return [table, *blocks.values()]
 
 
 def held_in_fp32(config: Config, stage: str, tensors: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ Functions named after a part of a network count its parameters.
 
 import itertools
 
-from lib.core.records import Footprint, Plan
+from lib.core.records import Block, Footprint, Plan
 from lib.recipes.vavae_microdoppler import strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.size import AutoencoderSize, DiTSize, VisionSize
@@ -156,20 +156,17 @@ def dit_trainable(config: Config) -> int:
 def dit_footprint(config: Config) -> Footprint:
     """Activations by the inputs of a block's layers: 26 times its width and 4 times its MLP for every token."""
     size = config.model.dit_size(labels(config))
-    block, blocks, tokens = dit_block(size), size.depth * dit_block(size), size.side**2 * config.train.micro_batch
+    block, tokens = dit_block(size), size.side**2 * config.train.micro_batch
     kept, recompute = FLOAT * tokens * (26 * size.width + 4 * size.hidden), config.train.gradient_checkpointing
     between = FLOAT * tokens * size.width * size.depth
     trained, whole = dit_trainable(config), config.model.dit_trains == "all"
-    frozen = sum(dit_parameters(config).values()) - (0 if whole else blocks)
+    frozen = sum(dit_parameters(config).values()) - (0 if whole else size.depth * block)
     own = trained if config.model.dit_trains != "lora" else dit_heads(size)  # trained weights of the network's own
     return Footprint(
         frozen_rest=FLOAT * (frozen - own),
-        trained=trained - blocks * whole,
+        trained=trained - size.depth * block * whole,
         activations={"activations": kept + between if recompute else size.depth * kept},
-        frozen_blocks=0 if whole else FLOAT * blocks,
-        largest_block=FLOAT * block,
-        trained_in_blocks=blocks * whole,
-        largest_trained_block=block * whole,
+        blocks=size.depth * (Block(FLOAT * block, 0 if whole else FLOAT * block, block * whole),),
         averaged=bool(config.train.ema),
     )
 
@@ -216,29 +213,32 @@ def rough_bytes(one: Footprint) -> int:
 
 
 def footprint(config: Config) -> Footprint:
-    """Of the autoencoder's stages. Blocks are its levels, and those of the frozen vision network."""
-    found, trained, vision_size = parameters(config), trainable(config), config.model.vision_size
+    """Of the autoencoder's stages."""
+    found, trained = parameters(config), trainable(config)
     share = config.model.image_px**2 * config.model.channels * config.model.blocks / (256**2 * 128 * 2)
-    levels = trained_levels(config)
-    block = vision_block(vision_size.width) if "vision" in found else 0
+    blocks = blocks_of(config)
+    inside = sum(block.whole for block in blocks) // FLOAT
+    opened = sum(block.trained for block in blocks)
     return Footprint(
-        frozen_rest=FLOAT * (sum(found.values()) - trained - vision_size.depth * block),
-        trained=trained - sum(levels),
+        frozen_rest=FLOAT * (sum(found.values()) - trained - (inside - opened)),
+        trained=trained - opened,
         activations={"activations": int(IMAGE_BYTES * share * config.train.micro_batch)},
-        frozen_blocks=FLOAT * vision_size.depth * block,
-        largest_block=FLOAT * max([block, *levels]),
-        trained_in_blocks=sum(levels),
-        largest_trained_block=max(levels),
+        blocks=blocks,
         averaged=bool(config.train.ema),
     )
 
 
-def trained_levels(config: Config) -> list[int]:
-    """Parameters of each level of the encoder and the decoder that is trained."""
-    size = config.model.autoencoder
+def blocks_of(config: Config) -> tuple[Block, ...]:
+    """The frozen vision network's, then the levels of encoder and decoder with the middle of each between them."""
+    size, vision_size = config.model.autoencoder, config.model.vision_size
+    between, closed = middle(size.channels * size.multipliers[-1]), config.model.freeze_encoder_layers
+    levels = [*encoder_levels(size), between, between, *decoder_levels(size)]
+    levels[0] -= convolution(3, size.channels, 3)
     if "decoder" in config.train.stages:
-        return decoder_levels(size)
-    return encoder_levels(size)[config.model.freeze_encoder_layers :] + decoder_levels(size)
+        closed = size.levels + 1
+    seen = vision_size.depth * (vision_block(vision_size.width),) if config.model.vf != "none" else ()
+    frozen, opened = [*seen, *levels[:closed]], levels[closed:]
+    return (*(Block(FLOAT * n, FLOAT * n) for n in frozen), *(Block(FLOAT * n, 0, n) for n in opened))
 
 
 def needs_of(config: Config) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from lib.recipes.vggt_eth3d.base import weight_file
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
-BLOCKS = (r"aggregator\.(frame_blocks|global_blocks|patch_embed\.blocks)\.\d+",)
+BLOCKS = (costs.BLOCKS,)
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
 
 

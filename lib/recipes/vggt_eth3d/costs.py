@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from math import prod
 
-from lib.core.records import Footprint, Pace, Plan
+from lib.core.records import Block, Footprint, Pace, Plan
 from lib.recipes.vggt_eth3d.sections import LICENCES, Settings
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
 
@@ -219,17 +219,21 @@ def pace(config: Settings) -> Pace | None:
 def footprint(config: Settings) -> Footprint:
     """What the largest sample needs. An estimate: kernels' own workspace is not in it."""
     shapes, held = tensors(config.model), held_bytes(config)
-    blocks, full = tensors_of_blocks(shapes), set(fully_trained(shapes, full_tensors(config)))
-    inside = {name for names in blocks for name in names}
-    opened = [sum(prod(shapes[name]) for name in names if name in full) for names in blocks]
+    of_blocks, full = tensors_of_blocks(shapes), set(fully_trained(shapes, full_tensors(config)))
+    inside = {name for names in of_blocks for name in names}
+    blocks = [
+        Block(
+            whole=sum(held[name] for name in names),
+            frozen=sum(held[name] for name in names if name not in full),
+            trained=sum(prod(shapes[name]) for name in names if name in full),
+        )
+        for names in of_blocks
+    ]
     return Footprint(
         frozen_rest=sum(held[name] for name in shapes.keys() - inside - full),
-        trained=trainable(config) - sum(opened),
+        trained=trainable(config) - sum(block.trained for block in blocks),
         activations=activation_bytes(config),
-        frozen_blocks=sum(held[name] for name in inside - full),
-        largest_block=max(sum(held[name] for name in names) for names in blocks),
-        trained_in_blocks=sum(opened),
-        largest_trained_block=max(opened),
+        blocks=tuple(blocks),
         averaged=bool(config.train.ema),
     )
 

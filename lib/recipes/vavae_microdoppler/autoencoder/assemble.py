@@ -23,7 +23,10 @@ from lib.recipes.vavae_microdoppler.latents import RunningMoments
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
 # not the blocks' outer layers: losses take the gradients of the last ones
-BLOCKS = (r"(encoder|decoder)\.((down|up)_blocks\.\d+|mid_block)",)
+BLOCKS = {
+    "autoencoder": (r"(encoder|decoder)\.((down|up)_blocks\.\d+|mid_block)",),
+    "vision": (r"model\.encoder\.layer\.\d+",),
+}
 Prints = dict[str, str]  # part -> fingerprint of what it was loaded from
 
 
@@ -61,7 +64,7 @@ def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
         frozen_features=features,
         base=base,
         buffers=buffers,
-        shard={"autoencoder": BLOCKS},
+        shard={name: blocks for name, blocks in BLOCKS.items() if name in modules},
     )
 
 
