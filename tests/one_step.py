@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lib.core import processes
-from lib.core.records import Manifest, Parts, Stage
+from lib.core.records import Footprint, Manifest, Parts, Stage
 from lib.network import adapters, sharding
 from lib.network.frozen_features import FeatureCache
 from lib.network.setup import choosing
@@ -23,7 +23,7 @@ def training(
     accelerator = processes.accelerator(precision, folder)
     parts = recipe.build(config, stage, places)
     wrapped = adapters.attach(parts)
-    refuse_other_blocks(recipe, config, parts)
+    refuse_other_blocks(recipe.plan(config).footprint, parts)
     flags = SimpleNamespace(detect_anomaly=False)
     job = SimpleNamespace(recipe=recipe, config=config, record={"recipe": "", "config": {}}, args=flags)
     train = recipe.sampler(config, stage, manifest, "train")
@@ -35,7 +35,7 @@ def training(
     )
 
 
-def refuse_other_blocks(recipe: Any, config: Any, parts: Parts) -> None:
+def refuse_other_blocks(footprint: Footprint, parts: Parts) -> None:
     """The blocks that the plan counts are those that may be spread over processes, byte by byte."""
     found = []
     for name, patterns in parts.shard.items():
@@ -44,7 +44,7 @@ def refuse_other_blocks(recipe: Any, config: Any, parts: Parts) -> None:
             own = [tensor for key, tensor in block.named_parameters() if ".lora_" not in key]
             frozen = sum(tensor.nbytes for tensor in own if not tensor.requires_grad)
             found.append((frozen, sum(tensor.numel() for tensor in own if tensor.requires_grad)))
-    counted = [(block.frozen, block.trained) for block in recipe.plan(config).footprint.blocks]
+    counted = [(block.frozen, block.trained) for block in footprint.blocks]
     assert sorted(counted) == sorted(found)
 
 

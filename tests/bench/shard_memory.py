@@ -147,7 +147,10 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
-    """Steps of 4 short sequences, as the loop takes them: each process its share, gradients summed over all."""
+    """Steps of 4 short sequences, as the loop takes them: each process its share, one by one, gradients summed over all.
+
+    So the same forwards are computed, whatever the number of processes.
+    """
     import torch
 
     from lib.core.records import Group
@@ -160,15 +163,18 @@ def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
     losses = []
     for step in range(steps):
         torch.manual_seed(step)
-        words = torch.randint(0, 32000, (4, 6))[accelerator.process_index :: accelerator.num_processes]
+        words = torch.randint(0, 32000, (4, 1, 6))[accelerator.process_index :: accelerator.num_processes]
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         sums.clear()
-        begin = network.embed_tokens(words.to(accelerator.device))
-        states = network(inputs_embeds=begin, use_cache=False).last_hidden_state
-        loss = (states.float() - begin.detach().float().roll(1, 1)).square().mean() / accelerator.num_processes
-        loss.backward()
-        sums.collect()
+        for sequence in words:
+            begin = network.embed_tokens(sequence.to(accelerator.device))
+            states = network(inputs_embeds=begin, use_cache=False).last_hidden_state
+            loss = (states.float() - begin.detach().float().roll(1, 1)).square().mean() / 4
+            loss.backward()
+            sums.collect()
+            total += loss.detach().double()
         sums.reduce(accelerator)
-        losses.append(float(accelerator.reduce(loss.detach().double(), "sum")))
+        losses.append(float(accelerator.reduce(total, "sum")))
         sums.give_back()
         gradients.clip(gradients.tensors_of(chosen), 1.0)
         chosen.step()

@@ -16,6 +16,7 @@ from lib.recipes.hamer import assemble, costs, size
 from lib.recipes.hamer.critic import Discriminator
 from lib.recipes.hamer.mano import Mano
 from lib.recipes.hamer.model import HaMeR
+from tests import one_step
 from tests.recipes.hamer.conftest import STAGE
 
 
@@ -156,6 +157,7 @@ def test_closed_forms_agree_with_peft(base, configure, changes):
     assert sum(p.numel() for m in parts.modules.values() for p in m.parameters()) == costs.plan(config).parameters
     adapters.attach(parts)
     assert sum(p.numel() for p in adapters.trainable(parts).values()) == size.trainable_parameters(config)
+    one_step.refuse_other_blocks(costs.plan(config).footprint, parts)
 
 
 def test_frozen_features_give_the_same_output_and_run_through_nothing_trained(base, configure):
