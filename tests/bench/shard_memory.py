@@ -147,7 +147,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
-    """Steps of 4 short sequences, as the loop takes them: each process its share, one by one, gradients summed over all.
+    """Steps of 4 short sequences, as the loop takes them: one by one, gradients summed over all processes.
 
     So the same forwards are computed, whatever the number of processes.
     """
