@@ -58,7 +58,7 @@ def ranks(folder: str, count: int, whole: bool) -> list[dict[str, Any]]:
 def row_of(args: argparse.Namespace, found: list[dict[str, Any]], count: int, whole: bool) -> dict[str, Any]:
     assert len(found) == count
     row = {"mode": args.mode, "processes": count, "whole": whole, "parameters": found[0]["parameters"]}
-    row |= {name: max(one[name] for one in found) for name in ("loaded_MB", "peak_MB")}
+    row |= {name: max(one[name] for one in found) for name in ("loaded_MB", "peak_MB", "moved")}
     return row | {"planned_MB": planned_mb(args, count, whole), "losses": found[0]["losses"]}
 
 
@@ -140,16 +140,17 @@ def measure(args: argparse.Namespace) -> None:
         after = held(accelerator.device)
         forget_peak(accelerator.device)
         adapters.attach(parts)
-        losses = train(parts, accelerator, args.steps)
+        losses, moved = train(parts, accelerator, args.steps)
     found = {"loaded_MB": after - before, "peak_MB": most_held(accelerator.device) - before}
     count = sum(parameter.numel() for name, parameter in network.named_parameters() if ".lora_" not in name)
-    print(json.dumps({"parameters": count} | found | {"losses": losses}), flush=True)
+    print(json.dumps({"parameters": count} | found | {"moved": moved, "losses": losses}), flush=True)
 
 
-def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
+def train(parts: Any, accelerator: Any, steps: int) -> tuple[list[float], float]:
     """Steps of 4 short sequences, as the loop takes them: one by one, gradients summed over all processes.
 
-    So the same forwards are computed, whatever the number of processes.
+    So the same forwards are computed, whatever the number of processes. Returns the losses, and the share of the
+    numbers that had a gradient which moved.
     """
     import torch
 
@@ -160,7 +161,7 @@ def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
     network.gradient_checkpointing_enable({"use_reentrant": False})
     network.train()
     sums, chosen = gradients.GradientSum(tensors), gradients.optimiser(Group("all", ".*", 1e-4), list(tensors.values()))
-    losses = []
+    losses, before = [], {name: some(tensor).clone() for name, tensor in tensors.items()}
     for step in range(steps):
         torch.manual_seed(step)
         words = torch.randint(0, 32000, (4, 1, 6))[accelerator.process_index :: accelerator.num_processes]
@@ -178,7 +179,19 @@ def train(parts: Any, accelerator: Any, steps: int) -> list[float]:
         sums.give_back()
         gradients.clip(gradients.tensors_of(chosen), 1.0)
         chosen.step()
-    return losses
+    with_gradient, moved = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for name, tensor in tensors.items():
+        had = some(chosen.state[tensor]["exp_avg_sq"]) > 0
+        with_gradient += had.sum()
+        moved += ((some(tensor) != before[name]) & had).sum()
+    return losses, float(accelerator.reduce(moved, "sum") / accelerator.reduce(with_gradient, "sum"))
+
+
+def some(tensor: Any) -> Any:
+    """Every 997th number of a tensor, of those that this process holds."""
+    from lib.network import sharding
+
+    return sharding.local(tensor.detach()).flatten()[::997]
 
 
 def held(device: Any) -> float:

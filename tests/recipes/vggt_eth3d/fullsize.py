@@ -1,15 +1,17 @@
 """The full-size network on the CPU, from a file in the published format, by hand:
 
-    python -m tests.recipes.vggt_eth3d.fullsize a [--export] [--folder DIR]
+    python -m tests.recipes.vggt_eth3d.fullsize a [--export] [--shard] [--steps N] [--precision bf16] [--folder DIR]
 
 Writes a synthetic checkpoint of 5 GB with the 1 797 names and shapes of ../shared/facts/vggt_keys.json, builds the
 network through the recipe in a fresh process, attaches the adapters of the strategy, takes one real optimiser step on
 two frames 518 wide, and prints seconds and VmHWM. With --export it merges, exports, and compares every tensor of the
-export with base and adapter. Needs 5 GB of disk (10 GB with --export), 9 to 12 GB of memory and a few minutes; --folder
-keeps the files.
+export with base and adapter. With --shard the network is spread over a world of this one process, and takes the same
+steps. On a GPU where there is one. Needs 5 GB of disk (10 GB with --export), 9 to 12 GB of memory and a few minutes;
+--folder keeps the files.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import time
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from tests.peak import peak_gb, seconds_since
 
@@ -32,16 +35,19 @@ def main() -> None:
     parser.add_argument("strategy", choices=("a", "b", "c"))
     parser.add_argument("--export", action="store_true")
     parser.add_argument("--folder", type=Path, help="keep the checkpoint and the export here")
+    parser.add_argument("--shard", action="store_true", help="spread the blocks over this process alone")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--in-child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.in_child:
-        take_a_step(args.strategy, args.folder, args.export)
+        in_child(args)
         return
     with tempfile.TemporaryDirectory(prefix="vggt-full-size-") as scratch:
         folder = args.folder or Path(scratch)
         if not (folder / "model.safetensors").exists():
             write_checkpoint(folder / "model.safetensors")
-        words = [args.strategy, "--folder", str(folder), *(["--export"] if args.export else []), "--in-child"]
+        words = [*sys.argv[1:], "--folder", str(folder), "--in-child"]
         subprocess.run([sys.executable, "-m", "tests.recipes.vggt_eth3d.fullsize", *words], cwd=ROOT, check=True)
         if args.export:
             compare(folder)
@@ -85,55 +91,80 @@ def numbers(name: str, shape: list[int], generator):
     return drawn * prod(shape[1:]) ** -0.5
 
 
-# ---------------------------------------------------------------------------------------------- one step
+# ---------------------------------------------------------------------------------------------- the steps
 
 
-def take_a_step(strategy: str, folder: Path, export: bool) -> None:
+def in_child(args: argparse.Namespace) -> None:
     import torch
 
     from lib import recipes
     from lib.core import processes
     from lib.core.config import from_dotted
-    from lib.core.records import Sampler, Stage
-    from lib.network import adapters
-    from lib.network.frozen_features import FeatureCache
-    from lib.recipes.vggt_eth3d import stand_in
-    from lib.training import loop
-    from lib.training.state import Training
+    from lib.core.records import Stage
+    from lib.network import sharding
 
-    recipe, said = recipes.load("vggt_eth3d"), {"strategy": strategy, "threads": torch.get_num_threads()}
+    folder, recipe = args.folder, recipes.load("vggt_eth3d")
+    said = {"strategy": args.strategy, "shard": args.shard, "threads": torch.get_num_threads()}
     settings = {
         "model.weights": str(folder / "model.safetensors"),
         "train.gradient_checkpointing": True,
         "train.epochs": 1,
     }
-    config = from_dotted(recipe.Config, recipe.PRESETS[f"strategy_{strategy}"] | settings)
-    stage, started = Stage("adapt", 1), time.monotonic()
-    parts = recipe.build(config, stage, {"base": folder})
-    said |= {"read_seconds": seconds_since(started), "read_peak_gb": peak_gb()}
+    config = from_dotted(recipe.Config, recipe.PRESETS[f"strategy_{args.strategy}"] | settings)
+    stage, alone = Stage("adapt", args.steps), processes.accelerator(args.precision, folder)
+    flags = SimpleNamespace(detect_anomaly=False)
+    job = SimpleNamespace(recipe=recipe, config=config, record={}, args=flags, shard=args.shard)
+    with sharding.group(alone) if args.shard else contextlib.nullcontext():
+        said |= take_steps(args, job, stage, alone)
+    print(json.dumps(said, indent=1), flush=True)
+    refuse_above(args.strategy, said)
+
+
+def take_steps(args: argparse.Namespace, job: Any, stage: Any, alone: Any) -> dict[str, Any]:
+    import torch
+
+    from lib.core.records import Sampler
+    from lib.network import adapters
+    from lib.network.frozen_features import FeatureCache
+    from lib.network.setup import build_base
+    from lib.recipes.vggt_eth3d import stand_in
+    from lib.training import loop
+    from lib.training.state import Training
+
+    started = time.monotonic()
+    parts = build_base(job, stage, {"base": args.folder}, alone)
+    said = {"read_seconds": seconds_since(started), "read_peak_gb": peak_gb()}
     wrapped = adapters.attach(parts)
+    for module in parts.modules.values():
+        module.to(alone.device)
     sample = stand_in.box_sample(1, FRAMES, WIDTH_PX, HEIGHT_PX)
     sampler = Sampler(1, lambda index, key: sample)
-    job = SimpleNamespace(recipe=recipe, config=config, record={}, args=SimpleNamespace(detect_anomaly=False))
-    tensors = adapters.trainable(parts)
-    objectives, alone = recipe.objectives(config, stage), processes.accelerator("fp32", folder)
-    training = Training(
-        job, stage, folder, alone, parts, wrapped, objectives, sampler, sampler, FeatureCache(parts, None, 0), tensors
-    )
+    tensors, objectives = adapters.trainable(parts), job.recipe.objectives(job.config, stage)
+    cache = FeatureCache(parts, None, 0)
+    training = Training(job, stage, args.folder, alone, parts, wrapped, objectives, sampler, sampler, cache, tensors)
     loop.set_up(training)
+    started, losses = time.monotonic(), []
+    for _ in range(args.steps):
+        losses.append(loop.optimiser_step(training)["loss_objective"])
+        training.step += 1
+    said |= {"step_seconds": seconds_since(started) / args.steps, "peak_gb": peak_gb()}
+    if alone.device.type == "cuda":
+        said["gpu_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    said |= {"trained_parameters": sum(p.numel() for p in tensors.values()), "losses": losses}
+    if args.export:
+        export(job, stage, parts, wrapped, args.folder)
+    return said
+
+
+def export(job: Any, stage: Any, parts: Any, wrapped: dict[str, Any], folder: Path) -> None:
+    from lib.network import adapters
+
     started = time.monotonic()
-    record = loop.optimiser_step(training)
-    said |= {"step_seconds": seconds_since(started), "peak_gb": peak_gb()}
-    said |= {"trained_parameters": sum(p.numel() for p in tensors.values()), "record": record}
-    print(json.dumps(said, indent=1), flush=True)
-    refuse_above(strategy, said)
-    if export:
-        started = time.monotonic()
-        adapters.save(wrapped, folder / "adapter", parts.base)
-        parts.modules |= adapters.merge(wrapped)
-        (folder / "merged").mkdir(exist_ok=True)
-        recipe.export(config, stage, parts, folder / "merged")
-        print(f"merged and exported in {seconds_since(started)} s, peak {peak_gb()} GB")
+    adapters.save(wrapped, folder / "adapter", parts.base)
+    parts.modules |= adapters.merge(wrapped)
+    (folder / "merged").mkdir(exist_ok=True)
+    job.recipe.export(job.config, stage, parts, folder / "merged")
+    print(f"merged and exported in {seconds_since(started)} s, peak {peak_gb()} GB")
 
 
 def refuse_above(strategy: str, said: dict) -> None:
