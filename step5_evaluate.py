@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from lib.commands import cli, launch
-from lib.core import group
 from lib.core.errors import DONE, Stop
 from lib.core.job import Job
 
@@ -48,9 +47,11 @@ def work(job: Job) -> list[Path] | int:
     if job.args.predict and job.args.out is None:
         again = job.run.command(5, "--predict", job.args.predict, "--out", "predictions")
         raise Stop("--predict needs --out DIR", again)
+    if job.args.export:
+        launch.refuse_group("--export", job.run.command(5, "--export", job.args.export))
     if not_scored(job) or job.args.predict:
         made = launch.over_devices(job, score)
-    if job.args.export and not group.is_child() and (isinstance(made, list) or made == DONE):
+    if job.args.export and launch.is_alone() and (isinstance(made, list) or made == DONE):
         from lib.evaluation import deliver
 
         deliver.export(job)

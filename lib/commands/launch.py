@@ -1,6 +1,7 @@
 """A step's work in one process for each device: this process where there is one, else children of torch's launcher."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -26,6 +27,17 @@ def over_devices(job: Job, work: Callable[[Job], list[Path]]) -> list[Path] | in
         return launch(job, wanted)
     with processes.ending_together("the same command on every machine"):
         return work(job)
+
+
+def is_alone() -> bool:
+    """Is this the one process that may do what one process does after the others' work?"""
+    return not group.is_child() and processes.is_first_rank()
+
+
+def refuse_group(flag: str, command: str) -> None:
+    """Stop where a launcher that is not ours made this process one of several: nobody would be left to do it alone."""
+    if group.is_child() and "PIPELINE_OUTCOME" not in os.environ:
+        raise Stop(f"{flag} is the work of one process, and this is one of {os.environ['WORLD_SIZE']}", command)
 
 
 def launch(job: Job, count: int) -> int:

@@ -195,6 +195,13 @@ def test_a_spread_network_is_scored_and_predicts_in_as_many_processes_as_alone(s
     assert said.count("adapted: 20 samples") == 1 and not list(folder.glob("eval/partial/*"))
 
 
+def test_an_export_is_left_to_one_process(step, prepared, folder, tmp_path):
+    prepared(*FULL, "train.shard=on", last=5)
+    codes, said = ranks.steps(2, tmp_path, 5, "--export", "merged")
+    assert codes == [2, 2] and "--export is the work of one process, and this is one of 2" in said, said
+    assert step(5, "--processes", "2", "--force", "--export", "merged") == 0 and (folder / "export/merged").is_dir()
+
+
 def files_below(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
