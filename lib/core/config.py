@@ -315,7 +315,8 @@ def note_reads(config: Any, read: set[str], path: str = "") -> Any:
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
             note_reads(value, read, f"{path}{name}.")
-    config.__class__ = type(kind.__name__, (kind,), {"__getattribute__": look_up})
+    plain = {"__reduce__": lambda self: (object.__new__, (kind,), dict(vars(self)))}  # what another process is given
+    config.__class__ = type(kind.__name__, (kind,), {"__getattribute__": look_up} | plain)
     return config
 
 

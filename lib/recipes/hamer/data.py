@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Record, Split
 from lib.core.run import atomic
-from lib.data import pictures
+from lib.data import cores, pictures
 from lib.data import split as splits
 from lib.recipes.hamer import doubts, mano_file, windows
 from lib.recipes.hamer.checks import checked, contradictory, doubt, facing, unusable
@@ -38,30 +40,35 @@ def mano_of(config: Config, asset_dirs: dict[str, Path]) -> ManoModel:
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
     """Records in the data's order; a finished shard is read back instead of being made again."""
-    mano, waiting, number = mano_of(config, asset_dirs), [], 0
+    mano = mano_of(config, asset_dirs)
     if mano.version:
         print(f"  MANO: {mano.version}", flush=True)
     named = Path(config.data.root).suffix in (".npz", ".tar")
     root = asset_dirs["data"] / Path(config.data.root).name if named else asset_dirs["data"]
-    for hand in hands(config.data, root, mano):
-        waiting.append(hand)
-        if len(waiting) == SHARD:
-            yield from shard(config, waiting, mano, out / f"shard-{number:05d}.safetensors")
-            waiting, number = [], number + 1
-    if waiting:
-        yield from shard(config, waiting, mano, out / f"shard-{number:05d}.safetensors")
+    numbered = enumerate(batches(hands(config.data, root, mano)))
+    for records in cores.in_order(config, partial(shard, mano=mano, out=out), numbered):
+        yield from records
 
 
-def shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) -> Iterator[Record]:
+def batches(found: Iterable[Hand]) -> Iterator[list[Hand]]:
+    """The hands of each shard."""
+    left = iter(found)
+    while waiting := list(itertools.islice(left, SHARD)):
+        yield waiting
+
+
+def shard(config: Config, numbered: tuple[int, list[Hand]], mano: ManoModel, out: Path) -> list[Record]:
     from safetensors import safe_open
 
+    number, found = numbered
+    path = out / f"shard-{number:05d}.safetensors"
     if not path.exists():
         write_shard(config, found, mano, path)
     with safe_open(path, framework="numpy") as kept:
         stored = [Record(**fields) for fields in json.loads(kept.metadata()["records"])]
     if [record.sample_id for record in stored] != [hand.name for hand in found]:
         raise Stop(f"{path} was made from other data", f"delete {path.parent} and prepare again", FAILED)
-    yield from stored
+    return stored
 
 
 def write_shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) -> None:

@@ -4,8 +4,10 @@ What is on disk is not made again. `overlays/` shows ground truth drawn into the
 training.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import shapely
 from lib.core.errors import Stop
 from lib.core.records import Record, Split
 from lib.core.run import atomic
-from lib.data import pictures
+from lib.data import cores, pictures
 from lib.recipes.llava_map import geometry, splits
 from lib.recipes.llava_map.arrays import lines_of, read_arrays, read_pictures, resized, write_arrays
 from lib.recipes.llava_map.config import Config
@@ -36,27 +38,24 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
         raise Stop(
             f"{root / config.data.version} has no usable key frame ({why})", "set data.root to a whole nuScenes folder"
         )
-    maps: dict[str, RoadMap] = {}
     every = max(1, len(frames) // max(config.data.overlays, 1))
-    for number, frame in enumerate(frames):
-        if frame.location not in maps:
-            maps[frame.location] = RoadMap.read(root / "maps" / "expansion" / f"{frame.location}.json")
-        record = prepare_frame(config, frame, maps[frame.location], root, out)
-        if record.status == "ok" and config.data.overlays and number % every == 0:
-            overlay(config, frame, out)
-        yield record
+    road_map.cache_clear()  # the folder may be another one than last time
+    drawn = [config.data.overlays > 0 and number % every == 0 for number in range(len(frames))]
+    yield from cores.in_order(config, partial(prepare_frame, root=root, out=out), zip(frames, drawn, strict=True))
     for token, reason in skipped.items():
         yield Record(token, reason.split(":")[0], f"asset:nuscenes/{token}", "", status="skipped", reason=reason)
 
 
-def prepare_frame(config: Config, frame: Frame, road_map: RoadMap, root: Path, out: Path) -> Record:
+def prepare_frame(config: Config, shown: tuple[Frame, bool], root: Path, out: Path) -> Record:
+    """shown: a key frame, and whether an overlay of it is drawn."""
+    frame, drawn = shown
     front = frame.cameras[0].filename
     record = Record(f"{frame.scene}/{frame.token}", frame.scene, f"asset:nuscenes/{front}", sha256(root / front))
     arrays = out / frame.scene / f"{frame.token}.npz"
     size_px = (config.data.width_px, config.data.height_px)
     if not arrays.exists():  # written after the pictures
         try:
-            vectors = vectors_of(config, frame, road_map)
+            vectors = vectors_of(config, frame, road_map(root / "maps" / "expansion" / f"{frame.location}.json"))
             for camera in frame.cameras:
                 keep_picture(root, camera, picture_path(out, frame, camera.channel), size_px)
         except pictures.Unreadable as reason:
@@ -67,7 +66,14 @@ def prepare_frame(config: Config, frame: Frame, road_map: RoadMap, root: Path, o
             return record
         write_arrays(arrays, frame, vectors, size_px)
     record.columns = columns_of(frame, read_arrays(arrays)["labels"])
+    if drawn:
+        overlay(config, frame, out)
     return record
+
+
+@functools.lru_cache(maxsize=4)  # nuScenes' locations
+def road_map(path: Path) -> RoadMap:
+    return RoadMap.read(path)
 
 
 def columns_of(frame: Frame, labels: np.ndarray) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
 from lib.core.records import Record, Split
 from lib.core.run import atomic, write_json
-from lib.data import pictures
+from lib.data import cores, pictures
 from lib.data import split as splitting
 from lib.data.split import by_share, perceptual_hash
 from lib.recipes.vavae_microdoppler import echoes, strategy
@@ -50,17 +51,18 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
         print(f"  {note}", flush=True)
     for file in found.strays:
         yield skipped(file, "", file.problem)
+    used: list[tuple[File, Recording]] = []
     for user, files in found.users.items():
-        known = recordings_of(config.data, user, files, listed, config.eval.select_share)
-        for file, recording in zip(files, known, strict=True):
-            yield from records_of(config, file, recording, out)
+        used += zip(files, recordings_of(config.data, user, files, listed, config.eval.select_share), strict=True)
+    for records in cores.in_order(config, partial(records_of, out=out), used):
+        yield from records
 
 
-def records_of(config: Config, file: File, recording: Recording, out: Path) -> Iterator[Record]:
+def records_of(config: Config, used: tuple[File, Recording], out: Path) -> list[Record]:
     """The records of one file: an image, or the windows of an echo. What cannot be used is skipped with the reason."""
+    file, recording = used
     if problem := file.problem or recording.problem:
-        yield skipped(file, recording.group, problem, recording.by)
-        return
+        return [skipped(file, recording.group, problem, recording.by)]
     read, sha256 = image_of if config.data.kind == "images" else windows_of, ""
     try:
         with open(file.path, "rb") as stream:
@@ -68,8 +70,8 @@ def records_of(config: Config, file: File, recording: Recording, out: Path) -> I
         images = read(config, file)
     except (OSError, pictures.Unreadable, echoes.Unusable) as error:
         problem = f"it cannot be opened ({error.strerror or error})" if isinstance(error, OSError) else str(error)
-        yield replace(skipped(file, recording.group, problem, recording.by), sha256=sha256)
-        return
+        return [replace(skipped(file, recording.group, problem, recording.by), sha256=sha256)]
+    found = []
     for sample_id, image, seen in images:
         record = Record(sample_id, recording.group, source_of(file), sha256)
         record.columns = {"user": file.user, "label": "", "recognised": recording.by, **seen}
@@ -78,7 +80,8 @@ def records_of(config: Config, file: File, recording: Recording, out: Path) -> I
             record.perceptual_hash = keep(image, config.model.image_px, out, sample_id)
         except pictures.Unreadable as error:
             record.status, record.reason = "skipped", str(error)
-        yield record
+        found.append(record)
+    return found
 
 
 def skipped(file: File, group: str, reason: str, by: str = "") -> Record:

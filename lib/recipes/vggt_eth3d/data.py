@@ -6,6 +6,7 @@ cameras and covisibility. A view that is on disk is not made again.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lib.core.hashes import sha256_of
 from lib.core.records import Record, Split
 from lib.core.run import atomic, read_json, write_json
 from lib.core.words import counted
+from lib.data import cores
 from lib.data.split import by_share, perceptual_hash
 from lib.recipes.vggt_eth3d import colmap, depth, regions
 from lib.recipes.vggt_eth3d.config import Config
@@ -51,8 +53,9 @@ def prepare_scene(config: Config, scene: colmap.Scene, out: Path, masks: Path | 
     """One scene, view by view; its scene.json is written last. Stop: its depth and its poses have two units."""
     unit = depth.unit(scene, config.data.unit, is_known_data=not config.data.root)
     usable, shares = [], []
-    for number, view in enumerate(scene.views):
-        record = prepare_view(config, scene, view, out, masks)
+    work = partial(prepare_view, scene=scene, masks=masks, out=out)
+    for number, record in enumerate(cores.in_order(config, work, scene.views)):
+        view = scene.views[number]
         record.group = group_of(config, scene.name, number, len(scene.views))
         record.columns["unit"] = unit
         if record.status == "ok":
@@ -93,7 +96,7 @@ def group_of(config: Config, scene: str, number: int, views: int) -> str:
     return f"{scene} {HELD_OUT}" if alone and number >= round(views * config.data.train_val_split) else scene
 
 
-def prepare_view(config: Config, scene: colmap.Scene, view: colmap.View, out: Path, masks: Path | None) -> Record:
+def prepare_view(config: Config, view: colmap.View, scene: colmap.Scene, out: Path, masks: Path | None) -> Record:
     """Writes the arrays of a view, or says in the record why it cannot be used."""
     source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
     record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
