@@ -16,6 +16,7 @@ from lib.recipes.vggt_eth3d import lens
 # How far from the axis a crop of a lens reaches, on the plane at depth 1 (63 degrees): farther out a flat picture
 # stretches what the lens shows to many times its size.
 MOST_REACH = 2.0
+FINER = 2  # times the crop's resolution: what LANCZOS is given, at least; a JPEG is decoded no finer
 RAYS = 128  # along each side, where shares of a photograph are counted
 
 
@@ -93,38 +94,51 @@ def kept_share(camera: Any, crop: Crop) -> float:
     return float((np.abs(lens.on_plane(camera, grid)) <= half).all(1).mean())
 
 
-def read_image(path: Path, camera: Any) -> Any:
-    """The photograph (PIL, RGB) as it is stored, which is what COLMAP measured. Stop says why it cannot be used."""
+def read_image(path: Path, camera: Any, crop: Crop) -> Any:
+    """The photograph (PIL, RGB) as it is stored, which is what COLMAP measured. Stop says why it cannot be used.
+
+    A JPEG that is more than FINER times finer than the crop comes at 1/2, 1/4 or 1/8 of its size.
+    """
     if not path.exists():
         raise Stop(f"{path} is listed but absent")
+    at_least = (round(FINER * crop.scale * camera.width), round(FINER * crop.scale * camera.height))
     try:
-        image = pictures.read(path, upright=False)
+        stored = pictures.header(path, upright=False)
+        if (stored.width_px, stored.height_px) != (camera.width, camera.height):
+            size = f"{stored.width_px} x {stored.height_px}"
+            raise Stop(f"{path} is {size} pixels, its camera {camera.width} x {camera.height}")
+        image = pictures.read(path, upright=False, at_least=at_least)
         pictures.refuse_one_colour(image)
     except pictures.Unreadable as reason:
         raise Stop(f"{path}: {reason}") from reason
-    if image.size != (camera.width, camera.height):
-        raise Stop(f"{path} is {image.width} x {image.height} pixels, its camera {camera.width} x {camera.height}")
     return image
 
 
 def resample(image: Any, camera: Any, crop: Crop) -> np.ndarray:
     """(h, w, 3) uint8: the photograph (PIL, RGB) of a pycolmap.Camera as the crop's camera sees it.
 
+    image: as `read_image` gives it; a pixel of it is `coarser` pixels of the camera wide, and so is the last one, where
+    the size is no multiple of it.
+
     Lens distortion is removed by looking up each pixel's ray; a ray that the lens does not show is BACKGROUND.
     """
     from PIL import Image
     from scipy.ndimage import map_coordinates
 
+    coarser = round(camera.width / image.width)
     if camera.model_name in lens.PINHOLES:  # then the crop is a rectangle of the photograph
         left = camera.principal_point_x - (crop.width + 1) / 2 / crop.scale
         top = camera.principal_point_y - (crop.height + 1) / 2 / crop.scale
         box = (left, top, left + crop.width / crop.scale, top + crop.height / crop.scale)
+        box = tuple(edge / coarser for edge in box)
         return np.asarray(image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box))
-    small = image.resize((round(image.width * crop.scale), round(image.height * crop.scale)), Image.Resampling.LANCZOS)
+    whole = (0, 0, camera.width / coarser, camera.height / coarser)
+    size = (round(camera.width * crop.scale), round(camera.height * crop.scale))
+    small = image.resize(size, Image.Resampling.LANCZOS, box=whole)
     pixels = lens.in_photograph(camera, rays(crop)[..., :2].reshape(-1, 2))
     known = np.isfinite(pixels).all(1)
     pixels = np.where(known[:, None], pixels, 0)
-    at = [pixels[:, 1] * small.height / image.height - 0.5, pixels[:, 0] * small.width / image.width - 0.5]
+    at = [pixels[:, 1] * small.height / camera.height - 0.5, pixels[:, 0] * small.width / camera.width - 0.5]
     colours = np.asarray(small, np.float32).transpose(2, 0, 1)
     channels = [map_coordinates(channel, at, order=1, mode="nearest") for channel in colours]
     found = np.where(known[:, None], np.rint(np.stack(channels, 1)), pictures.BACKGROUND)

@@ -131,7 +131,7 @@ def write_arrays(
 ) -> None:
     """Picture, region and depth of a view at network resolution. Stop: a broken file, or too little depth."""
     frame = frame_of(config, view)
-    pixels = resample(read_image(view.image, view.camera), view.camera, frame)
+    pixels = resample(read_image(view.image, view.camera, frame), view.camera, frame)
     known = depth.known_depth(scene, view, frame, depth_map, depth.dropped_values(config.data.drop_obs_masks))
     if (count := int((known > 0).sum())) < MIN_VALID_PX:
         raise Stop(f"{view.image} has {count} pixels of known depth, fewer than {MIN_VALID_PX}")

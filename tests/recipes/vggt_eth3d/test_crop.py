@@ -19,6 +19,9 @@ def camera(model):
     return pycolmap.Camera(model=model, width=240, height=160, params=CAMERAS[model])
 
 
+WHOLE = crop(camera("PINHOLE"), 120, 80)  # fine enough for the whole photograph to be read
+
+
 @pytest.mark.parametrize("model", CAMERAS)
 def test_each_pixel_shows_what_its_ray_meets(model):
     """Red is 0.97 x and green 0.97 y, so that the crop must show the place where COLMAP projects its rays.
@@ -77,33 +80,51 @@ def test_photographs_are_read_as_they_are_stored(tmp_path):
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "turned.png", exif=turned)
     Image.fromarray(grey * 257).save(tmp_path / "deep.png")
     for name in ("turned.png", "deep.png"):
-        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name, camera("PINHOLE")))[..., 0], grey)
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name, camera("PINHOLE"), WHOLE))[..., 0], grey)
     clear = Image.fromarray(grey.astype(np.uint8)).convert("RGBA")
     clear.putalpha(Image.fromarray(np.where(grey < 120, 0, 255).astype(np.uint8)))
     clear.save(tmp_path / "clear.png")
-    found = np.asarray(read_image(tmp_path / "clear.png", camera("PINHOLE")))[..., 0]
+    found = np.asarray(read_image(tmp_path / "clear.png", camera("PINHOLE"), WHOLE))[..., 0]
     np.testing.assert_array_equal(found, np.where(grey < 120, 255, grey))
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "OPENCV"])
+def test_a_large_jpeg_is_decoded_coarser_and_shows_the_same(model, tmp_path):
+    """1 923 x 1 285 px, no multiple of 8. Half a decoded pixel would move the ramps (green, blue) by 0.27 everywhere."""
+    width, height = 1923, 1285
+    numbers = [8 * value if index < 4 else value for index, value in enumerate(CAMERAS[model])]
+    large = pycolmap.Camera(model=model, width=width, height=height, params=numbers)
+    across, down = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
+    waves = 128 + 100 * np.sin(40 * across) * np.cos(30 * down)
+    photograph = np.stack([waves, 255 * across, 255 * down], -1).astype(np.uint8)
+    Image.fromarray(photograph).save(tmp_path / "large.jpg", quality=98, subsampling=0)
+    frame = crop(large, 56, 42)
+    drafted = read_image(tmp_path / "large.jpg", large, frame)
+    assert drafted.width < width / 3
+    found, whole = (resample(one, large, frame).astype(int) for one in (drafted, Image.open(tmp_path / "large.jpg")))
+    inner = (found - whole)[1:-1, 1:-1]
+    assert np.abs(inner).max() <= 1 and np.abs(inner.mean((0, 1))).max() < 0.2
 
 
 def test_unusable_photographs_are_refused_by_name(tmp_path):
     with pytest.raises(Stop, match=r"a\.jpg is listed but absent"):
-        read_image(tmp_path / "a.jpg", camera("PINHOLE"))
+        read_image(tmp_path / "a.jpg", camera("PINHOLE"), WHOLE)
     (tmp_path / "b.jpg").write_bytes(b"not a photograph")
     with pytest.raises(Stop, match=r"b\.jpg: it is damaged"):
-        read_image(tmp_path / "b.jpg", camera("PINHOLE"))
+        read_image(tmp_path / "b.jpg", camera("PINHOLE"), WHOLE)
     Image.effect_noise((240, 160), 50).save(tmp_path / "c.jpg")
     (tmp_path / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:4000])
     with pytest.raises(Stop, match=r"c\.jpg: it cannot be decoded"):
-        read_image(tmp_path / "c.jpg", camera("PINHOLE"))
+        read_image(tmp_path / "c.jpg", camera("PINHOLE"), WHOLE)
     Image.effect_noise((100, 100), 50).save(tmp_path / "d.jpg")
     with pytest.raises(Stop, match=r"d\.jpg is 100 x 100 pixels, its camera 240 x 160"):
-        read_image(tmp_path / "d.jpg", camera("PINHOLE"))
+        read_image(tmp_path / "d.jpg", camera("PINHOLE"), WHOLE)
     Image.new("RGB", (240, 160), "black").save(tmp_path / "e.png")
     with pytest.raises(Stop, match=r"e\.png: it is a picture of one colour"):
-        read_image(tmp_path / "e.png", camera("PINHOLE"))
+        read_image(tmp_path / "e.png", camera("PINHOLE"), WHOLE)
     Image.new("1", (14000, 14000)).save(tmp_path / "f.png")
     with pytest.raises(Stop, match=r"f\.png: it has more than 160 million pixels"):
-        read_image(tmp_path / "f.png", camera("PINHOLE"))
+        read_image(tmp_path / "f.png", camera("PINHOLE"), WHOLE)
     Image.fromarray(np.linspace(0, 9, 38400, dtype=np.float32).reshape(160, 240)).save(tmp_path / "g.tiff")
     with pytest.raises(Stop, match=r"g\.tiff: its float values go from 0 to 9"):
-        read_image(tmp_path / "g.tiff", camera("PINHOLE"))
+        read_image(tmp_path / "g.tiff", camera("PINHOLE"), WHOLE)
