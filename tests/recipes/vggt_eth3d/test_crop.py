@@ -90,7 +90,7 @@ def test_photographs_are_read_as_they_are_stored(tmp_path):
 
 @pytest.mark.parametrize("model", ["PINHOLE", "OPENCV"])
 def test_a_large_jpeg_is_decoded_coarser_and_shows_the_same(model, tmp_path):
-    """1 923 x 1 285 px, no multiple of 8. Half a decoded pixel would move the ramps (green, blue) by 0.27 everywhere."""
+    """1 923 x 1 285 px, no multiple of 8. Half a decoded pixel would move green and blue, ramps, by 0.27 everywhere."""
     width, height = 1923, 1285
     numbers = [8 * value if index < 4 else value for index, value in enumerate(CAMERAS[model])]
     large = pycolmap.Camera(model=model, width=width, height=height, params=numbers)
