@@ -164,11 +164,12 @@ def train(parts: Any, accelerator: Any, steps: int) -> tuple[list[float], float]
     losses, before = [], {name: some(tensor).clone() for name, tensor in tensors.items()}
     for step in range(steps):
         torch.manual_seed(step)
-        words = torch.randint(0, 32000, (4, 1, 6))[accelerator.process_index :: accelerator.num_processes]
+        words = torch.randint(0, 32000, (4, 1, 6))
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         sums.clear()
-        for sequence in words:
-            begin = network.embed_tokens(sequence.to(accelerator.device))
+        for number in range(accelerator.process_index, len(words), accelerator.num_processes):
+            torch.manual_seed(len(words) * step + number)  # dropout's
+            begin = network.embed_tokens(words[number].to(accelerator.device))
             states = network(inputs_embeds=begin, use_cache=False).last_hidden_state
             loss = (states.float() - begin.detach().float().roll(1, 1)).square().mean() / 4
             loss.backward()
