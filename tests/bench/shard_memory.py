@@ -167,6 +167,8 @@ def train(parts: Any, accelerator: Any, steps: int) -> tuple[list[float], float]
         words = torch.randint(0, 32000, (4, 1, 6))
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         sums.clear()
+        for tensor in tensors.values():
+            tensor.grad = None
         for number in range(accelerator.process_index, len(words), accelerator.num_processes):
             torch.manual_seed(len(words) * step + number)  # dropout's
             begin = network.embed_tokens(words[number].to(accelerator.device))
