@@ -149,7 +149,8 @@ class Stage:
 class Sampler:
     """Samples as a function of (index, key), the key being a lib.core.order.Key.
 
-    `draw(index, key)` takes the random numbers of its augmentation from `key.generator()`.
+    `draw(index, key)` takes the random numbers of its augmentation from `key.generator()`. Several threads call it at
+    once (train.workers), so it changes nothing that lies outside of it; torch's shared generator would be noticed.
     """
 
     length: int  # samples in an epoch (train) or in all (select, val)

@@ -51,32 +51,41 @@ class FeatureCache:
         return self.fill_all([sample])[0]
 
     def fill_all(self, samples: list[Sample]) -> list[Sample]:
-        """`fill` for the samples of a batch; what one process computes, all compute with it."""
-        paths = [[self.path(name) for name in self.frozen.units(sample)] for sample in samples]
-        stored = [[path is not None and path.exists() for path in own] for own in paths]
-        count = sum(own.count(False) for own in stored)
-        for _ in range(count, self.most(count)):
-            self.frozen.compute(samples[0], 0)
-        return [self.filled(*of_sample) for of_sample in zip(samples, paths, stored, strict=True)]
-
-    def filled(self, sample: Sample, paths: list[Path | None], stored: list[bool]) -> Sample:
-        units = zip(paths, stored, strict=True)
-        tensors = [self.unit(sample, number, path, there) for number, (path, there) in enumerate(units)]
-        with torch.autocast(
-            tensors[0].device.type, enabled=False
-        ):  # the CPU's autocast has no rule for stacks of halves
-            return sample | {"frozen_features": torch.stack(tensors)}
-
-    def unit(self, sample: Sample, number: int, path: Path | None, stored: bool) -> torch.Tensor:
-        """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is
-        room.
+        """`fill` for the samples of a batch, of which `read` may have filled some; what one process computes, all
+        compute with it.
         """
-        if path is not None and stored:
-            return load_file(path)["output"]
-        computed: torch.Tensor = self.frozen.compute(sample, number)
+        kept = [None if "frozen_features" in sample else self.units_kept(sample) for sample in samples]
+        missing = sum(unit is None for units in kept if units is not None for unit in units)
+        for _ in range(missing, self.most(missing)):
+            self.frozen.compute(samples[0], 0)
+        return [
+            sample if units is None else self.completed(sample, units)
+            for sample, units in zip(samples, kept, strict=True)
+        ]
+
+    def read(self, sample: Sample) -> Sample:
+        """`fill` of a sample whose units are all kept, else the sample as it is. Any thread may call it."""
+        kept = self.units_kept(sample)
+        units = [unit for unit in kept if unit is not None]
+        return stacked(sample, units) if len(units) == len(kept) else sample
+
+    def units_kept(self, sample: Sample) -> list[torch.Tensor | None]:
+        """The units of a sample as they are kept, on the CPU; None for one that is not."""
+        paths = [self.path(name) for name in self.frozen.units(sample)]
+        return [load_file(path)["output"] if path is not None and path.exists() else None for path in paths]
+
+    def completed(self, sample: Sample, kept: list[torch.Tensor | None]) -> Sample:
+        names = self.frozen.units(sample)
+        units = [self.computed(sample, n, names[n]) if unit is None else unit for n, unit in enumerate(kept)]
+        return stacked(sample, units)
+
+    def computed(self, sample: Sample, number: int, name: str) -> torch.Tensor:
+        """The front's output for one unit, kept while there is room; on the CPU where a folder is."""
+        output: torch.Tensor = self.frozen.compute(sample, number)
+        path = self.path(name)
         if path is None:
-            return computed
-        output = computed.cpu()
+            return output
+        output = output.cpu()
         self.keep(path, output)
         return output
 
@@ -99,6 +108,11 @@ class FeatureCache:
     def has_room(self, folder: Path, size_bytes: int) -> bool:
         free_bytes = shutil.disk_usage(folder).free
         return self.stored_bytes + size_bytes <= self.quota_bytes and free_bytes >= size_bytes + FREE_BYTES_KEPT
+
+
+def stacked(sample: Sample, units: list[torch.Tensor]) -> Sample:
+    with torch.autocast(units[0].device.type, enabled=False):  # the CPU's autocast has no rule for stacks of halves
+        return sample | {"frozen_features": torch.stack(units)}
 
 
 def front(parts: Parts) -> FrozenFeatures:

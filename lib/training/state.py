@@ -14,6 +14,7 @@ from lib.core.records import Objective, Parts, Sampler, Stage
 from lib.core.run import cut_log, write_record
 from lib.network import checkpoint, gradients, sharding
 from lib.network.audit import Movement
+from lib.network.batches import Batches
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
 from lib.network.lineage import Lineage
@@ -37,6 +38,7 @@ class Training:
     sums: dict[str, GradientSum] = field(default_factory=dict)  # by objective
     optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # by "objective/group"
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # with train.ema: by tensor, in its shape and dtype
+    batches: Batches = field(init=False)  # of the training side; the loop opens it
     step: int = 0
     micro_batch: int = 1
     gradient_checkpointing: bool = False
