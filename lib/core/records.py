@@ -175,7 +175,8 @@ class FrozenFeatures:
 
     `units(sample)` names the units of a sample; `compute(sample, unit)` returns the tensor of one of them, on the
     device, without a graph. The loop puts the stack of a sample's units into sample["frozen_features"] before
-    `collate`.
+    `collate`. What `compute` gives in fp32 comes in the precision of the training (bf16 or fp16 under autocast), so a
+    network that goes on from it in fp32 converts it.
     """
 
     name: str

@@ -120,7 +120,7 @@ def forward(config: Config, parts: Parts, batch: Batch) -> dict[str, Any]:
     if "frozen_features" not in batch:
         return network(batch["images"])
     blocks = front_blocks(config)
-    front = batch["frozen_features"].to(batch["images"].device)
+    front = batch["frozen_features"].to(batch["images"].device).float()  # the stream between blocks is fp32
     return network(batch["images"], front[:, 0] if blocks else front, blocks)
 
 
