@@ -99,10 +99,11 @@ class EvalConfig:
 
 @dataclass
 class CacheConfig:
-    frozen_features: bool = silent(True)  # keep what frozen layers compute
-    quota_gb: float = silent(20.0)
+    policy: str = free("auto")  # what is kept of frozen layers: none | tokens | blocks; auto: step 4 measures it
+    quota_gb: float = silent(20.0)  # of all frozen features below the root, of all runs
 
     def __post_init__(self) -> None:
+        one_of("cache.policy", self.policy, ("auto", "none", "tokens", "blocks"))
         at_least("cache.quota_gb", self.quota_gb, 0)
 
 
@@ -145,7 +146,8 @@ PEFT_FIELDS = (
 
 # Settings that had another name once: they are refused, and the new name is said.
 RENAMED = {
-    "cache.prefix": "cache.frozen_features",
+    "cache.frozen_features": "cache.policy",
+    "cache.prefix": "cache.policy",
     "data.made_hands": "data.stand_in_hands",
     "data.made_px": "data.stand_in_px",
     "data.made_subjects": "data.stand_in_subjects",

@@ -127,6 +127,7 @@ class Plan:
     # settings of the recipe that need less memory, the least harm first; data.* is tried before train.micro_batch
     lighter: dict[str, Any] = field(default_factory=dict)
     pace: Pace | None = None
+    blocks_bytes: int = 0  # of what the deeper frozen front makes of an epoch of samples, in fp32; 0 = there is none
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ class FrozenFeatures:
     compute: Callable[[Sample, int], Any]
     frozen: str  # regex over "<module>.<tensor>": what `compute` runs through; the loop asserts that none is trainable
     refused: str = ""  # why the output may not be kept, e.g. augmentation changes its input; "" = it may
+    # With cache.policy=auto: another front that goes further, whose units belong to whole samples. It is worth keeping
+    # where samples come again, so the recipe has a setting data.distinct_epochs, and cache.policy=blocks builds it.
+    deeper: "FrozenFeatures | None" = None
 
 
 @dataclass

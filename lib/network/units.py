@@ -136,6 +136,12 @@ class Units:
         except OSError as error:
             self.no_more(str(error))
 
+    def forget_pages(self) -> None:
+        """What was written leaves the memory of the system, so that the next read is one of the disk."""
+        if self.writer:
+            os.fsync(self.writer.units.fileno())
+            os.posix_fadvise(self.writer.units.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def no_more(self, why: str) -> None:
         if not self.full:
             held = f"the cache of frozen layers holds {held_bytes(self.folder) / 1e9:.2f} GB"

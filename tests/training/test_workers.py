@@ -33,7 +33,7 @@ def drawing(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("words", [("train.workers=1",), ("train.workers=4", "cache.frozen_features=false")])
+@pytest.mark.parametrize("words", [("train.workers=1",), ("train.workers=4", "cache.policy=none")])
 def test_threads_change_no_byte_whether_or_not_the_run_is_paused(
     step,
     whole,  # noqa: F811
