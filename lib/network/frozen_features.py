@@ -5,7 +5,8 @@ A recipe names the front (lib.core.records.FrozenFeatures). Its output lies in c
 cache switched off the same function computes the same units, so that cached and uncached runs are equal bit for bit.
 
 A unit is held in the precision of the training, in which the layers after it would round it anyway: half the bytes to
-keep, read and copy under bf16 and fp16. On VGGT's demo base that changes the loss by less than 0.1 %.
+keep, read and copy under bf16 and fp16. On VGGT's demo base that moves the loss by 0.005 to 0.15 %, and bf16 by itself
+moves it by 0.07 %.
 """
 
 import hashlib
