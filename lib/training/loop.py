@@ -19,7 +19,7 @@ from lib.core.errors import Paused, Stop
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.progress import Progress
 from lib.core.run import append_line
-from lib.network import anomaly, audit, gradients, sharding
+from lib.network import adapters, anomaly, audit, gradients, sharding
 from lib.network.batches import Batches
 from lib.network.gradients import GradientSum
 from lib.training import memory, workers
@@ -96,7 +96,7 @@ def set_up(training: Training) -> None:
     audit.refuse_orphans(training.tensors, taken)
     refuse_half_precision(training)
     training.movement = audit.Movement(training.tensors)
-    training.batches = batches_of(training)
+    training.batches, training.modes = batches_of(training), adapters.Modes(training.parts)
 
 
 def batches_of(training: Training) -> Batches:

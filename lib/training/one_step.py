@@ -13,7 +13,7 @@ from lib.core import order
 from lib.core.errors import FAILED, Stop
 from lib.core.processes import any_asks
 from lib.core.records import Objective
-from lib.network import adapters, anomaly, audit, gradients, sharding
+from lib.network import anomaly, audit, gradients, sharding
 from lib.network.batches import Keys
 from lib.training import memory
 from lib.training.state import Training
@@ -25,7 +25,7 @@ def optimiser_step(training: Training) -> dict[str, float]:
         "step": training.step + 1,
         "epoch": training.step * training.config.global_batch / training.train.length,
     }
-    adapters.set_mode(training.parts, training=True)
+    training.modes.set()
     due = due_at(training, training.step)
     first = any(objective.name not in training.audited for _, objective in due)
     frozen = audit.frozen_checksums(training.parts) if first else {}
@@ -96,8 +96,8 @@ def accumulate(training: Training, number: int, objective: Objective) -> tuple[d
         accelerator.backward(loss / parts_of_batch)
         sums.collect()
         label = "loss_objective" if number == 0 else f"loss_{objective.name}"
-        for name, value in ({label: loss} | numbers).items():
-            part = torch.as_tensor(value, dtype=torch.float64).detach().cpu() / parts_of_batch
+        for name, value in ({label: loss} | numbers).items():  # they stay where they are: a copy would wait for them
+            part = torch.as_tensor(value, dtype=torch.float64).detach() / parts_of_batch
             totals[name] = totals.get(name, 0) + part
     for tensor in training.tensors.values():
         tensor.requires_grad_(True)
@@ -127,11 +127,13 @@ def following(training: Training, keys: Keys) -> Iterator[Keys]:
 
 def reduced(training: Training, totals: dict[str, torch.Tensor]) -> dict[str, float]:
     """The logged numbers as means over the global batch, the same on every process."""
+    device = training.accelerator.device
+    names = sorted(totals)
+    values = torch.stack([totals[name].to(device) for name in names])
     if training.accelerator.num_processes > 1:
-        names = sorted(totals)
-        values = torch.stack([totals[name] for name in names]).to(training.accelerator.device)
-        totals = dict(zip(names, training.accelerator.reduce(values, "sum").cpu(), strict=True))
-    return {name: float(value) for name, value in totals.items()}
+        values = training.accelerator.reduce(values, "sum")
+    found = dict(zip(names, values.tolist(), strict=True))
+    return {name: found[name] for name in totals}
 
 
 def update(training: Training, objective: Objective, numbers: dict[str, float], samples: list[str]) -> dict[str, float]:

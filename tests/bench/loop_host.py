@@ -25,7 +25,7 @@ from lib.core import machine
 from lib.core.config import TrainConfig
 from lib.core.records import Group, LoraSpec, Objective, Parts, Sampler, Stage
 from lib.network import adapters, gradients
-from lib.training import loop, one_step
+from lib.training import loop, one_step, stages
 from lib.training.state import Training
 
 ADAPTED, FROZEN, WIDTH = 237, 900, 4
@@ -65,6 +65,8 @@ def training(
         Sampler(10_000, draw), None, None, adapters.trainable(parts),
     )  # fmt: skip
     loop.set_up(made)
+    made.movement = None  # it watches the first steps only
+    stages.open_tracker(made)
     return made
 
 
@@ -138,7 +140,9 @@ def parts_of_step(made: Training) -> dict[str, Callable[[], None]]:
         return one
 
     return {
-        "set_mode": lambda: adapters.set_mode(made.parts, training=True),
+        "walk all modules": lambda: adapters.set_mode(made.parts, training=True),
+        "modes": made.modes.set,
+        "write_log": lambda: loop.write_log(made, {"step": 1.0, "loss_objective": 0.5, "lr_all": 1e-4}, 1.0, 0.0),
         "collect": with_gradients(sums.collect),
         "give_back": with_gradients(sums.give_back),
         "clip": with_gradients(lambda: void(gradients.clip(tensors, 1e9))),
