@@ -73,9 +73,13 @@ class Trial:
 def refuse_shared_chance(training: Training) -> None:
     """Stop: drawing a sample takes random numbers that others take too, so threads would change what is drawn."""
     key = order.sample_at(0, training.config.seed, training.train.length, training.orders)
-    before = chance()
-    training.train.draw(key.index, key)
-    if chance() != before:
+
+    def moved() -> bool:
+        before = chance()
+        training.train.draw(key.index, key)
+        return chance() != before
+
+    if moved() and moved():  # twice: a thread of a library may have moved them meanwhile
         cause = f"the recipe {training.job.recipe.name} draws samples with random numbers of its own accord"
         raise Stop(cause, "take them from key.generator() in its `sampler`", FAILED)
 
