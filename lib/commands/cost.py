@@ -193,8 +193,24 @@ def disk(recipe: Recipe, config: Any, plan: Plan) -> dict[str, Any]:
         "download": None if assets is None else sum(asset.size_bytes for asset in brought),
         "unknown": [asset.name for asset in brought if not asset.size_bytes],
         "checkpoints": count * saved * plan.trainable if plan.footprint else None,
-        "features": int(config.cache.quota_gb * 1e9) if config.cache.frozen_features else 0,
+        "features": int(config.cache.quota_gb * 1e9) if config.cache.policy != "none" else 0,
+        "kept": kept(config, plan),
     }
+
+
+def kept(config: Any, plan: Plan) -> str:
+    """What cache.policy means for this run, in a sentence."""
+    policy = config.cache.policy
+    measured = "step 4 measures computing against reading, and says what it keeps" if policy == "auto" else ""
+    if policy not in ("auto", "blocks") or not plan.blocks_bytes:
+        return f"cache.policy={policy}" + (f": {measured}" if measured else "")
+    half = plan.blocks_bytes / 2  # bf16 and fp16
+    fit = int(config.cache.quota_gb * 1e9 // half)
+    size = f"what the frozen blocks make of an epoch of samples takes {gigabytes(int(half))} in bf16 or fp16"
+    distinct = min(fit, config.data.distinct_epochs or max(1, config.train.epochs // 10))
+    pays = f"pays from epoch {distinct + 1}" if distinct else "does not fit"
+    found = f"cache.policy={policy}: {size}; with cache.quota_gb={config.cache.quota_gb:g} it {pays}"
+    return f"{found}; {measured}" if measured else found
 
 
 def hours(pace: Pace) -> dict[str, Any]:
@@ -224,6 +240,7 @@ def lines(costs: dict[str, Any]) -> Iterator[str]:
     yield f"fetches {gigabytes(size['download'])}{rest}"
     features = f"frozen features of {gigabytes(size['features'])} at most"
     yield f"keeps checkpoints of {gigabytes(size['checkpoints'])}, {features}"
+    yield size["kept"]
     one = costs["hours"]
     if one:
         time = f"{one['hours']:,.0f}" if one["hours"] >= 10 else f"{one['hours']:.1f}"

@@ -79,6 +79,10 @@ def compose(
     scale = scale if demo else "full"
     said = dict(configuration.parse_override(text) for text in args.overrides)
     asked = (stored.get("overrides", {}) if args.run else {}) | said
+    if "decided" in stored:  # what is said otherwise now is not decided any more
+        open_still = {key: value for key, value in said.items() if value == stored["overrides"].get(key)}
+        kept = {key: value for key, value in stored["decided"].items() if key not in said or key in open_still}
+        stored = stored | {"decided": kept}
     config, differs = configuration.compose(recipe, preset, demo, scale, asked | stored.get("decided", {}))
     if changed_settings(stored.get("config", {}), config):  # what the base's scores decided is decided again
         stored = {key: value for key, value in stored.items() if key != "decided"}

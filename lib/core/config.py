@@ -43,6 +43,7 @@ class TrainConfig:
     precision: str = "auto"  # auto | bf16 | fp16 | fp32
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
     shard: str = silent("auto")  # each process holds a part of every block; auto: where one device cannot hold all
+    workers: str = silent("auto")  # threads that make batches ahead of the step; 0 = none, auto: the first steps tell
     evaluate_epochs: float = 1.0  # epochs between evaluations
     checkpoint_minutes: float = silent(10.0)
     checkpoint_steps: int = silent(0)  # 0 = by minutes alone
@@ -68,6 +69,8 @@ class TrainConfig:
             raise Stop(f"train.ema={self.ema} is not in [0, 1): an average that decays by 1 never moves")
         one_of("train.precision", self.precision, ("auto", "bf16", "fp16", "fp32"))
         one_of("train.shard", self.shard, ("auto", "off", "on"))
+        if self.workers != "auto" and not re.fullmatch(r"\d{1,2}", self.workers):
+            raise Stop(f"train.workers={self.workers} is impossible: it is auto, or a number from 0 to 99")
         if self.global_batch % self.micro_batch:
             raise Stop(
                 f"train.global_batch={self.global_batch} is not a multiple of train.micro_batch={self.micro_batch}"
@@ -96,10 +99,11 @@ class EvalConfig:
 
 @dataclass
 class CacheConfig:
-    frozen_features: bool = silent(True)  # keep what frozen layers compute
-    quota_gb: float = silent(20.0)
+    policy: str = free("auto")  # what is kept of frozen layers: none | tokens | blocks; auto: step 4 measures it
+    quota_gb: float = silent(20.0)  # of all frozen features below the root, of all runs
 
     def __post_init__(self) -> None:
+        one_of("cache.policy", self.policy, ("auto", "none", "tokens", "blocks"))
         at_least("cache.quota_gb", self.quota_gb, 0)
 
 
@@ -142,7 +146,8 @@ PEFT_FIELDS = (
 
 # Settings that had another name once: they are refused, and the new name is said.
 RENAMED = {
-    "cache.prefix": "cache.frozen_features",
+    "cache.frozen_features": "cache.policy",
+    "cache.prefix": "cache.policy",
     "data.made_hands": "data.stand_in_hands",
     "data.made_px": "data.stand_in_px",
     "data.made_subjects": "data.stand_in_subjects",

@@ -119,6 +119,8 @@ class Recipe(Protocol):
     def collate(self, config: Any, stage: Stage, samples: list[Sample]) -> Batch:
         """Samples as one batch on the CPU: arrays become tensors (len(samples), …); the loop moves them to the device.
 
+        As `Sampler.draw`, it may run in several threads at once.
+
         Where the stage has a frozen front, sample["frozen_features"] (units, …) is its output for the sample.
         """
 

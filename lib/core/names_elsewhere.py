@@ -52,6 +52,7 @@ NAMES_ELSEWHERE = {
     "max_epochs": ("train.epochs",),
     "max_img_per_gpu": ("train.micro_batch",),
     "num_epochs": ("train.epochs",),
+    "num_workers": ("train.workers",),
     "patience": ("train.patience_evaluations",),
     "pretrained_model_path": ("model.weights", "model.checkpoint"),
     "pretrained_path": ("model.weights", "model.checkpoint"),
@@ -70,6 +71,7 @@ NAMES_ELSEWHERE = {
     "weight_decay": ("train.weight_decay",),
     "window_mask": ("data.region_masks",),
     "window_weight": ("loss.region_weight",),
+    "workers": ("train.workers",),
 }
 
 # Flags, and what needs no setting here.
@@ -81,7 +83,6 @@ FLAGS_ELSEWHERE = {
     "logdir": "--root DIR and --run NAME",
     "lora_weights": "step5_evaluate.py --checkpoint best, last or step-N",
     "nproc_per_node": "step4_train.py --processes N",
-    "num_workers": "nothing: samples are read from prepared arrays in the training process",
     "out_folder": "step5_evaluate.py --predict FOLDER --out DIR",
     "output_dir": "--root DIR and --run NAME",
     "pixelloss_weight": "nothing: the pixel loss counts 1, and the other weights are relative to it",
@@ -90,7 +91,6 @@ FLAGS_ELSEWHERE = {
     "save_mesh": "nothing: --predict writes every mesh",
     "save_path": "--root DIR and --run NAME",
     "side_view": "nothing: --predict draws every hand from the side as well",
-    "workers": "nothing: samples are read from prepared arrays in the training process",
 }
 
 

@@ -140,6 +140,7 @@ class Plan:
     # settings of the recipe that need less memory, the least harm first; data.* is tried before train.micro_batch
     lighter: dict[str, Any] = field(default_factory=dict)
     pace: Pace | None = None
+    blocks_bytes: int = 0  # of what the deeper frozen front makes of an epoch of samples, in fp32; 0 = there is none
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class Stage:
 class Sampler:
     """Samples as a function of (index, key), the key being a lib.core.order.Key.
 
-    `draw(index, key)` takes the random numbers of its augmentation from `key.generator()`.
+    `draw(index, key)` takes the random numbers of its augmentation from `key.generator()`. Several threads call it at
+    once (train.workers), so it changes nothing that lies outside of it; torch's shared generator would be noticed.
     """
 
     length: int  # samples in an epoch (train) or in all (select, val)
@@ -187,7 +189,8 @@ class FrozenFeatures:
 
     `units(sample)` names the units of a sample; `compute(sample, unit)` returns the tensor of one of them, on the
     device, without a graph. The loop puts the stack of a sample's units into sample["frozen_features"] before
-    `collate`.
+    `collate`. What `compute` gives in fp32 comes in the precision of the training (bf16 or fp16 under autocast), so a
+    network that goes on from it in fp32 converts it.
     """
 
     name: str
@@ -195,6 +198,9 @@ class FrozenFeatures:
     compute: Callable[[Sample, int], Any]
     frozen: str  # regex over "<module>.<tensor>": what `compute` runs through; the loop asserts that none is trainable
     refused: str = ""  # why the output may not be kept, e.g. augmentation changes its input; "" = it may
+    # With cache.policy=auto: another front that goes further, whose units belong to whole samples. It is worth keeping
+    # where samples come again, so the recipe has a setting data.distinct_epochs, and cache.policy=blocks builds it.
+    deeper: "FrozenFeatures | None" = None
 
 
 @dataclass

@@ -115,6 +115,22 @@ def set_mode(parts: Parts, training: bool) -> None:
                 layer.training = True
 
 
+class Modes:
+    """`set_mode(parts, training=True)` again and again: which layer is in which mode is found once.
+
+    Walking all modules and their tensors takes 35 to 100 ms at full size. What is trained must stay the same.
+    """
+
+    def __init__(self, parts: Parts):
+        set_mode(parts, training=True)
+        self.modes = [(layer, layer.training) for module in parts.modules.values() for layer in module.modules()]
+
+    def set(self) -> None:
+        for layer, training in self.modes:
+            if layer.training is not training:
+                layer.training = training
+
+
 def save(wrapped: dict[str, Any], folder: Path, base: str) -> None:
     """PEFT's own layout, one folder per adapted module, bound to the fingerprint of the base."""
     for name, model in wrapped.items():

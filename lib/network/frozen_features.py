@@ -1,32 +1,31 @@
 """Keep what frozen layers compute: the front of the network that no adapter touches runs once per image or sample.
 
-A recipe names the front (lib.core.records.FrozenFeatures). Its output lies in cache/frozen-features-<fingerprint>/, one
-safetensors file per unit, under a byte quota; the fingerprint covers the base, the prepared data, the precision and the
-network's code. With the cache switched off the same function computes the same units, so that cached and uncached runs
-are equal bit for bit.
+A recipe names the front (lib.core.records.FrozenFeatures). Its output lies in cache/frozen-features-<fingerprint>/
+(lib.network.units); the fingerprint covers the base, the prepared data, the precision and the network's code. With the
+cache switched off the same function computes the same units, so that cached and uncached runs are equal bit for bit.
+
+A unit is held in the precision of the training, in which the layers after it would round it anyway: half the bytes to
+keep, read and copy under bf16 and fp16. On VGGT's demo base that moves the loss by 0.005 to 0.15 %, and bf16 by itself
+moves it by 0.07 %.
 """
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from lib.core.errors import FAILED, Stop
 from lib.core.records import FrozenFeatures, Parts, Sample
-from lib.core.run import atomic
 from lib.core.words import counted
 from lib.network.adapters import trainable
-
-FREE_BYTES_KEPT = 2_000_000_000  # the cache never takes the last 2 GB of a disk
+from lib.network.units import PREFIX, Units
 
 
 class FeatureCache:
-    """`fill(sample)` adds what the frozen front makes of a sample; `folder` is None when nothing is kept.
+    """`fill(sample)` adds what the frozen front makes of a sample; with `folder` None nothing is kept.
 
     For `parts` with a frozen front only. most(count): the largest such count of all processes; where the network is
     spread over them, all must compute as often as the one that finds least in its folder. Stop: the front runs through
@@ -36,69 +35,63 @@ class FeatureCache:
     def __init__(
         self, parts: Parts, folder: Path | None, quota_bytes: float, most: Callable[[int], int] = lambda count: count
     ):
-        self.frozen, self.quota_bytes, self.stored_bytes, self.full = front(parts), quota_bytes, 0, False
-        self.most = most
+        self.frozen, self.most = front(parts), most
         refuse_trainable(parts)
-        self.folder = None if self.frozen.refused else folder
         if self.frozen.refused and folder:
             print(f"frozen layers run every time: {self.frozen.refused}")
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.stored_bytes = sum(p.stat().st_size for p in self.folder.glob("*.safetensors"))
+        self.kept = None if self.frozen.refused or folder is None else Units(folder, quota_bytes)
 
     def fill(self, sample: Sample) -> Sample:
         """The sample with sample["frozen_features"] (units, …): the front's output for each of its units, stacked."""
         return self.fill_all([sample])[0]
 
     def fill_all(self, samples: list[Sample]) -> list[Sample]:
-        """`fill` for the samples of a batch; what one process computes, all compute with it."""
-        paths = [[self.path(name) for name in self.frozen.units(sample)] for sample in samples]
-        stored = [[path is not None and path.exists() for path in own] for own in paths]
-        count = sum(own.count(False) for own in stored)
-        for _ in range(count, self.most(count)):
-            self.frozen.compute(samples[0], 0)
-        return [self.filled(*of_sample) for of_sample in zip(samples, paths, stored, strict=True)]
-
-    def filled(self, sample: Sample, paths: list[Path | None], stored: list[bool]) -> Sample:
-        units = zip(paths, stored, strict=True)
-        tensors = [self.unit(sample, number, path, there) for number, (path, there) in enumerate(units)]
-        with torch.autocast(
-            tensors[0].device.type, enabled=False
-        ):  # the CPU's autocast has no rule for stacks of halves
-            return sample | {"frozen_features": torch.stack(tensors)}
-
-    def unit(self, sample: Sample, number: int, path: Path | None, stored: bool) -> torch.Tensor:
-        """The front's output for one unit: read from the folder (on the CPU), else computed and kept while there is
-        room.
+        """`fill` for the samples of a batch, of which `read` may have filled some; what one process computes, all
+        compute with it.
         """
-        if path is not None and stored:
-            return load_file(path)["output"]
-        computed: torch.Tensor = self.frozen.compute(sample, number)
-        if path is None:
-            return computed
-        output = computed.cpu()
-        self.keep(path, output)
+        found = [None if "frozen_features" in sample else self.units_kept(sample) for sample in samples]
+        missing = sum(unit is None for units in found if units is not None for unit in units)
+        for _ in range(missing, self.most(missing)):
+            self.frozen.compute(samples[0], 0)
+        return [
+            sample if units is None else self.completed(sample, units)
+            for sample, units in zip(samples, found, strict=True)
+        ]
+
+    def read(self, sample: Sample) -> Sample:
+        """`fill` of a sample whose units are all kept, else the sample as it is. Any thread may call it."""
+        read = self.kept.stack(self.frozen.units(sample)) if self.kept else None
+        return sample if read is None else sample | {"frozen_features": read}
+
+    def units_kept(self, sample: Sample) -> list[torch.Tensor | None]:
+        """The units of a sample as they are kept, on the CPU; None for one that is not."""
+        return [self.kept.get(name) if self.kept else None for name in self.frozen.units(sample)]
+
+    def completed(self, sample: Sample, found: list[torch.Tensor | None]) -> Sample:
+        names = self.frozen.units(sample)
+        units = [self.computed(sample, n, names[n]) if unit is None else unit for n, unit in enumerate(found)]
+        with torch.autocast(units[0].device.type, enabled=False):  # the CPU's has no rule for stacks of halves
+            return sample | {"frozen_features": torch.stack(units)}
+
+    def computed(self, sample: Sample, number: int, name: str) -> torch.Tensor:
+        """The front's output for one unit, kept while there is room; on the CPU where units are kept."""
+        output = rounded(self.frozen.compute(sample, number), self.frozen.name)
+        if self.kept is None:
+            return output
+        output = output.cpu()
+        self.kept.put(name, output)
         return output
 
-    def path(self, name: str) -> Path | None:
-        """Of the file for a unit of this name; None where nothing is kept."""
-        return self.folder and self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + ".safetensors")
 
-    def keep(self, path: Path, output: torch.Tensor) -> None:
-        size = output.numel() * output.element_size()
-        if self.full or not self.has_room(path.parent, size):
-            if not self.full:
-                held = f"the cache of frozen layers holds {self.stored_bytes / 1e9:.2f} GB"
-                print(f"{held} and takes no more (cache.quota_gb); the rest is computed each time")
-            self.full = True
-            return
-        with atomic(path) as temporary:
-            save_file({"output": output.contiguous()}, temporary)
-        self.stored_bytes += size
-
-    def has_room(self, folder: Path, size_bytes: int) -> bool:
-        free_bytes = shutil.disk_usage(folder).free
-        return self.stored_bytes + size_bytes <= self.quota_bytes and free_bytes >= size_bytes + FREE_BYTES_KEPT
+def rounded(output: torch.Tensor, name: str) -> torch.Tensor:
+    """In the precision of the autocast around it. Stop: a number is too large for fp16."""
+    device = output.device.type
+    if output.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return output
+    made = output.to(torch.get_autocast_dtype(device))
+    if made.dtype == torch.float16 and not torch.isfinite(made).all() and torch.isfinite(output).all():
+        raise Stop(f"the output of the frozen front {name} is too large for fp16", "train.precision=fp32", FAILED)
+    return made
 
 
 def front(parts: Parts) -> FrozenFeatures:
@@ -119,4 +112,4 @@ def refuse_trainable(parts: Parts) -> None:
 def folder_for(cache: Path, parts: Parts, made_from: dict[str, Any]) -> Path:
     """cache/frozen-features-<fingerprint>: another base, other data, precision or code is another folder."""
     text = repr(sorted(made_from.items())) + parts.base + front(parts).name
-    return cache / f"frozen-features-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return cache / f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -6,7 +6,9 @@ Tensors that are spread over the processes (lib.network.sharding) are too many f
 the backward pass, each process keeps its own rows, and what is asked of them all is asked of all processes.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,8 @@ class GradientSum:
         size = sum(p.numel() for p in tensors.values() if not sharding.is_spread(p))
         device = next(iter(tensors.values())).device
         self.flat = torch.zeros(size, dtype=torch.float64 if size <= FLOAT64_LIMIT else torch.float32, device=device)
+        whole = [p for p in tensors.values() if not sharding.is_spread(p)]
+        self.whole = list(zip(whole, views(self.flat, whole), strict=True))  # (tensor, its part of `flat` in its shape)
 
     def clear(self) -> None:
         self.flat.zero_()
@@ -52,19 +56,16 @@ class GradientSum:
 
     def collect(self) -> None:
         """Add the `.grad` of this micro-batch and drop it."""
-        for tensor, part in self.whole():
-            if tensor.grad is not None:
-                part += tensor.grad.flatten()
-                tensor.grad = None
+        found = [(part, tensor.grad) for tensor, part in self.whole if tensor.grad is not None]
+        if found:
+            torch._foreach_add_([part for part, _ in found], [gradient for _, gradient in found])
+        for tensor, _ in self.whole:
+            tensor.grad = None
 
     def reduce(self, accelerator: Any) -> None:
         """Sum over the processes; afterwards all of them hold the same gradients."""
         if accelerator.num_processes > 1:
             self.flat.copy_(accelerator.reduce(self.flat, "sum"))
-
-    def whole(self) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """(tensor, its part of `flat`) of what is not spread."""
-        return ((tensor, part) for _, tensor, part in self.slices() if not sharding.is_spread(tensor))
 
     def finite(self) -> bool:
         return not self.not_finite() if self.spread else bool(torch.isfinite(self.flat).all())
@@ -81,10 +82,19 @@ class GradientSum:
 
     def give_back(self) -> None:
         """Every tensor's `.grad` becomes its part of the sum, in the tensor's own shape and dtype."""
-        for tensor, part in self.whole():
-            tensor.grad = part.view_as(tensor).to(tensor.dtype)
+        whole = [tensor for tensor, _ in self.whole]
+        for precision in {tensor.dtype for tensor in whole}:
+            for tensor, part in zip(whole, views(self.flat.to(precision), whole), strict=True):
+                if tensor.dtype == precision:
+                    tensor.grad = part
         for tensor in self.spread:
             tensor.grad = gradient_of(tensor)
+
+
+def views(flat: torch.Tensor, tensors: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """Parts of a flat tensor, one after another, in the shapes of `tensors`."""
+    parts = flat.split([tensor.numel() for tensor in tensors]) if tensors else ()
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def gradient_of(tensor: torch.nn.Parameter) -> torch.Tensor:
@@ -98,20 +108,27 @@ def clip(tensors: list[torch.nn.Parameter], limit: float) -> float:
     A limit of 0 only measures. At least one tensor, and each has a gradient (`GradientSum.give_back`).
     """
     gradients = [sharding.local(tensor.grad) for tensor in tensors if tensor.grad is not None]
-    norm = float(torch.sqrt(square_sum(tensors)))
+    norm = math.sqrt(square_sum(tensors))
     if limit and norm > limit:
-        for gradient in gradients:
-            gradient.mul_(limit / (norm + 1e-6))
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
     return norm
 
 
-def square_sum(tensors: list[torch.nn.Parameter]) -> torch.Tensor:
+def square_sum(tensors: list[torch.nn.Parameter]) -> float:
     """Of the gradients, in float64 and in the order of the tensors; those of spread tensors over all processes."""
-    whole = [gradient_of(tensor).double().square().sum() for tensor in tensors if not sharding.is_spread(tensor)]
-    rows = [sharding.local(gradient_of(tensor)) for tensor in tensors if sharding.is_spread(tensor)]
+    found = square_sums([gradient_of(tensor).flatten() for tensor in tensors if not sharding.is_spread(tensor)])
+    rows = [sharding.local(gradient_of(tensor)).flatten() for tensor in tensors if sharding.is_spread(tensor)]
     if rows:
-        whole.append(sharding.summed(torch.stack([part.double().square().sum() for part in rows]).sum(), tensors))
-    return sum(whole[1:], whole[0])
+        found.append(sharding.summed(torch.stack(square_sums(rows)).sum(), tensors))
+    return functools.reduce(operator.add, torch.stack(found).tolist())  # sum() rounds otherwise from Python 3.12 on
+
+
+def square_sums(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Of each flat gradient, in float64: all at once, unless the copy would be large."""
+    sizes = [len(gradient) for gradient in gradients]
+    if not gradients or sum(sizes) > FLOAT64_LIMIT:
+        return [gradient.double().square().sum() for gradient in gradients]
+    return [part.sum() for part in torch.cat(gradients).double().square().split(sizes)]
 
 
 def optimiser(group: Group, tensors: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

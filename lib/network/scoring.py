@@ -4,6 +4,7 @@ The base is the untouched one: built and loaded strictly, no adapter ever attach
 the same function (`score_batch` with parts None).
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,33 +25,35 @@ def rows(
     accelerator: Any,
     feature_cache: Any = None,
     pause: Callable[[], None] = lambda: None,
+    workers: int = 0,
 ) -> list[Row]:
     """Scores of the samples `indices`, one row each, in this order.
 
     The networks of `parts` are put into evaluation mode; None scores the trivial predictor. `pause` is called before
-    every batch of config.eval.batch samples and may raise Paused.
+    every batch of config.eval.batch samples and may raise Paused. workers: threads that make batches ahead of time.
     """
     import torch
 
     from lib.network import adapters
+    from lib.network.batches import Batches
 
     if parts is not None:
         adapters.set_mode(parts, training=False)
+    size, seed = config.eval.batch, config.train.seed
+    numbered = [indices[start : start + size] for start in range(0, len(indices), size)]
+    order = [tuple(Key(seed, 0, index) for index in chunk) for chunk in numbered]
+    batches = Batches(
+        recipe, config, stage, sampler, accelerator, feature_cache, lambda keys: order[order.index(keys) + 1 :], workers
+    )
     found = []
-    for start in range(0, len(indices), config.eval.batch):
-        pause()
-        samples = [
-            sampler.draw(index, Key(config.train.seed, 0, index))
-            for index in indices[start : start + config.eval.batch]
-        ]
-        if feature_cache is not None:
+    with contextlib.closing(batches):
+        for keys in order:
+            pause()
+            batch, _ = batches.take(keys)
+            # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
+            torch.manual_seed(keys[0].index)
             with torch.no_grad(), accelerator.autocast():
-                samples = feature_cache.fill_all(samples)
-        batch = to_device(recipe.collate(config, stage, samples), accelerator.device)
-        # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
-        torch.manual_seed(indices[start])
-        with torch.no_grad(), accelerator.autocast():
-            found += recipe.score_batch(config, stage, parts, batch)
+                found += recipe.score_batch(config, stage, parts, batch)
     return found
 
 
@@ -62,6 +65,7 @@ def divided_rows(
     sampler: Sampler,
     accelerator: Any,
     feature_cache: Any = None,
+    workers: int = 0,
 ) -> list[Row]:
     """All samples of `sampler`, split over the processes; every process gets all rows, in the order of the samples.
 
@@ -73,7 +77,7 @@ def divided_rows(
     from lib.network import sharding
 
     mine = list(range(accelerator.process_index, sampler.length, accelerator.num_processes))
-    scored = rows(recipe, config, stage, parts, sampler, mine, accelerator, feature_cache)
+    scored = rows(recipe, config, stage, parts, sampler, mine, accelerator, feature_cache, workers=workers)
     if parts is not None and sharding.is_sharded(parts):
         each = -(-sampler.length // accelerator.num_processes)  # at most
         for _ in range(-(-len(mine) // config.eval.batch), -(-each // config.eval.batch)):
@@ -119,14 +123,3 @@ def refuse_double(scored: list[Row], length: int) -> None:
         wanted = f"{counted(length, 'held-out sample')} should have been scored once each"
         given = f"{counted(len(scored), 'row')} of {counted(len(names), 'sample')}"
         raise Stop(f"{wanted}, but the recipe gave {given}", code=FAILED)
-
-
-def to_device(value: Any, device: Any) -> Any:
-    """A batch with its tensors on a device; dicts, lists and tuples are followed, anything else stays as it is."""
-    if hasattr(value, "to"):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: to_device(inner, device) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(inner, device) for inner in value)
-    return value

@@ -120,7 +120,7 @@ def most_of(parts: Parts, accelerator: Any) -> Callable[[int], int]:
 
 def open_feature_cache(job: Job, parts: Parts, accelerator: Any) -> FeatureCache:
     """The frozen front with the folder of its base, data, precision, device, code and settings."""
-    if not job.config.cache.frozen_features:
+    if job.config.cache.policy == "none":
         return FeatureCache(parts, None, 0, most_of(parts, accelerator))
     behind = code.closure(job.recipe, [*job.recipe.modules("build"), *job.recipe.modules("sampler")])
     keys, values = code.settings_read(behind, job.config), configuration.to_dotted(job.config)

@@ -16,7 +16,8 @@ from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Sample
 from lib.core.run import write_record, write_text
 from lib.core.words import counted
-from lib.network import adapters, scoring, sharding
+from lib.network import adapters, sharding
+from lib.network.batches import to_device
 from lib.training.state import Training
 
 TRIED_SAMPLES = 32  # the largest of them stands for the largest of all
@@ -90,7 +91,7 @@ def train_on(training: Training, sample: Sample) -> None:
         with torch.no_grad(), training.accelerator.autocast():
             sample = training.feature_cache.fill(sample)
     batch = training.job.recipe.collate(training.job.config, training.stage, [sample] * training.micro_batch)
-    batch = scoring.to_device(batch, device)
+    batch = to_device(batch, device)
     for objective in training.objectives:
         for name, tensor in training.tensors.items():
             tensor.requires_grad_(name in training.sums[objective.name].tensors)

@@ -38,6 +38,7 @@ def evaluate(training: Training) -> None:
             training.select,
             training.accelerator,
             training.feature_cache,
+            training.batches.workers,
         )
     scores = recipe.summarise(config, training.stage, scored)
     main, measure = main_measure(recipe, config, training.stage)

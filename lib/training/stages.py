@@ -26,6 +26,7 @@ from lib.network.setup import (
     read_prepared,
     uncached,
 )
+from lib.training import keeping
 from lib.training.loop import run_stage
 from lib.training.state import Training
 
@@ -159,6 +160,9 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
     resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
     refuse_other_places(accelerator, resume)
     parts, wrapped = assemble(job, stage, asset_dirs, accelerator, manifest, check=resume is None)
+    if job.config.cache.policy == "auto":
+        keeping.decide(job, stage, parts, manifest, accelerator)
+        begin_stamp(job, job.recipe.stages(job.config, manifest))
     tensors = adapters.trainable(parts)
     train = job.recipe.sampler(job.config, stage, manifest, "train")
     select = job.recipe.sampler(job.config, stage, manifest, "select") if manifest.side("select") else None

@@ -13,7 +13,9 @@ from lib.core.processes import is_first_rank
 from lib.core.records import Objective, Parts, Sampler, Stage
 from lib.core.run import cut_log, write_record
 from lib.network import checkpoint, gradients, sharding
+from lib.network.adapters import Modes
 from lib.network.audit import Movement
+from lib.network.batches import Batches
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
 from lib.network.lineage import Lineage
@@ -37,6 +39,8 @@ class Training:
     sums: dict[str, GradientSum] = field(default_factory=dict)  # by objective
     optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # by "objective/group"
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # with train.ema: by tensor, in its shape and dtype
+    batches: Batches = field(init=False)  # of the training side; the loop opens it
+    modes: Modes = field(init=False)  # of the layers in a step
     step: int = 0
     micro_batch: int = 1
     gradient_checkpointing: bool = False

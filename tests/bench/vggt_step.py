@@ -48,7 +48,7 @@ def main() -> None:
 
 def measure(strategy: str, args: argparse.Namespace, device: str) -> dict:
     recipe, small = recipes.load("vggt_eth3d"), args.size == "small"
-    settings = (SMALL if small else FULL) | {"data.distinct_epochs": 1}
+    settings = (SMALL if small else FULL) | {"data.distinct_epochs": 1, "cache.policy": "blocks"}
     config, _ = compose(recipe, f"strategy_{strategy}", small, "full", settings)
     makers = {"kept": kept, "plain": plain}
     memory = {

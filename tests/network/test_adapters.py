@@ -114,8 +114,13 @@ def test_dropout_is_on_for_adapters_and_what_is_trained_and_off_for_what_is_froz
     state = {adapters.plain_name(name): layer.training for name, layer in parts.modules["net"].named_modules()}
     assert state["blocks.0.qkv.lora_dropout"] and state["blocks.1.norm"] and state["blocks.1.drop"]
     assert not state["blocks.0.norm"] and not state["blocks.0.drop"] and not state["blocks.2.drop"]
+    modes = adapters.Modes(parts)
     adapters.set_mode(parts, training=False)
     assert not any(layer.training for layer in parts.modules["net"].modules())
+    parts.modules["net"].blocks[0].norm.train()  # a frozen layer that something left in the wrong mode
+    modes.set()
+    named = parts.modules["net"].named_modules()
+    assert {adapters.plain_name(name): layer.training for name, layer in named} == state
 
 
 @pytest.mark.parametrize("peft", [{}, {"use_rslora": True}, {"use_dora": True}])

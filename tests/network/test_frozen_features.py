@@ -1,7 +1,5 @@
 """The cache of frozen layers: bit-equal to computing, under a quota, never over a trained tensor."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -44,22 +42,36 @@ def test_cached_equals_computed_bit_for_bit_and_is_computed_once(parts, tmp_path
 
 
 @torch.no_grad()
-def test_the_quota_is_kept_and_the_rest_is_computed(parts, tmp_path, capsys):
-    cache = FeatureCache(parts, tmp_path, 20)  # one unit of 4 floats is 16 bytes
-    for _ in range(2):
-        assert torch.equal(
-            cache.fill(SAMPLE)["frozen_features"], FeatureCache(parts, None, 0).fill(SAMPLE)["frozen_features"]
-        )
-    assert len(list(tmp_path.iterdir())) == 1
-    assert capsys.readouterr().out.count("takes no more (cache.quota_gb)") == 1
+def test_a_unit_that_was_damaged_is_computed_again(parts, tmp_path, capsys):
+    wanted = FeatureCache(parts, tmp_path / "c", 1e9).fill(SAMPLE)["frozen_features"]
+    stored = bytearray((tmp_path / "c" / "0.units").read_bytes())
+    stored[3] ^= 64  # a bit of the exponent of the first number of a
+    (tmp_path / "c" / "0.units").write_bytes(stored)
+    parts.calls.clear()
+    again = FeatureCache(parts, tmp_path / "c", 1e9)
+    assert again.read(SAMPLE) is SAMPLE
+    assert torch.equal(again.fill(SAMPLE)["frozen_features"], wanted) and parts.calls == ["a"]
+    assert torch.equal(again.read(SAMPLE)["frozen_features"], wanted)
+    assert "is not as it was written" in capsys.readouterr().out
 
 
-def test_the_last_of_the_disk_is_left_alone(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "lib.network.frozen_features.shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000_000)
-    )
-    FeatureCache(parts, tmp_path, 1e9).keep(tmp_path / "x.safetensors", torch.zeros(4))
-    assert list(tmp_path.iterdir()) == []
+@torch.no_grad()
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_units_have_the_precision_of_the_training_whether_kept_or_not(parts, tmp_path, precision):
+    parts.modules["net"][0].forward = lambda x: x.exp()  # fp32, as the stream between blocks is under autocast
+    made = []
+    for folder in (None, tmp_path / "c", tmp_path / "c"):
+        with torch.autocast("cpu", precision):
+            made.append(FeatureCache(parts, folder, 1e9).fill(SAMPLE)["frozen_features"])
+    assert all(torch.equal(one, SAMPLE["x"].exp().to(precision)) for one in made)
+    assert (tmp_path / "c" / "0.units").stat().st_size == SAMPLE["x"].numel() * 2
+
+
+@torch.no_grad()
+def test_a_unit_that_fp16_cannot_hold_is_refused(parts):
+    parts.modules["net"][0].forward = lambda x: x + 1e5
+    with torch.autocast("cpu", torch.float16), pytest.raises(Stop, match="front front is too large for fp16"):
+        FeatureCache(parts, None, 0).fill(SAMPLE)
 
 
 def test_a_frozen_front_through_trained_tensors_is_refused(parts):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lib.core.records import Group
-from lib.network.gradients import GradientSum, average_decay, clip, learning_rate, optimiser
+from lib.network import gradients
+from lib.network.gradients import FLOAT64_LIMIT, GradientSum, average_decay, clip, learning_rate, optimiser
 
 
 def parameters(*shapes):
@@ -70,3 +71,28 @@ def test_adamw_decays_weights_and_adam_does_not_decouple():
         chosen = optimiser(Group("g", "p", 0.1, 0.5 if kind == "adamw" else 0.0, kind), [p])
         chosen.step()
         assert p.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [FLOAT64_LIMIT, 0])  # all gradients in one copy, or one by one
+def test_the_norm_is_summed_in_float64_in_the_order_of_the_tensors(limit, monkeypatch):
+    monkeypatch.setattr(gradients, "FLOAT64_LIMIT", limit)
+    tensors = list(parameters((300, 7), (5,), (1,), (2, 3, 4, 5)).values())
+    total = 0.0
+    for number, p in enumerate(tensors):
+        p.grad = torch.randn_like(p) * 10.0**number
+        total = total + float(p.grad.double().square().sum())
+    assert clip(tensors, 0) == math.sqrt(total)
+
+
+def test_gradients_come_back_in_the_precision_of_their_tensors():
+    tensors = parameters((3,), (2, 2))
+    tensors["p1"] = torch.nn.Parameter(tensors["p1"].detach().bfloat16())
+    sums = GradientSum(tensors)
+    for p in tensors.values():
+        p.grad = torch.full_like(p, 1 + 2**-7)
+    sums.collect()
+    sums.give_back()
+    for p in tensors.values():
+        assert (
+            p.grad.dtype == p.dtype and p.grad.shape == p.shape and torch.equal(p.grad, torch.full_like(p, 1 + 2**-7))
+        )

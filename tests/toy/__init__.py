@@ -53,6 +53,7 @@ PRESETS = {
         "lora.alpha": 4.0,
         "train.epochs": 4,
         "train.lr": 3e-2,
+        "cache.policy": "tokens",
         "train.global_batch": 4,
         "train.micro_batch": 2,
         "eval.resamples": 50,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lib.core.errors import Stop
 from lib.core.run import existing, read_json, read_log
-from lib.training import loop, stages
+from lib.training import loop, one_step, stages
 from tests.equal import equal_files
 
 
@@ -144,7 +144,7 @@ def test_bad_numbers_are_skipped_named_counted_and_then_stop(step, prepared, fol
 
 def test_one_bad_step_moves_nothing_and_is_counted(step, prepared, folder, monkeypatch):
     prepared("train.epochs=1", "train.checkpoint_steps=1", "train.keep_checkpoints=9")
-    real = loop.accumulate
+    real = one_step.accumulate
 
     def once_bad(stages, number, objective):
         totals, seen = real(stages, number, objective)
@@ -152,7 +152,7 @@ def test_one_bad_step_moves_nothing_and_is_counted(step, prepared, folder, monke
             stages.sums[objective.name].flat[0] = float("inf")
         return totals, seen
 
-    monkeypatch.setattr(loop, "accumulate", once_bad)
+    monkeypatch.setattr(one_step, "accumulate", once_bad)
     assert step(4) == 0
     before, after = (
         (folder / "train" / "adapt" / f"step-00000{n}" / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -171,7 +171,7 @@ def test_one_objective_that_is_always_bad_stops_although_the_other_is_good(step,
 @pytest.fixture
 def scaled(monkeypatch):
     """Training with a gradient scaler, as in fp16 on a GPU; scaled(step) says at which steps the gradients overflow."""
-    real_open, real_accumulate = stages.open_accelerator, loop.accumulate
+    real_open, real_accumulate = stages.open_accelerator, one_step.accumulate
 
     def opened(*arguments):
         accelerator = real_open(*arguments)
@@ -186,7 +186,7 @@ def scaled(monkeypatch):
             return totals, seen
 
         monkeypatch.setattr(stages, "open_accelerator", opened)
-        monkeypatch.setattr(loop, "accumulate", accumulate)
+        monkeypatch.setattr(one_step, "accumulate", accumulate)
 
     return put
 
@@ -336,6 +336,7 @@ def test_the_log_holds_no_times_and_timing_no_values(step, prepared, folder):
     assert set(read_log(folder / "train" / "adapt" / "timing.jsonl")[0]) == {
         "step",
         "seconds",
+        "waited_seconds",
         "samples_per_second",
         "memory_bytes",
     }

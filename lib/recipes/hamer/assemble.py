@@ -160,7 +160,8 @@ def forward(config: Config, parts: Parts, batch: Batch) -> dict[str, torch.Tenso
     network = parts.modules["hamer"]
     if "frozen_features" not in batch:
         return network(batch["image"])
-    return network.finish(batch["frozen_features"][:, 0].to(batch["image"].device), size.frozen_blocks(config))
+    tokens = batch["frozen_features"][:, 0].to(batch["image"].device).float()  # the stream between blocks is fp32
+    return network.finish(tokens, size.frozen_blocks(config))
 
 
 # ---------------------------------------------------------------------------------------------- objectives

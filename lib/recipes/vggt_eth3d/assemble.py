@@ -76,29 +76,32 @@ def front_blocks(config: Config) -> int:
     Patch tokens belong to an image. The output of blocks belongs to a sample, whose frames and order it depends on, so
     it is worth keeping only where samples come again (data.distinct_epochs).
     """
-    return (costs.frozen_blocks(config) or 0) if config.data.distinct_epochs else 0
+    return (costs.frozen_blocks(config) or 0) if config.cache.policy == "blocks" else 0
 
 
 def frozen_features(config: Config, network: VGGT) -> FrozenFeatures | None:
     """What is computed once; None when even the patch embed is trained."""
-    if costs.frozen_blocks(config) is None:
+    blocks = costs.frozen_blocks(config)
+    if blocks is None:
         return None
-    augmented, blocks = config.data.colour_jitter or config.data.scale_jitter, front_blocks(config)
+    augmented = config.data.colour_jitter or config.data.scale_jitter
     refused = "augmentation changes the images" if augmented else ""
-    if blocks:
-        return FrozenFeatures(
-            f"blocks 0-{blocks - 1}",
-            lambda sample: [sample["sample_id"]],
-            lambda sample, unit: whole_sample(network, sample, blocks),
-            costs.frozen_front(blocks),
-            refused,
-        )
+    deeper = FrozenFeatures(
+        f"blocks 0-{blocks - 1}",
+        lambda sample: [sample["sample_id"]],
+        lambda sample, unit: whole_sample(network, sample, blocks),
+        costs.frozen_front(blocks),
+        refused,
+    )
+    if front_blocks(config):
+        return deeper
     return FrozenFeatures(
         "patch tokens",
         lambda sample: sample["units"],
         lambda sample, unit: one_image(network, sample, unit),
         costs.frozen_front(0),
         refused,
+        deeper if blocks and config.cache.policy == "auto" else None,
     )
 
 
@@ -120,7 +123,7 @@ def forward(config: Config, parts: Parts, batch: Batch) -> dict[str, Any]:
     if "frozen_features" not in batch:
         return network(batch["images"])
     blocks = front_blocks(config)
-    front = batch["frozen_features"].to(batch["images"].device)
+    front = batch["frozen_features"].to(batch["images"].device).float()  # the stream between blocks is fp32
     return network(batch["images"], front[:, 0] if blocks else front, blocks)
 
 

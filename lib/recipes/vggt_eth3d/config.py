@@ -32,6 +32,7 @@ class Config(Settings):
             )
         self.check_stand_in()
         self.check_trained()
+        self.check_kept()
 
     def check_stand_in(self) -> None:
         """Stop: samples or sequences that are longer than the demo's scenes."""
@@ -39,6 +40,18 @@ class Config(Settings):
         for key, shortest in (("data.frames", self.data.frames[0]), ("eval.lengths", min(self.eval.lengths))):
             if self.data.stand_in and not self.data.root and shortest > views:
                 raise Stop(f"{key} asks for {shortest} views at least, but data.stand_in_views={views}")
+
+    def check_kept(self) -> None:
+        """Stop: cache.policy=blocks without frozen blocks, or without samples that come again."""
+        from lib.recipes.vggt_eth3d import costs
+
+        if self.cache.policy != "blocks":
+            return
+        if not costs.frozen_blocks(self):
+            raise Stop("cache.policy=blocks, but no block lies before the first trained layer: use cache.policy=tokens")
+        if not self.data.distinct_epochs:
+            cause = "cache.policy=blocks keeps what belongs to a whole sample, and with data.distinct_epochs=0 none"
+            raise Stop(f"{cause} comes again: add data.distinct_epochs=1 or more, or leave it to cache.policy=auto")
 
     def check_trained(self) -> None:
         """Stop: a regex that matches nothing, nothing that is trained, or a trained layer that is held in bf16."""
@@ -100,6 +113,7 @@ DEMO = {
     "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"],
     "data.frames": [3, 3],
     "data.samples_per_epoch": 80,
+    "cache.policy": "tokens",  # new samples in every epoch, whatever the machine: the README's numbers
     "train.epochs": 8,
     "train.lr": 1e-3,
     "train.micro_batch": 2,

@@ -88,7 +88,8 @@ class DataConfig:
     # Lowest and highest share of common points with the sample's anchor frame.
     covisibility: list[float] = field(default_factory=lambda: [0.05, 1.0])
     samples_per_epoch: int = 200
-    # n: the samples of epoch e are those of epoch e % n, so that frozen layers' output can be kept; 0 = always new.
+    # n: the samples of epoch e are those of epoch e % n, so that frozen blocks' output can be kept; 0 = always new,
+    # unless cache.policy=auto finds that repeating some is faster.
     distinct_epochs: int = 0
     colour_jitter: float = 0.0  # strength; 0.5 is what VGGT was trained with; 0 = off
     # A frame is cropped to min(1, 1 +- this) of its size and enlarged; 0.2 is what VGGT was trained with.

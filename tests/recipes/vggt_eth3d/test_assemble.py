@@ -160,3 +160,26 @@ def test_the_objective_updates_every_trained_tensor(settings):
     [group] = objective.groups
     assert all(re.fullmatch(group.tensors, name) for name in adapters.trainable(parts))
     assert (group.lr, group.weight_decay) == (1e-3, 0.01)
+
+
+def test_what_is_kept_is_named_by_the_policy(settings):
+    """auto offers both fronts, the deeper one only where blocks are frozen; both run through nothing trained."""
+    fronts = {}
+    for policy in ("auto", "none", "tokens", "blocks"):
+        config = settings(cache__policy=policy, data__distinct_epochs=1)
+        fronts[policy] = assemble.build(config, STAGE, {"base": BASE}).frozen_features
+    assert {policy: front.name for policy, front in fronts.items()} == {
+        "auto": "patch tokens", "none": "patch tokens", "tokens": "patch tokens", "blocks": "blocks 0-1",
+    }  # fmt: skip
+    assert fronts["auto"].deeper.name == "blocks 0-1" and fronts["auto"].deeper.frozen == fronts["blocks"].frozen
+    assert fronts["tokens"].deeper is None
+    assert assemble.frozen_features(settings(cache__policy="auto", lora__strategy="c"), None).deeper is None
+
+
+@pytest.mark.parametrize("other, said", [
+    ({"data__distinct_epochs": 0}, "comes again: add data.distinct_epochs"),
+    ({"data__distinct_epochs": 1, "lora__strategy": "c"}, "no block lies before the first trained layer"),
+])  # fmt: skip
+def test_blocks_that_cannot_be_kept_are_refused(settings, other, said):
+    with pytest.raises(Stop, match=said):
+        settings(cache__policy="blocks", **other)
