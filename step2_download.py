@@ -17,7 +17,9 @@ def work(job: Job) -> list[Path]:
 
     wanted = job.recipe.assets(job.config)
     job.advance(0, len(wanted), "assets")
-    brought = assets.fetch_all(job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time())
+    brought = assets.fetch_all(
+        job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time(), job.args.force
+    )
     for made in brought:
         licence = f", licence: {made.licence}" if made.licence else ""
         here = f"{counted(len(made.files), 'file')}{licence}"

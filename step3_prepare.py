@@ -15,21 +15,26 @@ from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.progress import Progress
 from lib.core.records import Record
-from lib.core.run import write_record
+from lib.core.run import sweep, write_record
 from lib.data import split
 
 SHOWN_SKIPPED = 10  # records; the manifest names all of them
 
 
 def work(job: Job) -> list[Path]:
-    from lib.data import places
+    from lib.core import shared
+    from lib.data import places, prepared
 
     with job.unwatched():
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     folder = prepared_folder(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    records = collect(job, asset_dirs, folder)
-    proof = divide(job, records, folder)
+    with shared.alone_at(folder, job.pause_if_out_of_time):
+        prepared.clear_damaged(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        records = collect(job, asset_dirs, folder)
+        proof = divide(job, records, folder)
+        prepared.note(folder, job.pause_if_out_of_time)
     write_record(job.run.split, proof)
     report(job, records, proof)
     return [job.run.manifest, job.run.split, folder]

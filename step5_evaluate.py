@@ -1,9 +1,9 @@
 """Step 5 of 5: the untouched base against the adapted model on the held-out samples; figures and report.
 
 Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further: --predict INPUTS --out DIR
-(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs). On several devices the
-samples are divided among them, and a network that was trained spread over devices is spread again; --processes and
---launch-args are those of step 4.
+(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs), --verify FOLDER (is a run,
+copied or unpacked elsewhere, whole?). On several devices the samples are divided among them, and a network that was
+trained spread over devices is spread again; --processes and --launch-args are those of step 4.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="say what of a run's folder is whole")
     launch.add_flags(parser)
     # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
     parser.set_defaults(as_settings=scored_checkpoint)
@@ -84,6 +85,10 @@ def verdict(job: Job) -> str:
 
 
 def main() -> int:
+    if "--verify" in sys.argv:
+        from lib.commands import verify
+
+        return verify.main(sys.argv[1:])
     if "--compare" in sys.argv:
         from lib.commands import compare
 

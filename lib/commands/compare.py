@@ -5,7 +5,6 @@ the others are listed and named as not comparable.
 """
 
 import argparse
-import csv
 import hashlib
 import math
 from collections import Counter
@@ -15,7 +14,8 @@ from typing import Any
 from lib.commands import cli
 from lib.core.config import silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
-from lib.core.run import SCRIPTS, Run, atomic, existing, read_log, read_record
+from lib.core.run import SCRIPTS, Run, existing, read_log, read_record
+from lib.core.tables import read_table, write_table
 from lib.evaluation import plots
 from lib.evaluation.report import duration, gigabytes, interval, number, signed, stage_folders
 
@@ -115,12 +115,9 @@ def trainable(run: Run) -> int:
 
 def held_out(run: Run) -> str:
     """The fingerprint of what was scored: the contents of the held-out files and the samples that were made of them."""
-    with open(run.manifest, newline="", encoding="utf-8") as file:
-        files = sorted(
-            row["sha256"] for row in csv.DictReader(file) if row["split"] == "test" and row["status"] == "ok"
-        )
-    with open(run.scores.with_name("per_sample.csv"), newline="", encoding="utf-8") as file:
-        samples = sorted({row["sample_id"] for row in csv.DictReader(file)})
+    held = [row for row in read_table(run.manifest) if row["split"] == "test" and row["status"] == "ok"]
+    files = sorted(row["sha256"] for row in held)
+    samples = sorted({row["sample_id"] for row in read_table(run.scores.with_name("per_sample.csv"))})
     return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]
 
 
@@ -160,10 +157,7 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(key for row in rows for key in row)
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

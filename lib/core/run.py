@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,18 @@ class Run:
     def data(self, recipe: str, asset: str) -> Path:
         return self.root / "data" / recipe / asset
 
+    def place_key(self, recipe: str, asset: str, content: str) -> str:
+        return f"{recipe}/{asset}/{content}"
+
+    def known_places(self, recipe: str, asset: str, content: str = "") -> list[Path]:
+        """Where an asset may lie: remembered folders (of this content, or of any), then its own ones below data/.
+
+        Own ones are several where runs made an asset of one name with different settings.
+        """
+        key, own = self.place_key(recipe, asset, content), self.data(recipe, asset)
+        noted = [Path(path) for known, path in read_memo(self.places).items() if known.startswith(key)]
+        return [*noted, *sorted(own.parent.glob(f"{own.name}-????????")), own]
+
     def command(self, step: int, *extra: str) -> str:
         """What the user types to run a step of this run."""
         return " ".join(["python", SCRIPTS[step], "--run", self.name, *extra])
@@ -117,6 +130,15 @@ def sweep(folder: Path) -> None:
     """Remove what a killed process left under a temporary name, at any depth; only who holds the run's lock may."""
     for leftover in sorted(folder.rglob(".*.tmp")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """The relative paths of a folder's files, without temporaries; in no order, 200 000 of them in half a second."""
+    for place, _, names in os.walk(folder):
+        below = os.path.relpath(place, folder)
+        for name in names:
+            if not (name.startswith(".") and name.endswith(".tmp")):
+                yield name if below == "." else f"{below}/{name}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -181,7 +203,7 @@ def read_memo(path: Path) -> dict[str, Any]:
     try:
         return read_record(path) or {}
     except Damaged as damaged:
-        print(f"{damaged.cause}; it is made again", flush=True)
+        print(f"{damaged.cause}; it is made again", file=sys.stderr, flush=True)
         return {}
 
 

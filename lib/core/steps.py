@@ -15,7 +15,7 @@ from typing import Any
 from lib.core import code
 from lib.core import config as configuration
 from lib.core.contract import Recipe
-from lib.core.run import SCRIPTS, STEPS, Damaged, Run, read_json, read_memo, read_record, write_record
+from lib.core.run import SCRIPTS, STEPS, Damaged, Run, files_below, read_json, read_record, write_record
 from lib.core.words import counted
 
 UNKNOWN = "what it was made from is not known, because"
@@ -113,6 +113,7 @@ def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
         for name in stamp.get("outputs", [])
         if not (run.folder / name).exists() and not (run.root / name).exists()
     ]
+    lost += [loss for name, count in stamp.get("counts", {}).items() if (loss := lost_files(run.root / name, count))]
     differing = [
         f"{name} is not what the step wrote"
         for name, sha256 in stamp["hashes"].items()
@@ -121,12 +122,19 @@ def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
     return lost + differing + (unplaced_assets(run) if step == 2 and not differing else [])
 
 
+def lost_files(folder: Path, count: int) -> str:
+    """'3 of 90 files of prepared-… are missing', or "": what a look at the names tells without reading a byte."""
+    there = sum(1 for _ in files_below(folder))
+    lost = folder.is_dir() and there < count
+    return f"{count - there} of {counted(count, 'file')} of {folder.name} are missing" if lost else ""
+
+
 def unplaced_assets(run: Run) -> list[str]:
     """Assets that are not on this machine, because the run came from another one or a mount is gone."""
-    recipe, known = (read_record(run.record) or {}).get("recipe", ""), read_memo(run.places)
-    names = [made["name"] for made in read_json(run.assets) or []]
-    where = {name: Path(known.get(f"{recipe}/{name}", run.data(recipe, name))) for name in names}
-    return [f"the asset {name} is missing" for name, path in where.items() if not path.exists()]
+    recipe = (read_record(run.record) or {}).get("recipe", "")
+    recorded = {made["name"]: made["fingerprint"] for made in read_json(run.assets) or []}
+    places = {name: run.known_places(recipe, name, content) for name, content in recorded.items()}
+    return [f"the asset {name} is missing" for name, known in places.items() if not any(map(Path.exists, known))]
 
 
 def differences(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
@@ -174,9 +182,10 @@ def write_stamp(
     following = step if word == "paused" else step + 1
     made = [run.folder / name for name in outputs if (run.folder / name).is_file()]
     hashes = {str(file.relative_to(run.folder)): file_hash(file) for file in made if file != run.record}
+    caches = [name for name in outputs if name.startswith("cache/")]
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
-        "hashes": hashes,
+        "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.root / name)) for name in caches},
         "next": run.command(following) if following in STEPS else "",
     })  # fmt: skip
 

@@ -5,10 +5,10 @@ lib.data.recognise says whether a folder holds an asset, lib.data.places where i
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from lib.core.contract import Recipe
 from lib.core.errors import FAILED, Paused, Stop
 from lib.core.hashes import Memo, sha256_of
 from lib.core.records import Asset
-from lib.core.run import Run, atomic_folder, read_json
+from lib.core.run import Run, atomic_folder
+from lib.core.shared import alone_at
 from lib.core.words import counted
 from lib.data import archives, find, hub
 from lib.data.places import attached, recorded, remember
-from lib.data.recognise import SOURCES, absent, complete, known_hashes, listing, write_sources
+from lib.data.recognise import absent, complete, fingerprint, is_from, known_hashes, listing, write_sources, written_in
 
 SPARE_BYTES = 200 << 20  # left free on the disk after a download
 
@@ -45,27 +46,28 @@ class AssetRecord:
 
     @property
     def fingerprint(self) -> str:
-        """What the asset holds, wherever it lies."""
-        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+        return fingerprint(self.files)
 
 
 def fetch_all(
-    run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path], should_stop: ShouldStop
+    run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path], should_stop: ShouldStop, afresh: bool = False
 ) -> list[AssetRecord]:
     """Step 2: every asset of the recipe, each found or brought; what the user must fetch comes back as `missing`.
 
-    Stop: a file that is not what its hash says, no connection, no space. Paused: should_stop() said so.
+    afresh: what is there is hashed again. Stop: a file that is not what its hash says, no connection, no space.
+    Paused: should_stop() said so.
     """
-    memo, name, records = Memo(run.cache / "hashes.json"), recipe.name, []
+    memo, name, records = Memo(run.cache / "hashes.json", afresh), recipe.name, []
     entries = recorded(run)
     for asset in recipe.assets(config):
         folder, wanted = run.data(name, asset.name), held(asset, entries.get(asset.name))
-        found = attached(run, name, wanted, inputs, memo)
-        if not found:
-            unpack(wanted, folder, inputs, memo, should_stop)
-        records.append(replace(bring(wanted, folder, memo, should_stop, found), revision=asset.revision))
+        with alone_at(folder, partial(pause, should_stop, asset.name)):
+            found = attached(run, name, wanted, inputs, memo)
+            if not found:
+                unpack(wanted, folder, inputs, memo, should_stop)
+            records.append(replace(bring(wanted, folder, memo, should_stop, found), revision=asset.revision))
         if not records[-1].missing:
-            remember(run, name, asset.name, records[-1].path)
+            remember(run, name, asset.name, records[-1].fingerprint, records[-1].path)
             say_what_would_help(asset, records[-1].path)
     return records
 
@@ -167,6 +169,7 @@ def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) ->
 
 def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """Stand-in data: made once in a temporary folder, then renamed; with other parameters it is made again."""
+    folder = stand_in_folder(asset, folder, memo)
     if complete(asset, folder, memo):
         return record(asset, folder, memo, should_stop)
     if asset.stand_in is None:
@@ -176,6 +179,15 @@ def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldSto
         asset.stand_in(temporary)
         write_sources(asset, temporary, {name: sha256_of(temporary / name) for name in listing(temporary, {})})
     return record(asset, folder, memo, should_stop)
+
+
+def stand_in_folder(asset: Asset, folder: Path, memo: Memo) -> Path:
+    """The asset's own folder, or one beside it where that holds what another run made with other parameters."""
+    beside = folder.with_name(f"{folder.name}-{hashlib.sha256(asset.made_from.encode()).hexdigest()[:8]}")
+    if complete(asset, beside, memo):
+        return beside
+    written = written_in(folder)
+    return beside if written and not is_from(written, asset) else folder
 
 
 def from_hub(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
@@ -209,7 +221,7 @@ KINDS = {
 
 def record(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
     """The record of a usable folder: what its sources.json lists, or what the recipe's patterns match."""
-    written = read_json(folder / SOURCES)
+    written = written_in(folder)
     names = list(written["files"]) if written and asset.kind in ("hub", "made") else listing(folder, asset.files)
     hashes = {}
     for name in names:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from lib.core.errors import Stop
-from lib.core.run import Run, atomic_folder, read_json, read_record
+from lib.core.run import Damaged, Run, atomic_folder, read_record
 
 MOUNTS = ("/kaggle/input", "/content/drive/MyDrive", "/content/drive/Shareddrives")
 DEEPEST_LEVELS = 8  # /kaggle/input/notebooks/<user>/<slug>/runs/<run> is four below the mount
@@ -78,20 +78,19 @@ def find_runs(name: str, roots: Iterable[Path]) -> list[Found]:
 
 
 def is_run(folder: Path, name: str) -> bool:
-    """A folder with a run.json that has this name, or whose run.json says so (a renamed one)."""
+    """A folder with a run.json that has this name, or whose run.json says so (a renamed one).
+
+    A damaged run.json is passed over, and said where the folder has the name: an older whole run may lie beside it.
+    """
     if not (folder / "run.json").is_file():
         return False
-    if folder.name == name:
-        return True
     try:
-        record = read_json(folder / "run.json")
-    except (
-        ValueError,
-        RecursionError,
-        OSError,
-    ):  # anything may lie below a mount; a file of that name need not be ours
+        record = read_record(folder / "run.json")
+    except (Damaged, OSError) as error:  # anything may lie below a mount; a file of that name need not be ours
+        if folder.name == name:
+            print(f"{folder} is passed over: {error}", flush=True)
         return False
-    return isinstance(record, dict) and record.get("run") == name
+    return record is not None and (folder.name == name or record.get("run") == name)
 
 
 def age(folder: Path) -> tuple[int, int]:

@@ -10,16 +10,19 @@ from typing import Any
 from lib.core import steps
 from lib.core.contract import Recipe
 from lib.core.errors import Stop
-from lib.core.hashes import Memo
+from lib.core.hashes import Memo, expect
 from lib.core.records import Asset
 from lib.core.run import Run, read_json, read_memo, write_record
+from lib.core.shared import alone_at
 from lib.core.words import counted
 from lib.data import find
-from lib.data.recognise import differing, holds
+from lib.data.recognise import differing, fingerprint, holds
 
 
 def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) -> dict[str, Path]:
     """Later steps: where each asset of assets.json lies on this machine, checked by its hashes.
+
+    Sizes and times are looked at here; the content of a weight file is compared when it is read (lib.core.hashes).
 
     Stop: an asset that step 2 recorded is gone or has changed. One that was not required and not there has no entry.
     """
@@ -27,7 +30,9 @@ def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) ->
     entries = recorded(run)
     for asset in recipe.assets(config):
         if asset.name in entries:
-            found[asset.name] = locate_asset(run, name, asset, entries[asset.name]["files"], inputs, memo)
+            files = entries[asset.name]["files"]
+            found[asset.name] = locate_asset(run, name, asset, files, inputs, memo)
+            expect(found[asset.name], files, run.command(2, "--force"))
     memo.save()
     return found
 
@@ -48,16 +53,17 @@ def locate_asset(
     run: Run, recipe: str, asset: Asset, files: dict[str, str], inputs: Iterable[Path], memo: Memo
 ) -> Path:
     """The folder that holds exactly the recorded files; remembered when it had to be looked for."""
-    known = recall(run, recipe, asset.name) or run.data(recipe, asset.name)
-    faults = differing(known, files, memo)
-    if not faults:
-        return known
+    content = fingerprint(files)
+    known = run.known_places(recipe, asset.name, content)
+    for folder in known:
+        if not (faults := differing(folder, files, memo)):
+            return folder
     for folder in find.folders_below(find.search_roots(inputs)):
         if (folder / next(iter(files))).is_file() and not differing(folder, files, memo):
-            remember(run, recipe, asset.name, folder)
+            remember(run, recipe, asset.name, content, folder)
             return folder
     raise Stop(
-        f"{asset.name}: {counted(len(faults), 'file')} gone or changed in {known}: {', '.join(faults[:5])}",
+        f"{asset.name}: {counted(len(faults), 'file')} gone or changed in {known[-1]}: {', '.join(faults[:5])}",
         run.command(2, "--force"),
     )
 
@@ -69,9 +75,10 @@ def attached(run: Run, recipe: str, asset: Asset, inputs: Iterable[Path], memo: 
     """
     if asset.kind in ("made", "shipped") or (asset.kind == "folder" and asset.source):
         return None
-    for known in (run.data(recipe, asset.name), recall(run, recipe, asset.name)):
-        if known and holds(asset, known, memo):
-            return None if known == run.data(recipe, asset.name) else known
+    own = run.data(recipe, asset.name)
+    for known in (own, *run.known_places(recipe, asset.name)):
+        if holds(asset, known, memo):
+            return None if known == own else known
     return find_asset(asset, find.search_roots(inputs), memo)
 
 
@@ -87,14 +94,12 @@ def find_asset(asset: Asset, search_roots: Iterable[Path], memo: Memo) -> Path |
     return None
 
 
-def recall(run: Run, recipe: str, name: str) -> Path | None:
-    """Where an earlier step found the asset outside data/, if that place is still there."""
-    path = read_memo(run.places).get(f"{recipe}/{name}")
-    return Path(path) if path and Path(path).is_dir() else None
+def remember(run: Run, recipe: str, name: str, content: str, path: Path) -> None:
+    """Notes where an asset of this content lies: two runs may have different data under one name.
 
-
-def remember(run: Run, recipe: str, name: str, path: Path) -> None:
-    """The asset's own folder is not written down, so that a copied root never points back at the original."""
-    key = f"{recipe}/{name}"
-    known = {other: place for other, place in read_memo(run.places).items() if other != key}
-    write_record(run.places, known if path == run.data(recipe, name) else known | {key: str(path.absolute())})
+    The asset's own folder is not written down, so that a copied root never points back at the original.
+    """
+    if path != run.data(recipe, name):
+        with alone_at(run.places):
+            key = run.place_key(recipe, name, content)
+            write_record(run.places, read_memo(run.places) | {key: str(path.absolute())})

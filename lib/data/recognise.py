@@ -4,13 +4,15 @@ What the pipeline fetched or made itself has a `sources.json` with all hashes in
 folder without one is not complete. What the user brought is known by the names and the hashes that the recipe states.
 """
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.core.hashes import Memo
 from lib.core.records import Asset
-from lib.core.run import read_json, write_json
+from lib.core.run import Damaged, read_record, write_record
 from lib.data import archives
 
 SOURCES = "sources.json"
@@ -25,10 +27,18 @@ def holds(asset: Asset, folder: Path, memo: Memo) -> bool:
 
 def complete(asset: Asset, folder: Path, memo: Memo) -> bool:
     """Is the folder this asset, whole? Without a connection, from its sources.json or the recipe's own hashes."""
-    written = read_json(folder / SOURCES)
+    written = written_in(folder)
     if written and is_from(written, asset):
         return not differing(folder, written["files"] | known_hashes(asset), memo)
     return bool(asset.files) and known_hashes(asset) == asset.files and not differing(folder, asset.files, memo)
+
+
+def written_in(folder: Path) -> dict[str, Any] | None:
+    """The sources.json of a folder; None where there is none, or one that is damaged or not ours."""
+    try:
+        return read_record(folder / SOURCES)
+    except (Damaged, OSError):
+        return None
 
 
 def is_from(written: dict[str, Any], asset: Asset) -> bool:
@@ -50,6 +60,11 @@ def differing(folder: Path, files: dict[str, str], memo: Memo) -> list[str]:
     return [
         name for name, sha256 in files.items() if not (folder / name).is_file() or memo.sha256(folder / name) != sha256
     ]
+
+
+def fingerprint(files: Mapping[str, str]) -> str:
+    """What an asset holds, wherever it lies; files: relative path -> sha256."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def known_hashes(asset: Asset) -> dict[str, str]:
@@ -74,4 +89,4 @@ def origin(asset: Asset) -> dict[str, Any]:
 
 
 def write_sources(asset: Asset, folder: Path, hashes: dict[str, str], commit: str = "") -> None:
-    write_json(folder / SOURCES, origin(asset) | {"commit": commit, "licence": asset.licence, "files": hashes})
+    write_record(folder / SOURCES, origin(asset) | {"commit": commit, "licence": asset.licence, "files": hashes})

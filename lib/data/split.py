@@ -6,7 +6,6 @@ pictures. A near-duplicate of a held-out picture leaves the other side and is na
 run stops.
 """
 
-import csv
 import itertools
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Manifest, Record, Split
-from lib.core.run import atomic
+from lib.core.tables import read_table, write_table
 from lib.core.words import counted
 
 if TYPE_CHECKING:
@@ -202,18 +201,17 @@ def commonest_reason(records: Iterable[Record]) -> str:
 def write_manifest(path: Path, records: list[Record]) -> None:
     """manifest.csv: COLUMNS, perceptual_hash, then the recipe's own columns by name; a record without one is empty."""
     extra = sorted({name for record in records for name in record.columns})
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, "perceptual_hash", *extra])
-        for record in records:
-            stated = [getattr(record, name) for name in (*COLUMNS, "perceptual_hash")]
-            writer.writerow([*stated, *(record.columns.get(name, "") for name in extra)])
+    known = (*COLUMNS, "perceptual_hash")
+    rows = (
+        [*(getattr(record, name) for name in known), *(record.columns.get(name, "") for name in extra)]
+        for record in records
+    )
+    write_table(path, [*known, *extra], rows)
 
 
 def read_manifest(path: Path, arrays: Path) -> Manifest:
     """What `write_manifest` wrote; the values of the recipe's own columns come back as text."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(path)
     known = (*COLUMNS, "perceptual_hash")
     records = [
         Record(**{name: row[name] for name in known}, columns={k: v for k, v in row.items() if k not in known})

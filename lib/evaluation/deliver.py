@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lib.core.errors import Stop
+from lib.core.hashes import write_hashes
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
@@ -73,6 +74,7 @@ def export(job: Job) -> None:
             )
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         export_adapter(job, parts, wrapped, source, folder / "adapter")
+        write_hashes(folder / "adapter")
         print(f"adapter in {folder / 'adapter'}")
     if job.args.export == "hub":
         push(job, folder / "adapter")
@@ -83,6 +85,7 @@ def export(job: Job) -> None:
         job.recipe.export(job.config, stage, parts, folder / "merged")
         for place in (folder / "merged", *filter(Path.is_dir, (folder / "merged").rglob("*"))):
             lineage.read(source).write(place)  # each of them may become the start of another run
+        write_hashes(folder / "merged")
         print(f"merged model in {folder / 'merged'}")
 
 

@@ -184,7 +184,7 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "by_group": statistics.by_group(recipe, job.config, stage, main, columns["base"], columns["adapted"]),
         "guards": guards(job, source),
     }
-    statistics.write_table(job.run.folder / "eval" / "per_sample.csv", columns)
+    statistics.write_scores(job.run.folder / "eval" / "per_sample.csv", columns)
     write_record(job.run.scores, scores)
     return scores
 

@@ -5,13 +5,13 @@ state and no display is needed. Type is 10 pt on panels of 3.2 inches: readable 
 """
 
 import contextlib
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.run import atomic, read_log, read_record
+from lib.core.tables import read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,8 +128,7 @@ def paired(per_sample: Path, metric: str, unit: str) -> Path | None:
 
     Returns None where the metric is one of the whole set and has no value for a sample.
     """
-    with open(per_sample, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["number"] == metric]
+    rows = [row for row in read_table(per_sample) if row["number"] == metric]
     if not rows:
         return None
     groups = dict.fromkeys(row["group"] for row in rows)

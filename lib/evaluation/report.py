@@ -5,7 +5,6 @@ fills templates/report.html: images as data URIs, no scripts, nothing from the n
 """
 
 import base64
-import csv
 import math
 import shlex
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record, write_text
+from lib.core.tables import read_table
 from lib.core.words import counted
 from lib.data.split import in_words
 from lib.evaluation import plots
@@ -178,8 +178,7 @@ def stage_facts(stage: Path) -> dict[str, Any]:
 def data_facts(run: Run) -> dict[str, Any]:
     """What was trained on, what was held out, what was left out, and the proof that the sides are disjoint."""
     split = existing(run.split)
-    with open(run.manifest, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(run.manifest)
     used = Counter(row["split"] for row in rows if row["status"] == "ok")
     sides = [{"split": side, "groups": groups, "records": used[side]} for side, groups in split["groups"].items()]
     skipped = Counter(row["reason"] for row in rows if row["status"] != "ok")

@@ -5,14 +5,13 @@ again for every draw. Samples of one group (views of a scene, windows of a recor
 than MIN_GROUPS test groups there is no interval and no verdict.
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from lib.core.contract import Recipe
 from lib.core.order import Key
 from lib.core.records import Metric, Row, Stage
-from lib.core.run import atomic
+from lib.core.tables import write_table
 
 MIN_GROUPS = 5
 INTERVAL = (2.5, 97.5)  # percent
@@ -88,12 +87,11 @@ def by_group(
     return table
 
 
-def write_table(path: Path, columns: dict[str, list[Row]]) -> None:
+def write_scores(path: Path, columns: dict[str, list[Row]]) -> None:
     """eval/per_sample.csv: one row per sample and number, base and adapted side by side."""
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sample_id", "group", "number", *columns])
-        for parallel in zip(*columns.values(), strict=True):
-            for number in parallel[0].numbers:
-                values = [repr(row.numbers.get(number)) for row in parallel]
-                writer.writerow([parallel[0].sample_id, parallel[0].group, number, *values])
+    rows = (
+        [parallel[0].sample_id, parallel[0].group, number, *(repr(row.numbers.get(number)) for row in parallel)]
+        for parallel in zip(*columns.values(), strict=True)
+        for number in parallel[0].numbers
+    )
+    write_table(path, ["sample_id", "group", "number", *columns], rows)

@@ -23,14 +23,12 @@ from typing import Any
 import torch
 
 from lib.core.errors import FAILED, Stop
-from lib.core.hashes import sha256_of
+from lib.core.hashes import folder_fault, write_hashes
 from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
 from lib.network import adapters, pieces, sharding
 from lib.network.lineage import Lineage
-
-HASHES = "sha256.json"
 
 
 def folder_name(step: int) -> str:
@@ -78,13 +76,12 @@ def write(
             write_json(folder / "state.json", state)
             lineage.write(folder)
             known = {f"{pieces.FOLDER}/{name}": value for name, value in cut.hashes.items()} if cut else {}
-            files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-            write_json(folder / HASHES, {name: known.get(name) or sha256_of(folder / name) for name in files})
+            write_hashes(folder, known)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             raise DiskFull(needed) from error
         raise
-    problem = fault(target, read_back=known)
+    problem = folder_fault(target, read_back=known)
     if problem:
         raise Stop(f"the checkpoint {target.name} could not be read back: {problem}", "check the disk", FAILED)
     return target
@@ -136,33 +133,6 @@ def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict[str
     return needed
 
 
-def fault(folder: Path, read_back: Iterable[str] = ()) -> str:
-    """Why a checkpoint cannot be used; "" when every file is there with its hash.
-
-    read_back: files that their writers have read already; only whether they are there is looked at.
-    """
-    hashes = read_hashes(folder)
-    if hashes is None:
-        return f"{HASHES} is missing or unreadable"
-    for name, wanted in hashes.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if name not in read_back and sha256_of(path) != wanted:
-            return f"{name} does not have the hash that was stored"
-    return ""
-
-
-def read_hashes(folder: Path) -> dict[str, str] | None:
-    import json
-
-    try:
-        hashes = read_json(folder / HASHES)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return hashes if isinstance(hashes, dict) and "state.json" in hashes else None
-
-
 def all_of(stage: Path) -> list[Path]:
     """The stage's checkpoint folders, newest first; anything else in the folder is left alone."""
     return sorted((p for p in stage.glob("step-*") if re.fullmatch(r"step-\d{6}", p.name)), reverse=True)
@@ -175,7 +145,7 @@ def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
     """
     folders = all_of(stage)
     for folder in folders:
-        problem = fault(folder)
+        problem = folder_fault(folder)
         if not problem:
             return folder
         notify(f"checkpoint {folder.name} is broken ({problem}); falling back to the one before")
@@ -196,7 +166,7 @@ def load(folder: Path, parts: Parts, wrapped: dict[str, Any], base: str, grown: 
     """
     from safetensors.torch import load_file
 
-    problem = fault(folder)
+    problem = folder_fault(folder)
     if problem:
         raise Stop(f"the checkpoint {folder.name} is broken: {problem}", "choose another with --checkpoint", FAILED)
     state = read_json(folder / "state.json")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.core.run import atomic
 from lib.core.words import counted
 from lib.network import pickled
@@ -118,7 +119,7 @@ def open_safetensors(file: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(file, framework="pt")
+        return safe_open(checked(file), framework="pt")
     except SafetensorError as error:
         raise Stop(
             f"{file} is not a complete safetensors file ({error})", "fetch it again: python step2_download.py --force"
@@ -130,7 +131,7 @@ def read_pickled(file: Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, 
 
     wrappers: keys under which the weights may be. Stop: the file is damaged or unsafe, or holds no state dict.
     """
-    return state_dict_in(pickled.load(file), file, wrappers)
+    return state_dict_in(pickled.load(checked(file)), file, wrappers)
 
 
 def state_dict_in(content: Any, file: Path, wrappers: tuple[str, ...]) -> dict[str, Any]:

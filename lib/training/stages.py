@@ -8,6 +8,7 @@ import torch
 
 from lib.core import machine, steps
 from lib.core.errors import Paused, Stop
+from lib.core.hashes import folder_fault
 from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import is_first_rank
@@ -239,7 +240,7 @@ def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -
 
 def refuse_other_settings(job: Job, source: Path) -> None:
     """--checkpoint: a new run may have other data and another schedule, but the same network and adapters."""
-    problem = checkpoint.fault(source)
+    problem = folder_fault(source)
     if problem:
         raise Stop(
             f"{source} is not a usable checkpoint: {problem}",

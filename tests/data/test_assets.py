@@ -177,15 +177,21 @@ def test_stand_in_is_made_once(memo, tmp_path):
     assert assets.bring(made_asset(stand_in=again), tmp_path / "scenes", memo).fingerprint == made.fingerprint
 
 
-def test_with_other_parameters_or_a_damaged_file_the_stand_in_is_made_again(memo, tmp_path):
+def test_a_damaged_stand_in_is_made_again(memo, tmp_path):
     assets.bring(made_asset(), tmp_path / "scenes", memo)
-    (tmp_path / "scenes" / "old").write_text("of the first parameters")
-    assets.bring(made_asset(made_from="scenes=2"), tmp_path / "scenes", memo)
-    assert not (tmp_path / "scenes" / "old").exists()
-    (tmp_path / "scenes" / "scene" / "a.txt").write_text("fac")
-    assert assets.bring(made_asset(made_from="scenes=2"), tmp_path / "scenes", memo).files == {
-        "scene/a.txt": sha(b"facade")
-    }
+    (tmp_path / "scenes" / "old").write_text("of the first")
+    for name, damaged in (("scene/a.txt", b"fac"), ("sources.json", b'{"name"')):
+        (tmp_path / "scenes" / name).write_bytes(damaged)
+        assert assets.bring(made_asset(), tmp_path / "scenes", memo).files == {"scene/a.txt": sha(b"facade")}
+        assert not (tmp_path / "scenes" / "old").exists()
+
+
+def test_a_stand_in_with_other_parameters_lies_beside_the_first_one(memo, tmp_path):
+    first = assets.bring(made_asset(), tmp_path / "scenes", memo)
+    other = assets.bring(made_asset(made_from="scenes=2"), tmp_path / "scenes", memo)
+    assert first.path != other.path and {first.path.name, other.path.name[:7]} == {"scenes", "scenes-"}
+    for made, settings in ((first, "scenes=1"), (other, "scenes=2")):
+        assert assets.bring(made_asset(made_from=settings), tmp_path / "scenes", memo).path == made.path
 
 
 def test_stand_in_that_fails_half_way_leaves_nothing(memo, tmp_path):
@@ -307,7 +313,7 @@ def test_only_places_json_names_the_machine(tmp_path):
     run = Run(tmp_path / "root", "r")
     step_2(run, recipe_of(licensed(), made_asset()), [tmp_path])
     assert str(tmp_path) not in run.assets.read_text()
-    assert existing(run.places) == {"toy/mano": str(tmp_path)}
+    assert list(existing(run.places).values()) == [str(tmp_path)]
 
 
 def test_optional_asset_that_nobody_placed_has_no_place(tmp_path):

@@ -98,6 +98,6 @@ def test_a_sample_scored_twice_or_not_at_all_stops():
 
 def test_per_sample_table_holds_numbers_exactly(tmp_path):
     value = 0.1 + 0.2
-    statistics.write_table(tmp_path / "per_sample.csv", {"base": rows([value]), "adapted": rows([1 / 3])})
+    statistics.write_scores(tmp_path / "per_sample.csv", {"base": rows([value]), "adapted": rows([1 / 3])})
     assert (tmp_path / "per_sample.csv").read_text().splitlines()[1] == f"s0,g0,error,{value!r},{1 / 3!r}"
     assert [p.name for p in tmp_path.iterdir()] == ["per_sample.csv"]

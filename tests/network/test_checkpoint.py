@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lib.core.errors import Stop
+from lib.core.hashes import folder_fault
 from lib.core.records import Asset
 from lib.core.run import existing, read_json, read_log, write_record
 from lib.network import adapters, checkpoint
@@ -107,7 +108,7 @@ def test_half_renamed_folders_are_no_checkpoints_and_are_swept(stage, step, fold
     (stage / "step-000010").rename(stage / ".step-000010.4711.tmp")
     assert checkpoint.newest(stage) == stage / "step-000008"
     assert step(4) == 0
-    assert not list(stage.glob(".*.tmp")) and checkpoint.fault(stage / "step-000010") == ""
+    assert not list(stage.glob(".*.tmp")) and folder_fault(stage / "step-000010") == ""
 
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.core.records import (
     Footprint,
     FrozenFeatures,
@@ -112,7 +113,7 @@ def sampler(config, stage, manifest: Manifest, side):
 
     def draw(index, key):
         record = records[index]
-        x = torch.from_numpy(np.load(manifest.arrays / f"{record.columns['number']}.npy"))
+        x = torch.from_numpy(np.load(checked(manifest.arrays / f"{record.columns['number']}.npy")))
         if side == "train":
             x = x + config.data.noise * torch.from_numpy(key.generator().standard_normal(WIDTH, dtype=np.float32))
         return {"sample_id": record.sample_id, "group": record.group, "x": x}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.core.errors import Stop
+from lib.core.hashes import folder_fault
 from lib.core.run import existing, read_json, read_log, write_record
 from lib.network import checkpoint, pieces, sharding
 from lib.training import loop
@@ -89,7 +90,7 @@ def test_what_is_trained_and_spread_is_trained_the_same_and_goes_on_with_any_num
     assert {"net.0.weight", "net.2.bias", "raw/net.0.weight", "fit/all/net.0.weight/exp_avg"} <= set(
         pieces.shapes(last)
     )
-    assert sorted(p.name for p in last.rglob("*.tmp")) == [] and checkpoint.fault(last) == ""
+    assert sorted(p.name for p in last.rglob("*.tmp")) == [] and folder_fault(last) == ""
     assert step(5) == 0 and step(5, "--export", "merged") == 0  # by one process, which holds all of it
     for count, switch in ((1, "off"), (4, "on"), (2, "off")):
         cut_back(folder)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.hamer import crop
 from lib.recipes.hamer.config import Config
@@ -32,7 +33,7 @@ class Shards:
 
         name = record.columns["shard"]
         if name not in self.open:
-            self.open[name] = safe_open(self.folder / name, framework="numpy").__enter__()
+            self.open[name] = safe_open(checked(self.folder / name), framework="numpy").__enter__()
         return self.open[name]
 
     def values(self, record: Record, *names: str) -> list[np.ndarray]:

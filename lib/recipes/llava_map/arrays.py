@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lib.core.hashes import checked
 from lib.core.run import atomic
 from lib.data import pictures
 from lib.recipes.llava_map import geometry
@@ -41,7 +42,7 @@ def write_arrays(path: Path, frame: Frame, vectors: list[Vector], size_px: tuple
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a frame by name. FileNotFoundError where step 3 has not written them."""
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(checked(path), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
@@ -67,4 +68,5 @@ def resized(root: Path, camera: Camera, size_px: tuple[int, int]) -> Image.Image
 
 def read_pictures(folder: Path) -> np.ndarray:
     """The six pictures of a frame, (6, 3, height, width) uint8, in the order of CAMERAS."""
-    return np.stack([np.asarray(Image.open(folder / f"{channel}.jpg")) for channel in CAMERAS]).transpose(0, 3, 1, 2)
+    kept = [np.asarray(Image.open(checked(folder / f"{channel}.jpg"))) for channel in CAMERAS]
+    return np.stack(kept).transpose(0, 3, 1, 2)

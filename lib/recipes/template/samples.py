@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.hashes import checked
 from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 
 from .config import Config
@@ -28,11 +29,11 @@ def spread(records: list[Record], count: int) -> list[Record]:
 
 
 def load(manifest: Manifest, record: Record) -> Sample:
-    """noisy and clean: (1, h, w) float32, between 0 and 1.
+    """noisy and clean: (1, h, w) float32, between 0 and 1. `checked` compares the file with what step 3 wrote.
 
     `record` was read back from manifest.csv: its columns are text (float(record.columns["noise"])).
     """
-    noisy, clean = np.load(manifest.arrays / f"{record.sample_id}.npy").astype(np.float32)[:, None] / 255
+    noisy, clean = np.load(checked(manifest.arrays / f"{record.sample_id}.npy")).astype(np.float32)[:, None] / 255
     return {"sample_id": record.sample_id, "group": record.group, "noisy": noisy, "clean": clean}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.core.records import Record, Split
 from lib.core.run import atomic, write_json
 from lib.data import cores, pictures
@@ -205,7 +206,7 @@ def write_labels(labels: dict[str, int], out: Path) -> None:
 
 def read_labels(out: Path) -> dict[str, int]:
     """User -> label, from the cache of step 3."""
-    found: dict[str, int] = json.loads((out / LABELS).read_text(encoding="utf-8"))
+    found: dict[str, int] = json.loads(checked(out / LABELS).read_text(encoding="utf-8"))
     return found
 
 

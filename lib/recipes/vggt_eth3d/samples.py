@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.core.order import Key
 from lib.core.records import Batch, Manifest, Sample, Sampler, Stage
 from lib.core.run import read_json
@@ -42,7 +43,7 @@ def open_scenes(manifest: Manifest, side: str) -> list[Scene]:
 
 def open_scene(arrays: Path, group: str, ids: list[str]) -> Scene:
     name = ids[0].partition("/")[0]
-    stored = read_json(arrays / name / "scene.json")
+    stored = read_json(checked(arrays / name / "scene.json"))
     wanted = [sample_id.partition("/")[2] for sample_id in ids]
     rows = [list(stored["views"]).index(view) for view in wanted]
     covisibility = np.array(stored["covisibility"])[np.ix_(rows, rows)]
@@ -154,7 +155,7 @@ def load(scene: Scene, frames: np.ndarray, with_region: bool) -> Sample:
     names = [scene.views[i] for i in frames]
 
     def stacked(kind: str) -> np.ndarray:
-        return np.stack([np.load(scene.folder / f"{name}.{kind}.npy", mmap_mode="r") for name in names])
+        return np.stack([np.load(checked(scene.folder / f"{name}.{kind}.npy"), mmap_mode="r") for name in names])
 
     images, depths = stacked("image"), stacked("depth")
     region = {"region": stacked("region")} if with_region else {}  # (frames, h, w) bool

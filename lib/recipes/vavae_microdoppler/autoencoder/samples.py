@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lib.core.hashes import checked
 from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import image_path
@@ -28,7 +29,7 @@ def sample(arrays: Path, record: Record) -> Sample:
     """
     from PIL import Image
 
-    pixels = np.asarray(Image.open(image_path(arrays, record.sample_id)), dtype=np.float32)
+    pixels = np.asarray(Image.open(checked(image_path(arrays, record.sample_id))), dtype=np.float32)
     image = np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1))
     return {
         "sample_id": record.sample_id,

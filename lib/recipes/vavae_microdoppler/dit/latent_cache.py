@@ -27,9 +27,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from lib.core.errors import FAILED, Stop
+from lib.core.hashes import folder_fault
 from lib.core.records import Manifest, Stage
 from lib.core.run import read_json, write_json
-from lib.network import checkpoint, lineage, weights
+from lib.network import lineage, weights
 from lib.recipes.vavae_microdoppler import data
 from lib.recipes.vavae_microdoppler.autoencoder import assemble
 from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
@@ -87,7 +88,7 @@ def adapted_autoencoder(
 
 def load_trained(network: AutoencoderKL, config: Config, stage: Stage, folder: Path) -> None:
     """Stop: the checkpoint `folder` is broken, or lacks tensors that the stage trains."""
-    source, problem = f"the checkpoint {folder.name} of the stage {stage.name}", checkpoint.fault(folder)
+    source, problem = f"the checkpoint {folder.name} of the stage {stage.name}", folder_fault(folder)
     if problem:
         raise Stop(f"{source} is broken: {problem}", "train that stage again (--force)", FAILED)
     state, start = network.state_dict(), "autoencoder."

@@ -1,0 +1,56 @@
+"""Prepared arrays are known by what they hold: step 3 notes every file's sha256, and whoever reads one compares.
+
+Hashing all of a large data set before each step would cost minutes, so a file is hashed once per process, when it is
+read first. A changed bit ends the step instead of changing a score in silence.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from lib.core.hashes import expect, fault, sha256_of
+from lib.core.run import Damaged, existing, files_below, read_record, write_record
+
+FILE = "hashes.json"  # in the folder of the arrays, written last
+
+
+def clear_damaged(folder: Path) -> None:
+    """Before step 3 writes: a finished folder that is not whole any more is removed, and that is said.
+
+    All of it, because recipes take one file of a sample for the proof of the others. A folder that a pause left
+    unfinished stays.
+    """
+    try:
+        noted = read_record(folder / FILE)
+    except Damaged as damaged:
+        fault = damaged.cause
+    else:
+        fault = "" if noted is None else fault_of(folder, noted["files"])
+    if fault:
+        print(f"{fault}; all prepared arrays are made again", flush=True)
+        shutil.rmtree(folder)
+
+
+def fault_of(folder: Path, hashes: dict[str, str]) -> str:
+    """The first file that is gone or holds something else, in words; "" where all are whole."""
+    for name, sha256 in hashes.items():
+        if found := fault(folder / name, sha256):
+            return found
+    return ""
+
+
+def note(folder: Path, pause: Callable[[], None]) -> None:
+    """Notes the hashes of all files, at the end of step 3. pause() is called between two files."""
+    hashes = {}
+    for name in sorted(set(files_below(folder)) - {FILE}):
+        pause()
+        hashes[name] = sha256_of(folder / name)
+    write_record(folder / FILE, {"files": hashes})
+
+
+def expect_noted(folder: Path, command: str) -> None:
+    """From here on the folder's files are compared when they are read (lib.core.hashes.checked).
+
+    Damaged: it has no hashes. command: what prepares again.
+    """
+    expect(folder, existing(folder / FILE, command)["files"], command)
