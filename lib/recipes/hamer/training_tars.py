@@ -1,6 +1,7 @@
 """HaMeR's training tars: KEY.jpg and KEY.data.pyd, a pickle of one dictionary for each hand in the picture."""
 
 import io
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def tar_samples(file: Path) -> dict[str, dict[str, bytes]]:
                     )
                 if content is not None:
                     samples.setdefault(f"{folder}/{key}".lstrip("/"), {})[ending] = content.read()
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
         place = f" of {member.name}" if member else ""
         raise Stop(f"{file} ends in the middle{place} ({error})", "fetch the tar again") from error
     return samples
