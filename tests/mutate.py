@@ -169,7 +169,7 @@ def in_child(copy: Path, tests: list[str], log: Path) -> int:
         sys.dont_write_bytecode = True
         import pytest
 
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
+        return int(pytest.main(["-x", "-q", "--timeout=60", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
     except BaseException as error:
         print(repr(error), flush=True)
         return 3

@@ -1,11 +1,14 @@
 """The guards round a training are really asked: each fault is put into a run of the toy recipe, and the run stops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lib.core.errors import Stop
 from lib.core.records import Group, Objective
-from lib.network import adapters, audit
+from lib.network import adapters, audit, lineage, sharding
+from lib.network.lineage import Lineage
 from lib.recipes.toy import recipe
 from lib.training import loop, memory, stages
 
@@ -84,7 +87,7 @@ def test_what_stands_still_is_counted_over_what_had_a_gradient():
 
 @pytest.mark.parametrize(("module", "guard"), [
     (stages, "refuse_uneven"), (stages, "refuse_other_places"), (loop, "refuse_half_precision"),
-    (loop, "count_bad_steps"), (stages, "chosen"),
+    (loop, "count_bad_steps"), (stages, "chosen"), (sharding, "complete"),
 ])  # fmt: skip
 def test_what_needs_more_than_one_process_to_happen_is_asked_for(step, prepared, capsys, monkeypatch, module, guard):
     """The faults themselves are put in where several processes train; here it is looked at whether anybody asks."""
@@ -131,3 +134,20 @@ def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, pr
     assert step(4) == 0 and step(5) == 0
     assert step(5, "--predict", str(tmp_path), "--out", str(tmp_path / "out")) == 0
     assert all(modes.values()) and all(modes["train"]) and not any(modes["score"]) and not any(modes["predict"])
+
+
+def test_an_asset_that_has_seen_the_test_side_stops(step, prepared, capsys, monkeypatch):
+    prepared("train.epochs=1")
+    monkeypatch.setattr(lineage, "read", lambda folder: Lineage({"group": {"g5", "g0"}}))
+    assert "the asset base was trained on 1 group and 0 files held out here (g5)" in said(step, capsys)
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_a_sample_that_is_scored_twice_stops_where_it_chooses_and_where_it_counts(
+    step, prepared, capsys, monkeypatch, number
+):
+    prepared("train.epochs=1", last=number - 1)
+    score = recipe.score_batch
+    monkeypatch.setattr(recipe, "score_batch", lambda *given: [replace(row, sample_id="s0") for row in score(*given)])
+    assert step(number) == 1
+    assert "should have been scored once each" in capsys.readouterr().err
