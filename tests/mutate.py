@@ -45,8 +45,8 @@ def main() -> int:
     chosen = [one for one in faults() if args.only in one.guard]
     if not chosen:
         raise SystemExit(f"error: no guard of tests/faults.toml has {args.only!r} in its name")
-    work = list(planned(chosen))
     known = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {}
+    work = sorted(planned(chosen), key=lambda item: item[0].name in known)  # what was never tried comes first
     if args.list:
         print("\n".join(removal.name for removal, _ in work))
         return 0

@@ -233,3 +233,10 @@ def test_list_as_json_holds_every_setting(step, capsys):
     assert table["toy"]["settings"]["lora.rank"] == 16 and table["toy"]["presets"] == {
         "small": "an error below the base's"
     }
+
+
+def test_words_of_several_machines_are_looked_at_before_anything_runs(step, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "note_machine", lambda *words: asked.append(words))
+    assert step(1) == 0 and asked
+    capsys.readouterr()

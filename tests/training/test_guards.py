@@ -7,6 +7,7 @@ import torch
 
 from lib.core.errors import Stop
 from lib.core.records import Group, Objective
+from lib.core.run import existing
 from lib.network import adapters, audit, lineage, sharding
 from lib.network.lineage import Lineage
 from lib.recipes.toy import recipe
@@ -151,3 +152,8 @@ def test_a_sample_that_is_scored_twice_stops_where_it_chooses_and_where_it_count
     monkeypatch.setattr(recipe, "score_batch", lambda *given: [replace(row, sample_id="s0") for row in score(*given)])
     assert step(number) == 1
     assert "should have been scored once each" in capsys.readouterr().err
+
+
+def test_a_training_names_the_checkpoint_that_it_made(prepared, folder):
+    prepared("train.epochs=1", last=4)
+    assert list(existing(folder / "4_train.json")["outputs"]) == ["runs/r/train/adapt/step-000005"]

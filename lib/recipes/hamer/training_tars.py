@@ -36,7 +36,7 @@ def tars(data: DataConfig, root: Path) -> Iterator[Hand]:
 
 def tar_hands(data: DataConfig, file: Path, relative: str, key: str, members: dict[str, bytes]) -> Iterator[Hand]:
     """The hands of one picture; one that says why where the picture or its labels are missing."""
-    group = group_of(data, f"{relative}/{key}#0", str(Path(key).parent) if "/" in key else relative)
+    group = str(Path(key).parent) if "/" in key else relative
     image = next((content for ending, content in members.items() if f".{ending}" in IMAGES), b"")
     found: Any = [None]
     if "data.pyd" in members:
