@@ -156,4 +156,4 @@ def test_a_sample_that_is_scored_twice_stops_where_it_chooses_and_where_it_count
 
 def test_a_training_names_the_checkpoint_that_it_made(prepared, folder):
     prepared("train.epochs=1", last=4)
-    assert list(existing(folder / "4_train.json")["outputs"]) == ["runs/r/train/adapt/step-000005"]
+    assert list(existing(folder / "4_train.json")["outputs"]) == ["train/adapt/step-000005"]
