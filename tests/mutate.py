@@ -166,7 +166,6 @@ def in_child(copy: Path, tests: list[str], log: Path) -> int:
         for name in [name for name in sys.modules if name.split(".")[0] in ("lib", "tests")]:
             del sys.modules[name]
         sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(ROOT)))]
-        sys.dont_write_bytecode = True
         import pytest
 
         return int(pytest.main(["-x", "-q", "--timeout=60", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
