@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lib.core.errors import LONGEST
 from tests.fuzz_damage import damaged
 from tests.fuzz_readers import ENDS, READERS, Reader
 
@@ -164,7 +165,7 @@ def example(name: str, seed: int, whole: Path) -> tuple[Finding | None, bool]:
         return Finding(name, seed, "slow", f"{time.monotonic() - began:.1f} s: {said}"), bool(said)
     if peak_mb() - before > 1024 * GIGABYTES:
         return Finding(name, seed, "large", f"{peak_mb() - before:.0f} MB: {said}"), bool(said)
-    if said and (len(said) > 2000 or "Traceback" in said):
+    if said and (len(said) > LONGEST + 2 or "Traceback" in said):
         return Finding(name, seed, "no sentence", said), True
     return (Finding(name, seed, "wrong", problem) if problem else None), bool(said)
 

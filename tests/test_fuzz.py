@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.core.errors import Stop
+from lib.core.errors import LONGEST, Stop
 from tests import fuzz
 from tests.fuzz_readers import ENDS, READERS, Reader
 
@@ -69,7 +69,7 @@ def folders() -> list[Path]:
 def test_every_folder_of_inputs_ends_in_one_sentence(tmp_path, folder):
     reader = readers_of(folder)[0]
     said = sentence(reader, shutil.copytree(folder, tmp_path / "files"))
-    assert 10 < len(said) < 2000 and "Traceback" not in said, said
+    assert 10 < len(said) < LONGEST and "Traceback" not in said, said
 
 
 def sentence(reader: Reader, folder: Path) -> str:
@@ -104,3 +104,7 @@ def test_depth_that_is_too_large_for_float32_is_unknown(tmp_path):
     """Seed 1965 of depth_scan: float64 turned into infinite depth."""
     whole = fuzz.made("depth_scan", tmp_path)
     assert fuzz.example("depth_scan", 1965, whole) == (None, False)
+
+
+def test_a_cause_that_quotes_a_whole_file_is_cut():
+    assert len(str(Stop("x" * 10_000))) == LONGEST + 2 and str(Stop("x" * LONGEST)) == "x" * LONGEST

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 DONE, FAILED, USAGE, PAUSED = 0, 1, 2, 75
-LONGEST = 1000  # characters of a cause: what a library says of a damaged file may quote the whole of it
+LONGEST = 4000  # characters of a cause; a list of archives to fetch has 3000, a library may quote a whole damaged file
 
 
 class Stop(Exception):

@@ -161,3 +161,9 @@ def test_missing_points_of_two_columns_are_no_points(labelled):
 
     found = read("folder", labelled(miss))
     assert np.flatnonzero(found[0].labels.keypoints_2d[:, 2] == 0).tolist() == [3, 4]
+
+
+def test_csv_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "hands.csv").write_bytes(b"file,hand\n\xff\xfe.jpg,left\n")
+    with pytest.raises(Stop, match=r"hands\.csv is not a table of comma-separated values"):
+        read("folder", tmp_path)
