@@ -80,3 +80,9 @@ def test_velocities_that_fold_are_refused_where_an_echo_is_read_too(tmp_path):
     config.data.high_m_s = 1e6
     with pytest.raises(Stop, match="fold"):
         spectrograms(config, written(tmp_path, SIGNAL))
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "e.npy").write_bytes(b"")
+    with pytest.raises(Unusable, match="the file is empty"):
+        read(tmp_path / "e.npy")
