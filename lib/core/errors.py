@@ -4,12 +4,14 @@ import difflib
 from collections.abc import Iterable
 
 DONE, FAILED, USAGE, PAUSED = 0, 1, 2, 75
+LONGEST = 4000  # characters of a cause; a list of archives to fetch has 3000, a library may quote a whole damaged file
 
 
 class Stop(Exception):
     """Ends a step without a traceback. `command` is what the user types next; `code` is the exit code."""
 
     def __init__(self, cause: str, command: str = "", code: int = USAGE):
+        cause = cause if len(cause) <= LONGEST else f"{cause[:LONGEST]} …"
         super().__init__(cause)
         self.cause, self.command, self.code = cause, command, code
 

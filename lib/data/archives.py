@@ -175,6 +175,7 @@ def opened(file: Path) -> Iterator[Any]:
     except damaged as error:
         raise Stop(f"{file} is corrupt: {error or type(error).__name__}", "fetch the archive again") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to a place before the file's begin
+        if error.errno not in (errno.EINVAL, None):  # a seek to a place before the file's begin; bz2's own words
             raise
-        raise Stop(f"{file} is corrupt: it points outside of itself", "fetch the archive again") from error
+        why = "it points outside of itself" if error.errno else str(error)
+        raise Stop(f"{file} is corrupt: {why}", "fetch the archive again") from error

@@ -92,8 +92,9 @@ def weight_map(path: Path) -> dict[str, str]:
     if not isinstance(found, dict) or not found:
         raise Stop(f"{path}: its weight_map is not a table of tensor names and files", again)
     for name, file in found.items():
-        if not isinstance(file, str) or Path(file).name != file or len(file.encode()) > MOST_NAME_BYTES:
-            raise Stop(f"{path}: {name} lies in {str(file)[:80]!r}, which is not a file's name", again)
+        named = isinstance(file, str) and file.isprintable() and Path(file).name == file
+        if not named or len(file.encode()) > MOST_NAME_BYTES:
+            raise Stop(f"{path}: {name!r} lies in {str(file)[:80]!r}, which is not a file's name", again)
     return found
 
 

@@ -233,3 +233,23 @@ def test_list_as_json_holds_every_setting(step, capsys):
     assert table["toy"]["settings"]["lora.rank"] == 16 and table["toy"]["presets"] == {
         "small": "an error below the base's"
     }
+
+
+def test_words_of_several_machines_are_looked_at_before_anything_runs(step, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "note_machine", lambda *words: asked.append(words))
+    assert step(1) == 0 and asked
+    capsys.readouterr()
+
+
+def test_step_2_does_not_end_well_where_a_person_must_fetch_something(step, monkeypatch, capsys, folder):
+    from lib.core.records import Asset
+    from lib.recipes.toy import sources
+
+    licensed = Asset("hand", "licensed", files={"hand.pkl": ""}, how_to_get="from the publisher's page")
+    monkeypatch.setattr(sources, "assets", lambda config: [licensed])
+    assert step(1) == 0
+    capsys.readouterr()
+    assert step(2) == 2
+    assert "from the publisher's page" in capsys.readouterr().err
+    assert not (folder / "assets.json").exists()

@@ -84,3 +84,16 @@ def test_two_combinations_give_one_table_and_a_second_call_trains_nothing(tmp_pa
         assert {row["run"] for row in csv.DictReader(file)} == {"r-rank1", "r-rank2"}
     assert outputs[0].count("step 4 (train): done") == 2
     assert "step 4 (train): done" not in outputs[1] and outputs[1].count("complete, nothing to do") == 10
+
+
+def test_values_that_are_no_settings_are_refused_before_anything_runs():
+    for axis, words in (("lora.rank={8", "cannot be read"), ("data.root=${oc.env:HOME}", "holds")):
+        with pytest.raises(Stop, match=words):
+            sweep.combinations([axis])
+
+
+def test_two_runs_of_one_name_end_the_sweep_before_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "run_child", lambda command, clock: pytest.fail("a run was begun"))
+    args = sweep.parse(["--sweep", "data.root=x/y,x_y", "--run", "s", "--root", str(tmp_path)])
+    with pytest.raises(Stop, match="would both be called s-rootx_y"):
+        sweep.sweep(args, None)

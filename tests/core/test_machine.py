@@ -44,7 +44,7 @@ def devices(names: list[str], wheel: tuple[str, ...]) -> list[dict]:
         (["RTX 5090"], WHEEL, ALL, "bf16"),
         (["RTX 5090"], OLD_WHEEL, ALL, "no kernels for RTX 5090 (sm_120)"),
         (["H200"], WHEEL, ("bf16", "fp32"), "bf16"),
-        (["T4"], WHEEL, ("bf16",), "the recipe is trained in bf16"),
+        (["T4"], WHEEL, ("bf16",), "which gives fp16 or fp32"),
     ],
 )
 def test_precision_follows_the_weakest_device_or_is_refused(names, wheel, allowed, expected):

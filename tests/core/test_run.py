@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lib.core import run
 from lib.core.run import Run, append_line, atomic, atomic_folder, cut_log, read_json, read_log, sweep, write_json
 
 
@@ -54,3 +55,17 @@ def test_a_missing_file_reads_as_none_and_a_broken_one_is_loud(tmp_path):
 
 def test_the_command_to_go_on_names_script_and_run(tmp_path):
     assert Run(tmp_path, "mine").command(4, "--force") == "python step4_train.py --run mine --force"
+
+
+def test_a_record_that_must_be_there_is_named_with_what_makes_it(tmp_path):
+    with pytest.raises(run.Damaged, match=r"split\.json is missing") as stopped:
+        run.existing(tmp_path / "split.json", "python step3_prepare.py")
+    assert stopped.value.command == "python step3_prepare.py"
+    run.write_record(tmp_path / "split.json", {"by": "scene"})
+    assert run.existing(tmp_path / "split.json") == {"by": "scene"}
+    (tmp_path / "split.json").write_text((tmp_path / "split.json").read_text().replace("scene", "scena"))
+    with pytest.raises(run.Damaged, match=r"split\.json does not hold what was written"):
+        run.existing(tmp_path / "split.json")
+    (tmp_path / "split.json").write_text('{"by": ')
+    with pytest.raises(run.Damaged, match=r"split\.json is damaged"):
+        run.existing(tmp_path / "split.json")

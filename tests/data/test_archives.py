@@ -228,3 +228,24 @@ def test_no_space_is_said_before_anything_is_unpacked(tmp_path, monkeypatch):
     with pytest.raises(Stop, match="GB are free"):
         bring(tmp_path)
     assert listing(folder) == {"all.7z"}
+
+
+def test_an_encrypted_archive_is_called_so(folder, memo):
+    with py7zr.SevenZipFile(folder / "a.7z", "w", password="secret") as archive:
+        archive.writestr(b"photograph", "facade/images/a.jpg")
+    with pytest.raises(Stop, match=r"a\.7z is encrypted"):
+        unpack(folder / "a.7z", folder, memo)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EINVAL, "Invalid argument"), OSError("Invalid data stream")])
+def test_what_decompressors_call_an_error_of_the_system_is_damage(folder, error):
+    write_zip(folder / "a.zip", FILES)
+    with pytest.raises(Stop, match=r"a\.zip is corrupt: (it points outside of itself|Invalid data stream)"):
+        with_error(folder / "a.zip", error)
+    with pytest.raises(PermissionError):
+        with_error(folder / "a.zip", PermissionError(errno.EACCES, "no"))
+
+
+def with_error(file, error):
+    with archives.opened(file):
+        raise error

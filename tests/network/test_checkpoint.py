@@ -9,9 +9,10 @@ import torch
 
 from lib.core.errors import Stop
 from lib.core.hashes import folder_fault
-from lib.core.records import Asset
+from lib.core.records import Asset, Parts
 from lib.core.run import existing, read_json, read_log, write_record
 from lib.network import adapters, checkpoint
+from lib.network.lineage import Lineage
 
 FILES = (
     "adapter/adapter_config.json",
@@ -219,3 +220,23 @@ def test_the_log_is_cut_to_the_checkpoint(stage, step):
     assert step(4) == 0
     assert (stage / "log.jsonl").read_bytes() == log
     assert [record["step"] for record in read_log(stage / "timing.jsonl")] == list(range(1, 11))
+
+
+def test_a_checkpoint_without_adapters_of_another_base_is_refused_too(tmp_path):
+    parts = Parts({"net": torch.nn.Linear(2, 2)}, base="a" * 64)
+    folder = checkpoint.write(tmp_path, 1, {"base": parts.base, "step": 1}, parts, {}, {}, Lineage({}, set()))
+    assert checkpoint.load(folder, parts, {}, parts.base)["step"] == 1
+    with pytest.raises(Stop, match=r"the checkpoint step-000001 was trained on another base \(aaaaaaaaaaaa, loaded"):
+        checkpoint.load(folder, parts, {}, "b" * 64)
+    (folder / "state.json").write_text("{")
+    with pytest.raises(Stop, match=r"step-000001 is broken: state\.json does not have the hash"):
+        checkpoint.load(folder, parts, {}, parts.base)
+
+
+def test_a_checkpoint_of_a_network_of_another_shape_is_refused_before_anything_is_put(tmp_path):
+    parts, other = (Parts({"net": torch.nn.Linear(2, side)}, base="a" * 64) for side in (2, 3))
+    folder = checkpoint.write(tmp_path, 1, {"base": parts.base, "step": 1}, parts, {}, {}, Lineage({}, set()))
+    before = {name: tensor.clone() for name, tensor in other.modules["net"].state_dict().items()}
+    with pytest.raises(Stop, match="step-000001 does not fit: 2 tensors missing, unknown or mis-shaped"):
+        checkpoint.load(folder, other, {}, other.base)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.modules["net"].state_dict().items())

@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from lib.core.records import Sampler
-from lib.core.run import read_json
+from lib.core.run import Run, existing, read_json
 from lib.training import memory
 from tests.training.test_loop import equal_files, stop_at, whole  # noqa: F401
 
@@ -74,3 +75,19 @@ def test_statistics_that_training_moves_are_put_back(monkeypatch):
     monkeypatch.setattr(memory, "train_on", lambda training, sample: norm(torch.ones(4, 3)).sum().backward())
     assert memory.fits(training, {})
     assert (norm.running_mean == 0).all() and norm.num_batches_tracked == 0 and norm.weight.grad is None
+
+
+def test_a_process_that_runs_out_of_memory_among_others_leaves_less_on_disk_and_ends(tmp_path, monkeypatch):
+    run = Run(tmp_path, "r")
+    training = SimpleNamespace(
+        micro_batch=2, gradient_checkpointing=False, step=0, config=SimpleNamespace(global_batch=4),
+        accelerator=SimpleNamespace(num_processes=1), job=SimpleNamespace(record={}, run=run),
+    )  # fmt: skip
+
+    def ended(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(memory.os, "_exit", ended)
+    with pytest.raises(SystemExit, match="1"):
+        memory.begin_again(training, "step 1: out of memory")
+    assert existing(run.record)["micro_batch"] == 1 and run.again.read_text() == "step 1: out of memory"

@@ -4,6 +4,7 @@ The file is licensed: it is read where it lies, never copied or converted on dis
 """
 
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ LARGEST_BYTES = 100_000_000  # of one array; MANO's largest has 2.5 MB
 # What numpy and zipfile raise on a damaged file.
 BROKEN = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, OSError, MemoryError,
-    SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+    SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 SHAPES = {
     "v_template": (VERTICES, 3),

@@ -1,6 +1,8 @@
 """Readers of published data: FreiHAND's official layout and HaMeR's evaluation files."""
 
 import math
+import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -38,7 +40,10 @@ CELLS: dict[str, list[tuple[int, ...]]] = {
     "has_hand_pose": [(), (1,)], "has_betas": [(), (1,)],
 }  # fmt: skip
 # What zipfile and numpy raise on a damaged archive, wherever the damage is.
-BROKEN = (*DAMAGED, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, MemoryError, SyntaxError)
+BROKEN = (
+    *DAMAGED, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, MemoryError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
 NO_PICKLE = (
     "where you trust the file, save it again without objects: "
     "python -c \"import numpy as n; d=n.load('F.npz',allow_pickle=True); "
@@ -184,6 +189,10 @@ def refuse_other_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
 def names_in(path: Path, column: np.ndarray) -> list[str]:
     """The names of the pictures. Stop: one that no file can have."""
     try:
+        if column.dtype.kind == "U" and column.size and column.dtype.itemsize:
+            letters = np.ascontiguousarray(column, column.dtype.newbyteorder("=")).view(np.uint32)
+            if letters.max() > sys.maxunicode:  # numpy makes text of them with which Python breaks later
+                raise ValueError(f"a letter with the number {letters.max()}")
         names: list[str] = column.astype(str).tolist()
     except ValueError as error:
         raise Stop(f"{path}: imgname holds text that cannot be read ({error})", "correct it") from error

@@ -1,6 +1,7 @@
 """HaMeR's training tars: KEY.jpg and KEY.data.pyd, a pickle of one dictionary for each hand in the picture."""
 
 import io
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def tars(data: DataConfig, root: Path) -> Iterator[Hand]:
 
 def tar_hands(data: DataConfig, file: Path, relative: str, key: str, members: dict[str, bytes]) -> Iterator[Hand]:
     """The hands of one picture; one that says why where the picture or its labels are missing."""
-    group = group_of(data, f"{relative}/{key}#0", str(Path(key).parent) if "/" in key else relative)
+    group = str(Path(key).parent) if "/" in key else relative
     image = next((content for ending, content in members.items() if f".{ending}" in IMAGES), b"")
     found: Any = [None]
     if "data.pyd" in members:
@@ -73,7 +74,7 @@ def tar_samples(file: Path) -> dict[str, dict[str, bytes]]:
                     )
                 if content is not None:
                     samples.setdefault(f"{folder}/{key}".lstrip("/"), {})[ending] = content.read()
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
         place = f" of {member.name}" if member else ""
         raise Stop(f"{file} ends in the middle{place} ({error})", "fetch the tar again") from error
     return samples

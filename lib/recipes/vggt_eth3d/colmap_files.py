@@ -18,6 +18,7 @@ from lib.recipes.vggt_eth3d import lens
 
 PARTS = ("cameras", "images", "points3D")
 MOST_SIDE_PX = 1_000_000
+MOST_ID = 2**32 - 1  # COLMAP's own mark of a camera that is none
 POINT2D = np.dtype([("x", "<f8"), ("y", "<f8"), ("id", "<i8")])
 Value = TypeVar("Value")
 
@@ -97,6 +98,8 @@ def new_camera(number: int, model: str, width_px: int, height_px: int, parameter
         raise Damaged(f"camera {number} has {len(parameters)} parameters, a {model} has {known[model]}")
     if not (0 < width_px <= MOST_SIDE_PX and 0 < height_px <= MOST_SIDE_PX):
         raise Damaged(f"camera {number} has the impossible size {width_px} x {height_px}")
+    if not 0 <= number < MOST_ID:
+        raise Damaged(f"a camera has the impossible number {number}")
     camera = lens.camera(model, width_px, height_px, parameters)
     camera.camera_id = number
     if not all(map(math.isfinite, parameters)) or not min(lens.focal_px(camera)) > 0:
@@ -107,6 +110,8 @@ def new_camera(number: int, model: str, width_px: int, height_px: int, parameter
 def new_image(number: int, quaternion: list[float], translation: list[float], *rest: Any) -> Image:
     """quaternion: w, x, y, z of any length but 0. rest: name, camera, ids of the keypoints' points (-1: none)."""
     name, camera, seen = rest
+    if not Path(name).name:
+        raise Damaged(f"image {number} is called {name!r}, which names no file")
     w, x, y, z = quaternion
     length = math.hypot(w, x, y, z)
     if not (0 < length < math.inf) or not all(map(math.isfinite, translation)):

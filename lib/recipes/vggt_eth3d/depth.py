@@ -192,8 +192,9 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
     if depth.dtype.kind not in "fiu":
         raise Stop(f"{path} holds values of the type {depth.dtype}, which are not depths")
-    usable = np.isfinite(depth) & (depth > 0)
-    return np.where(usable, depth / depth_map.scale, 0).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not a depth either
+        metres = (depth / depth_map.scale).astype(np.float32)
+    return np.where(np.isfinite(metres) & (metres > 0), metres, 0)
 
 
 def alike(shape: tuple[int, ...], camera: Any) -> bool:

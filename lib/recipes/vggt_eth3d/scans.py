@@ -22,6 +22,7 @@ FOLDER, ALIGNMENT = "dslr_scan_eval", "scan_alignment.mlp"
 VOXEL_M = 0.1  # the spacing of points is measured in cubes of this size; a scanner leaves 1 mm (near) to 3 cm (at 90 m)
 MOST_SPACING_M = VOXEL_M / 2  # a lonely point says nothing of the surface around it
 NEAR_M = 0.05  # nothing is closer to a camera
+FARTHEST_M = 1e5  # no scan reaches so far; `spacing` tells cubes within it apart
 MOST_REACH_PX = 16  # of a point very near the camera
 # Relative depth within which points are one surface, beside three spacings; scans of a scene agree to about 1 cm.
 SURFACE = 0.005
@@ -43,10 +44,16 @@ class Cloud:
 
 @lru_cache(maxsize=1)
 def read(scene: Path) -> Cloud:
-    """All scans of a scene in the world. Stop names the file that is missing or damaged."""
+    """All scans of a scene in the world, without what lies farther away than any scanner sees.
+
+    Stop names the file that is missing or damaged.
+    """
     placed = read_alignment(scene / FOLDER / ALIGNMENT)
     parts = [read_ply(file) @ matrix[:3, :3].T + matrix[:3, 3] for file, matrix in placed]
-    points = np.concatenate(parts).astype(np.float32)
+    points = np.concatenate(parts)
+    points = points[(np.abs(points) < FARTHEST_M).all(1)].astype(np.float32)
+    if not len(points):
+        raise Stop(f"the scans of {scene / FOLDER} hold no point within {FARTHEST_M / 1000:g} km", UNPACK_AGAIN)
     return Cloud(points, spacing(points))
 
 

@@ -161,3 +161,16 @@ def test_missing_points_of_two_columns_are_no_points(labelled):
 
     found = read("folder", labelled(miss))
     assert np.flatnonzero(found[0].labels.keypoints_2d[:, 2] == 0).tolist() == [3, 4]
+
+
+def test_csv_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "hands.csv").write_bytes(b"file,hand\n\xff\xfe.jpg,left\n")
+    with pytest.raises(Stop, match=r"hands\.csv is not a table of comma-separated values"):
+        read("folder", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff", b"[" * 100_000])
+def test_a_table_of_labels_that_is_cut_is_named(tmp_path, content):
+    (tmp_path / "hands.json").write_bytes(content)
+    with pytest.raises(Stop, match=r"hands\.json is not complete JSON"):
+        read("folder", tmp_path)

@@ -182,3 +182,29 @@ def test_group_pattern_must_match(labelled):
     assert [hand.group for hand in read("folder", root, group_pattern=r"(\d)\.png")] == ["0", "1", "2", "3"]
     with pytest.raises(Stop, match=r"finds no group in '0\.png'"):
         read("folder", root, group_pattern=r"person-(\d)")
+
+
+def test_a_group_is_guessed_in_no_format(freihand, tmp_path):
+    (tmp_path / "npz").mkdir()
+    (tmp_path / "tar").mkdir()
+    evaluation_file(tmp_path / "npz")
+    write_tar(tmp_path / "tar" / "000.tar", pickle.dumps([dictionary()]))
+    for form, root in (("freihand", freihand), ("hamer_npz", tmp_path / "npz"), ("hamer_tar", tmp_path / "tar")):
+        with pytest.raises(Stop, match="finds no group in"):
+            read(form, root, group_pattern=r"person-(\d)")
+
+
+@pytest.mark.parametrize(("changes", "right", "both"), [
+    ({}, True, True), ({"right": 0}, False, True), ({"has_hand_pose": 0}, True, False), ({"has_betas": 0}, True, False),
+])  # fmt: skip
+def test_flags_of_a_tar_say_side_and_labels(tmp_path, changes, right, both):
+    """Pose and shape together or neither, as HaMeR has it."""
+    write_tar(tmp_path / "000.tar", pickle.dumps([dictionary(**changes)]))
+    [hand] = read("hamer_tar", tmp_path)
+    assert (hand.right, hand.labels.has_pose, hand.labels.has_betas) == (right, both, both)
+
+
+@pytest.mark.parametrize("name", ["right", "has_hand_pose", "has_betas"])
+def test_a_flag_of_a_tar_that_is_neither_yes_nor_no_is_a_fault(tmp_path, name):
+    write_tar(tmp_path / "000.tar", pickle.dumps([dictionary(**{name: 7})]))
+    assert read("hamer_tar", tmp_path)[0].fault == f"{name} is [7.0] instead of 0 or 1"

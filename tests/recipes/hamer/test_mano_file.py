@@ -185,3 +185,10 @@ def test_truncated_file_is_one_sentence(twin):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(Stop, match="is not a complete pickle"):
         mano_file.read(path)
+
+
+def test_npz_without_an_array_is_named(mano_folder, tmp_path):
+    with np.load(mano_folder / "MANO_RIGHT.npz") as content:
+        np.savez(tmp_path / "MANO_RIGHT.npz", **{name: content[name] for name in content.files if name != "weights"})
+    with pytest.raises(Stop, match=r"MANO_RIGHT\.npz is not a MANO file: it lacks weights"):
+        mano_file.read(tmp_path / "MANO_RIGHT.npz")

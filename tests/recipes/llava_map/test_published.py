@@ -79,3 +79,12 @@ def test_four_bits_without_bitsandbytes_are_refused(config, base, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(Stop, match="bitsandbytes"):
         assemble.build(config, STAGE2, {"base": base})
+
+
+def test_the_language_model_is_tried_before_it_is_used(config, base, monkeypatch):
+    def unfit(llm):
+        raise Stop("attention is not obeyed")
+
+    monkeypatch.setattr(published.causal, "refuse_unfit", unfit)
+    with pytest.raises(Stop, match="attention is not obeyed"):
+        assemble.build(config, STAGE2, {"base": base})

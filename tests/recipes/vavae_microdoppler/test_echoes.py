@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lib.core.config import from_dotted
+from lib.core.errors import Stop
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.echoes import Unusable, read, spectrograms
 
@@ -72,3 +73,16 @@ def test_several_arrays_in_one_file_are_no_echo(tmp_path):
 def test_a_short_echo_says_how_many_pulses_it_needs(tmp_path):
     with pytest.raises(Unusable, match="40 pulses are too few"):
         spectrograms(from_dotted(Config, {"data.kind": "iq"}), written(tmp_path, PAIRS))
+
+
+def test_velocities_that_fold_are_refused_where_an_echo_is_read_too(tmp_path):
+    config = from_dotted(Config, {"data.kind": "iq"})
+    config.data.high_m_s = 1e6
+    with pytest.raises(Stop, match="fold"):
+        spectrograms(config, written(tmp_path, SIGNAL))
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "e.npy").write_bytes(b"")
+    with pytest.raises(Unusable, match="the file is empty"):
+        read(tmp_path / "e.npy")

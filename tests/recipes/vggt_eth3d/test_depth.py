@@ -292,3 +292,14 @@ def test_scan_depth_belongs_to_the_distorted_camera(streets):
     found.path.unlink()
     with pytest.raises(Stop, match=r"DSC_0001\.JPG is absent"):
         read_depth(found)
+
+
+def test_values_that_are_no_depths_are_refused_by_their_type(tmp_path):
+    np.save(tmp_path / "d.npy", np.ones((160, 240), np.complex64))
+    with pytest.raises(Stop, match=r"d\.npy holds values of the type complex64, which are not depths"):
+        read_depth(DepthMap(tmp_path / "d.npy", PINHOLE))
+
+
+def test_depth_of_a_photograph_whose_camera_nobody_lists_is_refused(streets):
+    with pytest.raises(Stop, match=r"does not list dslr_images/other\.JPG, whose depth is there"):
+        depth.distorted_camera(streets / "linden", "other.JPG")
