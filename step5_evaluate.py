@@ -1,9 +1,9 @@
 """Step 5 of 5: the untouched base against the adapted model on the held-out samples; figures and report.
 
 Leaves eval/scores.json, eval/per_sample.csv, figures/ and report.html in the run. Further: --predict INPUTS --out DIR
-(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs), --verify FOLDER (is a run,
-copied or unpacked elsewhere, whole?). On several devices the samples are divided among them, and a network that was
-trained spread over devices is spread again; --processes and --launch-args are those of step 4.
+(your own data), --export adapter|merged|hub, --compare RUN… (table and plot of several runs), --verify FOLDER (is a
+run, copied or unpacked elsewhere, whole?). On several devices the samples are divided among them, and a network that
+was trained spread over devices is spread again; --processes and --launch-args are those of step 4.
 """
 
 import argparse
