@@ -22,7 +22,7 @@ from lib.core.records import Block, Footprint
 RUNTIME_BYTES = 1_000_000_000  # CUDA's context, kernels' workspaces, fragments
 FLOAT64_LIMIT = 50_000_000  # numbers; as lib.network.gradients, which needs torch (a test compares)
 USABLE = 0.9  # of a card's memory: what the probe before a training allows itself (lib.training.memory)
-GATHERED = 3  # blocks in a row, whole at once
+GATHERED = 3  # blocks in a row, whole at once; one where a card is alone and waits for nobody
 SHARDED_BYTES = 16  # of a trained number in blocks: weight, gradient, Adam's moments; the engine sums in place
 GATHERED_BYTES = 6  # of a number of the largest trained block
 
@@ -33,7 +33,7 @@ def parts(footprint: Footprint, cards: int = 1, sharded: bool = False) -> dict[s
     if sharded:
         found = {
             "frozen blocks": -(-one.frozen_blocks // cards),
-            "gathered blocks": gathered_bytes(one.blocks),
+            "gathered blocks": gathered_bytes(one.blocks, GATHERED if cards > 1 else 1),
             "trained blocks": -(-(SHARDED_BYTES + average) * one.trained_in_blocks // cards),
             "trained": trained_bytes(one.trained, average),
         }
@@ -44,9 +44,9 @@ def parts(footprint: Footprint, cards: int = 1, sharded: bool = False) -> dict[s
     return {name: size for name, size in found.items() if size}
 
 
-def gathered_bytes(blocks: Sequence[Block]) -> int:
-    """Of the blocks that are whole at once, at most, and of the largest gradient."""
-    rows = [blocks[first : first + GATHERED] for first in range(len(blocks))]
+def gathered_bytes(blocks: Sequence[Block], count: int) -> int:
+    """Of the `count` blocks in a row that are whole at once, at most, and of the largest gradient."""
+    rows = [blocks[first : first + count] for first in range(len(blocks))]
     together = max((sum(block.whole for block in row) for row in rows), default=0)
     return together + GATHERED_BYTES * max((block.trained for block in blocks), default=0)
 

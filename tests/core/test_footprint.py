@@ -28,6 +28,7 @@ def test_whole_every_card_holds_all_of_it():
 
 
 def test_sharded_blocks_are_divided_and_three_of_them_are_gathered():
+    assert card_bytes(FROZEN, 1, sharded=True) == 13_001 + 9_001 + 700 + 24 * 10 + 50 + RUNTIME
     assert card_bytes(FROZEN, 2, sharded=True) == 6_501 + (9_001 + 2 * 400) + 700 + 24 * 10 + 50 + RUNTIME
     assert card_bytes(TRAINED, 4, sharded=True) == 20 * 250 + 3 * 20 + 6 * 10 + 28 * 3 + RUNTIME
     assert "copies" not in parts(TRAINED, 4, sharded=True)  # the engine casts a gathered block, and drops it
