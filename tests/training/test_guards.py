@@ -11,7 +11,7 @@ from lib.core.run import existing
 from lib.network import adapters, audit, lineage, sharding
 from lib.network.lineage import Lineage
 from lib.recipes.toy import recipe
-from lib.training import loop, memory, stages
+from lib.training import loop, memory, one_step, stages
 
 
 def said(step, capsys) -> str:
@@ -48,14 +48,14 @@ def test_a_loss_that_does_not_reach_an_adapter_stops(step, prepared, capsys, mon
 
 def test_a_step_that_moves_something_frozen_stops(step, prepared, capsys, monkeypatch):
     prepared("train.epochs=1")
-    update = loop.update
+    update = one_step.update
 
     def and_drift(training, *arguments):
         with torch.no_grad():
             next(p for p in training.parts.modules["net"].parameters() if not p.requires_grad).mul_(1.001)
         return update(training, *arguments)
 
-    monkeypatch.setattr(loop, "update", and_drift)
+    monkeypatch.setattr(one_step, "update", and_drift)
     assert "the first step moved 1 frozen tensor" in said(step, capsys)
 
 
@@ -88,7 +88,7 @@ def test_what_stands_still_is_counted_over_what_had_a_gradient():
 
 @pytest.mark.parametrize(("module", "guard"), [
     (stages, "refuse_uneven"), (stages, "refuse_other_places"), (loop, "refuse_half_precision"),
-    (loop, "count_bad_steps"), (stages, "chosen"), (sharding, "complete"),
+    (one_step, "count_bad_steps"), (stages, "chosen"), (sharding, "complete"),
 ])  # fmt: skip
 def test_what_needs_more_than_one_process_to_happen_is_asked_for(step, prepared, capsys, monkeypatch, module, guard):
     """The faults themselves are put in where several processes train; here it is looked at whether anybody asks."""
