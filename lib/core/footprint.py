@@ -2,7 +2,7 @@
 
 Sharding (torch's `fully_shard` around each block) divides the blocks' weights, and where these are trained their
 gradients and Adam's moments too, by the number of cards; everything else stays whole on each of them. With S, R the
-frozen bytes in blocks and outside, G the bytes of three blocks in a row (the most there are), A and F the numbers
+frozen bytes in blocks and outside, G the bytes of two blocks in a row (the most there are), A and F the numbers
 trained outside of blocks and in them, Gp the numbers of the largest trained block, X the activations and n cards, a
 card holds
 
@@ -10,9 +10,8 @@ card holds
     sharded:  S / n + G + R + t A + 16 F / n + 6 Gp + X + runtime
 
 where t = 4 (weight) + 4 (gradient) + 8 (Adam) + 8 (the flat sum in float64; 4 above `FLOAT64_LIMIT` numbers); an
-average of the weights takes 4 more of each number. Three blocks are gathered at once: the one that computes, the next
-one, and the one before, whose memory the allocator has not given back; of a trained one, 6 Gp is its gathered gradient
-in half and in full precision.
+average of the weights takes 4 more of each number. Two blocks are gathered at once: the one that computes and the next
+one; of a trained one, 6 Gp is its gathered gradient in half and in full precision.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from lib.core.records import Block, Footprint
 RUNTIME_BYTES = 1_000_000_000  # CUDA's context, kernels' workspaces, fragments
 FLOAT64_LIMIT = 50_000_000  # numbers; as lib.network.gradients, which needs torch (a test compares)
 USABLE = 0.9  # of a card's memory: what the probe before a training allows itself (lib.training.memory)
-GATHERED = 3  # blocks in a row, whole at once; one where a card is alone and waits for nobody
+GATHERED = 2  # blocks in a row, whole at once; one where a card is alone and waits for nobody
 SHARDED_BYTES = 16  # of a trained number in blocks: weight, gradient, Adam's moments; the engine sums in place
 GATHERED_BYTES = 6  # of a number of the largest trained block
 
