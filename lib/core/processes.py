@@ -27,7 +27,7 @@ import logging, os, sys
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
-logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+logging.disable(logging.CRITICAL)  # each of its loggers has a level of its own
 try:
     main()
 except (ChildFailedError, SignalException):
