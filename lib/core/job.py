@@ -9,7 +9,6 @@ from typing import Any
 from lib.core import config as configuration
 from lib.core import steps
 from lib.core.contract import Recipe
-from lib.core.errors import Paused
 from lib.core.processes import is_first_rank
 from lib.core.run import Run, write_record
 from lib.core.session import Clock
@@ -66,4 +65,4 @@ class Job:
 
     def pause_if_out_of_time(self, unit_seconds: float = 0.0) -> None:
         if not self.clock.has_time(unit_seconds):
-            raise Paused(self.clock.stop_asked or "the session's time is over")
+            raise self.clock.pause()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from lib.core import group
-from lib.core.errors import DONE, FAILED, PAUSED, Paused, Stop
+from lib.core.errors import DONE, FAILED, PAUSED, Stop
 from lib.core.run import Run, write_text
 from lib.core.session import Clock
 
@@ -235,7 +235,7 @@ def alone(accelerator: Any, clock: Clock, work: Callable[[Callable[[], None]], T
     def together(finished: bool) -> bool:
         stop, done = wishes(accelerator, not clock.has_time(), finished)
         if stop and not done:
-            raise Paused(clock.stop_asked or "the session's time is over")
+            raise clock.pause()
         return done
 
     if not is_first_rank():

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from lib.core.errors import Stop
+from lib.core.errors import Paused, Stop
 
 KAGGLE_SESSION_HOURS = 12.0
 
@@ -50,6 +50,10 @@ class Clock:
     def has_time(self, unit_seconds: float = 0.0) -> bool:
         """Is there time for one more unit of this length, and has nobody asked to stop?"""
         return not self.stop_asked and self.remaining_seconds > unit_seconds
+
+    def pause(self) -> Paused:
+        """What to raise once there is no time, with the reason."""
+        return Paused(self.stop_asked or "the session's time is over")
 
     def note_finishing(self, seconds: float) -> None:
         self.finishing_seconds = max(self.finishing_seconds, seconds)

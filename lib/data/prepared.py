@@ -23,11 +23,11 @@ def clear_damaged(folder: Path) -> None:
     try:
         noted = read_record(folder / FILE)
     except Damaged as damaged:
-        fault = damaged.cause
+        why = damaged.cause
     else:
-        fault = "" if noted is None else fault_of(folder, noted["files"])
-    if fault:
-        print(f"{fault}; all prepared arrays are made again", flush=True)
+        why = "" if noted is None else fault_of(folder, noted["files"])
+    if why:
+        print(f"{why}; all prepared arrays are made again", flush=True)
         shutil.rmtree(folder)
 
 

@@ -11,7 +11,6 @@ import torch
 
 from lib.core import machine, steps
 from lib.core.contract import main_measure
-from lib.core.errors import Paused
 from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import any_asks, is_first_rank
@@ -108,7 +107,12 @@ def scored(
 
     The first `eval.figures` samples are scored in every call, because their pictures are not kept on disk.
     """
-    path, pictured, accelerator = partial_folder(job, source) / f"{column}.jsonl", job.config.eval.figures, session[0]
+    path, pictured = partial_folder(job, source) / f"{column}.jsonl", job.config.eval.figures
+    accelerator, of_job = session.accelerator, (job.recipe, job.config, session.stage)
+
+    def score(indices: list[int]) -> list[Row]:
+        return scoring.rows(*of_job, parts, sampler, indices, accelerator, feature_cache)
+
     kept = rows_on_disk(path, sampler.length, accelerator)
     left = [index for index in range(sampler.length) if index not in kept or index < pictured]
     started, before = time.monotonic(), len(kept)
@@ -116,17 +120,14 @@ def scored(
     job.advance(begun, total, UNIT)
     for first in range(0, len(left), accelerator.num_processes):
         indices = left[first : first + accelerator.num_processes]
-        found = scoring.one_each(
-            job.recipe, job.config, session.stage, parts, sampler, indices, accelerator, feature_cache, pictured
-        )
-        for index, row in zip(indices, found, strict=True):
+        for index, row in zip(indices, scoring.one_each(score, indices, accelerator, pictured), strict=True):
             if index not in kept and is_first_rank():
                 keep(path, index, row)
             kept[index] = row
         job.advance(begun + len(kept), total, UNIT)
         seconds = (time.monotonic() - started) / max(1, len(kept) - before)
         if indices[-1] >= pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
-            raise Paused(job.clock.stop_asked or "the session's time is over")
+            raise job.clock.pause()
     if is_first_rank():
         print(f"  {column}: {counted(len(kept), 'sample')} in {time.monotonic() - started:.1f} s", flush=True)
     return [kept[index] for index in range(sampler.length)]

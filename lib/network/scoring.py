@@ -92,25 +92,16 @@ def divided_rows(
     return scored
 
 
-def one_each(
-    recipe: Recipe,
-    config: Any,
-    stage: Stage,
-    parts: Parts | None,
-    sampler: Sampler,
-    indices: list[int],
-    accelerator: Any,
-    feature_cache: Any,
-    pictured: int,
-) -> list[Row]:
+def one_each(score: Callable[[list[int]], list[Row]], indices: list[int], accelerator: Any, pictured: int) -> list[Row]:
     """The rows of at most as many samples as there are processes, one on each of them; every process gets all rows.
 
-    Who has none of its own scores the last one again, and drops it. Samples from `pictured` on lose their arrays.
+    score: `rows` of one network and sampler. Who has no sample of its own scores the last one again, and drops it.
+    Samples from `pictured` on lose their arrays.
     """
     from accelerate.utils import gather_object
 
     mine = min(accelerator.process_index, len(indices) - 1)
-    [row] = rows(recipe, config, stage, parts, sampler, [indices[mine]], accelerator, feature_cache)
+    [row] = score([indices[mine]])
     if indices[mine] >= pictured:
         row.arrays.clear()
     found: list[Row] = gather_object([row]) if accelerator.num_processes > 1 else [row]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lib.core.errors import Paused, Stop
+from lib.core.errors import Stop
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.progress import Progress
 from lib.core.run import append_line
@@ -131,7 +131,7 @@ def save_or_pause(training: Training, step_seconds: float) -> None:
     if stop or by_steps or by_time or finished:
         save(training)
     if stop:
-        raise Paused(job.clock.stop_asked or "the session's time is over")
+        raise job.clock.pause()
 
 
 def write_log(training: Training, record: dict[str, float], seconds: float, waited_seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Who was asked for, who came, which address is bound: said in one sentence before anything is trained."""
 
 import socket
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from lib.core import group, processes
 from lib.core.errors import FAILED, Paused, Stop
+from lib.core.session import Clock
 
 RANK_OF_TWO = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
 NAMES = (*RANK_OF_TWO, "ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "GLOO_SOCKET_IFNAME")
@@ -226,7 +228,7 @@ class Pair:
 
 @pytest.fixture
 def clock():
-    return SimpleNamespace(has_time=lambda: True, stop_asked="")
+    return Clock(None, 0.0, time.monotonic())
 
 
 def test_the_others_meet_rank_0_at_each_of_its_pauses(environment, clock):
