@@ -1,7 +1,7 @@
 """Children of a step: an earlier step that must be repaired, or one process per device through torch's own launcher.
 
 The outcome of the ranks is what the first one of each machine wrote down, never the launcher's exit code, which turns
-75 into 1.
+75 into 1. Where none of them was ever started, the launcher writes its own sentence there.
 """
 
 import argparse
@@ -33,8 +33,13 @@ try:
 except (ChildFailedError, SignalException):
     sys.exit(1)
 except Exception as error:
-    sys.exit(1 if os.path.exists(os.environ["PIPELINE_OUTCOME"]) else f"torch's launcher: {error}")
+    if not os.path.exists(os.environ["PIPELINE_OUTCOME"]):
+        with open(os.environ["PIPELINE_OUTCOME"], "w") as outcome:
+            outcome.write(f"torch's launcher: {error}")
+    sys.exit(1)
 """
+
+KILLED = "a process of this step failed (its traceback is above) or was killed, perhaps for want of memory"
 
 
 def is_first_rank() -> bool:
@@ -78,16 +83,16 @@ def launch(run: Run, processes: int, threads: int, launch_args: list[str], clock
     command = [sys.executable, "-c", LAUNCHER, "--nproc-per-node", str(processes)]
     if not any(word.startswith("--master") for word in launch_args):
         command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    command += ["--rdzv-conf", f"timeout={group.GROUP_SECONDS}"]  # for machines that never come; torch waits 600 s
     command += [*launch_args, "--", *sys.argv]  # without the dashes the launcher takes --run for a flag of its own
     environment = {"OMP_NUM_THREADS": str(threads), "PIPELINE_OUTCOME": str(outcome), "PIPELINE_STOP": str(stop)}
     run_child(command, clock, environment, lambda child: write_text(stop, clock.stop_asked))
-    code = int(outcome.read_text()) if outcome.exists() else None
+    said = outcome.read_text() if outcome.exists() else KILLED
     outcome.unlink(missing_ok=True)
     stop.unlink(missing_ok=True)
-    if code is None:
-        cause = "a process of this step failed (its traceback is above) or was killed, perhaps for want of memory"
-        raise Stop(f"{cause}; the last good checkpoint stands", "the same command", FAILED)
-    return code
+    if not said.isdecimal():
+        raise Stop(f"{said}; the last good checkpoint stands", "the same command", FAILED)
+    return int(said)
 
 
 def run_child(

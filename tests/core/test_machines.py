@@ -21,6 +21,13 @@ from lib.core.run import SCRIPTS
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("train.epochs=8", "train.micro_batch=1", "train.checkpoint_steps=2", "train.fault=slow")
 QUIET = ("train.evaluate_epochs=6", "session.reserve_seconds=2")
+HASTY = """
+import runpy, sys
+from lib.core import group
+group.GROUP_SECONDS = 3
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NAMES = tuple(f"machine{number}-{os.getpid()}" for number in (0, 1))
 MAKE = (
     *(f"ip netns add {name}" for name in NAMES),
@@ -93,9 +100,13 @@ def pull_the_plug(machine: str) -> None:
 
 def until_step(folder: Path, number: int) -> None:
     patience = time.monotonic() + 120
-    while not any(int(one.name[5:]) >= number for one in (folder / "train" / "adapt").glob("step-*")):
+    while last_step(folder) < number:
         assert time.monotonic() < patience, f"step {number} never came"
         time.sleep(0.1)
+
+
+def last_step(folder: Path) -> int:
+    return max((int(one.name[5:]) for one in (folder / "train" / "adapt").glob("step-*")), default=0)
 
 
 def end(child: subprocess.Popen) -> tuple[int, str, str]:
@@ -120,8 +131,9 @@ def test_two_machines_pause_lose_one_and_go_on_as_one_process_does(
     for child in (first, second):
         code, out, err = end(child)
         assert code == 75 and "paused at" in out and not errors(err), out + err
+    paused = last_step(folder)
     first, second = start(place, processes.free_port(), GLOO_SOCKET_IFNAME=place.interface)
-    until_step(folder, 14)
+    until_step(folder, paused + 4)
     pull_the_plug(mark(tmp_path, 1))
     code, _, err = end(first)
     assert code == 1 and errors(err) == [f"error: {group.GONE}"], err
@@ -183,3 +195,16 @@ def test_a_machine_that_cannot_see_the_run_says_so(start, prepared, tmp_path):
     words = [sys.executable, str(ROOT / SCRIPTS[4]), "--run", "r", "--launch-args", "--nnodes 2 --node-rank 0"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "without --master-addr, --master-port" in ended.stderr
+
+
+def test_a_machine_that_never_comes_is_waited_for_as_long_as_one_that_is_lost(prepared, tmp_path):
+    """The sentence of torch's launcher, after GROUP_SECONDS (here 3) instead of its own ten minutes."""
+    prepared(*SETTINGS, *QUIET)
+    words = f"--nnodes 2 --node-rank 0 --master-addr 127.0.0.1 --master-port {processes.free_port()}"
+    step = [str(ROOT / SCRIPTS[4]), "--run", "r", "--processes", "1", "--launch-args", words]
+    command = [sys.executable, "-c", HASTY, *step]
+    said = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, env=said, check=False)
+    [said] = errors(ended.stderr)
+    assert ended.returncode == 1 and "1/2 clients joined" in said and "traceback is above" not in said
+    assert not list((tmp_path / "runs" / "r").glob(".*.tmp"))
