@@ -143,7 +143,8 @@ def measure(args: argparse.Namespace) -> None:
         losses, moved = train(parts, accelerator, args.steps)
     found = {"loaded_MB": after - before, "peak_MB": most_held(accelerator.device) - before}
     count = sum(parameter.numel() for name, parameter in network.named_parameters() if ".lora_" not in name)
-    print(json.dumps({"parameters": count} | found | {"moved": moved, "losses": losses}), flush=True)
+    line = json.dumps({"parameters": count} | found | {"moved": moved, "losses": losses}) + "\n"
+    os.write(sys.stdout.fileno(), line.encode())  # in one piece: all processes share this pipe
 
 
 def train(parts: Any, accelerator: Any, steps: int) -> tuple[list[float], float]:
