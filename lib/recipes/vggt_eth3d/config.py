@@ -59,9 +59,9 @@ class Config(Settings):
 
         shapes = costs.tensors(self.model)
         refuse_without_match("lora.targets", self.lora.targets, lambda one: costs.adapted(shapes, [one]))
-        refuse_without_match("lora.full", self.lora.full, lambda one: costs.fully_trained(shapes, [one]))
+        refuse_without_match("lora.full", self.lora.full, lambda one: costs.fully_trained(shapes, [one], costs.MODULE))
         adapted = costs.adapted(shapes, costs.lora_targets(self))
-        full = costs.fully_trained(shapes, costs.full_tensors(self))
+        full = costs.fully_trained(shapes, costs.full_tensors(self), costs.MODULE)
         if not adapted and not full:
             raise Stop(f"lora.layers={self.lora.layers} are in no block of lora.strategy={self.lora.strategy}")
         if not self.loss.depth_weight and all(name.startswith("depth_head.") for name in adapted + full):

@@ -11,7 +11,7 @@ from lib.core.errors import Stop
 from lib.core.records import Manifest, Record
 from lib.network import adapters
 from lib.recipes.vggt_eth3d import assemble, costs
-from tests.recipes.vggt_eth3d.conftest import STAGE
+from tests.scenes.conftest import STAGE
 
 BASE = Path(assemble.__file__).parent / "demo"
 IMAGES = torch.rand(1, 2, 3, 42, 56, generator=torch.Generator().manual_seed(0))
