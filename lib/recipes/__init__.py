@@ -21,7 +21,7 @@ from lib.core.contract import FACE, OPTIONAL, Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.run import read_record
 
-RECIPES = ("vggt_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
+RECIPES = ("vggt_eth3d", "da3_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
 
 STATED = {
     name: tuple(inspect.signature(member).parameters)[1:]

@@ -15,6 +15,7 @@ from lib.scenes import geometry
 from lib.scenes.sections import LossConfig
 
 LARGEST = 100.0  # of any error, in units of the scene: one broken pixel must not own the step
+LEAST_ERROR = 0.01  # of the mean distance of a scene's points: what a confidence is not asked to tell apart from 0
 FILTERED_FROM = 1000  # errors; the quantile filter leaves smaller sets alone, and never leaves fewer
 TRANSLATION, ROTATION, FOCAL = slice(0, 3), slice(3, 7), slice(7, 9)  # of a pose code
 GRADIENT_GAMMA, GRADIENT_ALPHA = 1.0, 0.2  # of the confidence in the gradient term; published ones, not the settings'
@@ -24,7 +25,12 @@ Terms = Callable[[dict[str, Any], geometry.Scene, dict[str, Any], Tensor | None]
 
 
 def objective(
-    predicted: dict[str, Any], batch: dict[str, Any], loss: LossConfig, own: Terms, decay: float = 1.0
+    predicted: dict[str, Any],
+    batch: dict[str, Any],
+    loss: LossConfig,
+    own: Terms,
+    decay: float = 1.0,
+    encode: Callable[[Tensor, Tensor, int, int], Tensor] = geometry.encode_cameras,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum and its parts by their published names, for the heads that `predicted` has.
 
@@ -33,6 +39,7 @@ def objective(
     of length, because the scene is normalised here. The pixels of a `region` (b, s, h, w) weigh loss.region_weight in
     the means of the dense errors; differences between neighbours are not weighed. own: a recipe's further terms, from
     (predicted, truth, batch, pixel_weight): each with its weight. decay: of the camera head's earlier iterations.
+    encode: what makes the code in which cameras are compared.
     """
     pixel_weight = torch.where(batch["region"], loss.region_weight, 1.0) if "region" in batch else None
     # A matrix product in bf16 would move the ground truth.
@@ -41,7 +48,7 @@ def objective(
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=valid.device)
         if "pose_enc_list" in predicted and loss.camera_weight:
-            codes = geometry.encode_cameras(truth.cam_from_world, batch["intrinsics"], *valid.shape[-2:])
+            codes = encode(truth.cam_from_world, batch["intrinsics"], *valid.shape[-2:])
             counted = valid[:, 0].sum((1, 2)) > loss.min_valid_px
             parts |= camera_loss(predicted["pose_enc_list"], codes, counted, loss, decay)
             total = total + loss.camera_weight * parts["camera"]
@@ -112,9 +119,7 @@ def dense_loss(
         return {"conf": nothing, "reg": nothing, "grad": nothing}
     truth = tamed(truth)
     error = tamed((truth[valid] - predicted[valid]).norm(dim=-1))
-    weighted = tamed(
-        loss.confidence_error * error * confidence[valid] - loss.confidence_reward * confidence[valid].log()
-    )
+    weighted = confidence_term(error, confidence[valid], loss)
     counts = None if pixel_weight is None else pixel_weight[valid]
     return {
         "conf": filtered_mean(weighted, loss.valid_range, counts),
@@ -123,6 +128,21 @@ def dense_loss(
             predicted.flatten(0, 1), truth.flatten(0, 1), valid.flatten(0, 1), confidence.flatten(0, 1), gradient
         ),
     }
+
+
+def confidence_term(error: Tensor, confidence: Tensor, loss: LossConfig) -> Tensor:
+    """gamma e confidence - alpha log(confidence) of the errors (n,) at valid pixels.
+
+    As published it has no floor: where few scenes are learned by heart, e goes to 0 and the confidence without end. With
+    loss.confidence=detached the confidence learns from an error that is no smaller than LEAST_ERROR and that it cannot
+    move, so it ends at alpha / (gamma LEAST_ERROR), and the depth learns from the plain error alone. With "frozen" the
+    term is left out.
+    """
+    if loss.confidence == "frozen":
+        return 0 * error
+    if loss.confidence == "detached":
+        error = error.detach().clamp(min=LEAST_ERROR)
+    return tamed(loss.confidence_error * error * confidence - loss.confidence_reward * confidence.log())
 
 
 def tamed(x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ CONFIDENT_SHARE = 0.5
 MOST_POINTS = 400_000
 MONTAGE_PHOTOS = 8
 
-Forward = Callable[[Tensor], dict[str, Tensor]]  # images (1, s, 3, h, w) on the CPU -> what the network finds
+# Images (1, s, 3, h, w) on the CPU, and which of the photos they are -> what the network finds.
+Forward = Callable[[Tensor, list[int]], dict[str, Tensor]]
 
 
 def write(out: Path, called: list[str], images: Tensor, found: dict[str, Tensor]) -> None:
@@ -112,12 +113,15 @@ def fitted(photo: Any, size: tuple[int, int]) -> Any:
 # ---------------------------------------------------------------------------------------------- through the network
 
 
-def run(forward: Forward, images: Tensor) -> dict[str, Tensor]:
-    """pose_enc (s, 9), depth (s, h, w, 1), depth_conf (s, h, w). All views at once; when memory is short, in chunks."""
-    views = len(images)
+def run(forward: Forward, images: Tensor, at_once: int = 0) -> dict[str, Tensor]:
+    """pose_enc (s, 9), depth (s, h, w, 1), depth_conf (s, h, w).
+
+    All views at once, or at most `at_once`; when memory is short, fewer.
+    """
+    views = min(len(images), at_once or len(images))
     while True:
         try:
-            return joined([one_pass(forward, images[chunk]) for chunk in chunks(len(images), views)])
+            return joined([one_pass(forward, images, chunk) for chunk in chunks(len(images), views)])
         except torch.OutOfMemoryError:
             if views <= 2:
                 raise Stop("two views do not fit into memory", "use a smaller model.image_width_px") from None
@@ -133,9 +137,9 @@ def chunks(count: int, views: int) -> list[list[int]]:
     return [[0, *range(start, min(start + views - 1, count))] for start in range(1, count, views - 1)]
 
 
-def one_pass(forward: Forward, images: Tensor) -> dict[str, Tensor]:
-    """One pass over images (s, 3, h, w), its results on the CPU."""
-    found = forward(images[None])
+def one_pass(forward: Forward, images: Tensor, chunk: list[int]) -> dict[str, Tensor]:
+    """One pass over some of the images (s, 3, h, w), its results on the CPU."""
+    found = forward(images[chunk][None], chunk)
     return {key: found[key][0].float().cpu() for key in ("pose_enc", "depth", "depth_conf")}
 
 

@@ -15,21 +15,21 @@ from lib.network.gradients import learning_rate
 from lib.scenes import samples, stand_in
 from lib.scenes.sections import Settings
 
-WORLDS, VIEWS, FRAMES, BATCH = 320, 5, 3, 3
+VIEWS, FRAMES, BATCH = 5, 3, 3
 FLOOR_RATIO = 0.01  # of the peak: where the rate begins and ends
 FIRST_WORLD = 1_000_000  # seeds of box worlds; the demo's streets have seeds of their own kind
 
 Loss = Callable[[Batch, int], tuple[Tensor, dict[str, Tensor]]]  # of a batch in a step, and its parts
 
 
-def train(network: nn.Module, loss_of: Loss, config: Settings, steps: int, lr: float) -> Any:
-    """The network, trained, in evaluation mode."""
+def train(network: nn.Module, loss_of: Loss, config: Settings, steps: int, lr: float, worlds: int) -> Any:
+    """The network, trained on so many worlds, in evaluation mode."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.02)
     stage, started = Stage("pretrain", steps), time.monotonic()
-    worlds: list[Sample] = []
+    made: list[Sample] = []
     for step in range(steps):
-        grow(worlds, config, step)
-        batch = samples.collate(config, stage, [choose(worlds, mix(step, i)) for i in range(BATCH)])
+        grow(made, config, min(worlds, BATCH + step))
+        batch = samples.collate(config, stage, [choose(made, mix(step, i)) for i in range(BATCH)])
         torch.manual_seed(noise_seed(0, step, 0, 0))
         loss, parts = loss_of(batch, step)
         loss.backward()
@@ -44,11 +44,11 @@ def train(network: nn.Module, loss_of: Loss, config: Settings, steps: int, lr: f
     return network.eval()
 
 
-def grow(worlds: list[Sample], config: Settings, step: int) -> None:
-    """One more world per step until there are WORLDS, so that training starts at once."""
+def grow(made: list[Sample], config: Settings, count: int) -> None:
+    """So many worlds; with one more per step training starts at once."""
     width_px, height_px = config.model.image_width_px, config.model.image_height_px
-    while len(worlds) < min(WORLDS, BATCH + step):
-        worlds.append(stand_in.box_sample(FIRST_WORLD + len(worlds), VIEWS, width_px, height_px))
+    while len(made) < count:
+        made.append(stand_in.box_sample(FIRST_WORLD + len(made), VIEWS, width_px, height_px))
 
 
 def choose(worlds: list[Sample], counter: int) -> Sample:

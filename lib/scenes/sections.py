@@ -123,6 +123,8 @@ class LossConfig:
     camera_norm: str = "l1"  # or l2
     # The term on spatial differences: grad_conf weights it by the confidence, "" leaves it out.
     depth_gradient: str = "grad"
+    # Of the dense maps: trained as published; detached: it moves no depth, and has an end; frozen: without its term.
+    confidence: str = "trained"
     confidence_error: float = 1.0  # gamma in gamma * error * confidence - alpha * log(confidence)
     confidence_reward: float = 0.2  # alpha
     valid_range: float = 0.99  # errors above this quantile are left out; -1 = none
@@ -135,6 +137,7 @@ class LossConfig:
                 within(f"loss.{name}", value, 0)
         within("loss.min_valid_px", self.min_valid_px, 1)
         within("loss.confidence_error", self.confidence_error, 1e-6)  # at 0 the confidence grows without end
+        one_of("loss.confidence", self.confidence, ("trained", "detached", "frozen"))
         one_of("loss.camera_norm", self.camera_norm, ("l1", "l2"))
         one_of("loss.depth_gradient", self.depth_gradient, ("", "grad", "grad_conf"))  # a depth has no normals
         if self.valid_range != -1 and not 0 < self.valid_range <= 1:

@@ -14,7 +14,7 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
     """inputs: a folder of photos. Stop: it holds none that can be used, or two do not fit into memory."""
     network = parts.modules[costs.MODULE]
 
-    def forward(images: Tensor) -> dict[str, Tensor]:
+    def forward(images: Tensor, chunk: list[int]) -> dict[str, Tensor]:
         return network(images.to(network.aggregator.camera_token.device))
 
     called, images = scenes.photographs(config, Path(inputs))  # (s, 3, h, w)

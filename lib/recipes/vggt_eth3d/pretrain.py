@@ -10,14 +10,17 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lib import recipes
 from lib.core.config import compose
+from lib.core.records import Batch
 from lib.recipes.vggt_eth3d import losses
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 from lib.scenes import pretrain
 
+WORLDS = 320
 TARGET = Path(__file__).parent / "demo" / "base.safetensors"
 # The published 0.01 is for weeks of training: for the first thousand steps it leaves the blocks nearly out.
 LAYER_SCALE = 0.5
@@ -40,9 +43,11 @@ def train(config: Config, steps: int, lr: float) -> VGGT:
     """The trained network in evaluation mode."""
     torch.manual_seed(0)
     network = VGGT(dataclasses.replace(config.model, layer_scale=LAYER_SCALE))
-    return pretrain.train(
-        network, lambda batch, step: losses.objective(network(batch["images"]), batch, config.loss), config, steps, lr
-    )
+
+    def loss_of(batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return losses.objective(network(batch["images"]), batch, config.loss)
+
+    return pretrain.train(network, loss_of, config, steps, lr, WORLDS)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from lib.core.config import from_dotted, leaves
 from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, TINY, Config
-from lib.recipes.vggt_eth3d.sections import LAYERS, LossConfig
+from lib.recipes.vggt_eth3d.sections import LossConfig
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.scenes.sections import LAYERS
 
 GUIDE = [("strategy_a", "a", 2), ("strategy_b", "b", 2), ("strategy_c", "c", 3), ("head_full", "head_full", 2)]
 NAN, INF = float("nan"), float("inf")

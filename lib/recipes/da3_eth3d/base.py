@@ -1,0 +1,5 @@
+from lib.network import weights
+
+
+def load(network, path):
+    return weights.load_strict(network, path)
