@@ -1,4 +1,4 @@
-"""What the patch embed, the aggregator and the camera trunk share: the transformer block and rotary positions in 2D."""
+"""What the transformers of both networks share: the block, and rotary positions in 2D."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,14 +37,17 @@ def rotate(tokens: Tensor, turn: Rope) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens (batch, tokens, width), whose queries and keys may be normalised and turned."""
+    """Self-attention over tokens (batch, tokens, width), whose queries and keys may be normalised and turned.
 
-    def __init__(self, width: int, heads: int, eps: float, qk_norm: bool):
+    Their norms have eps 1e-5, as published, also inside blocks whose own norms have 1e-6 (Depth Anything 3).
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // heads, eps) if qk_norm else nn.Identity()
+        self.q_norm = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, turn: Rope | None) -> Tensor:
@@ -77,7 +80,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block.
 
-    LayerNorm's eps is 1e-6 in the patch embed and 1e-5 everywhere else, as published.
+    LayerNorm's eps is 1e-6 in blocks that come from DINOv2 (VGGT's patch embed, all of Depth Anything 3's backbone) and
+    1e-5 everywhere else, as published.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps)
-        self.attn = Attention(width, heads, eps, qk_norm)
+        self.attn = Attention(width, heads, qk_norm)
         self.ls1 = LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = Mlp(width, int(width * mlp_ratio), width)
