@@ -15,8 +15,8 @@ from tests.golden import Case, Distance, Tolerance, Waiver
 
 # The words of a case's config that are called otherwise here; the others are the same.
 WORDS = {
-    "patch": "patch_size", "heads": "num_heads", "head_features": "dpt_features", "head_out_channels": "dpt_out_channels",
-    "head_output_hidden": "dpt_output_hidden", "cam_enc_depth": "camera_encoder_depth",
+    "patch": "patch_size", "heads": "num_heads", "head_features": "dpt_features",
+    "head_out_channels": "dpt_out_channels", "head_output_hidden": "dpt_output_hidden", "cam_enc_depth": "camera_encoder_depth",
     "cam_enc_heads": "camera_encoder_heads",
 }  # fmt: skip
 SAME = ("embed_dim", "depth", "mlp_ratio", "out_layers", "alt_start", "qknorm_start", "rope_start")
@@ -41,7 +41,13 @@ def model(case: Case) -> dict[str, Tensor]:
     found |= {f"camera_token.{k}": token for k, token in enumerate(read.camera_tokens)}
     if read.reference is not None:
         found["reference_view"] = read.reference
-    found |= dict(zip(("extrinsics", "intrinsics"), geometry.decode_cameras(predicted["pose_enc"], *images.shape[-2:]), strict=True))
+    found |= dict(
+        zip(
+            ("extrinsics", "intrinsics"),
+            geometry.decode_cameras(predicted["pose_enc"], *images.shape[-2:]),
+            strict=True,
+        )
+    )
     found |= {"depth": predicted["depth"][..., 0], "pose_code": predicted["pose_code"]}
     found |= {name: predicted[name] for name in ("depth_conf", "ray", "ray_conf")}
     return {name: stored(name, value) if cells is not None else value for name, value in found.items()}
@@ -77,9 +83,13 @@ def rays(case: Case) -> dict[str, Tensor | Distance]:
         ray, confidence, index = (case.inputs[f"{name}.{part}"] for part in ("ray", "ray_conf", "sample_index"))
         cam_from_world, intrinsics = ray_pose.cameras(ray, confidence, *case.config["image_size_hw"], sample=index)
         truth = (case.inputs[f"{name}.true_extrinsics"], case.inputs[f"{name}.true_intrinsics"])
-        worst = error_of_limits(cam_from_world, intrinsics, *truth, LIMITS["off_centre" if name == "off_centre" else ""])
+        worst = error_of_limits(
+            cam_from_world, intrinsics, *truth, LIMITS["off_centre" if name == "off_centre" else ""]
+        )
         drawn_by_seed = ray_pose.cameras(ray, confidence, *case.config["image_size_hw"])
-        worst = max(worst, error_of_limits(*drawn_by_seed, *truth, LIMITS["off_centre" if name == "off_centre" else ""]))
+        worst = max(
+            worst, error_of_limits(*drawn_by_seed, *truth, LIMITS["off_centre" if name == "off_centre" else ""])
+        )
         if name == "off_centre":
             found |= {f"{name}.{part}": Distance(worst) for part in ("c2w", "extrinsics", "intrinsics")}
             continue

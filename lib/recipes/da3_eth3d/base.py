@@ -33,7 +33,9 @@ OTHERS = {
 
 # The norm that the four ray levels share is stored once, as level 0's. A file that lists the others too must agree.
 NORM = "head.scratch.output_conv2_aux.{}.2.{}"
-SHARED = {NORM.format(level, part): NORM.format(0, part) for level in range(1, RAY_LEVELS) for part in ("weight", "bias")}
+SHARED = {
+    NORM.format(level, part): NORM.format(0, part) for level in range(1, RAY_LEVELS) for part in ("weight", "bias")
+}
 ALIASES = {f"model.{name}": f"model.{kept}" for name, kept in SHARED.items()}  # metadata of a published file
 
 

@@ -5,8 +5,8 @@ with one that lies 8 % of the width off the middle it errs by 5 to 7 degrees on 
 triangular is what a camera is, and errs by less than 0.01 degrees there.
 
 As published, RANSAC looks at where rays point. The last fit is ours: it takes their lengths too (a direction has z = 1
-in its camera), which makes it linear, and leaves out what lies far from the others. On rays with noise of 0.4 % and 15 %
-outliers it errs by 0.03 degrees, where a last homography errs by 0.2.
+in its camera), which makes it linear, and leaves out what lies far from the others. On rays with noise of 0.4 % and
+15 % outliers it errs by 0.03 degrees, where a last homography errs by 0.2.
 """
 
 from typing import NamedTuple
@@ -73,7 +73,9 @@ def camera(
         raise no_camera(number)
     centre = (weight[:, None] * origin).sum(0) / weight.sum()
     best = weight.argsort(descending=True, stable=True)[:candidates]
-    rotation, intrinsics = taken_apart(matrix_of_most(plane, direction, target, weight, best[sample.to(best.device)]), number)
+    rotation, intrinsics = taken_apart(
+        matrix_of_most(plane, direction, target, weight, best[sample.to(best.device)]), number
+    )
     return torch.cat([rotation.mT, -(rotation.mT @ centre)[:, None]], -1), intrinsics
 
 
@@ -121,7 +123,7 @@ def homographies(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def taken_apart(matrix: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Rotation (3, 3), camera to world, and intrinsics (3, 3): their inverse is the upper triangle, without the skew."""
+    """Rotation (3, 3), camera to world, and intrinsics (3, 3), whose inverse is the upper triangle without the skew."""
     if not matrix.isfinite().all() or not torch.linalg.det(matrix) > 0:
         raise no_camera(number)
     rotation, upper = torch.linalg.qr(matrix)

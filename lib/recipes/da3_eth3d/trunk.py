@@ -122,7 +122,9 @@ class Trunk(nn.Module):
 
     def in_view(self, index: int, tokens: Tensor, one_view: Rope) -> Tensor:
         turn = one_view if index >= self.size.rope_start else None
-        return recomputed(self.gradient_checkpointing, self.blocks[index], tokens.flatten(0, 1), turn).view(tokens.shape)
+        return recomputed(self.gradient_checkpointing, self.blocks[index], tokens.flatten(0, 1), turn).view(
+            tokens.shape
+        )
 
     def turns(self, images: Tensor) -> tuple[Rope, Rope]:
         """Rotary positions of the tokens inside one view, and over all views.
