@@ -31,9 +31,9 @@ class DenseHead(nn.Module):
         )
 
     def in_chunks(self, dense: Callable[..., Sequence[Tensor]], layers: list[Tensor], *rest: int) -> list[Tensor]:
-        """What `dense(*rest, *layers)` makes of tokens (f, n, 2c), of a few frames at a time: (b, s, h, w, values) each.
+        """What `dense(*rest, *layers)` makes of a few frames at a time: maps (b, s, h, w, values).
 
-        Layers are (b, s, n, 2c); `dense` returns (f, values, h, w) for every map.
+        Layers are (b, s, n, 2c); `dense` gets tokens (f, n, 2c) and returns (f, values, h, w) for every map.
         """
         flat = [layer.flatten(0, 1) for layer in layers]
         at_once = 1 if self.gradient_checkpointing and torch.is_grad_enabled() else FRAMES_AT_ONCE

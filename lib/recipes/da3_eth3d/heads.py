@@ -1,5 +1,7 @@
 """The heads of Depth Anything 3: depth and rays from one pyramid, cameras out of a token and into one."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -74,8 +76,7 @@ class DualScratch(Scratch):
 def neck(features: int) -> nn.Sequential:
     """Five convolutions without activations between them."""
     widths = [features, features // 2, features, features // 2, features, features // 2]
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return nn.Sequential(*(nn.Conv2d(before, after, 3, 1, 1) for before, after in pairs))
+    return nn.Sequential(*(nn.Conv2d(before, after, 3, 1, 1) for before, after in itertools.pairwise(widths)))
 
 
 class CameraDecoder(nn.Module):

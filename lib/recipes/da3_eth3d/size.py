@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lib.core.errors import Stop
+from lib.scenes.bounds import multiple, within
 
 POSE_NUMBERS = 9  # translation 3, quaternion 4, field of view 2
 TRUNK = "backbone.pretrained."  # what stands before the names of the backbone's tensors
@@ -38,24 +39,19 @@ class ModelSize:
     def __post_init__(self) -> None:
         layers = list(self.out_layers)
         if len(layers) != 4 or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < self.depth:
-            raise Stop(
-                f"model.out_layers={layers}: the dense head reads four blocks, ascending within 0..{self.depth - 1}"
-            )
-        if not 1 <= self.alt_start < self.depth:
-            raise Stop(f"model.alt_start={self.alt_start} is impossible: it must be from 1 to {self.depth - 1}")
+            raise Stop(f"model.out_layers={layers}: the dense head reads four blocks, ascending in 0..{self.depth - 1}")
         if len(self.dpt_out_channels) != 4:
-            raise Stop(f"model.dpt_out_channels={list(self.dpt_out_channels)}: the dense head has four maps")
+            raise Stop(f"model.dpt_out_channels={self.dpt_out_channels}: the dense head has four maps")
+        for key in ("alt_start", "qknorm_start", "rope_start"):
+            within(f"model.{key}", getattr(self, key), 1, self.depth - 1)
+        within("model.camera_encoder_depth", self.camera_encoder_depth, 1)
         # RoPE splits a head into y and x, and each of these into pairs; UV embeddings have four equal parts.
-        self.refuse_other_than_multiple("embed_dim", self.embed_dim, 4 * self.num_heads)
-        self.refuse_other_than_multiple("embed_dim", self.embed_dim, self.camera_encoder_heads)
-        self.refuse_other_than_multiple("img_size", self.img_size, self.patch_size)
-        self.refuse_other_than_multiple("dpt_features", self.dpt_features, 8)
+        multiple("model.embed_dim", self.embed_dim, "4 x model.num_heads", 4 * self.num_heads)
+        multiple("model.embed_dim", self.embed_dim, "model.camera_encoder_heads", self.camera_encoder_heads)
+        multiple("model.img_size", self.img_size, "model.patch_size", self.patch_size)
+        multiple("model.dpt_features", self.dpt_features, "8", 8)
         for channels in self.dpt_out_channels:
-            self.refuse_other_than_multiple("dpt_out_channels", channels, 4)
-
-    def refuse_other_than_multiple(self, key: str, value: int, unit: int) -> None:
-        if unit < 1 or value < 1 or value % unit:
-            raise Stop(f"model.{key}={value} is not a positive multiple of {unit}")
+            multiple("model.dpt_out_channels", channels, "4", 4)
 
     @property
     def cells(self) -> int:
