@@ -16,8 +16,8 @@ from tests.golden import Case, Distance, Tolerance, Waiver
 # The words of a case's config that are called otherwise here; the others are the same.
 WORDS = {
     "patch": "patch_size", "heads": "num_heads", "head_features": "dpt_features",
-    "head_out_channels": "dpt_out_channels", "head_output_hidden": "dpt_output_hidden", "cam_enc_depth": "camera_encoder_depth",
-    "cam_enc_heads": "camera_encoder_heads",
+    "head_out_channels": "dpt_out_channels", "head_output_hidden": "dpt_output_hidden",
+    "cam_enc_depth": "camera_encoder_depth", "cam_enc_heads": "camera_encoder_heads",
 }  # fmt: skip
 SAME = ("embed_dim", "depth", "mlp_ratio", "out_layers", "alt_start", "qknorm_start", "rope_start")
 # Of the dense outputs of a picture of the native grid only these rows and columns are stored.

@@ -133,10 +133,10 @@ def dense_loss(
 def confidence_term(error: Tensor, confidence: Tensor, loss: LossConfig) -> Tensor:
     """gamma e confidence - alpha log(confidence) of the errors (n,) at valid pixels.
 
-    As published it has no floor: where few scenes are learned by heart, e goes to 0 and the confidence without end. With
-    loss.confidence=detached the confidence learns from an error that is no smaller than LEAST_ERROR and that it cannot
-    move, so it ends at alpha / (gamma LEAST_ERROR), and the depth learns from the plain error alone. With "frozen" the
-    term is left out.
+    As published it has no floor: where few scenes are learned by heart, e goes to 0 and the confidence has no end.
+    With loss.confidence=detached the confidence learns from an error that is no smaller than LEAST_ERROR and that it
+    cannot move, so it ends at alpha / (gamma LEAST_ERROR), and the depth learns from the plain error alone. With
+    "frozen" the term is left out.
     """
     if loss.confidence == "frozen":
         return 0 * error

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lib.core import records
-from lib.network import weights
 from lib.recipes.da3_eth3d import costs, files, losses
+from lib.recipes.da3_eth3d.base import load
 from lib.recipes.da3_eth3d.config import Config
 from lib.recipes.da3_eth3d.known_cameras import normalised
 from lib.recipes.da3_eth3d.model import DA3
@@ -23,7 +23,7 @@ def build(config: Config, stage: records.Stage, asset_dirs: dict[str, Path]) -> 
     source = asset_dirs["base"] / files.weight_file(config, asset_dirs["base"])
     with torch.device("meta"):
         network = DA3(config.model)
-    loaded = weights.load_strict(network, source, dtype=torch.float32, shard=(costs.BLOCKS,))
+    loaded = load(network, source, (costs.BLOCKS,))
     network.eval().gradient_checkpointing = config.train.gradient_checkpointing
     targets = costs.lora_targets(config)
     return records.Parts(
@@ -57,6 +57,11 @@ def frozen_features(config: Config, network: DA3) -> records.FrozenFeatures | No
         costs.frozen_front(config),
         changed,
     )
+
+
+def one_picture(network: DA3, image: Any) -> Tensor:
+    """An image (3, h, w) -> its tokens before the first block that sees other views, (1 + n, c)."""
+    return network.front(torch.as_tensor(image)[None, None].to(network.device))[0, 0]
 
 
 def forward(config: Config, parts: records.Parts, batch: records.Batch, posed: bool, rays: bool) -> dict[str, Any]:

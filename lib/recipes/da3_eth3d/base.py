@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
-from lib.recipes.da3_eth3d.size import BASE, RAY_LEVELS, SMALL, TRUNK, ModelSize, size_of
+from lib.recipes.da3_eth3d.size import BASE, NAMES, RAY_LEVELS, SMALL, TRUNK, ModelSize, size_of
 
 OWNER = "depth-anything"
-SIZES = {f"{OWNER}/DA3-SMALL": SMALL, f"{OWNER}/DA3-BASE": BASE}
 FILE_BYTES = {f"{OWNER}/DA3-SMALL": 137_248_940, f"{OWNER}/DA3-BASE": 541_518_028}
 LICENCE = "Apache-2.0"
 INSTEAD = f"model.weights={OWNER}/DA3-BASE or {OWNER}/DA3-SMALL, which are {LICENCE} (code and weights)"
@@ -42,14 +41,14 @@ ALIASES = {f"model.{name}": f"model.{kept}" for name, kept in SHARED.items()}  #
 def refuse_other_variant(weights: str) -> None:
     """Stop: `weights` names a variant of the series that this recipe does not adapt."""
     words = re.search(r"(?i)da3[-_]?(.*)", weights.rpartition("/")[2])
-    if weights in SIZES or not words or Path(weights).exists():
+    if weights in NAMES or not words or Path(weights).exists():
         return
     for word, said in OTHERS.items():
         if word in words[1].upper():
             raise Stop(f"{weights} {said}", INSTEAD)
 
 
-def load(network: Any, file: Path) -> Any:
+def load(network: Any, file: Path, shard: tuple[str, ...] = ()) -> Any:
     """`weights.load_strict` of a published file, a training's export, or a file of ones own of the same names, in fp32.
 
     Stop: it is another variant, another size than the network, or lacks a tensor; the sentence says which size it is.
@@ -61,7 +60,7 @@ def load(network: Any, file: Path) -> Any:
     refuse_other_size(network.size, shapes_in(file), file)
     aliases = tuple(map(re.escape, SHARED))
     refuse_split_norm(file)
-    return weights.load_strict(network, file, ignore=aliases, dtype=torch.float32)
+    return weights.load_strict(network, file, ignore=aliases, dtype=torch.float32, shard=shard)
 
 
 def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """The heads of Depth Anything 3: depth and rays from one pyramid, cameras out of a token and into one."""
 
 import itertools
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,13 +63,17 @@ class DualScratch(Scratch):
             for _ in range(RAY_LEVELS)
         )  # fmt: skip
         # The four levels share one norm, which the published files name as level 0's.
-        self.output_conv2_aux[0]["2"] = nn.LayerNorm(hidden)
+        cast(nn.ModuleDict, self.output_conv2_aux[0])["2"] = nn.LayerNorm(hidden)
+
+    def read_outs(self) -> tuple[nn.Module, nn.Module]:
+        """That of the last level, and the first one, which has the norm."""
+        return self.output_conv2_aux[-1], self.output_conv2_aux[0]
 
     def read_out_rays(self, maps: list[Tensor], aspect: float) -> Tensor:
         """Narrow maps -> raw rays with the confidence last (f, 7, 8 rows, 8 columns), at the last level."""
         x = fused(maps, [self.refinenet1_aux, self.refinenet2_aux, self.refinenet3_aux, self.refinenet4_aux])
-        x = with_uv(self.output_conv1_aux[-1](x), aspect)
-        last, norm = self.output_conv2_aux[-1], self.output_conv2_aux[0]["2"]
+        neck, last, first = (cast(Any, part) for part in (self.output_conv1_aux[-1], *self.read_outs()))
+        x, norm = with_uv(neck(x), aspect), first["2"]
         x = norm(last["0"](x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return last["5"](x.relu())
 

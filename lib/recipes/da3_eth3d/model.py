@@ -3,7 +3,7 @@
 Sky, metric depth and Gaussians belong to other variants and are not built.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class DA3(nn.Module):
 
     @property
     def trunk(self) -> Trunk:
-        return self.backbone["pretrained"]
+        return cast(Trunk, self.backbone["pretrained"])
 
     @property
     def device(self) -> torch.device:

@@ -4,21 +4,10 @@ from dataclasses import dataclass, field, fields
 
 from lib.core.config import one_of, scored
 from lib.core.errors import Stop
-from lib.recipes.da3_eth3d.size import BASE, SMALL, ModelSize
+from lib.recipes.da3_eth3d.size import NAMES, ModelSize
 from lib.scenes import sections
 
-SMALL_NAME, BASE_NAME = "depth-anything/DA3-SMALL", "depth-anything/DA3-BASE"
-SIZES = {SMALL_NAME: SMALL, BASE_NAME: BASE}
-LICENCE = "Apache-2.0"
-# Variants that a person may name instead, with the licence of the project's table and why they are not this recipe's.
-OTHERS = {
-    "METRIC": ("Apache-2.0", "it sees one picture at a time and has no cameras"),
-    "MONO": ("Apache-2.0", "it sees one picture at a time and has no cameras"),
-    "NESTED": ("CC BY-NC 4.0, non-commercial", "it is two networks, of which one has metres"),
-    "GIANT": ("CC BY-NC 4.0, non-commercial", "it has Gaussians and another backbone"),
-    "LARGE": ("CC BY-NC 4.0, non-commercial", "it does not fit the cards that this recipe is for"),
-}
-# A network of 1.6 million parameters with every part of the large ones.
+# A network of 1.7 million parameters with every part of the large ones.
 DEMO_SIZE = ModelSize(
     img_size=112,
     embed_dim=96,
@@ -40,33 +29,28 @@ class ModelConfig(ModelSize, sections.NetworkConfig):
     published width.
     """
 
-    weights: str = BASE_NAME  # or depth-anything/DA3-SMALL, or your own: a file (.safetensors), or its folder
+    weights: str = (
+        "depth-anything/DA3-BASE"  # or depth-anything/DA3-SMALL, or your own: a file (.safetensors), or its folder
+    )
     image_width_px: int = 504
 
     def __post_init__(self) -> None:
         for part in (ModelSize, sections.NetworkConfig):
             part.__post_init__(self)
         why = "it was trained from DINOv2 for 200 000 steps on 128 cards, and this recipe adapts what came out"
-        sections.refuse_no_weights(self.weights, why, tuple(SIZES))
+        sections.refuse_no_weights(self.weights, why, tuple(NAMES))
         self.check_variant()
         self.check_size()
 
     def check_variant(self) -> None:
         """Stop: a published variant that this recipe cannot adapt, before anything of it is fetched."""
-        name = self.weights.upper().rpartition("/")[2]
-        if (
-            self.weights in SIZES
-            or "DA3" not in name
-            or name.endswith((".SAFETENSORS", ".PT", ".PTH", ".CKPT", ".BIN"))
-        ):
-            return
-        licence, reason = next((found for word, found in OTHERS.items() if word in name), ("unknown", "it is unknown"))
-        known = " or ".join(f"model.weights={one}" for one in SIZES)
-        raise Stop(f"model.weights={self.weights} (licence: {licence}) cannot be adapted here: {reason}", known)
+        from lib.recipes.da3_eth3d.base import refuse_other_variant
+
+        refuse_other_variant(self.weights)
 
     def check_size(self) -> None:
         """Stop: sizes that the named weights do not have."""
-        size = DEMO_SIZE if self.weights == "demo" else SIZES.get(self.weights)
+        size = DEMO_SIZE if self.weights == "demo" else NAMES.get(self.weights)
         other = [f.name for f in fields(ModelSize) if size and getattr(self, f.name) != getattr(size, f.name)]
         if other:
             given = ", ".join(f"model.{name}={getattr(self, name)}" for name in other)

@@ -65,6 +65,7 @@ class ModelSize:
 
 BASE = ModelSize()
 SMALL = ModelSize(embed_dim=384, num_heads=6, dpt_features=64, dpt_out_channels=[48, 96, 192, 384])
+NAMES = {"depth-anything/DA3-SMALL": SMALL, "depth-anything/DA3-BASE": BASE}  # on the hub
 
 
 def size_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
