@@ -9,7 +9,10 @@ from lib.scenes.sections import Settings
 
 
 def export(config: Settings, stage: Stage, parts: Parts, out: Path) -> None:
-    """One safetensors file with exactly the keys that the base file has; what was not built is carried through."""
+    """One safetensors file with exactly the keys and the notes of the base file.
+
+    What was not built is carried through. The notes name tensors that stand under several names and are stored once.
+    """
     from safetensors.torch import save_file
 
     assert parts.source is not None, "build sets the file of the base"
@@ -19,4 +22,14 @@ def export(config: Settings, stage: Stage, parts: Parts, out: Path) -> None:
     for name, tensor in weights.tensors(parts.source):
         tensors[prefix + name] = merged[name].contiguous() if name in merged else tensor.clone()
     with atomic(out / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata=notes(parts.source))
+
+
+def notes(file: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file, None of any other."""
+    if file.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as opened:
+        return opened.metadata()

@@ -4,7 +4,7 @@ from lib.recipes.da3_eth3d.config import DEMO, EXPECTED, PRESETS, TINY, Config
 
 __all__ = ["DEMO", "EXPECTED", "FUNCTIONS", "PRECISIONS", "PRESETS", "TINY", "Config"]
 
-PRECISIONS = ("fp16", "bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
 FUNCTIONS = {
     "lib.scenes.data": "prepare split summarise_data",
     "lib.scenes.samples": "sampler collate",

@@ -37,6 +37,8 @@ class ModelSize:
     camera_encoder_heads: int = 16
 
     def __post_init__(self) -> None:
+        within("model.mlp_ratio", self.mlp_ratio, 1 / 16, 64)
+        within("model.dpt_output_hidden", self.dpt_output_hidden, 1)
         layers = list(self.out_layers)
         if len(layers) != 4 or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < self.depth:
             raise Stop(f"model.out_layers={layers}: the dense head reads four blocks, ascending in 0..{self.depth - 1}")

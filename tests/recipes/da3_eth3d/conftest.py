@@ -1,14 +1,18 @@
 """The streets of tests/scenes, a base of the demo's size with random weights, and their configuration."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from lib.core.config import from_dotted
 from lib.core.records import Manifest
+from lib.recipes.da3_eth3d.base import ALIASES
 from lib.recipes.da3_eth3d.config import DEMO, PRESETS, Config
 from lib.recipes.da3_eth3d.model import DA3
 from lib.recipes.da3_eth3d.sections import DEMO_SIZE
+from lib.recipes.da3_eth3d.size import SMALL, ModelSize
 from lib.scenes.data import prepare
 from tests.scenes.conftest import rendered
 
@@ -31,12 +35,20 @@ def made():
 @pytest.fixture(scope="session")
 def places(tmp_path_factory):
     """The folder of a random base, saved with the hub's names."""
-    folder = tmp_path_factory.mktemp("base")
+    return {"base": random_base(DEMO_SIZE, tmp_path_factory.mktemp("base"))}
+
+
+@pytest.fixture(scope="session")
+def small_places(tmp_path_factory):
+    """As `places`, in the full size of SMALL."""
+    return {"base": random_base(SMALL, tmp_path_factory.mktemp("small"))}
+
+
+def random_base(size: ModelSize, folder: Path) -> Path:
     torch.manual_seed(0)
-    save_file(
-        {f"model.{name}": value for name, value in DA3(DEMO_SIZE).state_dict().items()}, folder / "base.safetensors"
-    )
-    return {"base": folder}
+    tensors = {f"model.{name}": value for name, value in DA3(size).state_dict().items()}
+    save_file(tensors, folder / "base.safetensors", metadata=ALIASES)
+    return folder
 
 
 @pytest.fixture(scope="session")

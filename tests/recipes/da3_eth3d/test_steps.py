@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lib import recipes
@@ -13,6 +14,7 @@ from lib.core.errors import Stop
 from lib.core.records import Stage
 from lib.recipes.da3_eth3d import assemble, evaluate
 from lib.recipes.da3_eth3d import predict as prediction
+from lib.recipes.da3_eth3d.base import ALIASES
 from lib.recipes.da3_eth3d.config import PRESETS
 from lib.scenes import samples
 from tests import one_step
@@ -28,6 +30,14 @@ def test_every_preset_takes_a_real_step(preset, precision, made, places, manifes
     config = made(preset)
     [stage] = RECIPE.stages(config, manifest)
     one_step.refuse_no_step(one_step.training(RECIPE, config, stage, places, manifest, precision, tmp_path))
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("small")])
+def test_the_full_size_network_takes_a_real_step(preset, made, small_places, manifest, tmp_path, new_precision):
+    own = {key.replace(".", "__"): value for key, value in PRESETS[preset].items() if key.startswith("model.")}
+    config = made(preset, **own | {"model__weights": str(small_places["base"] / "base.safetensors")})
+    [stage] = RECIPE.stages(config, manifest)
+    one_step.refuse_no_step(one_step.training(RECIPE, config, stage, small_places, manifest, "fp32", tmp_path))
 
 
 @pytest.mark.parametrize("options", [
@@ -116,6 +126,18 @@ def eth3d_as_colmap(street: Path, folder: Path) -> Path:
 
     shutil.copytree(street / "images", folder / "images")
     return shutil.copytree(street / "dslr_calibration_undistorted", folder / "sparse" / "0").parents[1]
+
+
+def test_the_export_has_the_names_and_the_notes_of_its_base(made, places, tmp_path):
+    parts = assemble.build(made(), STAGE, places)
+    RECIPE.export(made(), STAGE, parts, tmp_path)
+    files = (places["base"] / "base.safetensors", tmp_path / "model.safetensors")
+    found = []
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found.append((set(opened.keys()), opened.metadata()))
+    assert found[0] == found[1] and found[1][1].keys() >= ALIASES.keys()
+    assert files[0].stat().st_size == files[1].stat().st_size
 
 
 # ---------------------------------------------------------------------------------------------- five steps
