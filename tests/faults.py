@@ -14,7 +14,8 @@ HERE = Path(__file__).resolve().parent
 TABLE, PAGE = HERE / "faults.toml", HERE / "faults.md"
 ROOMS = {
     "": "Shared rooms", "hamer": "Hands (hamer)", "llava_map": "Maps (llava_map)",
-    "vavae_microdoppler": "Spectrograms (vavae_microdoppler)", "vggt_eth3d": "Scenes (vggt_eth3d)",
+    "vavae_microdoppler": "Spectrograms (vavae_microdoppler)", "scenes": "Scenes (vggt_eth3d, da3_eth3d)",
+    "vggt_eth3d": "Scenes by VGGT (vggt_eth3d)", "da3_eth3d": "Scenes by Depth Anything 3 (da3_eth3d)",
 }  # fmt: skip
 HEAD = """# Faults, and what notices them
 
@@ -33,9 +34,9 @@ class Fault(NamedTuple):
 
     @property
     def room(self) -> str:
-        """The recipe that the guard belongs to; "" for the shared rooms."""
+        """The recipe that the guard belongs to, or what recipes of scenes share; "" for the rooms of all."""
         parts = self.guard.partition(":")[0].split(".")
-        return parts[2] if parts[1] == "recipes" and len(parts) > 2 else ""
+        return parts[2] if parts[1] == "recipes" and len(parts) > 2 else "scenes" if parts[1] == "scenes" else ""
 
 
 @functools.cache

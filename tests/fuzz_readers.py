@@ -31,7 +31,7 @@ from lib.recipes.hamer.hand import stand_in_hand
 from lib.recipes.llava_map import fields, language_model, roadmap, stand_in, tables
 from lib.recipes.vavae_microdoppler import echoes, recordings
 from lib.recipes.vavae_microdoppler.config import DataConfig as RadarData
-from lib.recipes.vggt_eth3d import colmap, depth, lens, scans
+from lib.scenes import colmap, depth, lens, scans
 
 ENDS = (Stop, pictures.Unreadable, echoes.Unusable)  # a sentence: of the step, or of one record
 

@@ -33,6 +33,7 @@ MODULES = {
     "vavae": "tests.golden_vavae",
     "dit": "tests.golden_dit",
     "map": "tests.golden_map",
+    "da3": "tests.golden_da3",
 }
 
 # What a wrong case or wrong code raises. One broken case must not hide the others; anything else is a bug of this file.

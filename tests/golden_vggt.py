@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.recipes.vggt_eth3d import geometry, losses, metrics
-from lib.recipes.vggt_eth3d.heads import uv_embedding
-from lib.recipes.vggt_eth3d.layers import rope, rotate
 from lib.recipes.vggt_eth3d.model import VGGT
 from lib.recipes.vggt_eth3d.sections import LossConfig
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.scenes import geometry, losses, metrics
+from lib.scenes.dpt import uv_embedding
+from lib.scenes.layers import rope, rotate
 from tests.golden import Case, Tolerance, Waiver
 
 MIN_VALID_PX = {"seed": 10, "upstream": 100}  # all that the two implementations differ in
@@ -81,7 +81,11 @@ def camera_case(inputs: dict[str, Tensor], case: dict[str, Any], family: str, mi
     valid = inputs[f"mask.{case['mask']}"]
     truth = geometry.encode_cameras(inputs["extrinsics"], inputs["intrinsics"], *valid.shape[-2:])
     parts = losses.camera_loss(
-        [inputs[name] for name in case["pred"]], truth, valid[:, 0].sum((1, 2)) > min_valid_px, loss
+        [inputs[name] for name in case["pred"]],
+        truth,
+        valid[:, 0].sum((1, 2)) > min_valid_px,
+        loss,
+        loss.iteration_decay,
     )
     return {f"loss_{part}": value for part, value in parts.items()}
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib.recipes.vggt_eth3d import geometry, heads, model
+from lib.recipes.vggt_eth3d import model
+from lib.scenes import dpt, geometry
 from tests import golden
 from tests.golden import Case, Distance, Tolerance, Waiver
 
@@ -124,27 +125,27 @@ SMALL_MISTAKES = {
     ),
     "pixel centres at one half": (
         "vggt_g_geometry",
-        "lib.recipes.vggt_eth3d.geometry.cam_points_from_depth",
+        "lib.scenes.geometry.cam_points_from_depth",
         lambda depth, intrinsics, exact=geometry.cam_points_from_depth: exact(depth, intrinsics - HALF_PIXEL),
     ),
     "y before x in the UV embedding": (
         "vggt_g_geometry",
         "tests.golden_vggt.uv_embedding",
-        lambda *shape, exact=heads.uv_embedding: torch.cat(exact(*shape).chunk(2)[::-1]),
+        lambda *shape, exact=dpt.uv_embedding: torch.cat(exact(*shape).chunk(2)[::-1]),
     ),
     "quaternion w first": (
         "vggt_d_pose_encoding",
-        "lib.recipes.vggt_eth3d.geometry.quaternion_from_rotation",
+        "lib.scenes.geometry.quaternion_from_rotation",
         lambda rotation, exact=geometry.quaternion_from_rotation: exact(rotation).roll(1, -1),
     ),
     "horizontal field of view first": (
         "vggt_d_pose_encoding",
-        "lib.recipes.vggt_eth3d.geometry.encode_cameras",
+        "lib.scenes.geometry.encode_cameras",
         lambda *cameras, exact=geometry.encode_cameras: exact(*cameras)[..., [0, 1, 2, 3, 4, 5, 6, 8, 7]],
     ),
     "delta of another base": (
         "vggt_h_depth_metrics",
-        "lib.recipes.vggt_eth3d.metrics.DELTAS",
+        "lib.scenes.metrics.DELTAS",
         {f"delta_{k}": 1.2**k for k in (1, 2, 3)},
     ),
 }
@@ -180,7 +181,7 @@ def fixed_eps(eps: float):
 MODEL_MISTAKES = {
     "skip path carries x, not ReLU(x)": (
         "a_model_square",
-        "lib.recipes.vggt_eth3d.heads.Residual.forward",
+        "lib.scenes.dpt.Residual.forward",
         textbook_residual,
     ),
     "all eps 1e-5": ("c_model_single_frame_lowvar", "torch.nn.LayerNorm.__init__", fixed_eps(1e-5)),
@@ -196,7 +197,7 @@ MODEL_MISTAKES = {
         "torch.nn.functional.interpolate",
         other_interpolation(align_corners=False),
     ),
-    "no UV embedding": ("a_model_square", "lib.recipes.vggt_eth3d.heads.with_uv", lambda x, aspect: x),
+    "no UV embedding": ("a_model_square", "lib.scenes.dpt.with_uv", lambda x, aspect: x),
     "positions from 0": (
         "a_model_square",
         "lib.recipes.vggt_eth3d.model.rope",

@@ -16,11 +16,12 @@ FLOORS = {
     "data": 2,
     "recipes": 2,
     "network": 3,
-    "recipe": 4,
-    "training": 4,
-    "evaluation": 4,
-    "commands": 5,
-    "steps": 6,
+    "scenes": 4,
+    "recipe": 5,
+    "training": 5,
+    "evaluation": 5,
+    "commands": 6,
+    "steps": 7,
 }
 
 

@@ -1,7 +1,7 @@
 """Comparison of runs: comparison.csv, a table for the console, and a plot of the error against what it cost.
 
-Only runs of one recipe that were scored by the same metric on the same held-out files are ranked against each other;
-the others are listed and named as not comparable.
+Only runs that were scored by the same metric on the same held-out files are ranked against each other; the others are
+listed and named as not comparable. Two recipes have the same metric where one module scores both.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lib import recipes
 from lib.commands import cli
 from lib.core.config import silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
@@ -141,12 +142,21 @@ def rank(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[st
 
 def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
     """What two runs must share to be ranked against each other."""
-    return row["recipe"], row["demo"], row["metric"], row["lower_is_better"], row["held_out"]
+    return scored_by(row["recipe"]), row["demo"], row["metric"], row["lower_is_better"], row["held_out"]
+
+
+def scored_by(recipe: str) -> str:
+    """What computes the scores of a recipe: itself, or a module that it has in common with others."""
+    if recipe not in recipes.RECIPES:
+        return recipe
+    loaded = recipes.load(recipe)
+    common = [file for file in loaded.modules("summarise") if not file.is_relative_to(loaded.folder)]
+    return str(common[0]) if common else recipe
 
 
 def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
     """Why two runs cannot be ranked, in words."""
-    if row["recipe"] != other["recipe"]:
+    if scored_by(row["recipe"]) != scored_by(other["recipe"]):
         return f"recipe {row['recipe']}, not {other['recipe']}"
     if row["demo"] != other["demo"]:
         return "a demo run" if row["demo"] else "not a demo run"

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from lib.core import code
 from lib.core.contract import FACE, OPTIONAL, Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.run import read_record
 
-RECIPES = ("vggt_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
+RECIPES = ("vggt_eth3d", "da3_eth3d", "hamer", "vavae_microdoppler", "llava_map")  # the first one is the default
 
 STATED = {
     name: tuple(inspect.signature(member).parameters)[1:]
@@ -91,7 +92,8 @@ class Loaded:
     """A recipe whose functions import their module when they are called.
 
     `FUNCTIONS` of the package is {module: "function function"}; a module "dit.samples" lies in a sub-folder. Where
-    stages differ in kind it is {kind: {module: …}}, with what belongs to no stage under the kind "".
+    stages differ in kind it is {kind: {module: …}}, with what belongs to no stage under the kind "". A module
+    "lib.scenes.samples" lies where it says, for what several recipes have in common.
     """
 
     def __init__(self, package: ModuleType):
@@ -121,16 +123,18 @@ class Loaded:
                 f"the recipe {self.name} has no {name} for stages of kind {kind!r} ({self.where('')})",
                 "see lib/recipes/README.md",
             )
-        return getattr(importlib.import_module(f"{self.package.__name__}.{module}"), name)
+        full = module if is_common(module) else f"{self.package.__name__}.{module}"
+        return getattr(importlib.import_module(full), name)
 
     def modules(self, function: str) -> list[Path]:
         return [self.file(module) for module in self.where_of[function].values()]
 
     def file(self, module: str) -> Path:
-        return self.folder / (module.replace(".", "/") + ".py")
+        home = code.REPOSITORY if is_common(module) else self.folder
+        return home / (module.replace(".", "/") + ".py")
 
     def where(self, module: str) -> str:
-        return f"{self.name}/{module.replace('.', '/') or '__init__'}.py"
+        return f"{'' if is_common(module) else f'{self.name}/'}{module.replace('.', '/') or '__init__'}.py"
 
     def refuse_other_than_stated(self) -> None:
         """Every function of the contract is in the table and defined where it says, with the stated parameters."""
@@ -153,6 +157,10 @@ class Loaded:
         if found != stated:
             taken = f"{name} in {self.where(module)} takes ({', '.join(found)})"
             raise other(f"{taken}, and the contract says ({', '.join(stated)})")
+
+
+def is_common(module: str) -> bool:
+    return module.startswith("lib.")
 
 
 def other(cause: str) -> Stop:

@@ -119,6 +119,14 @@ def test_what_was_not_scored_on_the_same_data_is_named_instead_of_ranked(tmp_pat
     ]
 
 
+def test_two_bases_for_the_same_scenes_are_ranked_against_each_other(tmp_path):
+    runs = [add_run(tmp_path, "large", 0.18), add_run(tmp_path, "small", 0.15)]
+    change(runs[1].record, recipe="da3_eth3d")
+    assert "not comparable" not in compare.compare(runs, tmp_path / "runs")
+    found = [(row["run"], row["recipe"], row["rank"]) for row in read(tmp_path / "runs" / "comparison.csv")]
+    assert found == [("small", "da3_eth3d", "1"), ("large", "vggt_eth3d", "2")]
+
+
 def test_other_training_data_does_not_hinder_a_comparison(tmp_path):
     runs = [add_run(tmp_path, "a", 0.18), add_run(tmp_path, "b", 0.15)]
     rows = [row for row in read(runs[0].manifest) if row["group"] != "scene4"]

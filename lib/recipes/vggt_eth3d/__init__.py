@@ -8,10 +8,13 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 FUNCTIONS = {
     "costs": "plan",
     "sources": "assets",
-    "data": "prepare split summarise_data",
-    "samples": "sampler collate",
-    "assemble": "stages build objectives export",
-    "evaluate": "measures score_batch summarise base_limits describe",
-    "figures": "figures",
+    "assemble": "build objectives",
+    "evaluate": "score_batch base_limits",
     "predict": "predict",
+    "lib.scenes.data": "prepare split summarise_data",
+    "lib.scenes.samples": "sampler collate",
+    "lib.scenes.stages": "stages",
+    "lib.scenes.evaluate": "measures summarise describe",
+    "lib.scenes.figures": "figures",
+    "lib.scenes.export": "export",
 }

@@ -1,4 +1,4 @@
-"""The network of a run: strictly loaded, with what is adapted and what is frozen in front; its loss; its export."""
+"""The network of a run: strictly loaded, with what is adapted and what is frozen in front; its loss."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,25 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
-from lib.core.run import atomic
+from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Objective, Parts, Sample, Stage
 from lib.network import weights
-from lib.recipes.vggt_eth3d import costs, losses, units
+from lib.recipes.vggt_eth3d import costs, losses
 from lib.recipes.vggt_eth3d.base import weight_file
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
 
 BLOCKS = (costs.BLOCKS,)
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
-
-
-def stages(config: Config, manifest: Manifest) -> list[Stage]:
-    """One leg: data.samples_per_epoch samples in each epoch, whatever the manifest holds.
-
-    Its kind says whether what is held out is known to be in metres, for the measures know the stage alone.
-    """
-    steps_per_epoch = -(-config.data.samples_per_epoch // config.train.global_batch)
-    return [Stage("adapt", config.train.epochs * steps_per_epoch, kind=units.of_held_out(manifest))]
 
 
 def build(config: Config, stage: Stage, asset_dirs: dict[str, Path]) -> Parts:
@@ -141,19 +131,3 @@ def loss(config: Config) -> Callable[[Parts, Batch, int], tuple[Tensor, dict[str
         return total, {f"loss_{name}": value for name, value in found.items() if name != "objective"}
 
     return objective
-
-
-# ---------------------------------------------------------------------------------------------- export
-
-
-def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
-    """One safetensors file with exactly the keys that the base file has; what was not built is carried through."""
-    from safetensors.torch import save_file
-
-    assert parts.source is not None, "build sets the file of the base"
-    tensors = dict(parts.modules[costs.MODULE].state_dict())
-    for name, tensor in weights.tensors(parts.source):
-        if name not in tensors:
-            tensors[name] = tensor.clone()  # a head that was not built, e.g. the track head
-    with atomic(out / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

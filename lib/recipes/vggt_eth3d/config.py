@@ -1,6 +1,5 @@
 """The configuration, the four presets, and the small demo. No heavy imports."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lib.core.config import to_dotted
@@ -14,32 +13,18 @@ class Config(Settings):
     """The recipe's settings, checked against one another."""
 
     def __post_init__(self) -> None:
-        fewest, most = self.data.frames
+        from lib.scenes import checks
+
         if self.model.base_precision == "bf16" and self.train.precision not in ("bf16", "fp16"):
             given = f"train.precision={self.train.precision}"
             raise Stop(f"model.base_precision=bf16 needs mixed precision, but {given}: add train.precision=bf16")
-        if self.loss.region_weight != 1 and not self.data.region_masks:
-            given = f"loss.region_weight={self.loss.region_weight}"
-            raise Stop(f"{given} has no region to weigh: set data.region_masks too")
+        checks.refuse_without_region(self)
         if self.loss.point_weight and not self.model.point_head:
             raise Stop(f"loss.point_weight={self.loss.point_weight} needs points: set model.point_head=true too")
-        if self.train.micro_batch > 1 and fewest != most:
-            given = f"train.micro_batch={self.train.micro_batch}"
-            one_by_one = f"train.micro_batch=1 and train.global_batch={self.train.global_batch}"
-            raise Stop(
-                f"{given} needs samples of one length, but data.frames={self.data.frames}: "
-                f"take data.frames=[{most},{most}], or {one_by_one}"
-            )
-        self.check_stand_in()
+        checks.refuse_uneven_batches(self)
+        checks.refuse_long_stand_in(self)
         self.check_trained()
         self.check_kept()
-
-    def check_stand_in(self) -> None:
-        """Stop: samples or sequences that are longer than the demo's scenes."""
-        views = self.data.stand_in_views
-        for key, shortest in (("data.frames", self.data.frames[0]), ("eval.lengths", min(self.eval.lengths))):
-            if self.data.stand_in and not self.data.root and shortest > views:
-                raise Stop(f"{key} asks for {shortest} views at least, but data.stand_in_views={views}")
 
     def check_kept(self) -> None:
         """Stop: cache.policy=blocks without frozen blocks, or without samples that come again."""
@@ -56,12 +41,15 @@ class Config(Settings):
     def check_trained(self) -> None:
         """Stop: a regex that matches nothing, nothing that is trained, or a trained layer that is held in bf16."""
         from lib.recipes.vggt_eth3d import costs
+        from lib.scenes import checks
 
         shapes = costs.tensors(self.model)
-        refuse_without_match("lora.targets", self.lora.targets, lambda one: costs.adapted(shapes, [one]))
-        refuse_without_match("lora.full", self.lora.full, lambda one: costs.fully_trained(shapes, [one]))
+        checks.refuse_without_match("lora.targets", self.lora.targets, lambda one: costs.adapted(shapes, [one]))
+        checks.refuse_without_match(
+            "lora.full", self.lora.full, lambda one: costs.fully_trained(shapes, [one], costs.MODULE)
+        )
         adapted = costs.adapted(shapes, costs.lora_targets(self))
-        full = costs.fully_trained(shapes, costs.full_tensors(self))
+        full = costs.fully_trained(shapes, costs.full_tensors(self), costs.MODULE)
         if not adapted and not full:
             raise Stop(f"lora.layers={self.lora.layers} are in no block of lora.strategy={self.lora.strategy}")
         if not self.loss.depth_weight and all(name.startswith("depth_head.") for name in adapted + full):
@@ -72,12 +60,6 @@ class Config(Settings):
                 f"model.base_precision=bf16 is for frozen layers, but lora.full trains {held[0].rpartition('.')[0]}",
                 "set model.base_precision=fp32",
             )
-
-
-def refuse_without_match(key: str, patterns: Iterable[str], matches: Callable[[str], list[str]]) -> None:
-    for pattern in patterns:
-        if not matches(pattern):
-            raise Stop(f"{key} has {pattern!r}, which matches nothing that can be trained: it is a whole name")
 
 
 # The guide's numbers: rank 16, alpha 32, dropout 0.1, learning rate 1e-4, weight decay 0.01, warm-up 10 %, 20 epochs.

@@ -5,12 +5,15 @@ device, and every count with PEFT's own injection.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import prod
 
-from lib.core.records import Block, Footprint, Pace, Plan
+from lib.core.records import Footprint, Pace, Plan
 from lib.recipes.vggt_eth3d.sections import LICENCES, Settings
 from lib.recipes.vggt_eth3d.size import POSE_NUMBERS, SPECIAL_TOKENS, ModelSize
+from lib.scenes import memory
+from lib.scenes import shapes as shapes_of
+from lib.scenes.shapes import Shapes, adapted, block, chosen, dense_head, fully_trained, layer
 
 MODULE = "vggt"  # the network's name among the recipe's modules
 LINEARS = r"(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
@@ -19,8 +22,6 @@ BLOCKS = r"aggregator\.(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+"  #
 # The published README's table: seconds of the backbone for so many frames, and of the dense head for each, on an H100.
 INFERENCE_SECONDS = {1: 0.04, 2: 0.05, 4: 0.07, 8: 0.11, 10: 0.14, 20: 0.31, 50: 1.04, 100: 3.12, 200: 8.75}
 HEAD_SECONDS = 0.03
-
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def tensors(size: ModelSize) -> dict[str, tuple[int, ...]]:
@@ -32,28 +33,6 @@ def tensors(size: ModelSize) -> dict[str, tuple[int, ...]]:
         if built:
             found |= dict(dense_head(size, name, values))
     return found
-
-
-def layer(name: str, *weight: int, bias: int | None = None) -> Shapes:
-    """A layer's weight and its bias, which is as long as the weight's first side unless said; 0 = none."""
-    yield f"{name}.weight", weight
-    if bias != 0:
-        yield f"{name}.bias", (bias or weight[0],)
-
-
-def block(name: str, width: int, mlp_ratio: float, head_dim: int = 0) -> Shapes:
-    """A transformer block; `head_dim` where queries and keys are normalised."""
-    hidden = int(width * mlp_ratio)
-    for part in ("norm1", "norm2"):
-        yield from layer(f"{name}.{part}", width)
-    for part in ("q_norm", "k_norm") if head_dim else ():
-        yield from layer(f"{name}.attn.{part}", head_dim)
-    yield from layer(f"{name}.attn.qkv", 3 * width, width)
-    yield from layer(f"{name}.attn.proj", width, width)
-    yield from layer(f"{name}.mlp.fc1", hidden, width)
-    yield from layer(f"{name}.mlp.fc2", width, hidden)
-    for part in ("ls1", "ls2"):
-        yield f"{name}.{part}.gamma", (width,)
 
 
 def aggregator(size: ModelSize) -> Shapes:
@@ -87,30 +66,14 @@ def camera_head(size: ModelSize) -> Shapes:
         yield from block(f"camera_head.trunk.{i}", width, size.camera_mlp_ratio)
 
 
-def dense_head(size: ModelSize, name: str, values: int) -> Shapes:
-    """The DPT head under the name `name`, for maps of `values` channels and a confidence."""
-    channels, features, scratch = size.dpt_out_channels, size.dpt_features, f"{name}.scratch"
-    yield from layer(f"{name}.norm", 2 * size.embed_dim)
-    for i, count in enumerate(channels):
-        yield from layer(f"{name}.projects.{i}", count, 2 * size.embed_dim, 1, 1)
-        yield from layer(f"{scratch}.layer{i + 1}_rn", features, count, 3, 3, bias=0)
-        yield from layer(f"{scratch}.refinenet{i + 1}.out_conv", features, features, 1, 1)
-        for unit in ("resConfUnit1", "resConfUnit2") if i < 3 else ("resConfUnit2",):
-            for conv in ("conv1", "conv2"):
-                yield from layer(f"{scratch}.refinenet{i + 1}.{unit}.{conv}", features, features, 3, 3)
-    for i, side in ((0, 4), (1, 2), (3, 3)):
-        yield from layer(f"{name}.resize_layers.{i}", channels[i], channels[i], side, side)
-    yield from layer(f"{scratch}.output_conv1", features // 2, features, 3, 3)
-    yield from layer(f"{scratch}.output_conv2.0", size.dpt_output_hidden, features // 2, 3, 3)
-    yield from layer(f"{scratch}.output_conv2.2", values + 1, size.dpt_output_hidden, 1, 1)
-
-
 def lora_targets(config: Settings) -> tuple[str, ...]:
     """Regexes of the adapted layers: the strategy's, relative to the depth, or the ones that the settings name."""
     if config.lora.targets:
         return tuple(config.lora.targets)
-    depth, linears = config.model.depth, chosen(config, "qkv", "proj", "fc1", "fc2")
-    head = rf"depth_head\.{chosen(config, 'projects', 'scratch')}\..*"  # its transposed convolutions: no LoRA in PEFT
+    depth, linears = config.model.depth, chosen(config.lora, "qkv", "proj", "fc1", "fc2")
+    head = (
+        rf"depth_head\.{chosen(config.lora, 'projects', 'scratch')}\..*"  # its transposed convolutions: no LoRA in PEFT
+    )
     indices = ["|".join(map(str, range(first, depth))) for first in (depth // 2, 0)]
     second_half, all_blocks = (
         rf"aggregator\.(frame|global)_blocks\.({some})\.(attn|mlp)\.{linears}" for some in indices
@@ -120,40 +83,21 @@ def lora_targets(config: Settings) -> tuple[str, ...]:
     return tuple(target for target in found[config.lora.strategy] if r"\.()" not in target)
 
 
-def chosen(config: Settings, *layers: str) -> str:
-    """A regex of those of the layers that lora.layers names; "()" for none of them."""
-    return f"({'|'.join(layer for layer in layers if layer in config.lora.layers)})"
-
-
 def full_tensors(config: Settings) -> tuple[str, ...]:
     """Regexes over "<module>.<tensor>" of what is trained without adapters."""
     head = (rf"{MODULE}\.depth_head\..*",) if config.lora.strategy == "head_full" and not config.lora.targets else ()
     return (*head, *config.lora.full)
 
 
-def adapted(shapes: dict[str, tuple[int, ...]], targets: Iterable[str]) -> list[str]:
-    """The weights of the linear and convolution layers that a target matches by its whole name."""
-    weights = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
-    layers = [name.removesuffix(".weight") for name in weights if not re.search(r"resize_layers\.[01]\.weight$", name)]
-    return [f"{name}.weight" for name in layers if any(re.fullmatch(target, name) for target in targets)]
-
-
-def fully_trained(shapes: dict[str, tuple[int, ...]], full: Iterable[str]) -> list[str]:
-    """The tensors that a regex over "<module>.<tensor>" matches by its whole name."""
-    return [name for name in shapes if any(re.fullmatch(pattern, f"{MODULE}.{name}") for pattern in full)]
-
-
 def adapter_parameters(config: Settings) -> int:
-    """Parameters of the adapters: one of rank r on a weight (out, in, ...) has r (in ... + out)."""
-    shapes = tensors(config.model)
-    sides = [prod(shapes[name][1:]) + shapes[name][0] for name in adapted(shapes, lora_targets(config))]
-    return config.lora.rank * sum(sides)
+    return shapes_of.adapter_parameters(tensors(config.model), lora_targets(config), config.lora.rank)
 
 
 def trainable(config: Settings) -> int:
     """Parameters that are trained: the adapters and what is trained fully."""
     shapes = tensors(config.model)
-    return adapter_parameters(config) + sum(prod(shapes[name]) for name in fully_trained(shapes, full_tensors(config)))
+    full = fully_trained(shapes, full_tensors(config), MODULE)
+    return adapter_parameters(config) + sum(prod(shapes[name]) for name in full)
 
 
 def in_autocast(layer: str) -> bool:
@@ -175,7 +119,7 @@ def frozen_blocks(config: Settings) -> int | None:
     itself is trained.
     """
     shapes = tensors(config.model)
-    trained = adapted(shapes, lora_targets(config)) + fully_trained(shapes, full_tensors(config))
+    trained = adapted(shapes, lora_targets(config)) + fully_trained(shapes, full_tensors(config), MODULE)
     if any(name.startswith("aggregator.patch_embed.") for name in trained):
         return None
     if any(name in ("aggregator.camera_token", "aggregator.register_token") for name in trained):
@@ -230,34 +174,11 @@ def pace(config: Settings) -> Pace | None:
 
 
 def footprint(config: Settings) -> Footprint:
-    """What the largest sample needs. An estimate: kernels' own workspace is not in it."""
-    shapes, held = tensors(config.model), held_bytes(config)
-    of_blocks, full = tensors_of_blocks(shapes), set(fully_trained(shapes, full_tensors(config)))
-    inside = {name for names in of_blocks for name in names}
-    blocks = [
-        Block(
-            whole=sum(held[name] for name in names),
-            frozen=sum(held[name] for name in names if name not in full),
-            trained=sum(prod(shapes[name]) for name in names if name in full),
-        )
-        for names in of_blocks
-    ]
-    return Footprint(
-        frozen_rest=sum(held[name] for name in shapes.keys() - inside - full),
-        trained=trainable(config) - sum(block.trained for block in blocks),
-        activations=activation_bytes(config),
-        blocks=tuple(blocks),
-        averaged=bool(config.train.ema),
-    )
-
-
-def tensors_of_blocks(shapes: Iterable[str]) -> list[list[str]]:
-    """The names of each block's tensors."""
-    found: dict[str, list[str]] = {}
-    for name in shapes:
-        if block_name := re.match(BLOCKS, name):
-            found.setdefault(block_name[0], []).append(name)
-    return list(found.values())
+    """What the largest sample needs."""
+    shapes = tensors(config.model)
+    full = fully_trained(shapes, full_tensors(config), MODULE)
+    found = memory.footprint(shapes, held_bytes(config), full, trainable(config), BLOCKS, activation_bytes(config))
+    return replace(found, averaged=bool(config.train.ema))
 
 
 def activation_bytes(config: Settings) -> dict[str, int]:
@@ -267,7 +188,10 @@ def activation_bytes(config: Settings) -> dict[str, int]:
     patches = (size.image_height_px // size.patch_size) * (size.image_width_px // size.patch_size)
     tokens = frames * (patches + SPECIAL_TOKENS + size.num_register_tokens)
     blocks = 2 * (size.depth - (frozen_blocks(config) or 0))
-    one_block, one_frame = block_bytes(config, tokens, number), dense_frame_bytes(config, patches)
+    copies = size.base_precision == "fp32"
+    one_block = memory.block_bytes(size.embed_dim, size.mlp_ratio, tokens, number, config.lora.dropout, copies)
+    pixels, dropout = size.image_height_px * size.image_width_px, config.lora.dropout and lora_targets(config)
+    one_frame = memory.dense_frame_bytes(size, pixels, bool(dropout))
     between_blocks = 4 * tokens * size.embed_dim
     recompute = config.train.gradient_checkpointing
     return {
@@ -275,34 +199,3 @@ def activation_bytes(config: Settings) -> dict[str, int]:
         "aggregator": blocks * between_blocks + one_block if recompute else max(blocks, 1) * one_block,
         "dense head": one_frame * (1 if recompute else frames),
     }
-
-
-def block_bytes(config: Settings, tokens: int, number: int) -> int:
-    """What one adapted block keeps for the backward pass of so many tokens; `number` is the bytes of one number.
-
-    fp32: the stream before both norms. Low precision: qkv, q and k after RoPE, the attention's output, the MLP's hidden
-    layer before GELU, and the four adapters' inputs, each with a byte of dropout mask; q and k before their norm are
-    kept in fp32 too. Low-precision copies of frozen weights that are held in fp32 stay as long as the block's graph.
-    """
-    width, ratio = config.model.embed_dim, config.model.mlp_ratio
-    stream, attention, hidden = 2 * 4, (3 + 2 + 1) * number + (2 * 4 if number < 4 else 0), ratio * number
-    inputs = (3 + ratio) * (number + bool(config.lora.dropout))
-    copies = number * (4 + 2 * ratio) * width**2 if number < 4 and config.model.base_precision == "fp32" else 0
-    return int(tokens * width * (stream + attention + hidden + inputs) + copies)
-
-
-def dense_frame_bytes(config: Settings, patches: int) -> int:
-    """What the depth head keeps for one frame of so many patches, all in fp32: the input of each convolution, and what
-    an adapter's dropout makes of it.
-    """
-    size = config.model
-    channels, features, hidden = size.dpt_out_channels, size.dpt_features, size.dpt_output_hidden
-    pixels = size.image_height_px * size.image_width_px
-    # At full size, and at twice the finest grid.
-    inputs: float = pixels * (features // 2 + hidden) + 64 * patches * 2 * features
-    for cells, convolutions, count in zip((16, 4, 1, 1 / 4), (5, 5, 5, 2), channels, strict=True):
-        inputs += cells * patches * (convolutions * features + count)
-    inputs += 4 * patches * 2 * size.embed_dim
-    once = 4 * patches * (4 * 2 * size.embed_dim + sum(channels)) + 4 * pixels * 4
-    dropped = 4 + 1 if config.lora.dropout and lora_targets(config) else 0  # the values and a byte of mask
-    return int(inputs * (4 + dropped) + once)

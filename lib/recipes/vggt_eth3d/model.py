@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.recipes.vggt_eth3d.heads import CameraHead, DPTHead, inverse_log
-from lib.recipes.vggt_eth3d.layers import Block, Rope, recomputed, rope
+from lib.recipes.vggt_eth3d.heads import CameraHead, inverse_log
 from lib.recipes.vggt_eth3d.size import SPECIAL_TOKENS, ModelSize
+from lib.scenes.dpt import DPTHead
+from lib.scenes.layers import Block, Rope, recomputed, rope
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -1,19 +1,12 @@
 """The sizes of a VGGT. The defaults are the published 1B model (Wang et al. 2025, arXiv 2503.11651); no torch here."""
 
-import math
 from dataclasses import dataclass, field
 
 from lib.core.errors import Stop
+from lib.scenes.bounds import multiple, within
 
 SPECIAL_TOKENS = 1  # the camera token; the register tokens follow it
 POSE_NUMBERS = 9  # translation 3, quaternion 4, field of view 2 (geometry.encode_cameras)
-
-
-def within(key: str, value: float, low: float, high: float = math.inf) -> None:
-    """Stop unless low <= value <= high; what is not a finite number never is."""
-    if not low <= value <= high or math.isinf(value):
-        allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        raise Stop(f"{key}={value} is impossible: it must be {allowed}")
 
 
 @dataclass
@@ -64,19 +57,13 @@ class ModelSize:
         within("model.layer_scale", self.layer_scale, 0)
         for key in ("mlp_ratio", "patch_embed_mlp_ratio", "camera_mlp_ratio"):
             within(f"model.{key}", getattr(self, key), 1 / 16, 64)
-        self.check_multiple("img_size", self.img_size, "model.patch_size", self.patch_size)
+        multiple("model.img_size", self.img_size, "model.patch_size", self.patch_size)
         # RoPE splits a head into y and x, and each of these into pairs; UV embeddings have four equal parts.
-        self.check_multiple("embed_dim", self.embed_dim, "4 x model.num_heads", 4 * self.num_heads)
-        self.check_multiple("embed_dim", self.embed_dim, "model.patch_embed_num_heads", self.patch_embed_num_heads)
-        self.check_multiple("embed_dim x 2", 2 * self.embed_dim, "model.camera_num_heads", self.camera_num_heads)
-        self.check_multiple("dpt_features", self.dpt_features, "8", 8)
+        multiple("model.embed_dim", self.embed_dim, "4 x model.num_heads", 4 * self.num_heads)
+        multiple("model.embed_dim", self.embed_dim, "model.patch_embed_num_heads", self.patch_embed_num_heads)
+        multiple("model.embed_dim x 2", 2 * self.embed_dim, "model.camera_num_heads", self.camera_num_heads)
+        multiple("model.dpt_features", self.dpt_features, "8", 8)
         self.check_dense()
-
-    def check_multiple(self, key: str, value: int, of: str, unit: int) -> None:
-        """Stop unless value is unit, twice unit, …; `of` is what the message calls the unit."""
-        if unit < 1 or value < 1 or value % unit:
-            named = of if of == str(unit) else f"{of} = {unit}"
-            raise Stop(f"model.{key} = {value} is not a positive multiple of {named}")
 
     def check_dense(self) -> None:
         layers, channels = list(self.dpt_intermediate_layers), list(self.dpt_out_channels)
@@ -87,7 +74,7 @@ class ModelSize:
             rule = f"must ascend within 0..{self.depth - 1}, because model.depth={self.depth}"
             raise Stop(f"model.dpt_intermediate_layers={layers} {rule}")
         for count in channels:
-            self.check_multiple("dpt_out_channels", count, "4", 4)
+            multiple("model.dpt_out_channels", count, "4", 4)
 
     @property
     def kept_layers(self) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def take_steps(args: argparse.Namespace, job: Any, stage: Any, alone: Any) -> di
     from lib.network import adapters
     from lib.network.frozen_features import FeatureCache
     from lib.network.setup import build_base
-    from lib.recipes.vggt_eth3d import stand_in
+    from lib.scenes import stand_in
     from lib.training import loop
     from lib.training.state import Training
 

@@ -11,7 +11,9 @@ from lib.core.errors import Stop
 from lib.core.records import Manifest, Record
 from lib.network import adapters
 from lib.recipes.vggt_eth3d import assemble, costs
-from tests.recipes.vggt_eth3d.conftest import STAGE
+from lib.scenes.export import export
+from lib.scenes.stages import stages
+from tests.scenes.conftest import STAGE
 
 BASE = Path(assemble.__file__).parent / "demo"
 IMAGES = torch.rand(1, 2, 3, 42, 56, generator=torch.Generator().manual_seed(0))
@@ -109,7 +111,7 @@ def test_heads_that_are_not_built_are_carried_through_to_the_export(settings, ba
     parts = assemble.build(config, STAGE, {"base": base_with_other_heads})
     wrapped = adapters.attach(parts)
     parts.modules |= adapters.merge(wrapped)
-    assemble.export(config, STAGE, parts, tmp_path / "out")
+    export(config, STAGE, parts, tmp_path / "out")
     before, after = (load_file(folder / "model.safetensors") for folder in (base_with_other_heads, tmp_path / "out"))
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], before[name].to(after[name].dtype)) for name in before)
@@ -143,14 +145,14 @@ def test_a_folder_without_weights_stops_the_build(settings, tmp_path):
 
 def test_an_epoch_has_the_samples_of_the_settings(settings, tmp_path):
     config = settings(data__samples_per_epoch=7, train__epochs=3)  # 2 samples a step: 4 steps an epoch
-    assert [(stage.name, stage.steps) for stage in assemble.stages(config, Manifest([], tmp_path))] == [("adapt", 12)]
+    assert [(stage.name, stage.steps) for stage in stages(config, Manifest([], tmp_path))] == [("adapt", 12)]
 
 
 @pytest.mark.parametrize("units, kind", [(("m", "m"), "m"), (("m", ""), ""), (("", "m"), ""), ((), "")])
 def test_the_stage_is_in_metres_where_all_that_is_held_out_is(settings, tmp_path, units, kind):
     sides = {"train": ""} | dict(zip(("select", "test"), units, strict=False))
     records = [Record(side, side, "", "", split=side, columns={"unit": unit}) for side, unit in sides.items()]
-    [stage] = assemble.stages(settings(), Manifest(records, tmp_path))
+    [stage] = stages(settings(), Manifest(records, tmp_path))
     assert stage.kind == kind
 
 

@@ -8,8 +8,9 @@ from lib.core.config import from_dotted, leaves
 from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, TINY, Config
-from lib.recipes.vggt_eth3d.sections import LAYERS, LossConfig
+from lib.recipes.vggt_eth3d.sections import LossConfig
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.scenes.sections import LAYERS
 
 GUIDE = [("strategy_a", "a", 2), ("strategy_b", "b", 2), ("strategy_c", "c", 3), ("head_full", "head_full", 2)]
 NAN, INF = float("nan"), float("inf")
@@ -63,6 +64,7 @@ IMPOSSIBLE = {
     **{f"loss.{name}": WEIGHT for name in vars(LossConfig()) if name.endswith("_weight")},
     "loss.camera_norm": ("", "l3"), "loss.iteration_decay": (0.0, -0.6, 1.1, NAN),
     "loss.depth_gradient": ("normal", "x"), "loss.point_gradient": ("x",),
+    "loss.confidence": ("", "floored"),
     "loss.confidence_error": (0.0, -1.0, NAN, INF), "loss.confidence_reward": WEIGHT,
     "loss.valid_range": (98.0, 0.0, -2.0, NAN), "loss.min_valid_px": COUNT,
     "lora.rank": COUNT, "lora.alpha": (-1.0,), "lora.dropout": (-0.1, 1.0, NAN), "lora.strategy": ("d", ""),

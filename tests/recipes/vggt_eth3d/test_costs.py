@@ -16,9 +16,10 @@ from lib.core.records import LoraSpec, Parts
 from lib.network import adapters
 from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.config import DEMO, PRESETS, Config
-from lib.recipes.vggt_eth3d.layers import Block
 from lib.recipes.vggt_eth3d.model import VGGT
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.scenes import memory
+from lib.scenes.layers import Block
 
 # Beside the checkout, where there is one.
 PUBLISHED_KEYS = Path(__file__).resolve().parents[4] / "shared" / "facts" / "vggt_keys.json"
@@ -120,12 +121,10 @@ def kept_bytes(module: torch.nn.Module, function, *inputs) -> int:
 
 
 def test_the_memory_of_a_block_is_what_autograd_keeps():
-    small = {"model__weights": "own.safetensors", "model__embed_dim": 128, "model__num_heads": 4}
-    config = settings(**small, train__precision="fp32", lora__dropout=0.0)
     block = Block(128, 4, 4.0, 0.01, qk_norm=True).requires_grad_(False)
     peft.get_peft_model(block, peft.LoraConfig(r=1, target_modules=rf"{costs.LINEARS}"))
     tokens = torch.zeros(2, 100, 128, requires_grad=True)
-    assert costs.block_bytes(config, 200, 4) == pytest.approx(kept_bytes(block, block, tokens), rel=0.1)
+    assert memory.block_bytes(128, 4.0, 200, 4, 0.0, True) == pytest.approx(kept_bytes(block, block, tokens), rel=0.1)
 
 
 def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
@@ -146,7 +145,7 @@ def test_the_memory_of_a_dense_frame_is_what_autograd_keeps():
     peft.get_peft_model(network, peft.LoraConfig(r=1, target_modules=names))
     layers = [torch.zeros(1, 1, 70, 128, requires_grad=True) for _ in range(4)]
     kept = kept_bytes(network, network.depth_head, layers, 98, 140)
-    assert costs.dense_frame_bytes(config, 70) == pytest.approx(kept, rel=0.1)
+    assert memory.dense_frame_bytes(config.model, 140 * 98, False) == pytest.approx(kept, rel=0.1)
 
 
 def test_checkpointing_and_strategy_lower_the_estimate():

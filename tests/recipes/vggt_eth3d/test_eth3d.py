@@ -9,9 +9,9 @@ from scipy.ndimage import minimum_filter
 from lib import recipes
 from lib.core.run import Run
 from lib.data import assets
-from lib.recipes.vggt_eth3d import colmap, depth
-from lib.recipes.vggt_eth3d.crop import crop
-from tests.recipes.vggt_eth3d import miniature
+from lib.scenes import colmap, depth
+from lib.scenes.crop import crop
+from tests.scenes import miniature
 
 RECIPE = recipes.load("vggt_eth3d")
 WIDTH, HEIGHT = 112, 84

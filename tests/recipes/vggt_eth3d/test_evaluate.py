@@ -11,9 +11,11 @@ from lib import recipes
 from lib.core.config import from_dotted
 from lib.core.contract import main_measure
 from lib.core.records import Manifest, Record, Row
-from lib.recipes.vggt_eth3d import assemble, evaluate, geometry
+from lib.recipes.vggt_eth3d import assemble
 from lib.recipes.vggt_eth3d.config import PRESETS, Config
-from tests.recipes.vggt_eth3d.conftest import STAGE, UNKNOWN
+from lib.recipes.vggt_eth3d.evaluate import base_limits, score_batch
+from lib.scenes import evaluate, geometry
+from tests.scenes.conftest import STAGE, UNKNOWN
 
 CONFIG = from_dotted(Config, PRESETS["strategy_b"])
 HEIGHT, WIDTH = 28, 42
@@ -54,7 +56,7 @@ def perfect(batch: dict, units_per_metre: float) -> dict:
 
 def scored(monkeypatch, batch: dict, predicted: dict, stage=STAGE):
     monkeypatch.setattr(assemble, "forward", lambda config, parts, batch: predicted)
-    [row] = evaluate.score_batch(CONFIG, stage, object(), batch)
+    [row] = score_batch(CONFIG, stage, object(), batch)
     return row
 
 
@@ -121,7 +123,7 @@ def test_a_single_frame_has_points_and_no_pairs(monkeypatch):
 
 
 def test_the_trivial_predictor_has_depth_and_nothing_else():
-    [row] = evaluate.score_batch(CONFIG, STAGE, None, truth(2, region=True))
+    [row] = score_batch(CONFIG, STAGE, None, truth(2, region=True))
     assert {"mae", "mae_region"} <= row.numbers.keys() and not {"pose_auc_30", "chamfer", "ause"} & row.numbers.keys()
     assert row.numbers["mae"] > 0.3
 
@@ -178,7 +180,7 @@ def test_the_base_is_known_for_published_weights_on_eth3d_with_dense_depth(chang
     held_out = Record(f"{scene}/DSC_1", scene, "", "", split="test", columns={"depth": depth})
     other = Record("yard/x", "yard", "", "", split="train", columns={"depth": "points"})
     chooses = Record("electro/x", "electro", "", "", split="select", columns={"depth": "scans"})
-    found = evaluate.base_limits(config, STAGE, Manifest([held_out, other, chooses], Path()))
+    found = base_limits(config, STAGE, Manifest([held_out, other, chooses], Path()))
     assert found == ({"abs_rel": 0.08} if known else {})
     # Without scenes to choose by, the base is asked about those that train.
-    assert evaluate.base_limits(config, STAGE, Manifest([held_out, other], Path())) == {}
+    assert base_limits(config, STAGE, Manifest([held_out, other], Path())) == {}

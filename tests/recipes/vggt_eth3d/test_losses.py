@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lib.recipes.vggt_eth3d import geometry, losses
+from lib.recipes.vggt_eth3d.losses import objective
 from lib.recipes.vggt_eth3d.sections import LossConfig
+from lib.scenes import geometry, losses
 
 
 def maps(seed: int, channels: int = 1, height: int = 8, width: int = 8) -> torch.Tensor:
@@ -96,12 +97,12 @@ def codes(*errors: float) -> list[torch.Tensor]:
 
 def test_camera_iterations_weigh_by_their_decay_and_parts_by_their_weights():
     truth, everyone = torch.zeros(2, 3, 9), torch.tensor([True, True])
-    found = losses.camera_loss(codes(1, 1, 1, 1), truth, everyone, PLAIN)
+    found = losses.camera_loss(codes(1, 1, 1, 1), truth, everyone, PLAIN, 0.6)
     stages = (0.6**3 + 0.6**2 + 0.6 + 1) / 4  # 0.544
     for part in ("T", "R", "FL"):
         torch.testing.assert_close(found[part], torch.tensor(stages))
     torch.testing.assert_close(found["camera"], torch.tensor(stages * (1 + 1 + 0.5)))
-    lengths = losses.camera_loss(codes(1), truth, everyone, LossConfig(camera_norm="l2"))
+    lengths = losses.camera_loss(codes(1), truth, everyone, LossConfig(camera_norm="l2"), 0.6)
     found = torch.stack([lengths["T"], lengths["R"], lengths["FL"]])
     torch.testing.assert_close(found, torch.tensor([3.0, 4.0, 2.0]).sqrt())
 
@@ -111,8 +112,8 @@ def test_samples_without_depth_in_the_reference_frame_do_not_count():
     code[1] = 50
     code.requires_grad_()
     truth = torch.zeros(2, 3, 9)
-    assert losses.camera_loss([code], truth, torch.tensor([True, False]), PLAIN)["T"] == 1
-    nothing = losses.camera_loss([code], truth, torch.tensor([False, False]), PLAIN)["camera"]
+    assert losses.camera_loss([code], truth, torch.tensor([True, False]), PLAIN, 0.6)["T"] == 1
+    nothing = losses.camera_loss([code], truth, torch.tensor([False, False]), PLAIN, 0.6)["camera"]
     nothing.backward()
     assert nothing == 0 and (code.grad == 0).all()
 
@@ -145,7 +146,7 @@ def perfect(batch: dict[str, torch.Tensor]) -> dict[str, object]:
 
 def test_the_truth_scores_zero_in_whatever_unit_the_scene_is():
     for scale in (1.0, 40.0):
-        total, parts = losses.objective(perfect(batch(1.0)), batch(scale), LossConfig(point_weight=1.0))
+        total, parts = objective(perfect(batch(1.0)), batch(scale), LossConfig(point_weight=1.0))
         dense = {f"{part}_{name}" for part in ("conf", "reg", "grad") for name in ("depth", "point")}
         assert total < 1e-5 and set(parts) == {"objective", "camera", "T", "R", "FL"} | dense
 
@@ -154,18 +155,18 @@ def test_the_objective_is_the_weighted_sum_of_its_parts():
     predicted = perfect(batch())
     predicted["depth"] = predicted["depth"] * 1.3
     predicted["pose_enc_list"] = [code + 0.1 for code in predicted["pose_enc_list"]]
-    total, parts = losses.objective(predicted, batch(), LossConfig(camera_weight=2, depth_weight=5))
+    total, parts = objective(predicted, batch(), LossConfig(camera_weight=2, depth_weight=5))
     dense = parts["conf_depth"] + parts["reg_depth"] + parts["grad_depth"]
     torch.testing.assert_close(total, 2 * parts["camera"] + 5 * dense)
     mean_depth = losses.filtered_mean(losses.scene(batch()).depths.flatten(), 0.99)
     torch.testing.assert_close(parts["reg_depth"], 0.3 * mean_depth)
-    assert "camera" not in losses.objective(predicted, batch(), LossConfig(camera_weight=0))[1]
+    assert "camera" not in objective(predicted, batch(), LossConfig(camera_weight=0))[1]
 
 
 def test_ground_truth_stays_exact_under_autocast():
     predicted = perfect(batch())
     with torch.autocast("cpu", torch.bfloat16):
-        assert losses.objective(predicted, batch(), LossConfig())[0] < 1e-6
+        assert objective(predicted, batch(), LossConfig())[0] < 1e-6
 
 
 def test_pixels_of_the_region_count_by_their_weight():
@@ -177,10 +178,10 @@ def test_pixels_of_the_region_count_by_their_weight():
     keep_all = {"valid_range": -1, "depth_gradient": ""}
     for weight, expected in ((1.0, (0.1 + 3 * 0.02) / 4), (3.0, (3 * 0.1 + 3 * 0.02) / 6), (0.0, 0.02)):
         loss = LossConfig(region_weight=weight, **keep_all)
-        _, parts = losses.objective(predicted, batch_ | {"region": region}, loss)
+        _, parts = objective(predicted, batch_ | {"region": region}, loss)
         torch.testing.assert_close(parts["reg_depth"], torch.tensor(expected), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(parts["conf_depth"], parts["reg_depth"])  # the confidence is 1
-    _, without = losses.objective(predicted, batch_, LossConfig(region_weight=3.0, **keep_all))
+    _, without = objective(predicted, batch_, LossConfig(region_weight=3.0, **keep_all))
     torch.testing.assert_close(without["reg_depth"], torch.tensor((0.1 + 3 * 0.02) / 4), rtol=1e-4, atol=1e-6)
 
 
@@ -188,7 +189,7 @@ def test_a_batch_that_is_all_region_of_weight_zero_gives_zero_that_keeps_the_gra
     predicted, batch_ = perfect(batch()), batch()
     predicted["depth"] = (predicted["depth"] + 1).requires_grad_()
     loss = LossConfig(region_weight=0.0, depth_gradient="")
-    total, parts = losses.objective(predicted, batch_ | {"region": batch_["valid"]}, loss)
+    total, parts = objective(predicted, batch_ | {"region": batch_["valid"]}, loss)
     total.backward()
     assert parts["reg_depth"] == 0 and (predicted["depth"].grad == 0).all()
 

@@ -7,9 +7,9 @@ from torch import nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from lib.core.errors import Stop
-from lib.recipes.vggt_eth3d import heads, layers
 from lib.recipes.vggt_eth3d.model import VGGT, PatchEmbed
 from lib.recipes.vggt_eth3d.size import ModelSize
+from lib.scenes import dpt, layers
 
 SMALL = {
     "img_size": 42, "embed_dim": 32, "depth": 4, "num_heads": 2, "patch_embed_depth": 2, "patch_embed_num_heads": 2,
@@ -140,7 +140,7 @@ def test_rope_leaves_position_zero_and_turns_pairs_by_the_formula():
 
 
 def test_the_skip_path_of_a_residual_unit_carries_relu():
-    unit = heads.Residual(4)
+    unit = dpt.Residual(4)
     nn.init.zeros_(unit.conv2.weight)
     nn.init.zeros_(unit.conv2.bias)
     x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -148,7 +148,7 @@ def test_the_skip_path_of_a_residual_unit_carries_relu():
 
 
 def test_uv_embedding_is_symmetric_about_the_centre():
-    embedding = heads.uv_embedding(16, 5, 7, 7 / 5)
+    embedding = dpt.uv_embedding(16, 5, 7, 7 / 5)
     along_x, along_y = embedding[:8], embedding[8:]
     assert (along_x[:, 0] == along_x[:, 4]).all() and (along_y[:, :, 0] == along_y[:, :, 6]).all()
     torch.testing.assert_close(along_x[:4], -along_x[:4].flip(-1))  # sines
@@ -161,7 +161,7 @@ def test_frames_in_chunks_give_the_same_map(monkeypatch):
     built, images = network(), photos(5)
     with torch.no_grad():
         whole = built(images)
-        monkeypatch.setattr(heads, "FRAMES_AT_ONCE", 2)
+        monkeypatch.setattr(dpt, "FRAMES_AT_ONCE", 2)
         assert largest_difference(whole, built(images)) < 1e-5
 
 

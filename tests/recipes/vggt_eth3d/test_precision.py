@@ -12,11 +12,12 @@ from lib import recipes
 from lib.core.records import Manifest
 from lib.network import frozen_features
 from lib.network.frozen_features import FeatureCache
-from lib.recipes.vggt_eth3d import assemble, evaluate, losses, samples
+from lib.recipes.vggt_eth3d import assemble, evaluate, losses
 from lib.recipes.vggt_eth3d.config import PRESETS
-from lib.recipes.vggt_eth3d.data import prepare
+from lib.scenes import samples
+from lib.scenes.data import prepare
 from tests import one_step, reload_adapter
-from tests.recipes.vggt_eth3d.conftest import STAGE
+from tests.scenes.conftest import STAGE
 
 SMALL = (
     "data.stand_in_views=3", "data.samples_per_epoch=2", "train.epochs=1", "eval.lengths=[1,2]",

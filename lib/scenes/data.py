@@ -1,0 +1,275 @@
+"""From scenes to arrays at network resolution (step 3): what each view shows, which views see the same, the split.
+
+In `out` each view has `<scene>/<view>.image.npy` (h, w, 3) uint8, `<view>.depth.npy` (h, w) float32 in the unit of the
+scene (0 = unknown) and, with data.region_masks, `<view>.region.npy` (h, w) bool. Each scene has a `scene.json` with its
+cameras and covisibility. A view that is on disk is not made again.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.core.errors import Stop
+from lib.core.hashes import sha256_of
+from lib.core.records import Record, Split
+from lib.core.run import atomic, read_json, write_json
+from lib.core.words import counted
+from lib.data import cores
+from lib.data.split import by_share, perceptual_hash
+from lib.scenes import colmap, depth, regions
+from lib.scenes.crop import Crop, crop, kept_share, read_image, resample, seen
+from lib.scenes.sections import Settings
+
+HELD_OUT = "held-out views"  # the second group of a scene that is alone
+FEWEST_VIEWS = 2  # of a scene: a sample needs two
+MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
+AGREES = 0.1  # relative depth within which two views see the same surface
+KEPT = 0.8  # a smaller share of the photographs' area in the network's crop is said
+
+
+def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
+    """The arrays of every scene, view by view.
+
+    asset_dirs: "scenes" holds one folder per scene, "regions" (optional) the region masks. Stop: a missing folder or a
+    damaged scene.
+    """
+    root, masks = asset_dirs["scenes"], asset_dirs.get("regions")
+    if not root.is_dir():
+        what_to_do = "set data.root to the folder that holds one folder per scene"
+        raise Stop(f"the folder of scenes {root} is missing", what_to_do)
+    records = []
+    for name in config.data.scenes + config.data.val_scenes:
+        for record in prepare_scene(config, colmap.read(root / name), out / name, masks):
+            records.append(record)
+            yield record
+    if masks:
+        regions.report(masks, records)
+
+
+def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
+    """One scene, view by view; its scene.json is written last. Stop: its depth and its poses have two units."""
+    unit = depth.unit(scene, config.data.unit, is_known_data=not config.data.root)
+    usable, shares = [], []
+    work = partial(prepare_view, scene=scene, masks=masks, out=out)
+    for number, record in enumerate(cores.in_order(config, work, scene.views)):
+        view = scene.views[number]
+        record.group = group_of(config, scene.name, number, len(scene.views))
+        record.columns["unit"] = unit
+        if record.status == "ok":
+            usable.append(view)
+            shares.append(record.columns["kept_share"])
+        yield record
+    if len(usable) < FEWEST_VIEWS:
+        return  # `split` says so, when the manifest with the reasons is written
+    refuse_two_units(config, scene, usable, out)
+    say_what_is_cropped(config, scene, sum(shares) / len(shares))
+    write_scene(config, scene, usable, out)
+
+
+def say_what_is_cropped(config: Settings, scene: colmap.Scene, kept: float) -> None:
+    if kept < KEPT:
+        size = f"{config.model.image_width_px} x {config.model.image_height_px}"
+        of = sorted({f"{view.camera.width} x {view.camera.height}" for view in scene.views})
+        said = f"{kept:.0%} of the photographs' area is seen, the rest is cropped: they have {', '.join(of[:3])} px"
+        print(f"  {scene.name}: {said}, the network {size} (model.image_width_px, model.image_height_px)", flush=True)
+
+
+def refuse_two_units(config: Settings, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
+    """Stop: the scene's depth is in another unit than its poses."""
+    factors = []
+    for view in usable if len(scene.points) else ():
+        known = np.load(out / f"{view.name}.depth.npy", mmap_mode="r")
+        factors.append(depth.factor_to_points(known, scene, view, frame_of(config, view)))
+    if factors and (factor := float(np.median(factors))) != 1:
+        raise Stop(
+            f"the depth of {scene.folder} is {factor:.4g} times what its COLMAP model says, but both need one unit",
+            "scale the model, or set data.depth_scale",
+        )
+
+
+def group_of(config: Settings, scene: str, number: int, views: int) -> str:
+    """The scene; with one scene and none to hold out, the last views (in file order) are a group of their own."""
+    alone = len(config.data.scenes) == 1 and not config.data.val_scenes
+    return f"{scene} {HELD_OUT}" if alone and number >= round(views * config.data.train_val_split) else scene
+
+
+def prepare_view(config: Settings, view: colmap.View, scene: colmap.Scene, out: Path, masks: Path | None) -> Record:
+    """Writes the arrays of a view, or says in the record why it cannot be used."""
+    source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
+    record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
+    try:
+        depth_map = depth.find_depth_map(scene, view, config.data.depth_scale)
+        if not (out / f"{view.name}.depth.npy").exists():  # it is written last
+            write_arrays(config, scene, view, depth_map, masks, out)
+    except Stop as stop:
+        record.status, record.reason = "skipped", stop.cause + (f" ({stop.command})" if stop.command else "")
+        return record
+    image, known = (np.load(out / f"{view.name}.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
+    frame = frame_of(config, view)
+    record.sha256, record.perceptual_hash = sha256_of(view.image), perceptual_hash(image.mean(-1))
+    record.columns = {
+        "depth": "map" if depth_map else depth.without_map(scene),
+        "valid_share": round(float((known > 0).mean()), 4),
+        "kept_share": round(kept_share(view.camera, frame), 4),  # of the photograph's area, in the network's crop
+        "masked_share": round(1 - float(seen(view.camera, frame).mean()), 4),  # of the crop, beyond a wide lens
+    }
+    if masks:
+        record.columns["region"] = "mask" if regions.find(masks, scene, view) else "none"
+    return record
+
+
+def write_arrays(
+    config: Settings,
+    scene: colmap.Scene,
+    view: colmap.View,
+    depth_map: depth.DepthMap | None,
+    masks: Path | None,
+    out: Path,
+) -> None:
+    """Picture, region and depth of a view at network resolution. Stop: a broken file, or too little depth."""
+    frame = frame_of(config, view)
+    pixels = resample(read_image(view.image, view.camera, frame), view.camera, frame)
+    known = depth.known_depth(scene, view, frame, depth_map, depth.dropped_values(config.data.drop_obs_masks))
+    if (count := int((known > 0).sum())) < MIN_VALID_PX:
+        raise Stop(f"{view.image} has {count} pixels of known depth, fewer than {MIN_VALID_PX}")
+    save(out / f"{view.name}.image.npy", pixels)
+    if masks:
+        save(out / f"{view.name}.region.npy", regions.read(regions.find(masks, scene, view), view.camera, frame))
+    save(out / f"{view.name}.depth.npy", known)
+
+
+def frame_of(config: Settings, view: colmap.View) -> Crop:
+    return crop(view.camera, config.model.image_width_px, config.model.image_height_px)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_scene(config: Settings, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
+    """scene.json: cameras and covisibility of the usable views."""
+    views = {
+        view.name: {
+            "cam_from_world": view.cam_from_world.tolist(),
+            "intrinsics": frame_of(config, view).intrinsics.tolist(),
+        }
+        for view in usable
+    }
+    rows = [number for number, view in enumerate(scene.views) if view.name in views]
+    shares = colmap.shared_points(scene)[rows][:, rows] if len(scene.points) else shared_depth(out, views)
+    write_json(out / "scene.json", {"views": views, "covisibility": shares.astype(float).round(4).tolist()})
+
+
+def shared_depth(out: Path, views: dict[str, dict[str, Any]]) -> np.ndarray:
+    """(views, views) float32, for scenes without points: the share of one view's surface that the other sees too.
+
+    Of the two directions the smaller share counts.
+    """
+    depths = [np.load(out / f"{name}.depth.npy", mmap_mode="r") for name in views]
+    poses = [np.array(view["cam_from_world"]) for view in views.values()]
+    cameras = [np.array(view["intrinsics"]) for view in views.values()]
+    shares = np.eye(len(views), dtype=np.float32)
+    for i in range(len(views)):
+        world = surface(depths[i], cameras[i], poses[i])
+        for j in range(len(views)):
+            shares[i, j] = seen_share(world, depths[j], cameras[j], poses[j])
+    return np.minimum(shares, shares.T)
+
+
+def surface(known: np.ndarray, camera: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
+    """Every fourth known pixel in each direction of a depth map (h, w), as points in the world (n, 3).
+
+    camera: intrinsics (3, 3) in px with pixel centres at integers; cam_from_world: (3, 4).
+    """
+    row, column = np.nonzero(known[::4, ::4])
+    z = known[::4, ::4][row, column].astype(np.float64)
+    pixels = np.stack([column * 4 * z, row * 4 * z, z], 1)
+    return (pixels @ np.linalg.inv(camera).T - cam_from_world[:, 3]) @ cam_from_world[:, :3]
+
+
+def seen_share(world: np.ndarray, known: np.ndarray, camera: np.ndarray, cam_from_world: np.ndarray) -> float:
+    """The share of world points (n, 3) that lie on the surface which a view sees: depth (h, w), camera as above."""
+    cam = world @ cam_from_world[:, :3].T + cam_from_world[:, 3]
+    cam = cam[cam[:, 2] > 0]
+    column, row = np.rint((cam @ camera.T)[:, :2] / cam[:, 2:]).T
+    inside = (column >= 0) & (column < known.shape[1]) & (row >= 0) & (row < known.shape[0])
+    there = known[row[inside].astype(int), column[inside].astype(int)]
+    return float((np.abs(there / cam[inside, 2] - 1) < AGREES).sum() / max(len(world), 1))
+
+
+def split(config: Settings, records: list[Record], out: Path) -> Split:
+    """By scene: the named ones, or whole scenes by share.
+
+    A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named. Stop: a scene
+    has fewer than two usable views, the gap leaves fewer to train on, or nothing is held out.
+    """
+    refuse_short_scenes(config, records)
+    if config.data.val_scenes:
+        return Split("scene", tuple(config.data.val_scenes))
+    if len(config.data.scenes) > 1:
+        return by_share(records, "scene", 1 - config.data.train_val_split, config.train.seed)
+    scene = config.data.scenes[0]
+    held_out = f"{scene} {HELD_OUT}"
+    dropped = gap(config, records, read_json(out / scene / "scene.json"), held_out)
+    return Split("views of one scene, with a gap", (held_out,), dropped)
+
+
+def refuse_short_scenes(config: Settings, records: list[Record]) -> None:
+    for scene in config.data.scenes + config.data.val_scenes:
+        mine = [record for record in records if record.sample_id.startswith(f"{scene}/")]
+        usable = sum(record.status == "ok" for record in mine)
+        if usable < FEWEST_VIEWS:
+            cause = f"the scene {scene} has {counted(usable, 'usable image')} of {len(mine)}, but a sample needs two"
+            raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes, or mend its images")
+
+
+def gap(config: Settings, records: list[Record], stored: dict[str, Any], held_out: str) -> dict[str, str]:
+    """Training views that share much with a held-out view: sample id -> reason. `stored` is the scene.json."""
+    record_of = {record.sample_id.partition("/")[2]: record for record in records}
+    views = [record_of[name] for name in stored["views"]]
+    outside = [number for number, view in enumerate(views) if view.group == held_out]
+    training = [number for number in range(len(views)) if number not in outside]
+    dropped = {}
+    for number in training:
+        share, nearest = max(((stored["covisibility"][number][other], other) for other in outside), default=(0, 0))
+        if share > config.data.gap_covisibility:
+            twin = views[nearest].sample_id
+            dropped[views[number].sample_id] = f"shares {share:.0%} of what it sees with the held-out view {twin}"
+    left = len(training) - len(dropped)
+    if not outside or left < 2:
+        counts = f"{len(outside)} held out, {len(dropped)} dropped for the gap, {left} left to train"
+        what_to_do = "change data.gap_covisibility or name a scene in data.val_scenes"
+        raise Stop(f"the views of the only scene cannot be split: {counts}", what_to_do)
+    return dropped
+
+
+def summarise_data(config: Settings, records: list[Record]) -> dict[str, Any]:
+    """Per scene: usable and skipped images, where depth comes from and in which unit, and mean shares: of the pixels
+    that have it, of the photograph that is seen, and where the lens is wide of the crop that it does not fill.
+    """
+    summary = {}
+    for name in config.data.scenes + config.data.val_scenes:
+        mine = [record for record in records if record.sample_id.startswith(f"{name}/")]
+        usable = [record for record in mine if record.status == "ok"]
+        means = {
+            name: round(sum(float(record.columns[name]) for record in usable) / max(len(usable), 1), 4)
+            for name in ("valid_share", "kept_share", "masked_share")
+        }
+        counts: dict[str, Any] = {
+            "images": len(usable),
+            "skipped": len(mine) - len(usable),
+            "depth": " and ".join(sorted({record.columns["depth"] for record in usable})),
+            "unit": " and ".join(sorted({record.columns["unit"] or "unknown" for record in usable})),
+            "valid_share": means["valid_share"],
+            "kept_share": means["kept_share"],
+        }
+        if means["masked_share"]:
+            counts["masked_share"] = means["masked_share"]
+        if config.data.region_masks:
+            counts["without_region_mask"] = sum(record.columns["region"] == "none" for record in usable)
+        summary[name] = counts
+    return summary

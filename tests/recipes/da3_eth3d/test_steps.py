@@ -1,0 +1,162 @@
+"""A real step of every preset, known cameras, prediction, export, and the five steps from the shipped base."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lib import recipes
+from lib.core.errors import Stop
+from lib.core.records import Stage
+from lib.recipes.da3_eth3d import assemble, evaluate
+from lib.recipes.da3_eth3d import predict as prediction
+from lib.recipes.da3_eth3d.base import ALIASES
+from lib.recipes.da3_eth3d.config import PRESETS
+from lib.scenes import samples
+from tests import one_step
+from tests.core.test_code import refuse_hidden_reads
+
+STAGE = Stage("adapt", 1, kind="m")
+RECIPE = recipes.load("da3_eth3d")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_a_real_step(preset, precision, made, places, manifest, tmp_path, new_precision):
+    config = made(preset)
+    [stage] = RECIPE.stages(config, manifest)
+    one_step.refuse_no_step(one_step.training(RECIPE, config, stage, places, manifest, precision, tmp_path))
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("small")])
+def test_the_full_size_network_takes_a_real_step(preset, made, small_places, manifest, tmp_path, new_precision):
+    own = {key.replace(".", "__"): value for key, value in PRESETS[preset].items() if key.startswith("model.")}
+    config = made(preset, **own | {"model__weights": str(small_places["base"] / "base.safetensors")})
+    [stage] = RECIPE.stages(config, manifest)
+    one_step.refuse_no_step(one_step.training(RECIPE, config, stage, small_places, manifest, "fp32", tmp_path))
+
+
+@pytest.mark.parametrize("options", [
+    {"data__poses": "given"}, {"lora__ray": True, "loss__ray_weight": 1.0}, {"loss__confidence": "trained"},
+])  # fmt: skip
+def test_every_option_takes_a_real_step(options, made, places, manifest, tmp_path, new_precision):
+    config = made(**options)
+    [stage] = RECIPE.stages(config, manifest)
+    one_step.refuse_no_step(one_step.training(RECIPE, config, stage, places, manifest, "fp32", tmp_path))
+
+
+def held_out(made, manifest, **options):
+    config = made(**options)
+    sampler = samples.sampler(config, STAGE, manifest, "test")
+    return config, samples.collate(config, STAGE, [sampler.draw(5, None)])
+
+
+def test_known_cameras_change_the_answer_and_both_ways_are_scored(made, places, manifest):
+    config, batch = held_out(made, manifest, data__poses="given")
+    parts = assemble.build(config, STAGE, places)
+    with torch.no_grad():
+        [row] = evaluate.score_batch(config, STAGE, parts, batch)
+        [alone] = evaluate.score_batch(made(), STAGE, parts, batch)
+        [trivial] = evaluate.score_batch(config, STAGE, None, batch)
+    assert row.numbers["mae_without_poses"] == alone.numbers["mae"] != row.numbers["mae"]
+    assert trivial.numbers["mae_without_poses"] == trivial.numbers["mae"]
+    assert set(evaluate.measures(config, STAGE)) >= {"mae_without_poses", "abs_rel_without_poses"}
+    assert "mae_without_poses" not in evaluate.measures(made(), STAGE)
+
+
+def test_the_kept_front_gives_what_the_pictures_give(made, places, manifest):
+    config, batch = held_out(made, manifest)
+    parts = assemble.build(config, STAGE, places)
+    front = parts.frozen_features
+    sample = {name: value[0] for name, value in batch.items()}
+    with torch.no_grad():
+        kept = torch.stack([front.compute(sample, unit) for unit in range(len(sample["images"]))])[None]
+        one, other = (
+            assemble.forward(config, parts, b, False, False) for b in (batch, batch | {"frozen_features": kept})
+        )
+    torch.testing.assert_close(one["depth"], other["depth"])
+
+
+def test_cameras_by_rays_replace_the_decoders(made, places, manifest):
+    config, batch = held_out(made, manifest, eval__cameras="rays")
+    parts = assemble.build(config, STAGE, places)
+    with torch.no_grad():
+        found = evaluate.predicted(config, parts, batch, False)
+    assert found["pose_enc"].shape == (1, batch["images"].shape[1], 9) and found["pose_enc"].isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------- prediction
+
+
+def test_a_scene_with_known_cameras_keeps_them_and_their_unit(made, places, rendered, tmp_path):
+    scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
+    config = made()
+    parts = assemble.build(config, STAGE, places)
+    with torch.no_grad():
+        prediction.predict(config, STAGE, parts, str(scene), tmp_path / "out")
+    scale = json.loads((tmp_path / "out" / "scale.json").read_text())["network_units_per_given_unit"]
+    called, images, known = prediction.scene(config, scene)
+    with torch.no_grad():
+        own = prediction.run(config, parts, images, known)
+    depth = np.load(tmp_path / "out" / f"{called[0]}.depth.npy")
+    np.testing.assert_allclose(depth * scale, own["depth"][0, ..., 0].numpy(), rtol=1e-4)
+    import pycolmap
+
+    model = pycolmap.Reconstruction(tmp_path / "out" / "sparse")
+    first = next(image for image in model.images.values() if image.name == f"{called[0]}.png")
+    np.testing.assert_allclose(first.cam_from_world().matrix(), known[0][0].numpy(), atol=1e-4)
+
+
+def test_cameras_of_some_photos_only_are_refused(made, places, rendered, tmp_path):
+    scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
+    first = min((scene / "images").rglob("*.JPG"))
+    (first.parent / "extra.JPG").write_bytes(first.read_bytes())
+    parts = assemble.build(made(), STAGE, places)
+    with pytest.raises(Stop, match="6 of 7 views"):
+        prediction.predict(made(), STAGE, parts, str(scene), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def eth3d_as_colmap(street: Path, folder: Path) -> Path:
+    import shutil
+
+    shutil.copytree(street / "images", folder / "images")
+    return shutil.copytree(street / "dslr_calibration_undistorted", folder / "sparse" / "0").parents[1]
+
+
+def test_the_export_has_the_names_and_the_notes_of_its_base(made, places, tmp_path):
+    parts = assemble.build(made(), STAGE, places)
+    RECIPE.export(made(), STAGE, parts, tmp_path)
+    files = (places["base"] / "base.safetensors", tmp_path / "model.safetensors")
+    found = []
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found.append((set(opened.keys()), opened.metadata()))
+    assert found[0] == found[1] and found[1][1].keys() >= ALIASES.keys()
+    assert files[0].stat().st_size == files[1].stat().st_size
+
+
+# ---------------------------------------------------------------------------------------------- five steps
+
+
+def test_five_steps_from_the_shipped_base_predict_and_export(step, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIPELINE_SCALE", "tiny")
+    words = ("--recipe", "da3_eth3d", "--demo", "data.poses=given", "eval.resamples=20", "eval.figures=1")
+    for number in range(1, 6):
+        assert step(number, "--run", "one", *(words if number == 1 else ())) == 0
+    folder = tmp_path / "runs" / "one"
+    scores = json.loads((folder / "eval" / "scores.json").read_text())
+    assert scores["main"]["metric"] == "mae" and "mae_without_poses" in scores["metrics"]
+    refuse_hidden_reads(folder)
+    photos = "data/da3_eth3d/scenes/harbour/images/dslr_images_undistorted"
+    assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out")) == 0
+    assert (tmp_path / "out" / "points.ply").exists()
+    assert step(5, "--run", "one", "--export", "merged") == 0
+    base = load_file(Path(assemble.__file__).parent / "demo" / "base.safetensors")
+    merged = load_file(next(folder.glob("export/merged/**/model.safetensors")))
+    assert merged.keys() == base.keys() and all(name.startswith("model.") for name in merged)
+    assert any(not torch.equal(merged[name], base[name].float()) for name in merged)
