@@ -1,4 +1,4 @@
-"""Scenes as nerfstudio and COLMAP's dense reconstruction leave them: the miniature, written by hand in their formats."""
+"""Scenes as nerfstudio and COLMAP's dense reconstruction leave them, written by hand in their formats."""
 
 import json
 
@@ -81,7 +81,7 @@ def test_a_colmap_model_goes_before_transforms_json(yard):
     ({}, {"k3": 0.1}, "OPENCV camera with k3"),
     ({}, {"w": 0}, "impossible size"),
     ({"fl_x": "wide"}, {}, "could not convert"),
-    ({"fl_x": None}, {}, "frame 1"),
+    ({"fl_x": None}, {}, "frame 1: "),
     ({"transform_matrix": None}, {}, "no finite matrix"),
     ({"transform_matrix": np.zeros((4, 4)).tolist()}, {}, "no rotation"),
     ({"transform_matrix": np.diag([1.0, 1, -1, 1]).tolist()}, {}, "no rotation"),
@@ -90,7 +90,7 @@ def test_a_colmap_model_goes_before_transforms_json(yard):
     ({"file_path": 3}, {}, "below images/"),
 ])  # fmt: skip
 def test_what_transforms_json_cannot_mean_is_refused_with_the_frame(tmp_path, frame, said, why):
-    write(tmp_path / "yard", [COMMON_FRAME | frame], **said)
+    write(tmp_path / "yard", **{"frames": [COMMON_FRAME | frame]} | said)
     with pytest.raises(Stop, match=f"transforms.json cannot be read: .*{why}"):
         colmap.read(tmp_path / "yard")
 
