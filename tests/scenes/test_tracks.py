@@ -39,7 +39,7 @@ def test_true_depth_gives_tracks_whose_points_lie_where_their_pixels_look(truth)
     off_px = (pixels[:, 0] - seen.pixel).norm(dim=-1)
     torch.testing.assert_close(tracks.mean(len(seen.points), seen.track, off_px[:, None])[:, 0], seen.errors_px)
     there = depth[seen.view, seen.pixel[:, 1], seen.pixel[:, 0]]
-    assert (in_camera[:, 0, 2] / there - 1).abs().max() < tracks.SAME_SURFACE
+    assert (in_camera[:, 0, 2] / there - 1).abs().max() < 2 * tracks.SAME_SURFACE  # the mean lies between the views
 
 
 def test_no_two_tracks_begin_at_one_pixel_and_none_names_a_view_twice(truth):
