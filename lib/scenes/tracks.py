@@ -14,8 +14,8 @@ from lib.scenes import geometry
 
 STEP_PX = 4  # tracks begin on a grid
 NEIGHBOURS = 8  # views, the nearest cameras, in which a point is looked for
-# Two views see one surface within this relative depth, and when a point comes back this near to its pixel. Of true depth
-# they take 1 665 tracks in the tests' miniature; where each view's depth is 1.3 times the one before, 28.
+# Two views see one surface within this relative depth, and when a point comes back this near to its pixel. True depth
+# has 1 665 tracks in the tests' miniature; where each view's depth is 1.3 times the one before, there are 28.
 SAME_SURFACE = 0.02
 BACK_PX = 1.5
 ERROR_PX = 2.0  # tracks with a larger mean reprojection error are left out
