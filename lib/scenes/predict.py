@@ -39,7 +39,10 @@ Forward = Callable[[Tensor, list[int]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Photos:
-    """called: what each photo's files are called; images (s, 3, h, w), RGB in 0..1; whole: what they are cut from."""
+    """called: what each photo's files are called; images (s, 3, h, w), RGB in 0..1.
+
+    whole: what they are cut from, empty for a scene that has a model of its photos already.
+    """
 
     called: list[str]
     images: Tensor
@@ -58,7 +61,8 @@ def write(out: Path, photos: Photos, found: dict[str, Tensor]) -> None:
     write_images(out, called, images, depth, confidence)
     cut = [Picture(f"{name}.png", width_px, height_px) for name in called]
     colmap_writer.write(out / "sparse", cut, cam_from_world, intrinsics, seen)
-    colmap_writer.write(out / "photos" / "sparse", photos.whole, cam_from_world, intrinsics, seen)
+    if photos.whole:
+        colmap_writer.write(out / "photos" / "sparse", photos.whole, cam_from_world, intrinsics, seen)
     write_cloud(out / "points.ply", points, images, confidence)
     write_montage(out / "montage.png", called, images, depth, confidence)
     print(f"{len(called)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
