@@ -1,8 +1,8 @@
 """Scenes as COLMAP describes them: cameras, poses, sparse points, and which image sees which point.
 
 Read are ETH3D's undistorted scenes (`dslr_calibration_undistorted/`), the plain `images/ + sparse/[0/]` of COLMAP, and
-nerfstudio's `images/ + colmap/sparse/0`, text or binary. Poses are camera-from-world with OpenCV axes, in the unit of
-the scene.
+nerfstudio's `images/ + colmap/sparse/0`, text or binary; where there is none of them, nerfstudio's transforms.json.
+Poses are camera-from-world with OpenCV axes, in the unit of the scene.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop, nearest
-from lib.scenes import colmap_files
+from lib.scenes import colmap_files, nerfstudio
 
 ETH3D = "dslr_calibration_undistorted"
 # Where COLMAP models lie inside a scene; of several the largest is read, because COLMAP begins a new one wherever it
@@ -43,7 +43,7 @@ class Scene:
 def read(folder: Path) -> Scene:
     """The scene in `folder`. Stop names the file that is missing, unknown or damaged."""
     place = model_folder(folder)
-    model = colmap_files.read(place)
+    model = nerfstudio.read(folder) if place.name == nerfstudio.FILE else colmap_files.read(place)
     images = sorted(model.images, key=lambda image: image.name)
     if outside := next((image.name for image in images if Path(image.name).is_absolute()), ""):
         raise Stop(f"{place} lists the image {outside}, but names are relative to {folder / 'images'}")
@@ -75,16 +75,21 @@ def view_names(names: list[str]) -> list[str]:
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder of the scene's COLMAP model, the largest of several. Stop: there is no such scene, or no model."""
+    """The folder of the scene's COLMAP model, the largest of several, or its transforms.json.
+
+    Stop: there is no such scene, or nothing that says where its cameras are.
+    """
     if not folder.is_dir():
         beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         known = nearest(folder.name, beside) if beside else "the folder above it is missing or empty"
         raise Stop(f"there is no scene {folder}: {known}", "set data.root, data.scenes and data.val_scenes")
     found = [place for pattern in MODELS for place in places(folder, pattern) if colmap_files.kind(place)]
+    if not found and (folder / nerfstudio.FILE).is_file():
+        return folder / nerfstudio.FILE
     if not found:
-        instead = " (its transforms.json holds no points)" if (folder / "transforms.json").is_file() else ""
         raise Stop(
-            f"{folder} holds no COLMAP model{instead}: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin",
+            f"{folder} holds no COLMAP model: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin, and there "
+            f"is no {nerfstudio.FILE}",
             "let COLMAP write its model into sparse/0, or nerfstudio into colmap/sparse/0",
         )
     return found[0] if len(found) == 1 or found[0].name == ETH3D else largest(folder, found)

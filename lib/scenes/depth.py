@@ -12,7 +12,7 @@ import numpy as np
 
 from lib.core.errors import Stop
 from lib.core.run import read_json
-from lib.scenes import colmap_files, lens, scans
+from lib.scenes import colmap_files, lens, nerfstudio, scans
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays, resample, seen
 from lib.scenes.surfaces import Samples, nearest_surface, splat
@@ -21,6 +21,7 @@ from lib.scenes.surfaces import Samples, nearest_surface, splat
 UNSUITED, NOT_IN_SCAN = 1, 2
 # ETH3D's depth of the distorted photographs, and their cameras.
 TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"
+STEREO, GEOMETRIC = "stereo/depth_maps", ".geometric.bin"  # of a COLMAP workspace; beside it lies .photometric.bin
 OUTSIDE_PX = -1e6  # where a ray is put that the map's lens does not show
 LAYER = 0.05  # relative depth within which two sparse points of one pixel count as one surface
 NEAR = 1e-6  # times the median depth: a point on the camera's own plane is seen nowhere
@@ -98,8 +99,9 @@ def factor_to_points(known: np.ndarray, scene: Scene, view: View, crop: Crop) ->
 def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
     """The depth file of a view, or None.
 
-    ETH3D's belongs to the distorted photograph, the plain layout's lies in depth/. Stop: ETH3D's depth without the
-    cameras of the distorted photographs, or a 16-bit PNG without a scale.
+    ETH3D's belongs to the distorted photograph, the plain layout's lies in depth/, COLMAP's dense one in stereo/, and
+    nerfstudio's where its transforms.json says. Stop: ETH3D's depth without the cameras of the distorted photographs,
+    or a 16-bit PNG without a scale.
     """
     if (scene.folder / TRUTH).is_dir():
         truth, camera = scene.folder / TRUTH / view.image.name, distorted_camera(scene.folder, view.image.name)
@@ -112,7 +114,7 @@ def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | N
 
 
 def depth_beside(scene: Scene, view: View) -> Path | None:
-    """The plain layout's depth file: depth/ mirrors images/, a.npy or a.jpg.npy for a.jpg.
+    """The plain layout's depth file: depth/ mirrors images/, a.npy or a.jpg.npy for a.jpg; else another program's.
 
     Stop: a.npy, where there is a.png as well.
     """
@@ -122,7 +124,16 @@ def depth_beside(scene: Scene, view: View) -> Path | None:
     if short and not whole and alike > 1:
         cause = f"{short} may belong to any of {alike} photographs called {view.image.stem}"
         raise Stop(cause, f"name it {view.image.name}{short.suffix}, or leave one of the photographs out")
-    return whole or short
+    return whole or short or of_other_programs(scene, view)
+
+
+def of_other_programs(scene: Scene, view: View) -> Path | None:
+    """COLMAP's dense depth that several views agree on (not the photometric one), or the file of a nerfstudio frame."""
+    name = view.image.relative_to(scene.folder / "images").as_posix()
+    dense = scene.folder / STEREO / f"{name}{GEOMETRIC}"
+    if dense.is_file():
+        return dense
+    return nerfstudio.depth_of(scene.folder, name) if (scene.folder / nerfstudio.FILE).is_file() else None
 
 
 def first_there(base: Path) -> Path | None:
@@ -150,7 +161,12 @@ def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.n
 
 
 def stated_scale(scene: Scene) -> float:
-    """What summary.json beside the scenes divides 16-bit values by to get metres. Stop: it states nothing."""
+    """What summary.json beside the scenes, or the scene's transforms.json, divides 16-bit values by to get metres.
+
+    Stop: neither states it.
+    """
+    if (scene.folder / nerfstudio.FILE).is_file():
+        return nerfstudio.scale(scene.folder)
     summary = scene.folder.parent / "summary.json"
     stated = read_json(summary)
     of_scene = stated.get(scene.name) if isinstance(stated, dict) else None
@@ -183,7 +199,7 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
     """(h, w) float32 metres, 0 where nothing was measured. Stop names a file that is truncated or of another size."""
     path, camera = depth_map.path, depth_map.camera
     depth = decode(path)
-    if path.suffix not in (".npy", ".png"):
+    if path.suffix not in (".npy", ".png") and not path.name.endswith(GEOMETRIC):
         due = camera.width * camera.height * 4
         if depth.nbytes != due:
             raise Stop(f"{path} holds {depth.nbytes} bytes, but {camera.width} x {camera.height} x 4 = {due} are due")
@@ -203,7 +219,7 @@ def alike(shape: tuple[int, ...], camera: Any) -> bool:
 
 
 def decode(path: Path, palette: bool = False) -> np.ndarray:
-    """The values in a .npy, a .png, or any other file as raw little-endian float32 without a header.
+    """The values in a .npy, a .png, COLMAP's dense depth, or any other file as raw little-endian float32.
 
     palette: a .png with one gives its colours, and not their numbers. ETH3D names the raw files .JPG. Stop: the file is
     absent or damaged.
@@ -216,12 +232,25 @@ def decode(path: Path, palette: bool = False) -> np.ndarray:
         if path.suffix == ".png":
             with Image.open(path, formats=["PNG"]) as file:
                 return np.asarray(file.convert("RGB") if palette and file.mode == "P" else file)
-        return np.fromfile(path, dtype="<f4")
+        return dense(path) if path.name.endswith(GEOMETRIC) else np.fromfile(path, dtype="<f4")
     except FileNotFoundError as error:
         raise Stop(f"{path} is absent, though its folder has the depth of other images") from error
     except Exception as error:  # numpy and Pillow raise almost anything on damaged files
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise Stop(f"{path} cannot be read, it may be truncated: {why}") from error
+
+
+def dense(path: Path) -> np.ndarray:
+    """(h, w): COLMAP's matrix file: "width&height&channels&" in ASCII, then float32 row by row, 0 = nothing found.
+
+    ValueError: the sizes are no numbers, or the file does not hold so many values (src/colmap/mvs/mat.h).
+    """
+    content = path.read_bytes()
+    width, height, channels, values = content.split(b"&", 3)
+    if int(channels) != 1 or int(width) * int(height) * 4 != len(values):
+        sizes = f"{int(width)} x {int(height)} x {int(channels)}"
+        raise ValueError(f"it says {sizes} values of 4 bytes and holds {len(values)} bytes")
+    return np.frombuffer(values, "<f4").reshape(int(height), int(width))
 
 
 def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:

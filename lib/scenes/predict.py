@@ -4,12 +4,15 @@
 - `<photo>.depth.png`: the same in colour
 - `<photo>.confidence.npy`: (h, w) float32, at least 1
 - `images/<photo>.png`: the photo as the network saw it, cut and resized
-- `sparse/{cameras,images,points3D}.txt`: a COLMAP text model of these images; the first photo's camera is the world
+- `sparse/{cameras,images,points3D}.txt`: a COLMAP text model of these images; the first photo's camera is the world.
+  Its points are those that several photos agree on, with the pixels that see them
+- `photos/sparse/...`: the same model for the photos at their own size, upright
 - `points.ply`: the confident half of the pixels
 - `montage.png`
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import torch
 from torch import Tensor
 
 from lib.core.errors import Stop
-from lib.core.run import atomic, write_text
+from lib.core.run import atomic
 from lib.data import pictures
-from lib.scenes import geometry
+from lib.scenes import colmap_writer, geometry, tracks
+from lib.scenes.colmap_writer import Picture
 from lib.scenes.sections import Settings
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -33,15 +37,32 @@ MONTAGE_PHOTOS = 8
 Forward = Callable[[Tensor, list[int]], dict[str, Tensor]]
 
 
-def write(out: Path, called: list[str], images: Tensor, found: dict[str, Tensor]) -> None:
-    """All files of the photos `called` (s), from images (s, 3, h, w) and what `run` found for them."""
+@dataclass(frozen=True)
+class Photos:
+    """called: what each photo's files are called; images (s, 3, h, w), RGB in 0..1.
+
+    whole: what they are cut from, empty for a scene that has a model of its photos already.
+    """
+
+    called: list[str]
+    images: Tensor
+    whole: list[Picture]
+
+
+def write(out: Path, photos: Photos, found: dict[str, Tensor]) -> None:
+    """All files of the photos, from what `run` found for them."""
+    called, images = photos.called, photos.images
     depth, confidence = found["depth"][..., 0], found["depth_conf"]  # (s, h, w)
     height_px, width_px = depth.shape[-2:]
     cam_from_world, intrinsics = geometry.decode_cameras(found["pose_enc"], height_px, width_px)
     with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
         points = geometry.world_points_from_depth(depth, cam_from_world, intrinsics)
+        seen = tracks.find(images, points, cam_from_world, intrinsics, confident(confidence), depth)
     write_images(out, called, images, depth, confidence)
-    write_model(out / "sparse", called, cam_from_world, intrinsics, height_px, width_px)
+    cut = [Picture(f"{name}.png", width_px, height_px) for name in called]
+    colmap_writer.write(out / "sparse", cut, cam_from_world, intrinsics, seen)
+    if photos.whole:
+        colmap_writer.write(out / "photos" / "sparse", photos.whole, cam_from_world, intrinsics, seen)
     write_cloud(out / "points.ply", points, images, confidence)
     write_montage(out / "montage.png", called, images, depth, confidence)
     print(f"{len(called)} photos, {images.shape[-1]} x {images.shape[-2]} px each")
@@ -50,17 +71,16 @@ def write(out: Path, called: list[str], images: Tensor, found: dict[str, Tensor]
 # ---------------------------------------------------------------------------------------------- in
 
 
-def photographs(config: Settings, folder: Path) -> tuple[list[str], Tensor]:
-    """Names and pictures (s, 3, h, w), RGB in 0..1.
+def photographs(config: Settings, folder: Path) -> Photos:
+    """All have the network's width, and are cut at the centre to the shape of the first one.
 
-    All have the network's width, and are cut at the centre to the shape of the first one. A photo that cannot be used
-    is named and left out. Stop: none is left.
+    A photo that cannot be used is named and left out. Stop: none is left.
     """
     found = sorted(folder.glob("*")) if folder.is_dir() else []
     paths = [path for path in found if path.suffix.lower() in PHOTOS and not path.name.startswith(".")]
     if not paths:
         raise Stop(f"{folder} holds no photos ({', '.join(PHOTOS)})", "give a folder of photos to --predict")
-    used, seen, size = [], [], None
+    used, seen, whole, size = [], [], [], None
     for path in paths:
         photo = read(path)
         if photo is None:
@@ -68,10 +88,11 @@ def photographs(config: Settings, folder: Path) -> tuple[list[str], Tensor]:
         size = size or network_size(config, photo)
         say_what_is_cut(path, photo, size)
         used.append(path)
+        whole.append(cut_from(path.name, photo, size))
         seen.append(np.asarray(fitted(photo, size), np.float32) / 255)
     if not used:
         raise Stop(f"none of the {len(paths)} photos in {folder} can be used", "give other photos to --predict")
-    return names(used), torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
+    return Photos(names(used), torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous(), whole)
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -108,6 +129,14 @@ def fitted(photo: Any, size: tuple[int, int]) -> Any:
     from PIL import Image, ImageOps
 
     return ImageOps.fit(photo, size, Image.Resampling.BICUBIC)
+
+
+def cut_from(name: str, photo: Any, size: tuple[int, int]) -> Picture:
+    """What `fitted` cuts: the largest rectangle of the size's shape at the photo's centre."""
+    shape = size[0] / size[1]
+    width, height = min(photo.width, photo.height * shape), min(photo.height, photo.width / shape)
+    left, top = (photo.width - width) / 2, (photo.height - height) / 2
+    return Picture(name, photo.width, photo.height, left, top, width / size[0], height / size[1])
 
 
 # ---------------------------------------------------------------------------------------------- through the network
@@ -196,25 +225,9 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     return (values * 255).round().astype(np.uint8)
 
 
-def write_model(
-    folder: Path, names: list[str], cam_from_world: Tensor, intrinsics: Tensor, height_px: int, width_px: int
-) -> None:
-    """COLMAP's text format (colmap.github.io/format.html) of cameras (s, 3, 4) and intrinsics (s, 3, 3) in px.
-
-    Its quaternions have the scalar first, and its pixel centres lie at +0.5, where ours are whole.
-    """
-    cameras = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
-    images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line follows"]
-    quaternions = geometry.quaternion_from_rotation(cam_from_world[..., :3])
-    for number, name in enumerate(names, 1):
-        k, translation = intrinsics[number - 1], cam_from_world[number - 1, :, 3].tolist()
-        x, y, z, w = quaternions[number - 1].tolist()
-        parameters = " ".join(f"{value:.6f}" for value in (k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5))
-        cameras.append(f"{number} PINHOLE {width_px} {height_px} {parameters}")
-        images += [" ".join(map(str, (number, w, x, y, z, *translation, number, f"{name}.png"))), ""]
-    write_text(folder / "cameras.txt", "\n".join(cameras) + "\n")
-    write_text(folder / "images.txt", "\n".join(images) + "\n")
-    write_text(folder / "points3D.txt", "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]\n")
+def confident(confidence: Tensor) -> Tensor:
+    """(s, h, w) bool: the surer half of all pixels."""
+    return confidence >= float(np.quantile(confidence.numpy(), 1 - CONFIDENT_SHARE))
 
 
 def write_cloud(path: Path, points: Tensor, images: Tensor, confidence: Tensor) -> None:
@@ -222,8 +235,7 @@ def write_cloud(path: Path, points: Tensor, images: Tensor, confidence: Tensor) 
 
     points: (s, h, w, 3) in the world; images: (s, 3, h, w) in 0..1; confidence: (s, h, w).
     """
-    least = np.quantile(confidence.numpy(), 1 - CONFIDENT_SHARE)
-    keep = (confidence >= float(least)).numpy()
+    keep = confident(confidence).numpy()
     every = slice(None, None, -(-int(keep.sum()) // MOST_POINTS))
     xyz, rgb = points.numpy()[keep][every], images.permute(0, 2, 3, 1).numpy()[keep][every]
     table = np.empty(len(xyz), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])

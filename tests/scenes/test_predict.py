@@ -177,8 +177,8 @@ def test_a_photo_that_cannot_be_used_is_named_and_left_out(config, photos, capsy
     Image.new("1", (20000, 20000)).save(photos / "view5.png")
     (photos / "view2.png").write_bytes((photos / "view2.png").read_bytes()[:200])
     (photos / "._view1.jpg").write_bytes(b"of a Mac")
-    called, images = predict.photographs(config, photos)
-    assert called == ["view1"] and len(images) == 1
+    found = predict.photographs(config, photos)
+    assert found.called == ["view1"] and len(found.images) == len(found.whole) == 1
     said = capsys.readouterr().out
     reasons = {
         "view0.jpg": "one colour",
@@ -193,12 +193,12 @@ def test_a_photo_that_cannot_be_used_is_named_and_left_out(config, photos, capsy
 
 def test_two_photos_of_one_name_keep_their_suffixes(config, photos):
     Image.open(photos / "view0.jpg").save(photos / "view0.png")
-    assert predict.photographs(config, photos)[0] == ["view0.jpg", "view0.png", "view1", "view2"]
+    assert predict.photographs(config, photos).called == ["view0.jpg", "view0.png", "view1", "view2"]
 
 
 def test_what_is_cut_off_a_photo_is_said(config, photos, capsys):
     ramp(60, 120).save(photos / "view3.png")
-    assert predict.photographs(config, photos)[1].shape == (4, 3, 42, 56)
+    assert predict.photographs(config, photos).images.shape == (4, 3, 42, 56)
     [said] = capsys.readouterr().out.splitlines()
     assert "view3.png: 38% of it is seen" in said and "60 x 120" in said  # 60 x 45 of 60 x 120
 
@@ -210,3 +210,23 @@ def test_what_is_not_a_folder_of_photos_is_refused(config, photos, tmp_path):
         path.write_bytes(b"broken")
     with pytest.raises(Stop, match="none of the 3 photos"):
         predict.photographs(config, photos)
+
+
+def test_what_is_cut_from_a_photo_is_where_its_pixels_come_from(config):
+    """A photo with one white pixel: its place in the network's picture leads back to it."""
+    for size in ((120, 90), (60, 120), (300, 41)):
+        photo = Image.new("RGB", size)
+        photo.putpixel((size[0] // 2 + 3, size[1] // 2 - 2), (255, 255, 255))
+        small = np.asarray(predict.fitted(photo, (56, 42)).convert("L"), np.float64)
+        rows, columns = np.mgrid[:42, :56] + 0.5
+        place = np.array([(columns * small).sum(), (rows * small).sum()]) / small.sum()
+        cut = predict.cut_from("a.jpg", photo, (56, 42))
+        back = np.array([cut.left, cut.top]) + place * (cut.scale_x, cut.scale_y)
+        np.testing.assert_allclose(back, (size[0] // 2 + 3.5, size[1] // 2 - 1.5), atol=0.2 * cut.scale_x)
+
+
+def test_both_models_see_the_points_that_photos_agree_on(predicted):
+    small, whole = (pycolmap.Reconstruction(predicted / place) for place in ("sparse", "photos/sparse"))
+    assert sorted(one.name for one in whole.images.values()) == ["view0.jpg", "view1.JPEG", "view2.png"]
+    assert all((camera.width, camera.height) == (120, 90) for camera in whole.cameras.values())
+    assert len(small.points3D) == len(whole.points3D)

@@ -32,15 +32,15 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
     """
     folder = Path(inputs)
     is_scene = (folder / "images").is_dir()
-    called, images, known = scene(config, folder) if is_scene else (*scenes.photographs(config, folder), None)
-    found = run(config, parts, images, known)
+    photos, known = scene(config, folder) if is_scene else (scenes.photographs(config, folder), None)
+    found = run(config, parts, photos.images, known)
     if known:
         found = in_given_world(found, known, out)
-    scenes.write(out, called, images, found)
+    scenes.write(out, photos, found)
 
 
-def scene(config: Config, folder: Path) -> tuple[list[str], Tensor, Known]:
-    """Names, pictures (s, 3, h, w) in 0..1 and cameras of a COLMAP scene, cut as step 3 cuts them."""
+def scene(config: Config, folder: Path) -> tuple[scenes.Photos, Known]:
+    """The pictures and cameras of a COLMAP scene, cut as step 3 cuts them."""
     read = colmap.read(folder)
     listed = {view.image.name for view in read.views}
     there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in scenes.PHOTOS]
@@ -55,7 +55,8 @@ def scene(config: Config, folder: Path) -> tuple[list[str], Tensor, Known]:
     ]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
     poses, intrinsics = np.stack([view.cam_from_world for view in views]), np.stack([cut.intrinsics for cut in cuts])
-    return [view.name for view in views], images, (torch.tensor(poses).float(), torch.tensor(intrinsics).float())
+    photos = scenes.Photos([view.name for view in views], images, [])
+    return photos, (torch.tensor(poses).float(), torch.tensor(intrinsics).float())
 
 
 def run(config: Config, parts: Parts, images: Tensor, known: Known | None) -> dict[str, Tensor]:

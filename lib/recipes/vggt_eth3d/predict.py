@@ -17,5 +17,5 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
     def forward(images: Tensor, chunk: list[int]) -> dict[str, Tensor]:
         return network(images.to(network.aggregator.camera_token.device))
 
-    called, images = scenes.photographs(config, Path(inputs))  # (s, 3, h, w)
-    scenes.write(out, called, images, scenes.run(forward, images))
+    photos = scenes.photographs(config, Path(inputs))
+    scenes.write(out, photos, scenes.run(forward, photos.images))
