@@ -1,18 +1,29 @@
 """Step 2 of 5: bring or find the weights and the data, verify every hash, list what you must fetch yourself.
 
 Leaves assets.json in the run; files go to data/<recipe>/<asset>/ or stay where they were found. Pauses between files.
+With --propose FOLDER|VIDEO the run's model then drafts labels for pictures of your own.
 """
 
 import sys
 from pathlib import Path
 
-from lib.commands import cli
+from lib.commands import cli, propose
 from lib.core.job import Job
 from lib.core.run import write_json
 from lib.core.words import counted
 
 
 def work(job: Job) -> list[Path]:
+    """The drafts may lie in the folder of the run's own data, whose list of files is then made once more."""
+    propose.refuse_alone(job.args)
+    if job.args.propose:
+        job.run.stamp(2).unlink(missing_ok=True)  # it knows the list of files as it was before
+        bring(job)
+        propose.run(job)
+    return bring(job)
+
+
+def bring(job: Job) -> list[Path]:
     from lib.data import assets
 
     wanted = job.recipe.assets(job.config)
@@ -30,4 +41,4 @@ def work(job: Job) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(2, work))
+    sys.exit(cli.main(2, work, propose.add_flags, again=("propose",)))

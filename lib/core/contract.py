@@ -28,7 +28,8 @@ from lib.core.records import (
 )
 
 FACE = ("Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "FUNCTIONS")
-OPTIONAL = ("comparison", "stage_inputs", "decide", "base_limits")  # what a recipe need not have; `lib.recipes` answers
+# What a recipe need not have; `lib.recipes` answers.
+OPTIONAL = ("comparison", "stage_inputs", "decide", "base_limits", "propose")
 
 
 class Recipe(Protocol):
@@ -173,6 +174,15 @@ class Recipe(Protocol):
         """The adapted model on the user's own inputs (a path, or words that the recipe reads); results into `out`.
 
         parts: merged or adapted, in evaluation mode, on the device, under autocast. Stop: the inputs cannot be read.
+        """
+
+    def propose(
+        self, config: Any, parts: Callable[[], Parts], inputs: str, out: str, wishes: Mapping[str, str]
+    ) -> None:
+        """Optional. Labels of the user's own inputs, drafted or to be drawn on a page; not an output of a step.
+
+        parts(): the adapted model, or the base where nothing is trained yet, as for `predict`. wishes: what step 2's
+        flags say, "" for nothing. Stop: the inputs cannot be read.
         """
 
     def export(self, config: Any, stage: Stage, parts: Parts, out: Path) -> None:

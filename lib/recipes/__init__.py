@@ -33,7 +33,12 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "stage_inputs": lambda config, stage, manifest, asset_dirs, earlier, cache, pause: None,
     "decide": lambda config, score: {},
     "base_limits": lambda config, stage, manifest: {},
+    "propose": lambda config, parts, inputs, out, wishes: no_drafts(),
 }
+
+
+def no_drafts() -> None:
+    raise Stop("this recipe drafts no labels", "leave --propose out")
 
 
 def load(name: str) -> Recipe:

@@ -12,6 +12,7 @@ FUNCTIONS = {
     "lib.scenes.evaluate": "summarise describe",
     "lib.scenes.figures": "figures",
     "lib.scenes.export": "export",
+    "lib.scenes.propose": "propose",
     "costs": "plan",
     "sources": "assets",
     "assemble": "build objectives",

@@ -17,4 +17,5 @@ FUNCTIONS = {
     "evaluate": "measures score_batch summarise describe",
     "figures": "figures",
     "predict": "predict",
+    "propose": "propose",
 }

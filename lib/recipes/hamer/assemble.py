@@ -16,7 +16,7 @@ from lib.recipes.hamer import losses, size
 from lib.recipes.hamer.base import base
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.critic import Discriminator
-from lib.recipes.hamer.data import mano_of
+from lib.recipes.hamer.data import mano_of, taught
 from lib.recipes.hamer.geometry import hand_rotations
 from lib.recipes.hamer.mano import Mano
 from lib.recipes.hamer.model import HaMeR
@@ -31,7 +31,7 @@ Loss = Callable[[Parts, Batch, int], tuple[torch.Tensor, dict[str, Any]]]
 
 
 def stages(config: Config, manifest: Manifest) -> list[Stage]:
-    steps_per_epoch = -(-len(manifest.side("train")) // config.train.global_batch)
+    steps_per_epoch = -(-len(taught(manifest)) // config.train.global_batch)
     return [Stage("adapt", config.train.epochs * steps_per_epoch)]
 
 

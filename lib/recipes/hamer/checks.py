@@ -13,6 +13,7 @@ from lib.recipes.hamer.mano_file import ManoModel
 
 BONE_M = (0.01, 0.10)
 LARGEST_BOX = 20  # sides of the picture
+DRAFT = "a draft that nobody accepted: its labels are not used"
 BENT_M = 0.02  # finger tips so far from the palm's plane say which hand it is
 
 
@@ -67,7 +68,7 @@ def contradictory(verdict: Verdict) -> str:
 
 def checked(hand: Hand, trusted: bool, note: str = "", verdict: Verdict | None = None) -> tuple[Labels, list[str]]:
     """The labels without what cannot be right, and a note on each. `trusted` and `note` are what `doubt` says."""
-    labels, notes = dataclasses.replace(hand.labels), []
+    labels, notes = dataclasses.replace(hand.labels), [DRAFT] if hand.draft else []
     if note and (labels.has_pose or labels.has_betas):
         notes.append(note)
         labels.has_pose, labels.has_betas = labels.has_pose and trusted, labels.has_betas and trusted

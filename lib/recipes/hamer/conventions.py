@@ -49,9 +49,19 @@ class Conventions:
         return [f"data.{name}={value}" for name, value in vars(self).items() if value != vars(other)[name]]
 
 
+# Formats whose labels mean one thing. Fields: order in 2D, in 3D, axes, poses, betas of left hands.
+FIXED = {
+    "freihand": Conventions(pose_format="without_mean"),
+    "coco_wholebody": Conventions(),
+    "ho3d": Conventions("mano", "mano", "opengl", "axis_angle"),
+    "dexycb": Conventions(pose_format="pca", left_betas="unused"),
+    "interhand": Conventions("interhand", "interhand", "opencv", "without_mean"),
+}
+
+
 def conventions_of(data: DataConfig) -> Conventions:
-    if data.format == "freihand":  # its poses are relative to MANO's mean
-        return Conventions(pose_format="without_mean")
+    if data.format in FIXED:
+        return FIXED[data.format]
     return Conventions(data.joint_order_2d, data.joint_order_3d, data.axes, data.pose_format, data.left_betas)
 
 

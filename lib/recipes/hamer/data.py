@@ -1,4 +1,7 @@
-"""Step 3: labelled hands -> checked records, and shards of pixels (windows.py) from which `samples` makes crops."""
+"""Step 3: labelled hands -> checked records, and shards of pixels (windows.py) from which `samples` makes crops.
+
+Some hands are drawn with their labels (looks.py).
+"""
 
 import dataclasses
 import hashlib
@@ -13,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import FAILED, Stop
-from lib.core.records import Record, Split
+from lib.core.records import Manifest, Record, Split
 from lib.core.run import atomic
 from lib.data import cores, pictures
 from lib.data import split as splits
-from lib.recipes.hamer import doubts, mano_file, windows
+from lib.recipes.hamer import doubts, looks, mano_file, windows
 from lib.recipes.hamer.checks import checked, contradictory, doubt, facing, unusable
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.crop import Labels
@@ -76,6 +79,7 @@ def write_shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) 
 
     records: list[Record] = []
     rows: list[dict[str, Any]] = []
+    kept: list[Hand] = []
     trusted, note = doubt(config, mano)
     for hand, verdict in zip(found, doubts.verdicts(config.data, found, mano, trusted), strict=True):
         record = record_of(hand, verdict)
@@ -86,6 +90,8 @@ def write_shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) 
             record.columns |= columns(labels, notes) | {"shard": path.name, "row": len(rows)}
             record.perceptual_hash = splits.perceptual_hash(windows.preview(picture, hand))
             rows.append(windows.window(picture, hand, labels, config.data.keep_side_px))
+            kept.append(hand)
+    looks.draw(rows, kept, path)
     metadata = {"records": json.dumps([dataclasses.asdict(record) for record in records])}
     with atomic(path) as temporary:
         save_file(windows.packed(rows), temporary, metadata=metadata)
@@ -129,19 +135,22 @@ def columns(labels: Labels, notes: Sequence[str]) -> dict[str, Any]:
     """What a record says of the labels that are used."""
     known: dict[str, Any] = {"2d": (labels.keypoints_2d[:, 2] > 0).any(), "3d": (labels.keypoints_3d[:, 3] > 0).all()}
     known |= {"pose": labels.has_pose, "mesh": labels.has_pose and labels.has_betas}
+    known["labelled"] = known["2d"] or (labels.keypoints_3d[:, 3] > 0).any() or labels.has_pose or labels.has_betas
     return {name: int(there) for name, there in known.items()} | {"notes": "; ".join(notes)}
 
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
     """Whole subjects or sequences: the named ones, else FreiHAND's evaluation set, else a drawn share.
 
-    Stop: labels are in another convention, most hands cannot be used, none can be scored, or data.val_groups names a
+    Boxes alone are split as well: they can be drafted and looked at before anyone labels them. Stop: labels are in
+    another convention, most hands cannot be used, none of the labelled ones can be scored, or data.val_groups names a
     group that does not exist.
     """
     if not config.data.trust_labels:
         doubts.refuse_wrong_conventions(records)
     refuse_mostly_unusable(records)
-    if not any(int(record.columns.get(truth(config), 0)) for record in records):
+    labelled = [record for record in records if int(record.columns.get("labelled", 0))]
+    if labelled and not any(int(record.columns.get(truth(config), 0)) for record in records):
         cause = f"no hand has keypoints in {truth(config)}, so there is nothing to score against"
         raise Stop(cause, "add them to the labels, or set data.truth")
     groups = sorted({record.group for record in records if record.status == "ok"})
@@ -153,7 +162,12 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
         return Split("group", tuple(config.data.val_groups))
     if config.data.format == "freihand" and "evaluation" in groups:
         return Split("official set", ("evaluation",))
-    return splits.by_share(records, "group", config.data.val_share, config.train.seed)
+    return splits.by_share(labelled or records, "group", config.data.val_share, config.train.seed)
+
+
+def taught(manifest: Manifest) -> list[Record]:
+    """The hands of the training side with labels; a box alone teaches nothing."""
+    return [record for record in manifest.side("train") if int(record.columns["labelled"])]
 
 
 def truth(config: Config) -> str:
@@ -184,6 +198,7 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     return {
         "hands": len(usable),
         "hands by side": dict(Counter(record.split for record in usable if record.split)),
+        "boxes without labels": sum(not int(record.columns["labelled"]) for record in usable),
         "left hands": sum(int(record.columns["right"]) == 0 for record in usable),
         "with pose and shape": sum(int(record.columns["mesh"]) for record in usable),
         "groups": len({record.group for record in usable}),

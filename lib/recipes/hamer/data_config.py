@@ -8,8 +8,9 @@ from pathlib import Path
 from lib.core.config import at_least, one_of
 from lib.core.errors import Stop
 
-FORMATS = ("made", "freihand", "hamer_npz", "hamer_tar", "folder")
-PUBLISHED = ("freihand", "hamer_npz", "hamer_tar")  # benchmarks whose 3D scores are defined with MANO
+ONE_MEANING = ("freihand", "coco_wholebody", "ho3d", "dexycb", "interhand")  # conventions.FIXED says which
+FORMATS = ("made", *ONE_MEANING, "hamer_npz", "hamer_tar", "folder")
+PUBLISHED = (*ONE_MEANING, "hamer_npz", "hamer_tar")  # benchmarks whose 3D scores are defined with MANO
 ORDERS = ("openpose", "mano", "interhand", "rhd", "fphab")  # lib.recipes.hamer.conventions.ORDER says what each is
 AXES = ("opencv", "opengl")
 POSES = ("axis_angle", "without_mean", "pca", "pca_without_mean")
@@ -21,7 +22,7 @@ REACH = 1.0  # pixels kept around a hand's centre, in box sides: 1.3 (scale) x 1
 
 @dataclass
 class DataConfig:
-    format: str = "freihand"  # made | freihand | hamer_npz | hamer_tar | folder
+    format: str = "freihand"  # made | freihand | coco_wholebody | ho3d | dexycb | interhand | hamer_npz | ...
     root: str = ""  # your data
     # Conventions of the labels. Step 3 tests whether they fit the data and names the likely ones where they do not.
     joint_order_2d: str = (
@@ -94,9 +95,9 @@ def refuse_unknown_conventions(data: DataConfig) -> None:
 
 
 def refuse_conventions_of_a_fixed_format(data: DataConfig) -> None:
-    """FreiHAND and the made data have one convention, which their readers know."""
+    """The made data and published sets have one convention, which their readers know."""
     names = ("joint_order_2d", "joint_order_3d", "axes", "pose_format", "left_betas", "box_format", "confidence")
-    if data.format not in ("made", "freihand"):
+    if data.format not in ("made", *ONE_MEANING):
         return
     for name in names:
         if getattr(data, name) != DataConfig.__dataclass_fields__[name].default:

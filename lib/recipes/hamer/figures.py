@@ -9,6 +9,7 @@ from lib.core.records import Metric, Row, Stage
 from lib.recipes.hamer import overlay
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.evaluate import CURVE_BOX, CURVE_MM, measures
+from lib.recipes.hamer.skeleton import skeleton
 
 COLUMNS = ("crop", "overlay", "side view", "predicted skeleton", "labelled skeleton")
 
@@ -52,7 +53,7 @@ def pictures(config: Config, row: Row) -> list[np.ndarray]:
     for name in ("predicted_2d", "true_2d"):
         points = arrays[name].copy()
         points[:, :2] = (points[:, :2] + 0.5) * size
-        skeletons.append(overlay.skeleton(crop, points))
+        skeletons.append(skeleton(crop, points))
     return [crop, over, side, *skeletons]
 
 

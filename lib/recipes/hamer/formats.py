@@ -2,6 +2,8 @@
 
 `hands.json` is a list, or {"hands": list}, of {file, hand: left|right, box: [x0, y0, x1, y1] px, group}, and where they
 are known keypoints_2d (21 x 2 or 3 px), keypoints_3d (21 x 3 or 4 m), hand_pose (48, axis-angle in rad), betas (10).
+A hand with `draft: true` is a model's proposal: until a person accepts it, it counts as a box without labels. One with
+`rejected: true` is no hand. `K` is the camera's matrix for --predict (predict.py).
 `hands.csv` has the columns file, hand, x0, y0, x1, y1, group. Paths are relative to the folder. Pixels are those of the
 upright picture. Other conventions have settings: data.joint_order_2d, joint_order_3d, axes, pose_format, left_betas,
 box_format (its four numbers are in the columns x0, y0, x1, y1 all the same), confidence.
@@ -17,7 +19,7 @@ import numpy as np
 
 from lib.core.errors import Stop
 from lib.data import pictures
-from lib.recipes.hamer import conventions, published, training_tars
+from lib.recipes.hamer import conventions, field_sets, published, training_tars
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.crop import Labels, square
 from lib.recipes.hamer.data_config import DataConfig
@@ -32,6 +34,10 @@ READERS = {
     "hamer_npz": published.evaluation,
     "hamer_tar": training_tars.tars,
     "freihand": published.freihand,
+    "coco_wholebody": field_sets.coco_wholebody,
+    "ho3d": field_sets.ho3d,
+    "dexycb": field_sets.dexycb,
+    "interhand": field_sets.interhand,
 }
 
 
@@ -83,14 +89,15 @@ def top(data: DataConfig, listed: list[dict[str, Any]], name: str, columns: int)
 
 def fill_entry(hand: Hand, entry: dict[str, Any], data: DataConfig, path: Path, tops: dict[str, float]) -> None:
     hand.right = side_of(entry) == "right"
-    hand.given = labels_of(entry, tops)
-    box = box_in(entry)
+    given, box = labels_of(entry, tops), box_in(entry)
+    hand.draft = is_draft(entry)
+    hand.given = Labels() if hand.draft else given
     if box is not None:
-        likely = conventions.likelier_box(box, hand.given.keypoints_2d, data.box_format)
+        likely = conventions.likelier_box(box, given.keypoints_2d, data.box_format)
         hand.likely_box = f"data.box_format={likely}" if likely else ""
         hand.centre, hand.side_px = grown(conventions.corners(box, data.box_format), data.box_factor)
-    elif hand.given.keypoints_2d[:, 2].any():
-        hand.centre, hand.side_px = box_of(hand.given.keypoints_2d, data.box_factor)
+    elif given.keypoints_2d[:, 2].any():
+        hand.centre, hand.side_px = box_of(given.keypoints_2d, data.box_factor)
     else:
         try:
             size = pictures.header(path, upright=True)[:2]
@@ -112,6 +119,14 @@ def labels_of(entry: dict[str, Any], tops: dict[str, float]) -> Labels:
     if entry.get("betas") is not None:
         labels.betas, labels.has_betas = table(entry["betas"], "betas", (10,), (1, 10)).ravel(), True
     return labels
+
+
+def is_draft(entry: dict[str, Any]) -> bool:
+    """Has nobody accepted these labels yet? BadLabel: `draft` is neither true nor false."""
+    draft = entry.get("draft", False)
+    if not isinstance(draft, bool):
+        raise BadLabel(f"draft is {draft!r} instead of true or false")
+    return draft
 
 
 def side_of(entry: dict[str, Any]) -> str:
@@ -138,8 +153,10 @@ def grown(box: np.ndarray, factor: float) -> tuple[np.ndarray, float]:
     return (box[:2] + box[2:]) / 2, square(width_px, height_px)
 
 
-def entries(root: Path) -> list[dict[str, Any]]:
+def entries(root: Path, rejected: bool = False) -> list[dict[str, Any]]:
     """The label file as dictionaries; boxes of a CSV are its columns x0, y0, x1, y1.
+
+    rejected: also the drafts that a person rejected, which stay in the list so that they are not drafted again.
 
     Stop: there is none, or it is not a list of hands that each name a file.
     """
@@ -156,7 +173,7 @@ def entries(root: Path) -> list[dict[str, Any]]:
             raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
         if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
             raise Stop(f"{file} names {entry['file']!r}, which is not below {root}", "name files of the folder itself")
-    return found
+    return [entry for entry in found if rejected or entry.get("rejected") is not True]
 
 
 def json_rows(file: Path) -> Any:

@@ -37,6 +37,7 @@ class Hand:
     labels: Labels = field(default_factory=Labels)  # in our conventions
     likely_box: str = ""  # a setting under which the box would lie on the hand, where it does not
     fault: str = ""  # why the hand cannot be read
+    draft: bool = False  # a model's proposal that nobody accepted: its box counts, its labels do not
 
 
 def attempt(name: str, group: str, image: Path | bytes, source: str, fill: Callable[[Hand], None]) -> Hand:

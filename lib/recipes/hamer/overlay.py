@@ -1,14 +1,13 @@
-"""Pictures of a prediction, without OpenGL: the mesh over the photograph, the mesh from the side, the skeleton."""
+"""Pictures of a prediction, without OpenGL: the mesh over the photograph, and the mesh from the side."""
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from lib.recipes.hamer import render
 from lib.recipes.hamer.config import IMAGE_MEAN, IMAGE_STD
 
 MESH = (0.651, 0.741, 0.859)  # HaMeR's light blue
 LIGHT = np.array([-0.4, -0.7, -0.8])
-FINGERS = ((230, 60, 60), (240, 160, 40), (70, 180, 80), (60, 120, 220), (160, 80, 200))  # thumb to pinky
 FINER = 2  # pictures are drawn at this scale and averaged down
 
 
@@ -43,24 +42,6 @@ def side_view(vertices: np.ndarray, faces: np.ndarray, side_px: int) -> np.ndarr
     turned[:, 2] += 100.0  # far away: a parallel projection
     white = np.full((side_px, side_px, 3), 255, np.uint8)
     return mesh(white, turned, faces, 100 * side_px / reach, np.full(2, (side_px - 1) / 2))
-
-
-def skeleton(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Keypoints (21, 2 or 3) px in OpenPose's order over a picture (h, w, 3) uint8.
-
-    Those of confidence 0 (in a third column) are left out.
-    """
-    image = Image.fromarray(picture).convert("RGB")
-    canvas, width = ImageDraw.Draw(image), max(1, picture.shape[1] // 100)
-    seen = points[:, 2] > 0 if points.shape[1] > 2 else np.ones(len(points), bool)
-    for joint in range(1, 21):
-        parent, colour = (0 if joint % 4 == 1 else joint - 1), FINGERS[(joint - 1) // 4]
-        if seen[joint] and seen[parent]:
-            canvas.line([*points[parent, :2], *points[joint, :2]], fill=colour, width=width)
-        if seen[joint]:
-            x, y = points[joint, :2]
-            canvas.ellipse([x - width, y - width, x + width, y + width], fill=colour)
-    return np.asarray(image)
 
 
 def panel(

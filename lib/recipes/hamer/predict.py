@@ -3,6 +3,10 @@
 INPUTS is a folder of images. `hands.json` or `hands.csv` in it lists boxes (as data.box_format says, in the upright
 picture) and handedness (formats.py); without one every image is one box around a right hand. FreiHAND's pred.json holds
 the hands in the order of the list.
+
+Where an entry has `K`, the camera's matrix for the upright picture in pixels (3 x 3, or fx, fy, cx, cy), the
+translation is metric, as far as the hand's size is, and pred.json holds the hands in front of that camera once all of
+them have one. Without it HaMeR's focal length stands in: the hand lies right in the picture, but far too deep.
 """
 
 from pathlib import Path
@@ -20,9 +24,11 @@ from lib.recipes.hamer import conventions, crop, formats, overlay, render
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.geometry import full_translation
-from lib.recipes.hamer.labelled import IMAGES
+from lib.recipes.hamer.labelled import IMAGES, table
+from lib.recipes.hamer.skeleton import skeleton
 
 FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
+SQUARE = 0.01  # by which two focal lengths may differ
 MIRROR = np.array([-1.0, 1, 1])
 
 
@@ -33,8 +39,9 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
     Stop: no images, a label file that cannot be read, or a box without area or outside its image.
     """
     network, skipped = parts.modules["hamer"], 0
-    joints: list[Any] = []
-    vertices: list[Any] = []
+    joints: list[tuple[np.ndarray, np.ndarray]] = []
+    vertices: list[tuple[np.ndarray, np.ndarray]] = []
+    metric = True
     root = Path(inputs)
     found = listed(root)
     for (file, entries), stem in zip(found.items(), stems(list(found)), strict=True):
@@ -50,12 +57,14 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
             write_hand(config, picture, answer, network.mano.stand_in, out, f"{stem}_{number}")
             placed = answer["vertices"] + answer["translation"]
             composite = overlay.mesh(composite, placed, answer["faces"], answer["focal_px"], answer["principal"])
-            joints.append(answer["joints"].tolist())
-            vertices.append(answer["vertices"].tolist())
+            joints.append((answer["joints"], answer["translation"]))
+            vertices.append((answer["vertices"], answer["translation"]))
+            metric = metric and answer["metric"]
         save(composite, out / f"{stem}_all.jpg")
     if skipped == len(found):
         raise Stop(f"no image in {root} can be read", "give a folder of pictures to --predict")
-    write_predictions(out / "pred.json", [joints, vertices], network.mano.stand_in, skipped)
+    content = [[(points + metric * shift).tolist() for points, shift in hands] for hands in (joints, vertices)]
+    write_predictions(out / "pred.json", content, network.mano.stand_in, skipped)
     print(f"{len(joints)} hands")
 
 
@@ -111,27 +120,54 @@ def hand(config: Config, network: Any, picture: np.ndarray, entry: dict[str, Any
     image, centre, side_px = crop.detection(picture, box, right, factor, config.model.crop_px)
     device = network.backbone.pos_embed.device
     answer = {name: value.float().cpu() for name, value in network(torch.from_numpy(image)[None].to(device)).items()}
-    focal_px = FULL_FOCAL * max(width, height)
-    translation = in_whole_image(answer["pred_cam"], right, centre, side_px, (width, height), focal_px)
+    focal_px, principal = camera_of(entry, width, height)
+    translation = in_whole_image(answer["pred_cam"], right, centre, side_px, 2 * principal, focal_px)
     faces = render.closed(network.mano.faces_tensor.cpu().numpy())
     back = np.ones(3) if right else MIRROR
     return {
         "right": right, "image": image, "centre": centre, "side_px": side_px,
         "answer": {name: value[0].numpy() for name, value in answer.items()},
         "vertices": answer["pred_vertices"][0].numpy() * back, "joints": answer["pred_keypoints_3d"][0].numpy() * back,
-        "translation": translation, "focal_px": focal_px, "principal": np.array([width, height]) / 2,
+        "translation": translation, "focal_px": focal_px, "principal": principal, "metric": entry.get("K") is not None,
         "faces": faces if right else faces[:, ::-1], "closed": faces,
     }  # fmt: skip
 
 
+def camera_of(entry: dict[str, Any], width: int, height: int) -> tuple[float, np.ndarray]:
+    """Focal length in px and principal point (2,) px of the whole image.
+
+    HaMeR's camera where the entry has no `K`. Stop: a `K` that is no camera of this picture, or has other pixels than
+    square ones.
+    """
+    if entry.get("K") is None:
+        return FULL_FOCAL * max(width, height), np.array([width, height]) / 2
+    right = "give K as 3 x 3 numbers or as fx, fy, cx, cy, in pixels of the upright picture"
+    try:
+        given = table(entry["K"], "K", (3, 3), (4,), kind=np.float64)
+    except BadLabel as error:
+        raise Stop(f"{entry['file']}: {error}", right) from error
+    fx, fy, cx, cy = given if given.shape == (4,) else given[[0, 1, 0, 1], [0, 1, 2, 2]]
+    if not (np.isfinite(given).all() and min(fx, fy) > 1 and 0 < cx < width and 0 < cy < height):
+        raise Stop(f"{entry['file']}: K is no camera of a picture of {width} x {height} px", right)
+    if abs(fx / fy - 1) > SQUARE:
+        cause = f"{entry['file']}: K has focal lengths of {fx:g} and {fy:g} px: its pixels are not square"
+        raise Stop(cause, "scale the picture until they are")
+    return float(fx + fy) / 2, np.array([cx, cy])
+
+
 def in_whole_image(
-    camera: torch.Tensor, right: bool, centre: np.ndarray, side_px: float, size_px: tuple[int, int], focal_px: float
+    camera: torch.Tensor, right: bool, centre: np.ndarray, side_px: float, twice_principal: np.ndarray, focal_px: float
 ) -> np.ndarray:
-    """The crop's camera (1, 3) and its box -> translation (3,) m in front of the camera of the whole image."""
+    """The crop's camera (1, 3) and its box -> translation (3,) m in front of the camera of the whole image.
+
+    twice_principal (2,) px: the size of an image whose middle the camera looks at.
+    """
     camera = camera.clone()
     camera[:, 1] *= 1 if right else -1
     box_centre, box_side = torch.from_numpy(centre).float()[None], torch.tensor([side_px]).float()
-    return full_translation(camera, box_centre, box_side, torch.tensor([size_px]).float(), focal_px)[0].numpy()
+    return full_translation(camera, box_centre, box_side, torch.from_numpy(twice_principal).float()[None], focal_px)[
+        0
+    ].numpy()
 
 
 def refuse_bad_box(box: np.ndarray, file: str, width: int, height: int) -> None:
@@ -151,7 +187,7 @@ def write_hand(
     save(np.hstack(panel), out / f"{name}.png")
     points = found["joints"] + found["translation"]
     points = points[:, :2] / points[:, 2:] * focal_px + found["principal"]
-    save(overlay.skeleton(picture, points), out / f"{name}_keypoints.png")
+    save(skeleton(picture, points), out / f"{name}_keypoints.png")
     write_obj(out / f"{name}.obj", (found["vertices"] + found["translation"]) * [1, -1, -1], found["faces"], stand_in)
     numbers = {
         "hand_model": "stand-in hand, not MANO" if stand_in else "MANO",
@@ -159,6 +195,7 @@ def write_hand(
         "box_centre_px": found["centre"].tolist(),
         "box_side_px": float(found["side_px"]),
         "focal_px": float(focal_px),
+        "metric": found["metric"],
         "translation_m": found["translation"].tolist(),
         "keypoints_2d_px": points.tolist(),
         "keypoints_3d_m": found["joints"].tolist(),

@@ -14,7 +14,7 @@ from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.hamer import crop
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.crop import Labels
-from lib.recipes.hamer.data import ARRAYS, truth
+from lib.recipes.hamer.data import ARRAYS, taught, truth
 from lib.recipes.hamer.data_config import DataConfig
 
 
@@ -59,10 +59,9 @@ def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Samp
     side has no hand that is of use.
     """
     shards = Shards(manifest.arrays)
-    train = manifest.side("train")
+    train = taught(manifest)
     if side == "train":
-        if not train:
-            raise Stop("the training side has no usable hand", "hold out other groups: data.val_groups or val_share")
+        refuse_untaught(manifest)
         real = [record for record in train if int(record.columns["mesh"])]
         return Sampler(len(train), lambda index, key: train_sample(config, shards, train[index], real, key.generator()))
     mean, held = mean_hand(config, shards, train), manifest.side(side)
@@ -73,6 +72,15 @@ def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Samp
     mean["vertices"] = np.float32(config.scores_3d and all(int(record.columns["mesh"]) for record in held))
     held = spread(held, config.eval.select_samples) if side == "select" else by_turns(held)
     return Sampler(len(held), lambda index, key: sample(config, shards, held[index], crop.Change()) | mean)
+
+
+def refuse_untaught(manifest: Manifest) -> None:
+    """Stop: nothing can be learnt, because the training side has no hand, or only boxes."""
+    if not manifest.side("train"):
+        raise Stop("the training side has no usable hand", "hold out other groups: data.val_groups or val_share")
+    if not taught(manifest):
+        cause = "no hand of the training side has labels (boxes and drafts that nobody accepted teach nothing)"
+        raise Stop(cause, "accept drafts in label.html: python step2_download.py --run NAME --propose FOLDER makes it")
 
 
 def by_turns(records: list[Record]) -> list[Record]:

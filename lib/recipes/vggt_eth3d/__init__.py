@@ -17,4 +17,5 @@ FUNCTIONS = {
     "lib.scenes.evaluate": "measures summarise describe",
     "lib.scenes.figures": "figures",
     "lib.scenes.export": "export",
+    "lib.scenes.propose": "propose",
 }

@@ -77,6 +77,16 @@ def test_hands_of_a_mano_file_are_written_in_freihands_format(network, configure
     assert np.array(joints).shape == (2, 21, 3) and np.array(vertices).shape == (2, 778, 3)
     np.testing.assert_allclose(joints[0], json.loads((out / "a_0.json").read_text())["keypoints_3d_m"], atol=1e-6)
     assert (out / "a_0.obj").read_text().startswith("# derived from MANO: non-commercial")
+    entries = json.loads((root / "hands.json").read_text())
+    for count in (1, 2):  # hands with a camera
+        for entry in entries[:count]:
+            entry["K"] = [300, 300, 60, 45]
+        (root / "hands.json").write_text(json.dumps(entries))
+        with torch.no_grad():
+            predict.predict(configure(), STAGE, Parts({"hamer": module}), str(root), out)
+        again = np.array(json.loads((out / "pred.json").read_text())[0])
+        shift = json.loads((out / "a_1.json").read_text())["translation_m"] if count == 2 else np.zeros(3)
+        np.testing.assert_allclose(again[1], joints[1] + np.array(shift), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,42 @@ def test_hands_of_a_mano_file_are_written_in_freihands_format(network, configure
 def test_bad_box_is_named(parts, configure, tmp_path, box, message):
     with pytest.raises(Stop, match=message), torch.no_grad():
         predict.predict(configure(), STAGE, parts, str(photographs(tmp_path / "in", [("right", box)])), tmp_path)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_intrinsics_give_the_distance_and_leave_the_hand_where_it_is_in_the_picture(parts, configure, side):
+    """A hand that fills `scale` of the box lies at 2 f / (side * scale): half as far for half the focal length."""
+    picture = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    entry = {"file": "a", "hand": side, "box": [20, 20, 60, 70]}
+    cameras = (None, [300, 300, 60, 45], [[600.0, 0, 70], [0, 600, 40], [0, 0, 1]])
+    with torch.no_grad():
+        plain, near, far = (
+            predict.hand(configure(), parts.modules["hamer"], picture, entry | {"K": camera}) for camera in cameras
+        )
+    assert (plain["metric"], near["metric"]) == (False, True)
+    scale = near["answer"]["pred_cam"][0]
+    np.testing.assert_allclose(near["translation"][2], 2 * 300 / (near["side_px"] * scale), rtol=1e-5)
+    np.testing.assert_allclose(far["translation"][2], 2 * near["translation"][2], rtol=1e-5)
+    for one in (near, far):  # the wrist's own place: perspective moves what lies before or behind it
+        at = one["translation"][:2] / one["translation"][2] * one["focal_px"] + one["principal"]
+        other = plain["translation"][:2] / plain["translation"][2] * plain["focal_px"] + plain["principal"]
+        np.testing.assert_allclose(at, other, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("K", "message"),
+    [
+        ([1, 2, 3], "K has the shape"),
+        ([300, 300, 500, 40], "K is no camera of a picture of 120 x 90 px"),
+        ([300, float("nan"), 60, 40], "K is no camera"),
+        ([0.5, 0.5, 60, 40], "K is no camera"),
+        ([300, 400, 60, 40], "its pixels are not square"),
+    ],
+)
+def test_a_matrix_that_is_no_camera_is_named(parts, configure, K, message):
+    entry = {"file": "a", "hand": "right", "box": [20, 20, 60, 70], "K": K}
+    with pytest.raises(Stop, match=message):
+        predict.hand(configure(), parts.modules["hamer"], np.zeros((90, 120, 3), np.uint8), entry)
 
 
 def test_boxes_are_read_as_the_settings_say(parts, configure, tmp_path):

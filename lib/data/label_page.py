@@ -1,0 +1,44 @@
+"""label.html: one static page on which a person corrects hands, or draws regions. No server, nothing from elsewhere.
+
+It lies beside the pictures that it shows and saves what the recipes' readers take: hands.json, or an archive of masks
+NAME.png, white on black and of the photograph's size.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.core.run import atomic
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PAGE = "label.html"
+TEMPLATE = Path(__file__).with_name("label_page.html")
+MARK = "/*DATA*/"
+SMALL_PX = 320
+
+
+def small(picture: "Image.Image") -> "Image.Image":
+    """A picture of SMALL_PX at most, for the list of pictures: a thousand photographs stay fluid."""
+    from PIL import Image
+
+    scale = min(1.0, SMALL_PX / max(picture.size))
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def write(folder: Path, mode: str, pictures: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]]) -> Path:
+    """mode: "hands" or "regions". pictures: file, width, height, small (a small picture, or ""), mask (regions).
+
+    items: hands as in hands.json. What a browser remembers of this page belongs to these pictures and items alone.
+    """
+    content = {"mode": mode, "pictures": list(pictures), "items": list(items)}
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), content]).encode()).hexdigest()[:16]
+    inside = json.dumps(content | {"key": key}).replace("<", "\\u003c")  # no text of it ends the script
+    page = folder / PAGE
+    with atomic(page) as temporary:
+        Path(temporary).write_text(TEMPLATE.read_text(encoding="utf-8").replace(MARK, inside), encoding="utf-8")
+    return page

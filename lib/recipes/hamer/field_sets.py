@@ -1,0 +1,222 @@
+"""Readers of further published sets, in their official layout. What their labels mean is in conventions.FIXED.
+
+COCO-WholeBody: annotations/coco_wholebody_{train,val}_v1.0.json beside train2017/ and val2017/; 2D alone.
+HO3D v2 and v3: train/SEQUENCE/{rgb,meta}/NNNN; right hands, OpenGL's axes, MANO's joint order. Its evaluation set has
+no public hands in this form and is not read.
+DexYCB: SUBJECT/SEQUENCE/CAMERA/{color,labels}_NNNNNN and calibration/mano_*/mano.yml; poses are PCA numbers without the
+mean. Betas of left hands are MANO_LEFT's and are not used.
+InterHand2.6M: images/ and annotations/{train,val,test}/InterHand2.6M_*_{data,camera,joint_3d,MANO_NeuralAnnot}.json;
+world coordinates in mm; MANO's parameters lack the mean pose.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.core.errors import Stop
+from lib.recipes.hamer import pickles
+from lib.recipes.hamer.conventions import BadLabel, confident
+from lib.recipes.hamer.crop import Labels
+from lib.recipes.hamer.data_config import DataConfig
+from lib.recipes.hamer.labelled import DAMAGED, Hand, attempt, box_of, group_of, load_json, table
+
+Reader = Callable[[DataConfig, Path], Iterator[Hand]]
+OPENGL = np.array([1.0, -1, -1])
+BROKEN = (*DAMAGED, zipfile.BadZipFile, OSError, EOFError)
+MANO = "MANO_NeuralAnnot"  # InterHand2.6M's parameters, a download of its own: without it there are keypoints alone
+WRIST = 20  # of InterHand2.6M's 21 joints of a hand
+
+
+def whole(what: str) -> Callable[[Reader], Reader]:
+    """A reader that ends with one sentence where the lists of a data set are not what they should be."""
+
+    def wrap(reader: Reader) -> Reader:
+        def read(data: DataConfig, root: Path) -> Iterator[Hand]:
+            try:
+                yield from reader(data, root)
+            except DAMAGED as error:
+                cause = f"{root} is not {what} as it is published ({type(error).__name__}: {str(error)[:120]})"
+                raise Stop(cause, "fetch its annotations again") from error
+
+        return read
+
+    return wrap
+
+
+def place(hand: Hand, data: DataConfig, points: np.ndarray) -> None:
+    hand.centre, hand.side_px = box_of(points, data.box_factor)
+
+
+def pixels_of(joints: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Joints (21, 3) m in OpenCV's axes through a camera (3, 3) -> (21, 2) px."""
+    flat = joints @ camera.T
+    with np.errstate(divide="ignore", invalid="ignore"):  # a depth of 0: the checks refuse what is not finite
+        return np.asarray(flat[:, :2] / flat[:, 2:])
+
+
+def matching(root: Path, pattern: str, what: str) -> list[Path]:
+    found = sorted(root.glob(pattern))
+    if not found:
+        raise Stop(f"{root} is not a folder of {what}: it holds no {pattern}", "set data.root to the unpacked data set")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- COCO-WholeBody
+
+
+@whole("COCO-WholeBody")
+def coco_wholebody(data: DataConfig, root: Path) -> Iterator[Hand]:
+    """Hands that are marked as valid; a picture is a group."""
+    for file in matching(root, "annotations/coco_wholebody_*.json", "COCO-WholeBody"):
+        content, part = load_json(file), "train2017" if "train" in file.name else "val2017"
+        files = {each["id"]: each["file_name"] for each in content["images"]}
+        for each in content["annotations"]:
+            for side in ("left", "right"):
+                if each.get(f"{side}hand_valid"):
+                    source = f"{part}/{files[each['image_id']]}"
+                    name = f"{source}#{each['id']}-{side}"
+                    fill = coco_hand(data, each, side)
+                    yield attempt(name, group_of(data, name, source), root / source, source, fill)
+
+
+def coco_hand(data: DataConfig, each: dict[str, Any], side: str) -> Callable[[Hand], None]:
+    def fill(hand: Hand) -> None:
+        points = table(each[f"{side}hand_kpts"], "keypoints", (63,)).reshape(21, 3)
+        points[:, 2] = points[:, 2] > 0  # COCO's 1 and 2, hidden and seen, are both annotated
+        hand.right, hand.given = side == "right", Labels(np.where(points[:, 2:] > 0, points, 0))
+        place(hand, data, hand.given.keypoints_2d)
+
+    return fill
+
+
+# ---------------------------------------------------------------------------------------------- HO3D
+
+
+@whole("HO3D")
+def ho3d(data: DataConfig, root: Path) -> Iterator[Hand]:
+    """A sequence is a group. A frame without a hand is a fault."""
+    for meta in matching(root, "train/*/meta/*.pkl", "HO3D"):
+        sequence = meta.parent.parent
+        name = f"{sequence.name}/{meta.stem}"
+        pictures = (sequence / "rgb" / f"{meta.stem}{ending}" for ending in (".jpg", ".png"))
+        image = next((path for path in pictures if path.exists()), sequence / "rgb" / f"{meta.stem}.png")
+        source = image.relative_to(root).as_posix()
+        yield attempt(name, group_of(data, name, sequence.name), image, source, ho3d_hand(data, meta))
+
+
+def ho3d_hand(data: DataConfig, meta: Path) -> Callable[[Hand], None]:
+    def fill(hand: Hand) -> None:
+        try:
+            with meta.open("rb") as file:
+                found = pickles.read(file, str(meta))
+        except (Stop, OSError) as error:  # of one frame among many
+            raise BadLabel(getattr(error, "cause", str(error))) from error
+        if found["handJoints3D"] is None or found["handPose"] is None:
+            raise BadLabel("the frame has no annotated hand")
+        joints = table(found["handJoints3D"], "handJoints3D", (21, 3), kind=np.float64)
+        points = pixels_of(joints * OPENGL, table(found["camMat"], "camMat", (3, 3), kind=np.float64))
+        pose, betas = table(found["handPose"], "handPose", (48,)), table(found["handBeta"], "handBeta", (10,))
+        hand.given = Labels(confident(points), confident(joints), pose, betas, True, True)
+        place(hand, data, hand.given.keypoints_2d)
+
+    return fill
+
+
+# ---------------------------------------------------------------------------------------------- DexYCB
+
+
+@whole("DexYCB")
+def dexycb(data: DataConfig, root: Path) -> Iterator[Hand]:
+    """A subject is a group. Frames before the hand comes in are faults."""
+    for meta in matching(root, "*subject*/*/meta.yml", "DexYCB"):
+        content, sequence = load_yaml(meta), meta.parent
+        right = {"right": True, "left": False}[content["mano_sides"][0]]
+        calibration = root / "calibration" / f"mano_{content['mano_calib'][0]}" / "mano.yml"
+        betas = load_yaml(calibration)["betas"]
+        for labels in sorted(sequence.glob("*/labels_*.npz")):
+            image = labels.with_name(labels.name.replace("labels_", "color_")).with_suffix(".jpg")
+            name = image.relative_to(root).with_suffix("").as_posix()
+            group = group_of(data, name, sequence.parent.name)
+            yield attempt(name, group, image, f"{name}.jpg", dexycb_hand(data, labels, right, betas))
+
+
+def load_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise Stop(f"{path} cannot be read ({' '.join(str(error).split())[:120]})", "fetch it again") from error
+
+
+def dexycb_hand(data: DataConfig, labels: Path, right: bool, betas: Any) -> Callable[[Hand], None]:
+    def fill(hand: Hand) -> None:
+        hand.right = right
+        try:
+            with np.load(labels, allow_pickle=False) as content:
+                points, joints, pose = (content[name][0] for name in ("joint_2d", "joint_3d", "pose_m"))
+        except BROKEN as error:
+            raise BadLabel(f"{labels.name} is damaged ({error})") from error
+        if not np.any(pose) or (joints == -1).all():
+            raise BadLabel("the frame has no annotated hand")
+        numbers = table(pose, "pose_m", (51,))
+        flat, solid = table(points, "joint_2d", (21, 2)), table(joints, "joint_3d", (21, 3))
+        shape = table(betas, "betas", (10,))
+        hand.given = Labels(confident(flat), confident(solid), numbers[:48], shape, True, True)
+        place(hand, data, hand.given.keypoints_2d)
+
+    return fill
+
+
+# ---------------------------------------------------------------------------------------------- InterHand2.6M
+
+
+@whole("InterHand2.6M")
+def interhand(data: DataConfig, root: Path) -> Iterator[Hand]:
+    """Each hand of a picture by itself; a capture (one person) is a group."""
+    for file in matching(root, "annotations/*/InterHand2.6M_*_data.json", "InterHand2.6M"):
+        part = file.parent.name
+        names = {each: file.with_name(file.name.replace("_data", f"_{each}")) for each in ("camera", "joint_3d", MANO)}
+        beside = {each: load_json(path) if each != MANO or path.exists() else {} for each, path in names.items()}
+        content = load_json(file)
+        images = {each["id"]: each for each in content["images"]}
+        for each in content["annotations"]:
+            image = images[each["image_id"]]
+            for side in ("right", "left"):
+                if each["hand_type"] in (side, "interacting"):
+                    source = f"images/{part}/{image['file_name']}"
+                    name = f"{source}#{side}"
+                    group = group_of(data, name, f"{part}/Capture{image['capture']}")
+                    yield attempt(name, group, root / source, source, interhand_hand(data, beside, image, side))
+
+
+def interhand_hand(
+    data: DataConfig, beside: dict[str, Any], image: dict[str, Any], side: str
+) -> Callable[[Hand], None]:
+    def fill(hand: Hand) -> None:
+        from scipy.spatial.transform import Rotation
+
+        hand.right = side == "right"
+        capture, frame, camera = str(image["capture"]), str(image["frame_idx"]), str(image["camera"])
+        lens, world = beside["camera"][capture], beside["joint_3d"][capture][frame]
+        turn = table(lens["camrot"][camera], "camrot", (3, 3), kind=np.float64)
+        start = table(lens["campos"][camera], "campos", (3,), kind=np.float64)
+        mine = slice(0, WRIST + 1) if hand.right else slice(WRIST + 1, 2 * (WRIST + 1))
+        joints = (table(world["world_coord"], "world_coord", (42, 3), kind=np.float64)[mine] - start) @ turn.T / 1000
+        known = table(world["joint_valid"], "joint_valid", (42,), (42, 1)).ravel()[mine, None] > 0
+        focal, middle = (table(lens[name][camera], name, (2,), kind=np.float64) for name in ("focal", "princpt"))
+        points = joints[:, :2] / joints[:, 2:] * focal + middle
+        flat, solid = (np.hstack([np.where(known, each, 0), known]).astype(np.float32) for each in (points, joints))
+        hand.given = Labels(flat, solid)
+        mano = beside[MANO].get(capture, {}).get(frame, {}).get(side)
+        if mano:
+            pose = table(mano["pose"], "pose", (48,), kind=np.float64)
+            pose[:3] = (Rotation.from_matrix(turn) * Rotation.from_rotvec(pose[:3])).as_rotvec()
+            hand.given.hand_pose, hand.given.betas = pose.astype(np.float32), table(mano["shape"], "shape", (10,))
+            hand.given.has_pose = hand.given.has_betas = True
+        place(hand, data, flat)
+
+    return fill

@@ -1,0 +1,47 @@
+"""The page with which drafts of hands are corrected, and the small pictures of them that it lists."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib.core.run import atomic
+from lib.data import label_page, pictures
+from lib.recipes.hamer.skeleton import skeleton
+
+SMALL = "drafts"
+
+
+def small_name(file: str) -> str:
+    return f"{SMALL}/{file.replace('/', '-')}.jpg"
+
+
+def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, Any]]) -> None:
+    """The picture (h, w, 3) uint8 with the skeletons of its hands, made small."""
+    drawn = np.asarray(label_page.small(Image.fromarray(picture)))
+    scale = drawn.shape[1] / picture.shape[1]
+    for entry in entries:
+        if entry.get("keypoints_2d") is not None and not entry.get("rejected"):
+            points = np.array(entry["keypoints_2d"], float)
+            points[:, :2] *= scale
+            drawn = skeleton(drawn, points)
+    path = folder / small_name(file)
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as temporary:
+        Image.fromarray(drawn).save(temporary, format="JPEG", quality=85)
+
+
+def write(folder: Path, entries: list[dict[str, Any]]) -> Path:
+    """label.html for the hands of hands.json; a picture that was drawn in an earlier round is not drawn again."""
+    shown = []
+    for file in dict.fromkeys(entry["file"] for entry in entries):
+        try:
+            width, height = pictures.header(folder / file, upright=True)[:2]
+        except pictures.Unreadable:  # was named when it was to be drafted; its hands stay in the list
+            continue
+        if not (folder / small_name(file)).exists():
+            picture = np.asarray(pictures.read(folder / file, upright=True))
+            draw(folder, file, picture, [entry for entry in entries if entry["file"] == file])
+        shown.append({"file": file, "width": width, "height": height, "small": small_name(file)})
+    return label_page.write(folder, "hands", shown, entries)

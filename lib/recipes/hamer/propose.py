@@ -1,0 +1,135 @@
+"""`--propose FOLDER|VIDEO`: drafts of labels by the current model, and a page on which a person corrects them.
+
+Leaves in the folder hands.json (formats.py), label.html, small pictures of the drafts in drafts/ and the frames of
+videos in frames/. What a person accepted or rejected is kept word for word; the rest is drafted again, so rounds are
+draft, correct, train, draft better. A draft is not used in training.
+
+Where a hand is: its box in hands.json, else what the detector finds, else --box, else the whole picture. In a video the
+boxes of one frame are enough, of any frame or under the video's own name: the keypoints of each draft give the next
+box.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lib.core.errors import Stop
+from lib.core.records import Parts
+from lib.core.run import write_json
+from lib.core.words import counted
+from lib.recipes.hamer import carry, detector, formats, label_page, video
+from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.conventions import BadLabel
+from lib.recipes.hamer.data_config import DataConfig
+from lib.recipes.hamer.labelled import IMAGES
+from lib.recipes.hamer.proposals import Entry, of_photographs
+
+OURS = {"joint_order_2d": "openpose", "joint_order_3d": "openpose", "axes": "opencv", "box_format": "corners"}
+
+
+def propose(config: Config, parts: Callable[[], Parts], inputs: str, out: str, wishes: Mapping[str, str]) -> None:
+    """wishes: "every" (frames), "box" (SIDE:X0,Y0,X1,Y1 or ""), "detector" ("" for none).
+
+    Stop: nothing to draft, a picture or video that cannot be read, labels in other conventions than drafts have.
+    """
+    refuse_other_conventions(config.data)
+    source = Path(inputs)
+    folder = folder_of(source, out)
+    given, find = listed(folder), detector.detector(wishes["detector"])
+    box = asked_box(wishes["box"])
+    films = films_of(source, folder)
+    photographs = photographs_of(folder, given, {film.name for film in films})
+    if not films and not photographs:
+        raise Stop(f"{source} holds no pictures and no video", "give a folder of pictures, or a video, to --propose")
+    every = every_of(wishes["every"])
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = {film: video.extract(film, folder, every) for film in films}
+    network = parts().modules["hamer"]
+    found = of_photographs(config, network, folder, photographs, given, find, box)
+    for film, files in frames.items():
+        found += carry.of_film(config, network, folder, film, files, given, find, box)
+    write_json(folder / "hands.json", found)
+    label_page.write(folder, found)
+    tell(folder, found)
+
+
+def refuse_other_conventions(data: DataConfig) -> None:
+    for name, value in OURS.items():
+        if getattr(data, name) != value:
+            cause = (
+                f"data.{name}={getattr(data, name)}, but drafts are written as {value}: one file would mean two things"
+            )
+            raise Stop(cause, f"convert the labels, and draft in a run with data.{name}={value}")
+
+
+def folder_of(source: Path, out: str) -> Path:
+    if not source.exists():
+        raise Stop(f"{source} does not exist", "give a folder of pictures, or a video, to --propose")
+    if out and source.is_dir():
+        raise Stop("--out is the folder of a video's drafts; those of a folder lie in it", "leave --out out")
+    return Path(out) if out else source if source.is_dir() else source.with_name(f"{source.stem}-hands")
+
+
+def listed(folder: Path) -> list[Entry]:
+    """The hands of the folder's list, rejected ones too. Stop: one that cannot be read."""
+    if not any((folder / name).exists() for name in formats.LABEL_FILES):
+        return []
+    found = formats.entries(folder, rejected=True)
+    for entry in found:
+        try:
+            formats.side_of(entry)
+            formats.box_in(entry)
+            formats.is_draft(entry)
+        except BadLabel as error:
+            raise Stop(f"{entry['file']}: {error}", "correct the list of hands") from error
+    return found
+
+
+def asked_box(text: str) -> tuple[str, list[float]] | None:
+    """SIDE:X0,Y0,X1,Y1. Stop: it is something else."""
+    if not text:
+        return None
+    side, _, numbers = text.partition(":")
+    try:
+        box = [float(number) for number in numbers.split(",")]
+    except ValueError:
+        box = []
+    if side not in ("left", "right") or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise Stop(f"--box {text} is not SIDE:X0,Y0,X1,Y1", "say for example --box right:20,40,180,220")
+    return side, box
+
+
+def every_of(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise Stop(f"--every {text} is not a number of frames above 0", "say for example --every 5")
+    return int(text)
+
+
+def films_of(source: Path, folder: Path) -> list[Path]:
+    if not source.is_dir():
+        if not video.is_video(source):
+            raise Stop(f"{source} is not a video", "give a folder of pictures, or a video, to --propose")
+        return [source]
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and video.is_video(path)]
+
+
+def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[str]:
+    """Pictures below the folder that are no video, no frame and no picture of ours, as hands.json names them."""
+    ours = (video.FRAMES, label_page.SMALL)
+    listed = {entry["file"] for entry in given}
+    found = set()
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.suffix.lower() in IMAGES and not hidden and name.parts[0] not in ours:
+            found.add(name.as_posix())
+    return sorted((found | {name for name in listed if Path(name).parts[0] not in ours}) - films)
+
+
+def tell(folder: Path, found: list[Entry]) -> None:
+    made = [entry for entry in found if entry.get("draft")]
+    sure = f", confidence {np.median([entry['confidence'] for entry in made]):.2f} in the median" if made else ""
+    kept = len(found) - len(made)
+    print(f"{counted(len(made), 'draft')}{sure}; {counted(kept, 'hand')} of yours kept: {folder / 'hands.json'}")
+    print(f"  correct them in {folder / 'label.html'} and put the list that it saves in place of hands.json")

@@ -1,0 +1,112 @@
+"""A video as pictures on disk: every n-th frame, without those that look like the last one that was kept.
+
+GIF, WebP and APNG are read by Pillow; others by PyAV or imageio where a person installed one of them.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib.core.errors import Stop
+from lib.data import pictures
+
+MOVING = (".gif", ".webp", ".apng", ".png")  # for Pillow, where there are several frames
+FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+QUALITY = 95  # of the JPEG files: keypoints of the demo's base move by less than 0.1 px
+FRAMES = "frames"
+# A frame in which none of 32 x 32 cells changed by more grey levels is the last one again. A hash of the whole picture
+# would miss a hand that moves before a still background.
+CELLS, STILL_LEVELS = 32, 10
+
+
+def is_video(path: Path) -> bool:
+    """By its ending, and where that is also a picture's, by the number of frames."""
+    if path.suffix.lower() in FILMS:
+        return True
+    try:
+        return path.suffix.lower() in MOVING and pictures.header(path, upright=True).several
+    except pictures.Unreadable:
+        return False
+
+
+def extract(video: Path, folder: Path, every: int) -> list[Path]:
+    """The kept frames as folder/frames/NAME-everyN/NNNNNN.jpg, numbered as in the video; made once.
+
+    Stop: no decoder, or a video that ends in the middle. Then nothing of it is left behind.
+    """
+    place = folder / FRAMES / f"{video.name.replace('.', '-')}-every{every}"
+    if not place.is_dir():
+        half = place.with_name(f"{place.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        try:
+            for number, picture in kept(video, every):
+                Image.fromarray(picture).save(half / f"{number:06d}.jpg", quality=QUALITY)
+            if not any(half.iterdir()):
+                raise Stop(f"{video} holds no frames", "give another video to --propose")
+            os.replace(half, place)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+    return sorted(place.glob("*.jpg"))
+
+
+def kept(video: Path, every: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number in the video, (h, w, 3) uint8) of every n-th frame that differs from the last one kept."""
+    last = None
+    for number, picture in enumerate(frames(video)):
+        if number % every:
+            continue
+        small = np.asarray(Image.fromarray(picture).convert("L").resize((CELLS, CELLS), Image.Resampling.BOX), int)
+        if last is None or np.abs(small - last).max() > STILL_LEVELS:
+            last = small
+            yield number, picture
+
+
+def frames(video: Path) -> Iterator[np.ndarray]:
+    """All frames (h, w, 3) uint8 in order. Stop: one of them cannot be decoded."""
+    reader, number = (by_decoder if video.suffix.lower() in FILMS else by_pillow)(video), 0
+    while True:
+        try:
+            picture = next(reader, None)
+        except Stop:
+            raise
+        except Exception as error:  # decoders raise almost anything
+            cause = f"{video} cannot be decoded at frame {number} ({' '.join(str(error).split())[:120]})"
+            raise Stop(cause, "fetch it again, or cut it before that frame") from error
+        if picture is None:
+            return
+        number += 1
+        yield picture
+
+
+def by_pillow(video: Path) -> Iterator[np.ndarray]:
+    with pictures.opened(video) as image:
+        for number in range(image.n_frames):
+            image.seek(number)
+            yield np.asarray(pictures.rgb(image))
+
+
+def by_decoder(video: Path) -> Iterator[np.ndarray]:
+    """PyAV, else imageio. Stop: neither is installed."""
+    try:
+        import av
+    except ImportError:
+        yield from by_imageio(video)
+        return
+    with av.open(str(video)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def by_imageio(video: Path) -> Iterator[Any]:
+    try:
+        import imageio.v3
+    except ImportError as error:
+        cause = f"{video} needs a decoder, and neither PyAV nor imageio is installed"
+        raise Stop(cause, "python -m pip install av, or give a GIF, WebP or APNG to --propose") from error
+    yield from imageio.v3.imiter(video)
