@@ -132,7 +132,8 @@ class Turned:
         self.size = stored.size
 
     def __getitem__(self, key: tuple[slice, ...]) -> "np.ndarray":
-        return self.stored[tuple(key)[::-1]].T
+        part: np.ndarray = self.stored[tuple(key)[::-1]].T
+        return part
 
 
 READERS: dict[str, Callable[[Path, str], Array]] = {

@@ -44,7 +44,7 @@ class Echo:
         import numpy as np
 
         step = 2 if self.interleaved else 1
-        where = [slice(None)] * len(self.array.shape)
+        where: list[slice] = [slice(None)] * len(self.array.shape)
         where[self.time] = slice(step * start, step * stop)
         if self.bins:
             where[self.range_axis()] = slice(self.bins[0], self.bins[1] + 1)

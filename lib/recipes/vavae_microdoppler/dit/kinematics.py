@@ -49,10 +49,10 @@ def levels(colours: str, image: np.ndarray) -> np.ndarray:
     """(3, h, w) in [-1, 1] -> (h, w) in [0, 1]: the nearest colour of the map."""
     pixels = np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1)
     if colours == "gray":
-        return pixels.mean(-1)
+        return np.asarray(pixels.mean(-1))
     table = colour_table(colours)
     nearest = (pixels @ table.T * 2 - (table**2).sum(1)).argmax(-1)
-    return nearest / (len(table) - 1)
+    return np.asarray(nearest / (len(table) - 1))
 
 
 @cache
