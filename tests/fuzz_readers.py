@@ -29,11 +29,11 @@ from lib.recipes.hamer import formats, mano_file
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.hand import stand_in_hand
 from lib.recipes.llava_map import fields, language_model, roadmap, stand_in, tables
-from lib.recipes.vavae_microdoppler import echoes, recordings
+from lib.recipes.vavae_microdoppler import echo_files, echoes, recordings
 from lib.recipes.vavae_microdoppler.config import DataConfig as RadarData
 from lib.scenes import colmap, depth, lens, scans
 
-ENDS = (Stop, pictures.Unreadable, echoes.Unusable)  # a sentence: of the step, or of one record
+ENDS = (Stop, pictures.Unreadable, echo_files.Unusable)  # a sentence: of the step, or of one record
 
 
 class Reader(NamedTuple):
@@ -342,11 +342,11 @@ def read_echoes(folder: Path) -> tuple[list[np.ndarray], list[str]]:
     found, reasons = [], []
     for path in sorted(folder.rglob("*.npy")):
         try:
-            found.append(echoes.read(path))
-        except echoes.Unusable as error:
+            found.append(echoes.read(path, RadarData()))
+        except echo_files.Unusable as error:
             reasons.append(str(error))
     if not found:
-        raise echoes.Unusable(reasons[0])
+        raise echo_files.Unusable(reasons[0])
     return found, reasons
 
 

@@ -22,7 +22,7 @@ from lib.recipes.llava_map import geometry, splits
 from lib.recipes.llava_map.arrays import lines_of, read_arrays, read_pictures, resized, write_arrays
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.roadmap import CLASSES, RoadMap, Vector
-from lib.recipes.llava_map.tables import Camera, Frame, read_frames
+from lib.recipes.llava_map.tables import TAGS, Camera, Frame, read_frames
 
 JPEG_QUALITY = 95
 # a held-out frame this near to a training frame has been seen, says the literature on the official split's leak
@@ -81,7 +81,8 @@ def columns_of(frame: Frame, labels: np.ndarray) -> dict[str, Any]:
     x_m, y_m = frame.world_from_bev[:2, 3]
     place = {"location": frame.location, "x_m": round(float(x_m), 2), "y_m": round(float(y_m), 2)}
     counts = np.bincount(labels, minlength=len(CLASSES)).tolist()
-    return place | {"timestamp_us": frame.timestamp_us} | dict(zip(CLASSES, counts, strict=True))
+    tags = {tag: int(tag in frame.tags) for tag in TAGS}
+    return place | {"timestamp_us": frame.timestamp_us} | tags | dict(zip(CLASSES, counts, strict=True))
 
 
 def sha256(path: Path) -> str:
@@ -138,14 +139,13 @@ def overlay(config: Config, frame: Frame, out: Path) -> None:
 
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
-    """Held-out scenes: the official list, or the eastern end of each location with a gap to what is trained on."""
+    """Held-out scenes: a published list, or the eastern end of each location with a gap to what is trained on."""
     usable = [record for record in records if record.status == "ok"]
     if config.data.split == "geographic":
         return geographic(config, usable)
-    names = "mini_" if config.data.version == "v1.0-mini" else ""
-    train, held = set(splits.OFFICIAL[f"{names}train"]), set(splits.OFFICIAL[f"{names}val"])
+    train, held = splits.lists(config.data.split, config.data.version)
     foreign = {
-        record.sample_id: f"{record.group} is in neither official list of {config.data.version}"
+        record.sample_id: f"{record.group} is in neither {config.data.split} list of {config.data.version}"
         for record in records
         if record.group not in train | held
     }

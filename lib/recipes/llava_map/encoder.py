@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lib.recipes.llava_map.sizes import EncoderSize, RaySize
 
 NEAREST_M, FARTHEST_M = 1.0, 60.0
-RANGE_M = torch.tensor([15.0, 30.0, 2.0])  # half extents that map a position to [-1, 1]
+HALF_HEIGHT_M = 2.0  # with the region's half extents, what maps a position to [-1, 1]
 
 
 class ImageEncoder(nn.Module):
@@ -99,21 +99,33 @@ class RayCode(nn.Module):
         self.mix = nn.Sequential(*layers[:-1])
 
     def forward(
-        self, intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int]
+        self,
+        intrinsics: Tensor,
+        bev_from_cam: Tensor,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+        half_extent_m: tuple[float, float],
     ) -> Tensor:
         """intrinsics (n, 3, 3) in pixels of size_px (height, width), bev_from_cam (n, 4, 4) in metres; grid (rows,
-        columns) of tokens -> (n, rows * columns, width), in fp32.
+        columns) of tokens; half extents of the region -> (n, rows * columns, width), in fp32.
         """
         with torch.autocast(intrinsics.device.type, enabled=False):
-            points = ray_points(intrinsics.float(), bev_from_cam.float(), grid, size_px, self.size.depths)
+            points = ray_points(
+                intrinsics.float(), bev_from_cam.float(), grid, size_px, self.size.depths, half_extent_m
+            )
             code: Tensor = self.mix(self.shared(sine_code(points, self.size.octaves)).flatten(2))
             return code
 
 
 def ray_points(
-    intrinsics: Tensor, bev_from_cam: Tensor, grid: tuple[int, int], size_px: tuple[int, int], depths: int
+    intrinsics: Tensor,
+    bev_from_cam: Tensor,
+    grid: tuple[int, int],
+    size_px: tuple[int, int],
+    depths: int,
+    half_extent_m: tuple[float, float],
 ) -> Tensor:
-    """Positions along the ray through each token's middle, in units of RANGE_M: (n, tokens, depths, 3) in [-2, 2].
+    """Positions along the ray through each token's middle, in half extents: (n, tokens, depths, 3) in [-2, 2].
 
     intrinsics (n, 3, 3), bev_from_cam (n, 4, 4), grid (rows, columns), size_px (height, width). Depths grow with the
     square of their number from 1 m to 60 m. They are z-depths, not distances.
@@ -129,7 +141,8 @@ def ray_points(
     steps = torch.arange(depths, device=intrinsics.device) / (depths - 1)
     depths_m = NEAREST_M + (FARTHEST_M - NEAREST_M) * steps.square()
     points_m = rays[:, :, None] * depths_m[:, None] + bev_from_cam[:, None, None, :3, 3]
-    return (points_m / RANGE_M.to(points_m)).clamp(-2, 2)
+    half_m = torch.tensor([*half_extent_m, HALF_HEIGHT_M])
+    return (points_m / half_m.to(points_m)).clamp(-2, 2)
 
 
 def sine_code(points: Tensor, octaves: int) -> Tensor:

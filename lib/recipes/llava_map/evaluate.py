@@ -8,20 +8,20 @@ import numpy as np
 
 from lib.core.records import Batch, Metric, Parts, Row, Stage
 from lib.core.run import atomic
-from lib.recipes.llava_map import metrics
+from lib.recipes.llava_map import ablations, metrics
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.metrics import THRESHOLDS_M, Detections
 from lib.recipes.llava_map.roadmap import CLASSES
 
 GUIDE = "guide_"  # begins the numbers of the guide's variant: one class a query, score threshold
-HIT_BITS = 1 << np.arange(len(THRESHOLDS_M))
+HIT_BITS = 1 << np.arange(len(THRESHOLDS_M))  # every region has as many thresholds
 GroundTruth = list[tuple[int, np.ndarray]]  # of a frame: class and vertices (n, 2) in metres of every line
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """mAP, the guide's mAP, and AP of each class: over the thresholds and at each of them. All without a unit."""
-    ends = ("", *(f"_{threshold}m" for threshold in THRESHOLDS_M))
-    names = ("mAP", "mAP_guide", *(f"AP_{name}{end}" for name in CLASSES for end in ends))
+    ends = ("", *(f"_{threshold}m" for threshold in config.data.thresholds_m))
+    names = ("mAP", "mAP_guide", *ablations.NAMES, *(f"AP_{name}{end}" for name in CLASSES for end in ends))
     return {name: Metric("", lower_is_better=False) for name in names}
 
 
@@ -34,9 +34,15 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     """Detections of each frame against its ground truth. Without parts: a straight road, the same for every frame."""
     if parts is None:
         found = [straight_road(config)] * len(batch["sample_id"])
-    else:
-        found = network_outputs(config, parts, batch)
-    return [row(config, batch, number, *outputs) for number, outputs in enumerate(found)]
+        return [row(config, batch, number, *outputs) for number, outputs in enumerate(found)]
+    rows = [
+        row(config, batch, number, *outputs) for number, outputs in enumerate(network_outputs(config, parts, batch))
+    ]
+    for name, without, shown in ablations.given(config, parts, batch):
+        for made, (number, outputs) in zip(rows, enumerate(network_outputs(config, without, shown)), strict=True):
+            numbers = kept_numbers(config, truth_of(batch, number), *outputs)
+            made.numbers.update({f"{name}_{key}": value for key, value in numbers.items()})
+    return rows
 
 
 def network_outputs(config: Config, parts: Parts, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,7 +57,8 @@ def network_outputs(config: Config, parts: Parts, batch: Batch) -> list[tuple[np
 
 def straight_road(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The trivial predictor: the car in the right lane of a straight road with one lane a side, no crossing."""
-    ahead_m = np.linspace(-config.data.half_length_m, config.data.half_length_m, config.model.points)
+    half_length_m = config.data.half_extent_m[1]
+    ahead_m = np.linspace(-half_length_m, half_length_m, config.model.points)
     road = (("divider", -1.75), ("boundary", 2.0), ("boundary", -5.5))  # class, x in metres
     logits = np.full((len(road), len(CLASSES)), -9.0)
     for query, (name, _) in enumerate(road):
@@ -64,21 +71,37 @@ def straight_road(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 def row(config: Config, batch: Batch, number: int, logits: np.ndarray, points: np.ndarray) -> Row:
     """Frame `number` of the batch. logits (queries, classes), points (queries, points, 2) in metres."""
-    truth = list(zip(batch["labels"][number].tolist(), batch["lines"][number], strict=True))
+    truth = truth_of(batch, number)
     scores, labels, lines = metrics.best_pairs(logits, points, config.eval.detections)
-    numbers = packed(scores, labels, lines, truth, config.eval.detections)
+    numbers = packed(config, scores, labels, lines, truth, config.eval.detections)
     numbers |= {GUIDE + name: value for name, value in guide_numbers(config, logits, points, truth).items()}
     numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
     arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown(scores, labels, lines)}
     submission = json.dumps(listed(scores, labels, lines), separators=(",", ":"))
-    return Row(batch["sample_id"][number], batch["group"][number], numbers, arrays, {"submission": submission})
+    return Row(
+        batch["sample_id"][number],
+        batch["group"][number],
+        numbers,
+        arrays,
+        {"submission": submission} | batch["place"][number],
+    )
+
+
+def truth_of(batch: Batch, number: int) -> GroundTruth:
+    return list(zip(batch["labels"][number].tolist(), batch["lines"][number], strict=True))
+
+
+def kept_numbers(config: Config, truth: GroundTruth, logits: np.ndarray, points: np.ndarray) -> dict[str, float]:
+    """Of an ablation: the detections that a frame keeps."""
+    best = metrics.best_pairs(logits, points, config.eval.detections)
+    return packed(config, *best, truth, config.eval.detections)
 
 
 def guide_numbers(config: Config, logits: np.ndarray, points: np.ndarray, truth: GroundTruth) -> dict[str, float]:
     """The guide's variant: the best class of each query, where its score is above the threshold."""
     scores = 1 / (1 + np.exp(-logits.max(1).astype(np.float64)))
     kept = scores > config.eval.guide_threshold
-    return packed(scores[kept], logits.argmax(1)[kept], points[kept], truth, len(points))
+    return packed(config, scores[kept], logits.argmax(1)[kept], points[kept], truth, len(points))
 
 
 def shown(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[tuple[int, np.ndarray, float]]:
@@ -103,17 +126,18 @@ def write_submission(rows: list[Row], path: Path) -> None:
 
 
 def packed(
-    scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: GroundTruth, places: int
+    config: Config, scores: np.ndarray, labels: np.ndarray, lines: np.ndarray, truth: GroundTruth, places: int
 ) -> dict[str, float]:
     """`score_07` and `kind_07` of each place, best score first; an empty place has score -1.
 
-    kind is 10 * class + 1, 2, 4 added up for a hit at 0.5, 1.0, 1.5 m.
+    kind is 10 * class + 1, 2, 4 added up for a hit at each of the thresholds.
     """
     kinds = np.zeros(len(scores))
     for label in range(len(CLASSES)):
         mine = labels == label
-        similarities = metrics.similarity(list(lines[mine]), [line for other, line in truth if other == label])
-        kinds[mine] = 10 * label + metrics.hits(similarities, scores[mine]) @ HIT_BITS
+        similarities = metrics.similarity(list(lines[mine]), [line for other, line in truth if other == label],
+            config.eval.compared_points)  # fmt: skip
+        kinds[mine] = 10 * label + metrics.hits(similarities, scores[mine], config.data.thresholds_m) @ HIT_BITS
     numbers = {}
     for place in range(places):
         filled = place < len(scores)
@@ -154,18 +178,36 @@ def detections(rows: list[Row], before: str = "") -> list[Detections]:
 
 def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
     """AP by class and threshold, mAP, and the mAP of the guide's variant, which caps recall: not a benchmark value."""
-    return metrics.table(detections(rows)) | {"mAP_guide": metrics.table(detections(rows, GUIDE))["mAP"]}
+    limits_m = config.data.thresholds_m
+    found = metrics.table(detections(rows), limits_m) | {"mAP_guide": mean_ap(config, rows, GUIDE)}
+    shown = [name for name in ablations.NAMES if f"{name}_score_00" in rows[0].numbers]
+    return found | {name: mean_ap(config, rows, f"{name}_") for name in shown}
+
+
+def mean_ap(config: Config, rows: list[Row], before: str = "") -> float:
+    return metrics.table(detections(rows, before), config.data.thresholds_m)["mAP"]
+
+
+def by_tag(config: Config, rows: list[Row]) -> list[tuple[str, int, float]]:
+    """(tag, frames, mAP) by location, by time of day and by weather, as far as the frames differ in them."""
+    words = {"night": ("day", "night"), "rain": ("dry", "rain")}
+    sets: dict[str, list[Row]] = {}
+    for kind in ("location", *words):
+        for row in rows:
+            value = row.texts[kind]
+            sets.setdefault(words[kind][int(value)] if kind in words else value, []).append(row)
+    return [(tag, len(mine), mean_ap(config, mine)) for tag, mine in sets.items()]
 
 
 def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Row], adapted: list[Row]) -> str:
     """AP by class and threshold, and the main metric with its interval where there is one."""
-    found = scores["metrics"]
+    found, limits = scores["metrics"], config.data.thresholds_m
     lines = [
         f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes",
-        f"{'':<14}{'AP 0.5 m':>10}{'1.0 m':>8}{'1.5 m':>8}{'mean':>8}",
+        f"{'':<14}{f'AP {limits[0]} m':>10}" + "".join(f"{f'{limit} m':>8}" for limit in limits[1:]) + f"{'mean':>8}",
     ]
     for name in CLASSES:
-        columns = (*(f"AP_{name}_{threshold}m" for threshold in THRESHOLDS_M), f"AP_{name}")
+        columns = (*(f"AP_{name}_{threshold}m" for threshold in limits), f"AP_{name}")
         cells = [found[column]["adapted"] for column in columns]
         lines.append(f"{name:<14}{cells[0]:>10.3f}" + "".join(f"{cell:>8.3f}" for cell in cells[1:]))
     whole = found["mAP"]
@@ -179,5 +221,8 @@ def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Ro
             f"mAP {whole['adapted']:.3f}, untrained {whole['base']:.3f}{trivial}",
             f"difference to untrained {whole['difference']:+.3f}, {interval}",
             f"with the guide's score threshold: mAP {found['mAP_guide']['adapted']:.3f}",
+            f"region {config.data.region} m; lines compared on {config.eval.compared_points} points each",
+            "mAP " + ", ".join(f"{tag} {value:.3f} ({count})" for tag, count, value in by_tag(config, adapted)),
+            *ablations.said(found),
         ]
     )

@@ -13,7 +13,8 @@ def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], o
     """frame_00.png and so on of the first held-out frames, precision_recall.png and submission.json of all of them."""
     for number, row in enumerate(row for row in adapted if "folder" in row.arrays):
         frame_figure(config, row, out / f"frame_{number:02d}.png")
-    precision_recall(out / "precision_recall.png", {"untrained": base, "trained": adapted})
+    precision_recall(config, out / "precision_recall.png", {"untrained": base, "trained": adapted})
+    by_tag(config, adapted, out / "mAP_by_tag.png")
     evaluate.write_submission(adapted, out / "submission.json")
 
 
@@ -31,7 +32,21 @@ def frame_figure(config: Config, row: Row, path: Path) -> None:
     )
 
 
-def precision_recall(path: Path, columns: dict[str, list[Row]]) -> None:
+def by_tag(config: Config, rows: list[Row], path: Path) -> None:
+    """mAP of the held-out frames of each location, by day and night, in dry weather and in rain."""
+    from matplotlib.figure import Figure
+
+    found = evaluate.by_tag(config, rows)
+    figure = Figure(figsize=(7, 0.6 + 0.35 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh([f"{tag} ({count})" for tag, count, _ in found], [value for _, _, value in found])
+    axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
+    axes.set(xlabel="mAP; in brackets the frames", xlim=(0, 1))
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=110)
+
+
+def precision_recall(config: Config, path: Path, columns: dict[str, list[Row]]) -> None:
     """A panel for each class, a curve for each threshold; `untrained` dotted, `trained` solid."""
     from matplotlib.figure import Figure
 
@@ -40,7 +55,7 @@ def precision_recall(path: Path, columns: dict[str, list[Row]]) -> None:
         axes = figure.add_subplot(1, 3, label + 1)
         for column, rows in columns.items():
             recall, precision = metrics.curve(evaluate.detections(rows)[label])
-            for i, threshold in enumerate(metrics.THRESHOLDS_M):
+            for i, threshold in enumerate(config.data.thresholds_m):
                 style = {"untrained": ":", "trained": "-"}[column]
                 axes.plot(recall[:, i], precision[:, i], style, color=f"C{i}", label=f"{column}, {threshold} m")
         axes.set(title=name, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))

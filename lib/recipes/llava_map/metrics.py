@@ -1,8 +1,8 @@
 """Chamfer average precision of map vectors, by the protocol (and evaluation code) of VectorMapNet and MapTR.
 
-A frame keeps its 50 best (query, class) pairs without a score threshold. Lines are compared on 100 points at equal arc
-length. A detection looks at its nearest ground truth of its class, whether that is taken or not; it is true where the
-Chamfer distance is within the threshold and nobody with a higher score took that line before.
+A frame keeps its 50 best (query, class) pairs without a score threshold. Lines are compared on 100 points at equal
+arc length, or on 200. A detection looks at its nearest ground truth of its class, whether that is taken or not; it is
+true where the Chamfer distance is within the threshold and nobody with a higher score took that line before.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 from lib.recipes.llava_map.polylines import resample
 from lib.recipes.llava_map.roadmap import CLASSES
 
-THRESHOLDS_M = (0.5, 1.0, 1.5)
+THRESHOLDS_M = (0.5, 1.0, 1.5)  # of the region of 60 x 30 m; config.REGIONS has those of others
 COMPARED_POINTS = 100
 GATE_M = 2.0  # lines whose strips of this half width do not touch are never compared
 APART = -100.0  # their similarity
@@ -28,7 +28,7 @@ class Detections:
     truths: int  # ground-truth lines of the class in these frames
 
 
-def similarity(predicted: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarray:
+def similarity(predicted: list[np.ndarray], truth: list[np.ndarray], points: int = COMPARED_POINTS) -> np.ndarray:
     """Minus the Chamfer distance in metres of every pair, APART where their strips do not touch.
 
     Lines (n, 2) in metres -> (predicted, truth) float64.
@@ -36,8 +36,8 @@ def similarity(predicted: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarr
     result = np.full((len(predicted), len(truth)), APART)
     if not predicted or not truth:
         return result
-    ours = np.stack([resample(line, COMPARED_POINTS) for line in predicted])
-    theirs = np.stack([resample(line, COMPARED_POINTS) for line in truth])
+    ours = np.stack([resample(line, points) for line in predicted])
+    theirs = np.stack([resample(line, points) for line in truth])
     rows, columns = touching(ours, theirs)
     if len(rows):
         result[rows, columns] = -chamfer_m(ours[rows], theirs[columns])
@@ -102,13 +102,13 @@ def curve(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     return true / max(detections.truths, 1), true / np.arange(1, len(order) + 1)[:, None]
 
 
-def table(by_class: list[Detections]) -> dict[str, float]:
+def table(by_class: list[Detections], thresholds_m: tuple[float, ...] = THRESHOLDS_M) -> dict[str, float]:
     """AP by class and threshold, by class, and mAP over the three classes, whether they occur or not."""
     rows = {name: average_precision(detections) for name, detections in zip(CLASSES, by_class, strict=True)}
     result = {
         f"AP_{name}_{threshold}m": float(ap)
         for name, aps in rows.items()
-        for threshold, ap in zip(THRESHOLDS_M, aps, strict=True)
+        for threshold, ap in zip(thresholds_m, aps, strict=True)
     }
     result |= {f"AP_{name}": float(aps.mean()) for name, aps in rows.items()}
     return result | {"mAP": float(np.mean([aps.mean() for aps in rows.values()]))}

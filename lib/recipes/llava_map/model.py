@@ -64,7 +64,11 @@ def detect(modules: dict[str, Any], config: Config, batch: Batch) -> tuple[Tenso
     tokens = batch["frozen_features"] if "frozen_features" in batch else image_tokens(image, batch["pictures"])
     size_px = (config.data.height_px, config.data.width_px)
     rays = bridge.rays(
-        batch["intrinsics"].flatten(0, 1), batch["bev_from_cam"].flatten(0, 1), image.grid(*size_px), size_px
+        batch["intrinsics"].flatten(0, 1),
+        batch["bev_from_cam"].flatten(0, 1),
+        image.grid(*size_px),
+        size_px,
+        config.data.half_extent_m,
     )
     scene = scene_tokens(modules["qformer"], bridge, tokens.flatten(0, 1).to(rays.dtype), rays, len(tokens))
     asked = modules["queries"]().expand(len(scene), -1, -1)

@@ -16,8 +16,10 @@ from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.llava_map import geometry, polylines
 from lib.recipes.llava_map.arrays import lines_of, read_arrays, read_pictures
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.tables import CAMERAS
+from lib.recipes.llava_map.tables import CAMERAS, TAGS
 
+# of a sample, what stays a list in a batch
+NAMES = ("sample_id", "group", "folder", "lines", "place", "other_folder", "ablated")
 MIRRORED = [CAMERAS.index(geometry.MIRRORED_CAMERA[channel]) for channel in CAMERAS]  # view -> the view it becomes
 
 
@@ -31,9 +33,21 @@ def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Samp
         record, generator = records[index], key.generator()
         flip = side == "train" and config.data.flip and bool(generator.random() < 0.5)
         colour = light(config, generator) if side == "train" else None
-        return sample(config, record, manifest.arrays / record.sample_id, flip, colour)
+        other = elsewhere(records, index) if side == "test" and config.eval.ablations else record
+        return sample(config, record, manifest.arrays / record.sample_id, flip, colour) | {
+            "other_folder": str(manifest.arrays / other.sample_id),
+            "ablated": other is not record,
+        }
 
     return Sampler(len(records), draw)
+
+
+def elsewhere(records: list[Record], index: int) -> Record:
+    """A frame half the list away and of another scene, whose pictures an ablation shows instead; itself where all are
+    of one scene.
+    """
+    turned = [records[(index + len(records) // 2 + i) % len(records)] for i in range(len(records))]
+    return next((record for record in turned if record.group != records[index].group), records[index])
 
 
 def light(config: Config, generator: np.random.Generator) -> np.ndarray | None:
@@ -63,6 +77,7 @@ def sample(config: Config, record: Record, folder: Path, flip: bool, colour: np.
         "labels": arrays["labels"],
         "orders": polylines.padded(groups, config.model.points),
         "lines": lines,
+        "place": {"location": str(record.columns["location"])} | {tag: str(record.columns[tag]) for tag in TAGS},
     }
 
 
@@ -100,4 +115,4 @@ def collate(config: Config, stage: Stage, samples: list[Sample]) -> Batch:
         batch["pictures"] = torch.from_numpy(np.stack([pictures_of(s) for s in samples]))
     for name in ("labels", "orders"):
         batch[name] = [torch.from_numpy(s[name]) for s in samples]
-    return batch | {name: [s[name] for s in samples] for name in ("sample_id", "group", "folder", "lines")}
+    return batch | {name: [s[name] for s in samples] for name in NAMES if name in samples[0]}

@@ -42,6 +42,11 @@ def write(folder: Path, size: Size) -> None:
         write_text(folder / VERSION / f"{name}.json", json.dumps(rows))
 
 
+def described(gain: float) -> str:
+    """As nuScenes states it; the darkest fifth of the drives is called night."""
+    return "procedural stand-in" + (", night" if gain < 0.83 else "")
+
+
 def add_scene(world: World, rig: Rig, number: int, name: str, place: int) -> None:
     """One drive through one site: map elements, tables and pictures. The third scene has a single frame."""
     rng = np.random.default_rng([world.size.seed, 100 + number])
@@ -52,7 +57,7 @@ def add_scene(world: World, rig: Rig, number: int, name: str, place: int) -> Non
     frames = 1 if number == 2 else world.size.frames
     samples = [token(world.size.seed, "sample", name, i) for i in range(frames)]
     scene = world.row(
-        "scene", name, name=name, log_token=rig.log, nbr_samples=frames, description="procedural stand-in",
+        "scene", name, name=name, log_token=rig.log, nbr_samples=frames, description=described(gain),
         first_sample_token=samples[0], last_sample_token=samples[-1],
     )  # fmt: skip
     drive = Drive(site, rng, frames)

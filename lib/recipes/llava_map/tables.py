@@ -5,8 +5,9 @@ row, so that memory follows the 34 149 key frames and not the files.
 """
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ class Camera:
     world_from_cam: np.ndarray  # (4, 4) at the camera's own time
 
 
+TAGS = ("night", "rain")
+
+
 @dataclass(frozen=True)
 class Frame:
     """A key frame. Vectors and cameras meet in the `bev` frame of geometry.py."""
@@ -55,6 +59,7 @@ class Frame:
     world_from_lidar: np.ndarray
     world_from_bev: np.ndarray
     cameras: tuple[Camera, ...]  # in the order of CAMERAS
+    tags: tuple[str, ...] = ()  # of TAGS, as the description of the scene says
 
     def bev_from_cam(self) -> np.ndarray:
         """(6, 4, 4), each camera at its own time: 50 ms at 10 m/s are half a metre, the strictest threshold."""
@@ -87,8 +92,15 @@ def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
         if lack:
             skipped[token] = f"{scene['name']}: {lack}"
         else:
-            frames.append(frame(sample, scene["name"], location, readings[token], calibrated, poses))
+            made = frame(sample, scene["name"], location, readings[token], calibrated, poses)
+            frames.append(replace(made, tags=tags_of(str(scene.get("description", "")))))
     return sorted(frames, key=lambda f: (f.scene, f.timestamp_us)), skipped
+
+
+def tags_of(description: str) -> tuple[str, ...]:
+    """nuScenes states weather and time of day in the description of a scene: "Night, rain, parked cars"."""
+    words = set(re.findall(r"[a-z]+", description.lower()))
+    return tuple(tag for tag in TAGS if words & {tag, f"{tag}y", f"{tag}ing"})
 
 
 def by_token(path: Path, kinds: dict[str, fields.Kind], wanted: set[str] | None = None) -> Table:

@@ -20,7 +20,7 @@ BOUNDS = {
         "window_s": "(0, inf)", "duration_s": "(0, inf)", "stride_s": "(0, inf)", "low_m_s": "(-inf, inf)",
         "high_m_s": "(-inf, inf)", "range_db": "(0, inf)", "stand_in_users": "[1, inf)",
         "stand_in_recordings": "[1, inf)", "stand_in_windows": "[1, inf)", "stand_in_difference": "[0, inf)",
-        "stand_in_px": "[16, inf)",
+        "stand_in_px": "[16, inf)", "range_bins": "[0, inf)", "hop_s": "[0, inf)", "notch_m_s": "[0, inf)",
     },
     "loss": {
         "perceptual": "[0, inf)", "kl": "[0, inf)", "critic": "[0, inf)", "critic_drift": "[0, inf)",

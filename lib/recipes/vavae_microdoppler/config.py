@@ -25,11 +25,19 @@ class DataConfig:
     recordings_csv: str = ""  # in the root: file,recording; goes before the pattern
     val_share: float = 0.2  # of each user's images, in whole recordings, or the last block in time where there are none
     gap_images: int = 4  # left out between the blocks where windows may overlap and recordings are unknown
-    kind: str = "images"  # or iq
+    kind: str = "images"  # or iq: raw echoes, or arrays: spectrograms as real numbers, kept in 16 bit
+    variable: str = ""  # of files with several arrays: its name
+    values: str = "db"  # of kind=arrays; or power, amplitude
+    array_layout: str = "velocity_time"  # of kind=arrays; or time_velocity
+    low_first: bool = False  # of kind=arrays: the first row is the lowest velocity
+    iq_layout: str = "auto"  # the longest axis is time; or range_time, time_range, interleaved (echoes.py)
+    range_bins: list[int] = field(default_factory=list)  # first and last that count; empty: all
     prf_hz: float = 1600.0  # the rest is for raw echoes
     wavelength_m: float = 0.01249
     window_s: float = 0.14
     duration_s: float = 2.4
+    hop_s: float = 0.0  # between columns; 0 = duration_s / model.image_px, else an image lasts image_px hops
+    notch_m_s: float = 0.0  # half width of what is left out around zero Doppler
     stride_s: float = 0.6
     low_m_s: float = -1.5
     high_m_s: float = 5.0
@@ -44,7 +52,12 @@ class DataConfig:
 
     def __post_init__(self):
         refuse_outside("data", self)
-        one_of("data.kind", self.kind, ("images", "iq"))
+        one_of("data.kind", self.kind, ("images", "iq", "arrays"))
+        one_of("data.values", self.values, ("db", "power", "amplitude"))
+        one_of("data.array_layout", self.array_layout, ("velocity_time", "time_velocity"))
+        one_of("data.iq_layout", self.iq_layout, ("auto", "range_time", "time_range", "interleaved"))
+        if self.range_bins and (len(self.range_bins) != 2 or self.range_bins[0] > self.range_bins[1]):
+            raise Stop(f"data.range_bins={self.range_bins} must be the first and the last one, e.g. [10,14]")
         one_of("data.layout", self.layout, ("auto", "users", "nested"))
         one_of("data.colours", self.colours, ("jet", "gray"))
         if len(set(self.users)) != len(self.users) or "" in self.users:
@@ -167,6 +180,7 @@ class TrainConfig(config.TrainConfig):
 @dataclass
 class EvalConfig(config.EvalConfig):
     inception: str = scored("")  # TorchScript file of the network of published FIDs (inception.py); empty: none
+    utility: bool = scored(True)  # stage dit: do generated images help a classifier? Minutes; dit/utility.py
 
 
 @dataclass

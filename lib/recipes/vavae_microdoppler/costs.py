@@ -111,7 +111,12 @@ def dit(size: DiTSize) -> int:
 
 def dit_block(size: DiTSize) -> int:
     w, h = size.width, size.hidden
-    return 2 * w + matrix(w, 3 * w) + matrix(w, w) + matrix(w, 2 * h) + matrix(h, w) + matrix(w, 6 * w)
+    return 2 * w + matrix(w, 3 * w) + matrix(w, w) + matrix(w, 2 * h) + matrix(h, w) + dit_modulation(size)
+
+
+def dit_modulation(size: DiTSize) -> int:
+    """Of a block: what time and user reach it through."""
+    return matrix(size.width, 6 * size.width)
 
 
 def dit_heads(size: DiTSize) -> int:
@@ -150,7 +155,9 @@ def dit_trainable(config: Config) -> int:
     size = config.model.dit_size(labels(config))
     if config.model.dit_trains == "all":
         return dit(size) - size.side**2 * size.width
-    return dit_heads(size) + (size.adapters(config.lora.rank) if config.model.dit_trains == "lora" else 0)
+    if config.model.dit_trains == "lora":
+        return dit_heads(size) + size.adapters(config.lora.rank)
+    return dit_heads(size) + size.depth * dit_modulation(size)
 
 
 def dit_footprint(config: Config) -> Footprint:
@@ -159,14 +166,15 @@ def dit_footprint(config: Config) -> Footprint:
     block, tokens = dit_block(size), size.side**2 * config.train.micro_batch
     kept, recompute = FLOAT * tokens * (26 * size.width + 4 * size.hidden), config.train.gradient_checkpointing
     between = FLOAT * tokens * size.width * size.depth
+    inside = {"all": block, "table": dit_modulation(size), "lora": 0}[config.model.dit_trains]  # opened in a block
     trained, whole = dit_trainable(config), config.model.dit_trains == "all"
-    frozen = sum(dit_parameters(config).values()) - (0 if whole else size.depth * block)
-    own = trained if config.model.dit_trains != "lora" else dit_heads(size)  # trained weights of the network's own
+    outside = sum(dit_parameters(config).values()) - size.depth * block
+    own = trained - size.depth * inside if whole else dit_heads(size)  # trained weights of the network's own
     return Footprint(
-        frozen_rest=FLOAT * (frozen - own),
-        trained=trained - size.depth * block * whole,
+        frozen_rest=FLOAT * (outside - own),
+        trained=trained - size.depth * inside,
         activations={"activations": kept + between if recompute else size.depth * kept},
-        blocks=size.depth * (Block(FLOAT * block, 0 if whole else FLOAT * block, block * whole),),
+        blocks=size.depth * (Block(FLOAT * block, FLOAT * (block - inside), inside),),
         averaged=bool(config.train.ema),
     )
 

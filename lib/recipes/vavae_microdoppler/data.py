@@ -1,7 +1,8 @@
 """A person's folders -> records, a split without leaks, and images at the network's size.
 
     <root>/<user>/**/*.jpg    any image type, any folder names; each folder directly below the root is one user (label)
-    <root>/<user>/**/*.npy    raw complex echoes instead (data.kind=iq): cut into windows and turned into spectrograms
+    <root>/<user>/**/*.npy    raw complex echoes instead (data.kind=iq): cut into windows and turned into spectrograms;
+                              or spectrograms as real numbers (data.kind=arrays), kept in 16 bit
 
 Every file that is found is a record, used or skipped with the reason. layout.py says whose it is, recordings.py which
 recording it belongs to; a user is a label once an image of theirs is trained on.
@@ -10,7 +11,7 @@ recording it belongs to; a user is a label once an image of theirs is trained on
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,9 @@ from lib.core.run import atomic, write_json
 from lib.data import cores, pictures
 from lib.data import split as splitting
 from lib.data.split import by_share, perceptual_hash
-from lib.recipes.vavae_microdoppler import echoes, strategy
+from lib.recipes.vavae_microdoppler import echoes, level_arrays, radar, strategy
 from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.echo_files import Unusable
 from lib.recipes.vavae_microdoppler.layout import find_files
 from lib.recipes.vavae_microdoppler.recordings import GAP, SELECT, TEST, Recording, read_recordings, recordings_of
 from lib.recipes.vavae_microdoppler.stored import image_path, sample_name
@@ -64,25 +66,27 @@ def records_of(config: Config, used: tuple[File, Recording], out: Path) -> list[
     file, recording = used
     if problem := file.problem or recording.problem:
         return [skipped(file, recording.group, problem, recording.by)]
-    read, sha256 = image_of if config.data.kind == "images" else windows_of, ""
+    sha256, found = "", []
     try:
         with open(file.path, "rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        images = read(config, file)
-    except (OSError, pictures.Unreadable, echoes.Unusable) as error:
+        for sample_id, image, seen in READERS[config.data.kind](config, file):
+            record = Record(sample_id, recording.group, source_of(file), sha256)
+            record.columns = {"user": file.user, "label": "", "recognised": recording.by, **seen}
+            found.append(kept(config, record, image, out))
+    except (OSError, pictures.Unreadable, Unusable) as error:
         problem = f"it cannot be opened ({error.strerror or error})" if isinstance(error, OSError) else str(error)
         return [replace(skipped(file, recording.group, problem, recording.by), sha256=sha256)]
-    found = []
-    for sample_id, image, seen in images:
-        record = Record(sample_id, recording.group, source_of(file), sha256)
-        record.columns = {"user": file.user, "label": "", "recognised": recording.by, **seen}
-        try:
-            pictures.refuse_one_colour(image)
-            record.perceptual_hash = keep(image, config.model.image_px, out, sample_id)
-        except pictures.Unreadable as error:
-            record.status, record.reason = "skipped", str(error)
-        found.append(record)
     return found
+
+
+def kept(config: Config, record: Record, image: "Image.Image", out: Path) -> Record:
+    try:
+        pictures.refuse_one_colour(image)
+        record.perceptual_hash = keep(image, config.model.image_px, out, record.sample_id)
+    except pictures.Unreadable as error:
+        record.status, record.reason = "skipped", str(error)
+    return record
 
 
 def skipped(file: File, group: str, reason: str, by: str = "") -> Record:
@@ -94,7 +98,7 @@ def source_of(file: File) -> str:
     return f"asset:data/{file.name}"
 
 
-Images = list[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB, what it was
+Images = Iterable[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB or 16-bit levels, what it was
 
 
 def image_of(config: Config, file: File) -> Images:
@@ -108,7 +112,19 @@ def windows_of(config: Config, file: File) -> Images:
     """OSError, Unusable: the file cannot be opened, or is not an echo."""
     made, side = echoes.spectrograms(config, file.path), config.model.image_px
     seen = {"mode": "iq", "width_px": side, "height_px": side, "several": False}
-    return [(sample_name(file.name, number), image, seen) for number, image in enumerate(made)]
+    return ((sample_name(file.name, number), image, seen) for number, image in enumerate(made))
+
+
+def levels_of(config: Config, file: File) -> Images:
+    """OSError, Unusable: the file cannot be opened, or is no spectrogram."""
+    from PIL import Image
+
+    made = Image.fromarray(level_arrays.levels(config, file.path))
+    seen = {"mode": made.mode, "width_px": made.width, "height_px": made.height, "several": False}
+    return [(sample_name(file.name), made, seen)]
+
+
+READERS = {"images": image_of, "iq": windows_of, "arrays": levels_of}
 
 
 def keep(image: "Image.Image", side_px: int, out: Path, sample_id: str) -> str:
@@ -123,7 +139,8 @@ def keep(image: "Image.Image", side_px: int, out: Path, sample_id: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic(target) as temporary:
             image.save(temporary, format="PNG", compress_level=1)
-    return perceptual_hash(np.asarray(image.convert("L")))
+    grey = np.asarray(image)
+    return perceptual_hash((grey >> 8).astype(np.uint8) if grey.dtype == np.uint16 else np.asarray(image.convert("L")))
 
 
 # ---------------------------------------------------------------------------------------------- the split
@@ -226,16 +243,29 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
         "images": {"in all": len(usable), **sides},
         "fewest images of a user": min(users.values(), default=0),
         "most": max(users.values(), default=0),
-        "converted to RGB": sum(r.columns["mode"] not in ("RGB", "iq") for r in usable),
+        "converted to RGB": sum(r.columns["mode"] not in ("RGB", "iq", "I;16") for r in usable),
         "sizes": dict(sizes.most_common(5)),
         "by amount of data (guide)": strategy.by_amount(sides["train"]),
     }
     several = sum(bool(r.columns["several"]) for r in usable)
     more = {
+        "axes of an image": axes_of(config) if config.data.kind == "iq" else "",
         "users with nothing to test on": some(untested) if untested else "",
         "files of several pictures, of which the first is used": several,
     }
     return found | {name: value for name, value in more.items() if value}
+
+
+def axes_of(config: Config) -> str:
+    """Of raw echoes: what the settings make of them."""
+    how = radar.of_settings(config.data, config.model.image_px)
+    step_m_s, hop_ms = (how.high_m_s - how.low_m_s) / (how.side_px - 1), 1000 * how.hop_pulses / how.prf_hz
+    notch = f", slower than {how.notch_m_s:g} m/s left out" if how.notch_m_s else ""
+    return (
+        f"velocity {how.high_m_s:g} to {how.low_m_s:g} m/s, {step_m_s:.3g} m/s a row{notch}; "
+        f"time {how.duration_s:g} s, {hop_ms:.3g} ms a column; Hann window of {how.window_s:g} s; "
+        f"{how.range_db:g} dB in {how.colours}"
+    )
 
 
 def recognised(usable: list[Record]) -> str:

@@ -1,81 +1,171 @@
-"""Raw echoes (.npy) -> one row of complex numbers -> spectrograms."""
+"""Raw echoes -> rows of complex numbers along slow time -> spectrograms.
 
+(t,) complex                     one receiver, one range bin
+(range, t), (t, range) complex   range bins; powers of their spectrograms are added, as those of receivers are
+(receiver, range, t)             and (t, range, receiver)
+real numbers with an axis of 2   I and Q
+(2 t,) real                      I, Q, I, Q, ... (data.iq_layout=interleaved)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.recipes.vavae_microdoppler import radar
-from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.config import Config, DataConfig
+from lib.recipes.vavae_microdoppler.echo_files import Unusable, opened
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+PLAIN_RATIO = 4  # the axis of time is taken for clear where it is so many times as long as any other
+LARGEST = 1e100  # squares of larger numbers are no longer finite
+LOOKED_AT = 4096  # pulses, in which the axis of time is tested
+SLOW, WHITE = 0.7, 0.6  # shares of the power in the slower half of the band: a walk, and what has no slow time
 
-class Unusable(Exception):
-    """An echo that cannot be used. The text is the reason."""
+
+@dataclass(frozen=True)
+class Echo:
+    """An opened echo. `array` is sliced along `time`; `pair` is the axis of I and Q (-1: complex, or interleaved)."""
+
+    array: Any
+    time: int
+    pair: int = -1
+    interleaved: bool = False
+    bins: tuple[int, ...] = ()  # first and last of the range axis, which is the one beside `time`
+
+    def __len__(self) -> int:
+        return int(self.array.shape[self.time]) // (2 if self.interleaved else 1)
+
+    def part(self, start: int, stop: int) -> "np.ndarray":
+        """Pulses start to stop: complex128 (rows, t). Unusable: NaN, infinity, or numbers that no receiver measures."""
+        import numpy as np
+
+        step = 2 if self.interleaved else 1
+        where: list[slice] = [slice(None)] * len(self.array.shape)
+        where[self.time] = slice(step * start, step * stop)
+        if self.bins:
+            where[self.range_axis()] = slice(self.bins[0], self.bins[1] + 1)
+        rows = complex_rows(np.asarray(self.array[tuple(where)]), self)
+        if not np.isfinite(rows).all():
+            raise Unusable("it holds NaN or infinity")
+        if rows.size and np.abs(rows).max() > LARGEST:
+            raise Unusable(f"its largest number is {np.abs(rows).max():.3g}, which no receiver measures")
+        return rows
+
+    def range_axis(self) -> int:
+        others = [axis for axis in range(len(self.array.shape)) if axis not in (self.time, self.pair)]
+        return min(others, key=lambda axis: abs(axis - self.time))
 
 
-def spectrograms(config: Config, path: Path) -> list["Image.Image"]:
-    """The windows of an echo as RGB pictures of image_px x image_px, as data.* says.
+def complex_rows(part: "np.ndarray", echo: Echo) -> "np.ndarray":
+    import numpy as np
+
+    if part.dtype.names is not None:
+        part = part[part.dtype.names[0]] + 1j * part[part.dtype.names[1]]
+    part = np.moveaxis(part, echo.time, -1)
+    if echo.interleaved:
+        part = part[..., 0::2].astype(np.float64) + 1j * part[..., 1::2]
+    if echo.pair >= 0:
+        pair = np.moveaxis(part, echo.pair - (echo.pair > echo.time), 0).astype(np.float64)
+        part = pair[0] + 1j * pair[1]
+    return np.asarray(part, dtype=np.complex128).reshape(-1, part.shape[-1])
+
+
+def echo_of(path: Path, data: DataConfig) -> Echo:
+    """Unusable: the file cannot be read, is no echo, or does not say which axis is time. Stop: h5py is missing."""
+    array = opened(path, data.variable)
+    if not array.size:
+        raise Unusable("it holds no numbers")
+    echo = with_axes(array, data.iq_layout)
+    if not data.range_bins:
+        return echo
+    found = Echo(array, echo.time, echo.pair, echo.interleaved, tuple(data.range_bins))
+    if len(array.shape) < (3 if echo.pair >= 0 else 2) or data.range_bins[1] >= array.shape[found.range_axis()]:
+        raise Unusable(f"shape {tuple(array.shape)} has no range bins {data.range_bins[0]} to {data.range_bins[1]}")
+    return found
+
+
+def with_axes(array: Any, layout: str) -> Echo:
+    shape, kind = tuple(array.shape), "c" if array.dtype.names is not None else array.dtype.kind
+    said = f"shape {shape} of {array.dtype}"
+    if kind not in "cfiu":
+        raise Unusable(f"{said} is not an echo")
+    if layout == "interleaved":
+        if kind == "c" or sum(length > 1 for length in shape) != 1 or max(shape) % 2:
+            raise Unusable(f"{said} is not I, Q, I, Q, ... in one row (data.iq_layout=interleaved)")
+        return Echo(array, shape.index(max(shape)), interleaved=True)
+    pair = -1
+    if kind != "c":
+        pair = next((axis for axis in (len(shape) - 1, 0) if len(shape) > 1 and shape[axis] == 2), -1)
+        if pair < 0:
+            cause = f"{said} is not one row of complex numbers, nor I and Q in two rows or columns"
+            raise Unusable(f"{cause} (I, Q, I, Q, ...: data.iq_layout=interleaved)")
+    return Echo(array, time_axis(shape, pair, layout, said), pair)
+
+
+def time_axis(shape: tuple[int, ...], pair: int, layout: str, said: str) -> int:
+    axes = [axis for axis in range(len(shape)) if axis != pair]
+    if layout != "auto" and axes:
+        return axes[-1] if layout == "range_time" else axes[0]
+    lengths = sorted((shape[axis] for axis in axes), reverse=True)
+    if not lengths or (len(lengths) > 1 and lengths[0] < PLAIN_RATIO * lengths[1]):
+        cause = f"{said} is not one row of complex numbers, and which axis is time is not clear"
+        raise Unusable(f"{cause}: data.iq_layout=range_time or time_range")
+    return max(axes, key=lambda axis: shape[axis])
+
+
+def read(path: Path, data: DataConfig) -> "np.ndarray":
+    """The whole echo, complex128 (rows, t)."""
+    echo = echo_of(path, data)
+    return echo.part(0, len(echo))
+
+
+def spectrograms(config: Config, path: Path) -> Iterator["Image.Image"]:
+    """The windows of an echo as RGB pictures of image_px x image_px, as data.* says; each is read when it is asked for.
 
     Unusable: the file is damaged, holds something else, or is too short. Stop: velocities fold.
     """
     from PIL import Image
 
-    d = config.data
-    how = radar.Spectrogram(
-        d.prf_hz, d.wavelength_m, d.window_s, d.duration_s, d.low_m_s, d.high_m_s, d.range_db,
-        config.model.image_px, colours=d.colours,
-    )  # fmt: skip
+    how = radar.of_settings(config.data, config.model.image_px)
     how.check()
+    echo = echo_of(path, config.data)
     try:
-        power = radar.power(read(path), how)
+        columns = radar.columns_of(len(echo), how)
     except ValueError as error:
         raise Unusable(str(error)) from error
-    firsts = radar.windows(power.shape[1], how, d.stride_s)
-    shares = [radar.levels(power[:, first : first + how.side_px], how.range_db) for first in firsts]
-    return [Image.fromarray(radar.colour(share, how.colours)) for share in shares]
+    refuse_other_axis(echo)
+    for first in radar.windows(columns, how, config.data.stride_s):
+        power = radar.power_of(echo.part, first, how.side_px, how)
+        yield Image.fromarray(radar.colour(radar.levels(power, how.range_db), how.colours))
 
 
-def read(path: Path) -> "np.ndarray":
-    """Complex (t,). I and Q may be two rows or two columns of real numbers."""
-    import numpy as np
+def refuse_other_axis(echo: Echo) -> None:
+    """A body is slow: its power lies around zero Doppler along time, and nowhere in particular along range.
 
-    signal = one_row(mapped(path))
-    if not signal.size or not np.isfinite(signal).all():
-        raise Unusable("it holds NaN or infinity" if signal.size else "it holds no numbers")
-    if np.abs(signal).max() > 1e100:  # squares of them are no longer finite
-        raise Unusable(f"its largest number is {np.abs(signal).max():.3g}, which no receiver measures")
-    return signal
-
-
-def mapped(path: Path) -> "np.ndarray":
-    """The array of a file, mapped and not read: a damaged header may state any size.
-
-    numpy raises almost any exception on a damaged header, tokenize.TokenError among them.
+    Unusable: another axis is the slow one.
     """
+    shape = [1 if axis == echo.pair else length for axis, length in enumerate(echo.array.shape)]
+    here = slow_share(echo)
+    for axis, length in enumerate(shape):
+        if axis == echo.time or length < 32 or here >= WHITE:
+            continue
+        there = slow_share(Echo(echo.array, axis, echo.pair))
+        if there >= SLOW:
+            cause = f"{here:.0%} of the power lies in the slower half of the Doppler band along axis {echo.time}"
+            better = {0: "time_range"}.get(axis, "range_time")
+            raise Unusable(
+                f"{cause}, but {there:.0%} along axis {axis}: time is taken for range (data.iq_layout={better})"
+            )
+
+
+def slow_share(echo: Echo) -> float:
+    """Of the power of the first pulses, what is slower than a quarter of the pulse rate; of white noise: 0.5."""
     import numpy as np
 
-    if not path.stat().st_size:
-        raise Unusable("the file is empty")
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        said = " ".join(str(error).split())[:120] or type(error).__name__
-        raise Unusable(f"it is not a NumPy array, or damaged ({said})") from error
-    if not isinstance(found, np.ndarray):
-        raise Unusable("it holds several arrays, not one echo")
-    return found
-
-
-def one_row(array: "np.ndarray") -> "np.ndarray":
-    """complex (t,), (t, 1) and (1, t), real (t, 2) and (2, t) -> complex128 (t,)."""
-    import numpy as np
-
-    shape = f"shape {array.shape} of {array.dtype}"
-    if array.dtype.kind == "c" and array.size == max(array.shape, default=0):
-        return np.asarray(array.reshape(-1), dtype=np.complex128)
-    if array.dtype.kind in "fiu" and array.ndim == 2 and 2 in array.shape:
-        pair = array if array.shape[0] == 2 else array.T
-        return np.asarray(pair[0], dtype=np.float64) + 1j * np.asarray(pair[1], dtype=np.float64)
-    raise Unusable(f"{shape} is not one row of complex numbers, nor I and Q in two rows or columns")
+    spectrum = np.abs(np.fft.fft(echo.part(0, min(len(echo), LOOKED_AT)), axis=1)) ** 2
+    slow = np.abs(np.fft.fftfreq(spectrum.shape[1])) < 0.25
+    return float(spectrum[:, slow].sum() / max(spectrum.sum(), 1e-300))

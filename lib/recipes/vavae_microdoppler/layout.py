@@ -44,7 +44,7 @@ def find_files(data: DataConfig, root: Path) -> Found:
     if not root.is_dir():
         raise Stop(f"there is no folder {root} (data.root)", "set data.root=FOLDER, one folder per user below it")
     others: Counter[str] = Counter()
-    files = list(walk(root, "", TYPES[data.kind], others, ()))
+    files = [file for file in walk(root, "", TYPES[data.kind], others, ()) if file.name != data.recordings_csv]
     others.subtract([Path(data.recordings_csv).suffix.lower()] if (root / data.recordings_csv).is_file() else [])
     if all(file.problem for file in files):
         raise Stop(*nothing_there(data, root, files, others))
@@ -64,13 +64,13 @@ def find_files(data: DataConfig, root: Path) -> Found:
 
 def nothing_there(data: DataConfig, root: Path, files: list[File], others: "Counter[str]") -> tuple[str, str]:
     """(cause, what to do): no file of the type, and what lies there instead."""
-    wanted, other = TYPES[data.kind], {"images": "iq", "iq": "images"}[data.kind]
+    wanted, other = TYPES[data.kind], "iq" if data.kind == "images" else "images"
     there = ", ".join(f"{count} {kind}" for kind, count in others.most_common(SHOWN) if kind) or "no other files"
     cause = f"no file was found in {root}: looked for <user>/**/*{{{','.join(wanted)}}}; there are {there}"
     if files:
         cause += f"; {counted(len(files), 'place')} cannot be opened, e.g. {files[0].name}: {files[0].problem}"
     if any(kind in TYPES[other] for kind in others):
-        return cause, f"set data.kind={other}"
+        return cause, f"set data.kind={other}" + (" (raw echoes) or data.kind=arrays" if other == "iq" else "")
     return cause, "set data.root to the folder that holds the users' folders"
 
 

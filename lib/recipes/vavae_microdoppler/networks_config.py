@@ -57,7 +57,9 @@ class ModelConfig:
     dit_heads: int = 0
     dit_patch: int = 1  # side of a token in latent positions
     dit_weights: str = "scratch"  # or published (XL, patch 1; the demo has its own), or a path of a file of that format
-    dit_trains: str = "all"  # or table (class table, last layer; the trunk is frozen), lora (adapters in the trunk too)
+    dit_trains: str = (
+        "all"  # or table (class table, modulations, last layer; attention and MLPs are frozen), lora (adapters)
+    )
 
     def __post_init__(self):
         refuse_outside("model", self)
@@ -187,7 +189,7 @@ class LoraConfig(config.LoraConfig):
     """Adapters of the stage dit (model.dit_trains=lora)."""
 
     dropout: float = 0.0
-    targets: list[str] = field(default_factory=lambda: [r"blocks\..*\.(qkv|proj|w12|w3)"])
+    targets: list[str] = field(default_factory=lambda: [r"blocks\..*\.(qkv|proj|w12|w3|adaLN_modulation\.1)"])
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,11 +2,13 @@
 Doppler, 2 v / wavelength.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.recipes.vavae_microdoppler.config import DataConfig
 
 JET = ((0, 0, 0.5), (0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0), (0.5, 0, 0))
 JET_AT = (0, 0.125, 0.375, 0.625, 0.875, 1)
@@ -26,6 +28,11 @@ class Spectrogram:
     side_px: int = 256
     fft: int = 1024
     colours: str = "jet"
+    notch_m_s: float = 0.0  # slower than this is left out: walls and furniture
+
+    @property
+    def hop_pulses(self) -> float:
+        return self.duration_s * self.prf_hz / self.side_px
 
     def check(self) -> None:
         """Stop: velocities fold (Doppler shifts that differ by the PRF are one), or a window exceeds the transform."""
@@ -40,26 +47,49 @@ class Spectrogram:
             raise Stop(f"{pulses}, more than the {self.fft} of the transform")
 
 
+def of_settings(data: DataConfig, side_px: int) -> Spectrogram:
+    """What the section `data` of the settings says."""
+    return Spectrogram(
+        data.prf_hz, data.wavelength_m, data.window_s, data.hop_s * side_px or data.duration_s, data.low_m_s,
+        data.high_m_s, data.range_db, side_px, colours=data.colours, notch_m_s=data.notch_m_s,
+    )  # fmt: skip
+
+
 def power(signal: np.ndarray, how: Spectrogram) -> np.ndarray:
     """Complex pulses (t,) -> power (side_px, columns) of the whole recording: rows from high to low velocity, `side_px`
     columns per `duration_s`. ValueError: too few pulses for one image.
     """
-    hop = how.duration_s * how.prf_hz / how.side_px
-    width = round(how.window_s * how.prf_hz)
-    columns = int((len(signal) - width) / hop) + 1
+    columns = columns_of(len(signal), how)
+    return power_of(lambda start, stop: signal[None, start:stop], 0, columns, how)
+
+
+def columns_of(pulses: int, how: Spectrogram) -> int:
+    """ValueError: too few pulses for one image."""
+    hop, width = how.hop_pulses, round(how.window_s * how.prf_hz)
+    columns = int((pulses - width) / hop) + 1
     if columns < how.side_px:
         needed = (how.side_px - 1) * hop + width
-        raise ValueError(
-            f"{len(signal)} pulses are too few: an image of {how.duration_s} s needs {int(np.ceil(needed))}"
-        )
-    starts = np.round(np.arange(columns) * hop).astype(int)
-    frames = signal[starts[:, None] + np.arange(width)] * np.hanning(width)
-    spectrum = np.abs(np.fft.fft(frames, how.fft, axis=1)) ** 2  # (columns, fft)
+        raise ValueError(f"{pulses} pulses are too few: an image of {how.duration_s} s needs {int(np.ceil(needed))}")
+    return columns
+
+
+def power_of(part: Callable[[int, int], np.ndarray], first: int, columns: int, how: Spectrogram) -> np.ndarray:
+    """Power (side_px, columns) from column `first` on. part(start, stop): these pulses (rows, t), whose powers are
+    added.
+    """
+    width = round(how.window_s * how.prf_hz)
+    starts = np.round(np.arange(first, first + columns) * how.hop_pulses).astype(int)
     velocity = np.linspace(how.high_m_s, how.low_m_s, how.side_px)
     position = 2 * velocity / how.wavelength_m / how.prf_hz * how.fft  # fractional bins, negative ones wrap
     low = np.floor(position).astype(int)
     share = position - low
-    return ((1 - share) * spectrum[:, low % how.fft] + share * spectrum[:, (low + 1) % how.fft]).T
+    found = np.zeros((how.side_px, columns))
+    for signal in part(int(starts[0]), int(starts[-1]) + width):
+        frames = signal[(starts - starts[0])[:, None] + np.arange(width)] * np.hanning(width)
+        spectrum = np.abs(np.fft.fft(frames, how.fft, axis=1)) ** 2  # (columns, fft)
+        found += ((1 - share) * spectrum[:, low % how.fft] + share * spectrum[:, (low + 1) % how.fft]).T
+    found[np.abs(velocity) < how.notch_m_s] = 0
+    return found
 
 
 def levels(power_image: np.ndarray, range_db: float) -> np.ndarray:

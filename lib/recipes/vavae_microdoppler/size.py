@@ -80,6 +80,6 @@ class DiTSize:
         return found + [f"blocks.{number}.{name}" for number in range(self.depth) for name in block]
 
     def adapters(self, rank: int) -> int:
-        """Parameters of LoRA on qkv, proj, w12 and w3 of every block: rank x (in + out) each."""
+        """Parameters of LoRA on qkv, proj, w12, w3 and the modulation of every block: rank x (in + out) each."""
         w, h = self.width, self.hidden
-        return self.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w))
+        return self.depth * rank * (4 * w + 2 * w + (w + 2 * h) + (h + w) + (w + 6 * w))

@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
 BY_AMOUNT = (
     Row(5_000, "freeze the first 3-4 encoder levels (model.freeze_encoder_layers=3, preset frozen_encoder)",
-        "freeze the trunk (preset dit_frozen)"),
+        "freeze attention and MLPs (preset dit_frozen)"),
     Row(20_000, "freeze the first 2-3 encoder levels (model.freeze_encoder_layers=2)",
         "freeze most of the trunk (preset dit_lora: adapters in it)"),
     Row(float("inf"), "adapt all of it (preset three_stages)",

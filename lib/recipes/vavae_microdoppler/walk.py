@@ -17,8 +17,8 @@ IMAGE_TYPES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".avif",
     ".heic", ".heif",
 )  # fmt: skip
-ECHO_TYPES = (".npy",)
-TYPES = {"images": IMAGE_TYPES, "iq": ECHO_TYPES}
+ARRAY_TYPES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv")
+TYPES = {"images": IMAGE_TYPES, "iq": ARRAY_TYPES, "arrays": ARRAY_TYPES}
 NOISE = {  # of Mac, Windows, Linux, Python, a NAS, and of step 2
     "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "__pycache__",
     "@eadir", "#recycle", "#snapshot", "sources.json",

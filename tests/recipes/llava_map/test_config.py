@@ -68,8 +68,6 @@ BOUNDS = {
     "data.geographic_gap_m": ((-1, NAN, float("inf")), (0,)),
     "data.width_px": ((0, -1, 31), (32,)),  # one token of the default encoder
     "data.height_px": ((0, -1, 31), (32,)),
-    "data.half_width_m": ((0, -15, NAN, 1e6), (1,)),
-    "data.half_length_m": ((0, -15, NAN, 1e6), (1,)),
     "data.colour_jitter": ((-0.1, 1.1, NAN), (0, 1)),
     "data.stand_in_scenes": ((0, -1, 701), (1, 700)),
     "data.stand_in_val_scenes": ((0, -1, 151), (1, 150)),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Record
-from lib.recipes.llava_map import arrays, data, roadmap, splits, stand_in
+from lib.recipes.llava_map import arrays, data, roadmap, splits, stand_in, tables
 from lib.recipes.llava_map.tables import read_frames
 
 NOWHERE = Path("/nowhere")  # the split looks at records alone
@@ -219,3 +219,33 @@ def test_share_of_seen_ground_is_told_for_every_pair_of_sides(config):
         "test_share_within_5_m_of_select": 0.0,
         "select_share_within_5_m_of_train": 0.5,
     }
+
+
+def test_newsplit_holds_out_streammapnets_scenes_and_leaves_two_out(config):
+    train, held = splits.lists("newsplit", "v1.0-trainval")
+    official = set(splits.OFFICIAL["train"]) | set(splits.OFFICIAL["val"])
+    assert (len(train), len(held)) == (700, 148) and not train & held
+    assert official - train - held == {"scene-0410", "scene-0641"}
+    assert {"scene-0001", "scene-0642", "scene-1063"} <= held and {"scene-0103", "scene-0916"} <= train
+    config.data.split, config.data.version = "newsplit", "v1.0-trainval"
+    place = {"location": "town", "x_m": 0, "y_m": 0}
+    records = [Record(f"{scene}/a", scene, "", "", columns=dict(place)) for scene in ("scene-0001", "scene-0003",
+               "scene-0004", "scene-0005", "scene-0410")]  # fmt: skip
+    found = data.split(config, records, Path())
+    assert found.val_groups == ("scene-0001",)
+    assert found.dropped == {"scene-0410/a": "scene-0410 is in neither newsplit list of v1.0-trainval"}
+
+
+def test_weather_and_time_of_day_are_read_off_the_description():
+    assert tables.tags_of("Night, rain, peds, parked cars") == ("night", "rain")
+    assert tables.tags_of("Rainy, cars, training") == ("rain",)
+    assert tables.tags_of("Parking lot, knight") == ()
+
+
+def test_a_large_region_holds_more_of_the_map(world, tmp_path, config):
+    small = list(data.prepare(config, {"nuscenes": world}, tmp_path / "60x30"))
+    config.data.region, config.model.instances = "100x50", 100
+    large = list(data.prepare(config, {"nuscenes": world}, tmp_path / "100x50"))
+    reach = [np.abs(arrays.read_arrays(tmp_path / region / f"{records[0].sample_id}.npz")["vertices"]).max(0)
+             for region, records in (("60x30", small), ("100x50", large))]  # fmt: skip
+    assert (reach[0] <= [15.2, 30.2]).all() and (reach[1] <= [25.2, 50.2]).all() and (reach[1] > reach[0]).any()

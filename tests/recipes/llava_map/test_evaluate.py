@@ -20,7 +20,9 @@ def frames(count: int) -> dict:
     lines = [straight(-6.0), straight(0.0), straight(6.0)]
     labels = np.array([2, 0, 2])
     names = [f"scene-{i}/frame{i}" for i in range(count)]
-    return {"sample_id": names, "group": names, "folder": names, "labels": [labels] * count, "lines": [lines] * count}
+    places = [{"location": f"town-{i % 2}", "night": str(int(i > 1)), "rain": "0"} for i in range(count)]
+    found = {"sample_id": names, "group": names, "folder": names, "labels": [labels] * count, "lines": [lines] * count}
+    return found | {"place": places, "ablated": [True] * count}
 
 
 def outputs(points: int, shift_m: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -126,3 +128,62 @@ def test_few_scenes_are_described_without_an_interval(config):
     assert "+0.500, no interval: too few scenes" in evaluate.describe(config, STAGE2, scores, one, one)
     scores["metrics"]["mAP"] = cells | {"low": 0.1, "high": 0.9}
     assert "95 % interval [+0.100, +0.900]" in evaluate.describe(config, STAGE2, scores, one, one)
+
+
+def test_map_is_split_by_location_night_and_rain(config):
+    found = {tag: (count, value) for tag, count, value in evaluate.by_tag(config, rows(config, [0.0, 5.0, 5.0]))}
+    assert {tag: count for tag, (count, _) in found.items()} == {
+        "town-0": 2,
+        "town-1": 1,
+        "day": 2,
+        "night": 1,
+        "dry": 3,
+    }
+    assert found["town-1"][1] == found["night"][1] == 0 and found["day"][1] > 0.1
+    whole = evaluate.summarise(config, STAGE2, rows(config, [0.0, 5.0, 5.0]))["mAP"]
+    assert found["dry"][1] == pytest.approx(whole)
+
+
+def test_the_larger_region_has_its_own_thresholds(config):
+    config.data.region = "100x50"
+    found = evaluate.summarise(config, STAGE2, rows(config, [1.7, 1.7]))
+    # Chamfer distance 1.7 m: beyond 1.0 and 1.5 m, within 2.0 m
+    assert [found[f"AP_divider_{threshold}m"] for threshold in (1.0, 1.5, 2.0)] == [0, 0, 1]
+    assert set(found) <= set(evaluate.measures(config, STAGE2)) and "AP_divider_0.5m" not in found
+    assert evaluate.straight_road(config)[1][..., 1].max() == 50
+
+
+def test_lines_are_compared_on_as_many_points_as_is_said(config):
+    rough = [np.array([[0.0, -30], [0.4, 0], [0.0, 30]])]
+    hundred, more = (metrics.similarity([straight(0.0)], rough, points)[0, 0] for points in (100, 200))
+    config.eval.compared_points = 200
+    truth = [(0, rough[0])]
+    assert 0 < abs(hundred - more) < 0.02
+    packed = evaluate.packed(config, np.ones(1), np.zeros(1, int), straight(0.0)[None], truth, 1)
+    assert packed["kind_00"] == 7  # within 0.5, 1.0 and 1.5 m
+
+
+def test_an_ablation_is_scored_beside_the_network_and_changes_nothing_of_it(config, monkeypatch):
+    from lib.core.records import Parts
+    from lib.recipes.llava_map import ablations
+
+    batch, asked = frames(2), []
+
+    def network_outputs(config, parts, batch):
+        asked.append(sorted(parts.modules))
+        return [outputs(config.model.points, 0.0 if "llm" in parts.modules else 5.0)] * 2
+
+    monkeypatch.setattr(evaluate, "network_outputs", network_outputs)
+    monkeypatch.setitem(ablations.TAKEN, "mAP_other_pictures", lambda modules, batch: (modules, batch))
+    monkeypatch.setitem(ablations.TAKEN, "mAP_shuffled_prompt", lambda modules, batch: (modules, batch))
+    plain = evaluate.score_batch(config, STAGE2, Parts({"llm": 1, "prompt": 2}), batch)
+    config.eval.ablations = True
+    ablated = evaluate.score_batch(config, STAGE2, Parts({"llm": 1, "prompt": 2}), batch)
+    assert asked == [["llm", "prompt"]] * 4 + [["prompt"]]
+    before, after = (evaluate.summarise(config, STAGE2, found) for found in (plain, ablated))
+    assert {name: after[name] for name in before} == before
+    assert after["mAP_other_pictures"] == before["mAP"] > 0.5 and after["mAP_past_llm"] == 0
+    assert set(after) <= set(evaluate.measures(config, STAGE2))
+    batch["ablated"] = [False] * 2  # while a checkpoint is chosen
+    assert evaluate.summarise(config, STAGE2, evaluate.score_batch(
+        config, STAGE2, Parts({"llm": 1, "prompt": 2}), batch)) == before  # fmt: skip

@@ -176,7 +176,7 @@ def test_rays_pass_through_the_middle_of_their_cells():
     pose = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]]])
     intrinsics = torch.tensor([[[50.0, 0, 32], [0, 50, 16], [0, 0, 1]]])
     # (1, 8, 5, 3), in units of (15, 30, 2) m
-    points = encoder.ray_points(intrinsics, pose, grid=(2, 4), size_px=(32, 64), depths=5)
+    points = encoder.ray_points(intrinsics, pose, grid=(2, 4), size_px=(32, 64), depths=5, half_extent_m=(15.0, 30.0))
     depth_m = 1 + 59 * (3 / 4) ** 2
     ray = torch.tensor([(40 - 32) / 50, 1.0, -(8 - 16) / 50])  # token of row 0, column 2: pixel (40, 8)
     wanted = (ray * depth_m + torch.tensor([0, 0, 1.5])) / torch.tensor([15.0, 30, 2])

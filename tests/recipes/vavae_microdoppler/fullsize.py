@@ -148,7 +148,7 @@ def picture(side_px: int) -> dict:
     import numpy as np
 
     image = np.random.default_rng(0).uniform(-1, 1, (3, side_px, side_px)).astype(np.float32)
-    return {"sample_id": "a", "group": "a", "label": 0, "sha256": "a", "image": image}
+    return {"sample_id": "a", "group": "a", "user": "a", "label": 0, "sha256": "a", "image": image}
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     texts, rows = inception.texts(config.eval.inception, image, shown.get("recon")), []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
         arrays = {name: value[i].float().cpu().numpy() for name, value in ({"image": image} | shown).items()}
-        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
+        said = texts[i] | {"user": batch["user"][i]}
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, said))
     return rows
 
 

@@ -7,21 +7,22 @@ from typing import Any
 import numpy as np
 
 from lib.core.records import Row, Stage
-from lib.recipes.vavae_microdoppler import metrics
+from lib.recipes.vavae_microdoppler import metrics, names, radar
 from lib.recipes.vavae_microdoppler.autoencoder.evaluate import probe
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered
 
 FEWEST = 2  # points, which have two directions
+MOST_NAMED = 16  # users in a legend
 
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
-    reconstructions(base, adapted, out / "reconstruction_results.png")
+    reconstructions(config, base, adapted, out / "reconstruction_results.png")
     latents(adapted, out / "latents_by_user.png")
     (out / "latent_statistics.json").write_text(json.dumps(statistics(config, adapted), indent=1), encoding="utf-8")
 
 
-def reconstructions(base: list[Row], adapted: list[Row], path: Path) -> None:
+def reconstructions(config: Config, base: list[Row], adapted: list[Row], path: Path) -> None:
     """A held-out image per column: original, untouched base, adapted model, and where the latter is wrong."""
     from matplotlib.figure import Figure
 
@@ -29,6 +30,7 @@ def reconstructions(base: list[Row], adapted: list[Row], path: Path) -> None:
     pairs = [(one, other) for one, other in both if "recon" in one.arrays and "recon" in other.arrays]
     if not pairs:
         return
+    extent = axes_of(config)
     figure = Figure(figsize=(2.6 * len(pairs), 10.4), layout="constrained")
     axes = figure.subplots(4, len(pairs), squeeze=False)
     for column, (one, other) in enumerate(pairs):
@@ -37,10 +39,24 @@ def reconstructions(base: list[Row], adapted: list[Row], path: Path) -> None:
         of_base, of_adapted = (f"{row.numbers['psnr']:.1f} dB" for row in (one, other))
         titles = [one.sample_id, f"base {of_base}", f"adapted {of_adapted}", "error of the adapted"]
         for row, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-            axes[row][column].imshow(picture, cmap="magma", vmin=0, vmax=0.3)  # colours count for the error alone
-            axes[row][column].set_title(title, fontsize=8)
-            axes[row][column].axis("off")
+            # colours count for the error alone
+            axes[row][column].imshow(picture, cmap="magma", vmin=0, vmax=0.3, extent=extent, aspect="auto")
+            axes[row][column].set_title(names.drawable(title), fontsize=8, family=names.fonts())
+            if extent is None:
+                axes[row][column].axis("off")
+            axes[row][column].tick_params(labelsize=6)
+    if extent is not None:
+        figure.supxlabel("time (s)", fontsize=8)
+        figure.supylabel("velocity (m/s)", fontsize=8)
     figure.savefig(path, dpi=90)
+
+
+def axes_of(config: Config) -> tuple[float, float, float, float] | None:
+    """(first s, last s, lowest m/s, highest m/s) of an image that was made here, of echoes; None where nobody said."""
+    if config.data.kind != "iq" and not (config.data.stand_in and not config.data.root):
+        return None
+    how = radar.of_settings(config.data, config.model.image_px)
+    return 0.0, how.duration_s, how.low_m_s, how.high_m_s
 
 
 def shown(image: np.ndarray) -> np.ndarray:
@@ -60,14 +76,14 @@ def latents(rows: list[Row], path: Path) -> None:
     plane = centred @ directions[:2].T
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    for label in np.unique(labels):
+    for label, user in names.users(rows).items():
         x, y = plane[labels == label].T
-        axes.scatter(x, y, s=18, label=f"user {label}")
+        axes.scatter(x, y, s=18, label=names.drawable(user))
     percent, silhouette = 100 * (values**2 / (values**2).sum())[:2].sum(), metrics.silhouette(vectors, labels)
     title = f"pooled latents of held-out images ({percent:.0f} % of the variance), silhouette {silhouette:.2f}"
     axes.set_title(title, fontsize=9)
-    if len(np.unique(labels)) <= 16:
-        axes.legend(fontsize=7)
+    if len(np.unique(labels)) <= MOST_NAMED:
+        axes.legend(prop={"family": names.fonts(), "size": 7})
     figure.savefig(path, dpi=90)
 
 

@@ -22,18 +22,24 @@ def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Samp
 
 
 def sample(arrays: Path, record: Record) -> Sample:
-    """image (3, h, w) float32 in [-1, 1], label int, sha256 of the source. OSError: the PNG of step 3 is gone.
+    """image (3, h, w) float32 in [-1, 1], label int, user (the folder's name), sha256 of the source.
+
+    OSError: the PNG of step 3 is gone.
 
     The image is contiguous. A transposed view would become a channels-last batch, on which torch's GroupNorm writes to
     address 0 in the backward pass of a frozen norm.
     """
     from PIL import Image
 
-    pixels = np.asarray(Image.open(checked(image_path(arrays, record.sample_id))), dtype=np.float32)
-    image = np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1))
+    stored = np.asarray(Image.open(checked(image_path(arrays, record.sample_id))))
+    if stored.ndim == 2:  # levels of an array in 16 bit, which no colour has made coarser
+        image = np.repeat(stored.astype(np.float32)[None] / 32767.5 - 1, 3, 0)
+    else:
+        image = np.ascontiguousarray((stored.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1))
     return {
         "sample_id": record.sample_id,
         "group": record.group,
+        "user": record.columns["user"],
         "label": int(record.columns["label"]),
         "sha256": record.sha256,
         "image": image,

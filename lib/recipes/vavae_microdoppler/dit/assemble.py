@@ -29,6 +29,10 @@ from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 
 OWN = re.compile(r"y_embedder\.embedding_table\.weight|pos_embed|feat_rope\.freqs_(cos|sin)")  # not taken from the file
 HEADS = (r"dit\.y_embedder\..*", r"dit\.final_layer\..*")  # trained beside a frozen or adapted trunk
+# Through these layers time and user reach the trunk. Closed, they let a new class table move the velocity by 1.6 % of
+# its spread, and the judge finds the right user in 12 % (chance 17 %); opened, in 67 % (demo, 900 steps of 16 latents).
+# A table that learns 30 times as fast does not replace them: 17 %. Of adapters (lora.targets) they have one each.
+MODULATION = (r"dit\.blocks\.\d+\.adaLN_modulation\..*",)
 AVERAGES = ("ema",)
 BLOCKS = (r"blocks\.\d+",)
 
@@ -47,6 +51,8 @@ class Reference(nn.Module):
     ):
         super().__init__()
         self.users, self.latent_shape = users, latent_shape
+        # small training images (n, 3, 64, 64) uint8 and labels (n,), on the CPU; no buffers, since nothing updates them
+        self.learning_images, self.learning_labels = torch.empty(0), torch.empty(0)
         self.register_buffer("mean", statistics.mean)
         self.register_buffer("std", statistics.std)
         self.register_buffer("train_features", train_features)  # of reconstructed training images (n, 32)
@@ -90,7 +96,11 @@ def comparison(config: Config, stage: Stage) -> str:
 def reference(config: Config, folder: Path) -> Reference:
     about, stored = read_json(folder / ABOUT), dict(weights.tensors(folder / "features.safetensors"))
     features = stored["decoded_feature"][: len(about["samples"]["train"])].clone()
-    return Reference(about["users"], read_statistics(folder, config.model.latent_channels), features, about["shape"])
+    statistics = read_statistics(folder, config.model.latent_channels)
+    found = Reference(about["users"], statistics, features, about["shape"])
+    learning = {name: tensor.clone() for name, tensor in weights.tensors(folder / "learning.safetensors")}
+    found.learning_images, found.learning_labels = learning["images"], learning["labels"]
+    return found
 
 
 def network(config: Config, labels: int, asset_dirs: dict[str, Path]) -> tuple[LightningDiT, str]:
@@ -131,7 +141,8 @@ def published(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 def trained(config: Config) -> tuple[str, ...]:
     """Regexes over "<module>.<tensor>"; the position table is a formula and stays. lora.full opens more tensors."""
-    return ((r"dit\.(?!pos_embed).*",) if config.model.dit_trains == "all" else HEADS) + tuple(config.lora.full)
+    opened = {"all": (r"dit\.(?!pos_embed).*",), "table": HEADS + MODULATION, "lora": HEADS}
+    return opened[config.model.dit_trains] + tuple(config.lora.full)
 
 
 def adapters(config: Config, dit: LightningDiT) -> dict[str, LoraSpec]:

@@ -19,15 +19,18 @@ from lib.recipes.vavae_microdoppler import inception, metrics
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.dit import generate
+from lib.recipes.vavae_microdoppler.dit import generate, kinematics, utility
 from lib.recipes.vavae_microdoppler.features import gathered, pooled, spread
 
 FRECHET, ACCURACY = 50.0, 0.8  # the guide's marks: below, above
+RESAMPLES = 2000
 COLLAPSE, COPIES = 0.5, 0.5  # ratios below which a user always looks the same, and samples are training images
-LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32", inception.MEASURE)
+GAPS = tuple(f"{name}_gap" for name in kinematics.NUMBERS)
+UTILITY = (*(f"utility_{diet}" for diet in utility.DIET), "utility_gain")
+LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32", inception.MEASURE, *GAPS)
 HIGHER = (
     "user_accuracy", "user_accuracy_real", "user_accuracy_reconstructed", "diversity_ratio", "memorisation_ratio",
-    "precision", "recall",
+    "precision", "recall", *UTILITY,
 )  # fmt: skip
 
 
@@ -46,13 +49,26 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
         fake = generated(config, parts, batch["label"])
         numbers = measured(parts, fake, batch["label"], batch["decoded_feature"].float())
         shown = {"generated": fake, "reconstructed": reconstructed(parts.modules["autoencoder"], image)}
+        numbers |= moved(config, shown)
+        if config.eval.utility and bool(batch["tested"].all()):  # not each time a checkpoint is chosen
+            numbers |= utility.hits(config, parts, image, batch["label"])
     numbers |= spread("real", batch["real_feature"]) | spread("decoded", batch["decoded_feature"])
     numbers |= {"label": batch["label"], "hit_real": batch["real_hit"], "hit_reconstructed": batch["decoded_hit"]}
     texts, rows = inception.texts(config.eval.inception, image, shown.get("generated")), []
     for i, (sample_id, group) in enumerate(zip(batch["sample_id"], batch["group"], strict=True)):
         arrays = {name: value[i].cpu().numpy() for name, value in ({"image": image} | shown).items()}
-        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, texts[i]))
+        said = texts[i] | {"user": batch["user"][i]}
+        rows.append(Row(sample_id, group, {name: float(value[i]) for name, value in numbers.items()}, arrays, said))
     return rows
+
+
+def moved(config: Config, shown: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """{fake, seen}_{torso, cadence, envelope} (n,) of generated and reconstructed images."""
+    found: dict[str, torch.Tensor] = {}
+    for kind, name in (("fake", "generated"), ("seen", "reconstructed")):
+        each = [kinematics.measured(config, image.float().cpu().numpy()) for image in shown[name]]
+        found |= {f"{kind}_{what}": torch.tensor([one[what] for one in each]) for what in kinematics.NUMBERS}
+    return found
 
 
 def copied(batch: Batch) -> dict[str, torch.Tensor]:
@@ -108,7 +124,48 @@ def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]
     }
     if "nearest" in rows[0].numbers:
         found["memorisation_ratio"] = median(rows, "nearest") / max(median(rows, "nearest_held_out"), 1e-12)
-    return found | inception.distance(rows)
+    return found | usefulness(rows) | kinematics.gaps(rows) | inception.distance(rows)
+
+
+def usefulness(rows: list[Row]) -> dict[str, float]:
+    """Accuracy on held-out recordings of classifiers by what they learnt from, and what generated images add to real
+    ones.
+    """
+    if "utility_real" not in rows[0].numbers:
+        return {}
+    found = {f"utility_{diet}": mean(rows, f"utility_{diet}") for diet in utility.DIET}
+    return found | {"utility_gain": found["utility_both"] - found["utility_real"]}
+
+
+def interval_of_gain(rows: list[Row]) -> tuple[float, float]:
+    """95 % of the gain of generated images, recordings resampled."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row.numbers["utility_both"] - row.numbers["utility_real"])
+    sums = np.array([[sum(gains), len(gains)] for gains in groups.values()])
+    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    low, high = np.quantile(sums[drawn, 0].sum(1) / sums[drawn, 1].sum(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def of_utility(found: dict[str, float], rows: list[Row]) -> str:
+    if "utility_gain" not in found:
+        return ""
+    low, high = interval_of_gain(rows)
+    shown = "helps" if low > 0 else "harms" if high < 0 else "neither helps nor harms as far as this shows"
+    return (
+        f"a classifier names users of held-out recordings right in {found['utility_real']:.1%} after real images, "
+        f"{found['utility_both']:.1%} after real and generated ones ({100 * low:+.1f} to {100 * high:+.1f} points: "
+        f"generation {shown}), {found['utility_generated']:.1%} after generated ones alone"
+    )
+
+
+def of_movement(config: Config, found: dict[str, float]) -> str:
+    speed, rate = ("of the height", "per picture") if kinematics.axes(config)[0] == 1 else ("m/s", "steps a second")
+    return (
+        f"movement, distance of generated to real: torso {found['torso_gap']:.2f} {speed}, "
+        f"envelope {found['envelope_gap']:.2f} {speed}, cadence {found['cadence_gap']:.2f} {rate}"
+    )
 
 
 def mean(rows: list[Row], name: str) -> float:
@@ -144,6 +201,8 @@ def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Ro
         f"nearest training image {found['memorisation_ratio']:.2f} times as far as from a held-out image: "
         + ("no copies" if found["memorisation_ratio"] > COPIES else "MEMORISED"),
         f"precision {found['precision']:.2f}, recall {found['recall']:.2f}",
+        of_movement(config, found) if "torso_gap" in found else "",
+        of_utility(found, adapted),
     ]
     return "\n".join(f"  {line}" for line in lines if line)
 

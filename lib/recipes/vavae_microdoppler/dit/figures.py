@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.records import Row, Stage
-from lib.recipes.vavae_microdoppler.autoencoder.figures import FEWEST, shown
+from lib.recipes.vavae_microdoppler import names
+from lib.recipes.vavae_microdoppler.autoencoder.figures import FEWEST, MOST_NAMED, shown
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered
 
@@ -22,6 +23,7 @@ def by_user(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     pictured: dict[int, list[Row]] = {}
+    called = names.users(rows)
     for row in rows:
         if "generated" in row.arrays:
             pictured.setdefault(int(row.numbers["label"]), []).append(row)
@@ -40,7 +42,7 @@ def by_user(rows: list[Row], path: Path) -> None:
                 place.imshow(shown(row.arrays[name]))
                 if name == "generated" and not row.numbers["hit"]:
                     place.set_title("taken for another", fontsize=6)
-        line[0].set_title(f"user {label}", fontsize=7, loc="left")
+        line[0].set_title(names.drawable(called[label]), fontsize=7, loc="left", family=names.fonts())
     for block, name in enumerate(SHOWN):
         axes[-1][block * (each + 1)].text(0, -0.12, name, transform=axes[-1][block * (each + 1)].transAxes, fontsize=8)
     figure.savefig(path, dpi=100)
@@ -58,9 +60,12 @@ def plane(rows: list[Row], path: Path) -> None:
     directions = np.linalg.svd(real - centre, full_matrices=False)[2][:2].T
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    for number, label in enumerate(np.unique(labels)):
+    for number, (label, user) in enumerate(names.users(rows).items()):
         for features, marker in ((real, "o"), (fake, "x")):
             x, y = ((features - centre) @ directions)[labels == label].T
-            axes.scatter(x, y, s=16, marker=marker, color=f"C{number % 10}")
+            called = names.drawable(user) if marker == "o" else None
+            axes.scatter(x, y, s=16, marker=marker, color=f"C{number % 10}", label=called)
+    if len(np.unique(labels)) <= MOST_NAMED:
+        axes.legend(prop={"family": names.fonts(), "size": 7})
     axes.set_title("reconstructed held-out images (o) and generated ones (x), one colour per user", fontsize=9)
     figure.savefig(path, dpi=90)

@@ -41,12 +41,12 @@ def small(image: Tensor) -> Tensor:
     return ((F.adaptive_avg_pool2d(image, SIDE_PX) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def learn(images: Tensor, labels: Tensor, count: int, device: torch.device) -> Judge:
+def learn(images: Tensor, labels: Tensor, count: int, device: torch.device, seed: int = SEED) -> Judge:
     """Trained on `small` images (n, 3, 64, 64) uint8 and their labels (n,), `count` of them; returned frozen."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         judge = Judge(count).to(device).train()
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.AdamW(judge.parameters(), lr=LR, weight_decay=0.05)
         for step in range(STEPS):
             optimiser.param_groups[0]["lr"] = LR * min(1.0, (step + 1) / 30) * (1 - step / STEPS)

@@ -1,8 +1,11 @@
 """The folder of latents that the stage dit needs: made once per autoencoder and data, found again by every later call.
 
     cache/latents-<fingerprint>/
-        latents_rank00_shard000.safetensors  latents, latents_flip, labels in LightningDiT's layout; mean, logvar beside
+        lightningdit/                        what LightningDiT's own loader reads (data.data_path there), alone
+            latents_rank00_shard000.safetensors  latents, latents_flip, labels; mean, logvar beside
+            latents_stats.pt                 mean, std (1, c, 1, 1), without which that loader would compute them
         latents_stats.safetensors            mean, std (1, c, 1, 1) of the training side
+        learning.safetensors                 small training images and labels, from which classifiers of users learn
         judge.safetensors                    the user classifier (judge.py)
         features.safetensors                 of every real image and of its reconstruction: feature, and hit (did the
                                              judge name its user)

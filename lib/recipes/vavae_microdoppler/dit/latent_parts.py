@@ -26,7 +26,9 @@ from lib.recipes.vavae_microdoppler.features import pooled
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
-VERSION = 2  # of the folder's content; a change of the code that makes it counts up
+VERSION = 3  # of the folder's content; a change of the code that makes it counts up
+DRAWS = 2  # of the noise of its latents
+PUBLISHED = "lightningdit"  # the folder in it that LightningDiT's own loader reads: it takes every .safetensors
 SHARD_IMAGES, BATCH = 1000, 16
 STATISTICS_IMAGES = 10_000  # as published
 CHECKED_IMAGES = 64  # of the test side, for the normalisation
@@ -37,6 +39,7 @@ def keep(path: Path, make: Callable[[], dict[str, torch.Tensor]], metadata: dict
     from safetensors.torch import save_file
 
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
         with atomic(path) as temporary:
             save_file(content, temporary, metadata=metadata)
@@ -55,7 +58,7 @@ def write_shards(folder: Path, autoencoder: AutoencoderKL, manifest: Manifest, p
 
 
 def shard_name(number: int) -> str:
-    return f"latents_rank00_shard{number:03}.safetensors"
+    return f"{PUBLISHED}/latents_rank00_shard{number:03}.safetensors"
 
 
 def shard(
@@ -63,7 +66,7 @@ def shard(
 ) -> dict[str, torch.Tensor]:
     """latents, latents_flip, mean, logvar (n, c, h, w) and labels (n,) of the records."""
     posterior = encode(autoencoder, manifest, records)
-    noise = Key(VERSION, number, 0).generator().standard_normal((2, *posterior.mean.shape), dtype="float32")
+    noise = Key(DRAWS, number, 0).generator().standard_normal((2, *posterior.mean.shape), dtype="float32")
     labels = torch.tensor([int(record.columns["label"]) for record in records])
     first, second = (posterior.sample(torch.from_numpy(draw)) for draw in noise)
     moments = {"mean": posterior.mean, "logvar": posterior.logvar}
@@ -89,14 +92,17 @@ def write_statistics(folder: Path, channels: int) -> LatentStatistics:
     """By channel over the drawn latents of the first STATISTICS_IMAGES training images."""
 
     def measured() -> dict[str, torch.Tensor]:
-        drawn, files = [], sorted(folder.glob("latents_rank*.safetensors"))
+        drawn, files = [], sorted((folder / PUBLISHED).glob("*.safetensors"))
         for file in files[: -(-STATISTICS_IMAGES // SHARD_IMAGES)]:
             drawn += [tensor.clone() for name, tensor in weights.tensors(file) if name == "latents"]
         found = LatentStatistics.of(torch.cat(drawn))
         return {"mean": found.mean, "std": found.std}
 
     keep(folder / "latents_stats.safetensors", measured)
-    return read_statistics(folder, channels)
+    statistics = read_statistics(folder, channels)
+    with atomic(folder / PUBLISHED / "latents_stats.pt") as temporary:
+        torch.save({"mean": statistics.mean, "std": statistics.std}, temporary)
+    return statistics
 
 
 def read_statistics(folder: Path, channels: int) -> LatentStatistics:
@@ -115,7 +121,7 @@ def refuse_bad_scale(statistics: LatentStatistics, autoencoder: AutoencoderKL, m
     """
     records = manifest.side("test")[:CHECKED_IMAGES]
     posterior = encode(autoencoder, manifest, records)
-    noise = Key(VERSION, -1, 0).generator().standard_normal(tuple(posterior.mean.shape), dtype="float32")
+    noise = Key(DRAWS, -1, 0).generator().standard_normal(tuple(posterior.mean.shape), dtype="float32")
     normal = statistics.normalise(posterior.sample(torch.from_numpy(noise)))
     mean, std = float(normal.mean((0, 2, 3)).abs().mean()), float(normal.std((0, 2, 3)).mean())
     if not (mean < 0.5 and 0.6 < std < 1.6):
@@ -136,7 +142,8 @@ def write_judged(
     if (folder / "features.safetensors").exists():
         return
     device, count = next(autoencoder.parameters()).device, len(data.read_labels(manifest.arrays))
-    keep(folder / "judge.safetensors", lambda: learned(manifest, count, device).state_dict())
+    keep(folder / "learning.safetensors", lambda: learning(manifest))
+    keep(folder / "judge.safetensors", lambda: learned(folder, count, device).state_dict())
     pause()
     judged = judge.Judge(count)
     weights.load_strict(judged, folder / "judge.safetensors")
@@ -144,11 +151,17 @@ def write_judged(
     keep(folder / "features.safetensors", lambda: seen(judged.eval().to(device), perceptual, autoencoder, manifest))
 
 
-def learned(manifest: Manifest, count: int, device: torch.device) -> judge.Judge:
-    """The judge of `count` users, trained on the real images of the training side."""
+def learning(manifest: Manifest) -> dict[str, torch.Tensor]:
+    """What classifiers of users learn from: images (n, 3, 64, 64) uint8 and labels (n,) of the training side."""
     records = manifest.side("train")
     images = torch.cat([judge.small(images) for images in batches(manifest, records)])
-    return judge.learn(images, torch.tensor([int(record.columns["label"]) for record in records]), count, device)
+    return {"images": images, "labels": torch.tensor([int(record.columns["label"]) for record in records])}
+
+
+def learned(folder: Path, count: int, device: torch.device) -> judge.Judge:
+    """The judge of `count` users, trained on the real images of the training side."""
+    stored = dict(weights.tensors(folder / "learning.safetensors"))
+    return judge.learn(stored["images"], stored["labels"], count, device)
 
 
 def perceptual_network(config: Config, asset_dirs: dict[str, Path]) -> Perceptual:

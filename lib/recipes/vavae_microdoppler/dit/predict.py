@@ -69,11 +69,11 @@ def draw(config: Config, parts: Parts, label: int, numbers: range) -> Tensor:
 
 
 def read_inputs(inputs: str, known: list[str]) -> tuple[list[str], int]:
-    """Words like "users=1,5,7 n=16" -> (names of the users, images of each). A user is named in full, in quotes where
-    the name has spaces, or by the number in the name.
+    """Words like "users=1,5,7 n=16" -> (names of the users, images of each). A user is named in full, as the folder is
+    called, or by the number in the name.
     """
     try:
-        words = dict(word.partition("=")[::2] for word in shlex.split(inputs))
+        words = dict(word.partition("=")[::2] for word in joined(shlex.split(inputs)))
     except ValueError as error:
         raise Stop(f"--predict {inputs!r}: {error}", USAGE) from error
     unknown = sorted(words.keys() - {"users", "n"})
@@ -84,6 +84,17 @@ def read_inputs(inputs: str, known: list[str]) -> tuple[list[str], int]:
         raise Stop(f"--predict {inputs!r}: n={count} is not a number of images", USAGE)
     asked = words["users"].split(",") if "users" in words else known
     return [named(user, known) for user in asked], int(count)
+
+
+def joined(words: list[str]) -> list[str]:
+    """What has no "=" belongs to the name before it: users=ID_1,it speaker names two users."""
+    found: list[str] = []
+    for word in words:
+        if "=" in word or not found:
+            found.append(word)
+        else:
+            found[-1] += f" {word}"
+    return found
 
 
 def named(user: str, known: list[str]) -> str:

@@ -28,7 +28,8 @@ def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Samp
     if side == "select":
         records = records[: config.eval.select_samples]
     compared = Compared(manifest, folder)
-    return Sampler(len(records), lambda index, key: compared.sample(records[index]))
+    tested = {"tested": side == "test"}
+    return Sampler(len(records), lambda index, key: compared.sample(records[index]) | tested)
 
 
 def taking_turns(records: list[Record]) -> list[Record]:

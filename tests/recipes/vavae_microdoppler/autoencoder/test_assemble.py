@@ -247,7 +247,13 @@ def test_from_scratch_everything_is_aligned_and_trained(file):
 def batch(parts) -> dict:
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    found = {"image": image, "label": torch.tensor([0, 1]), "sample_id": ["a", "b"], "group": ["u/1", "v/1"]}
+    found = {
+        "image": image,
+        "label": torch.tensor([0, 1]),
+        "sample_id": ["a", "b"],
+        "group": ["u/1", "v/1"],
+        "user": ["u", "v"],
+    }
     return found | ({"feature": parts.modules["vision"](image).detach()} if "vision" in parts.modules else {})
 
 

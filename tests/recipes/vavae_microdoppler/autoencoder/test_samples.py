@@ -21,7 +21,9 @@ def manifest(folder) -> Manifest:
         path = image_path(folder, f"x/{number}")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
-        records.append(Record(f"x/{number}", "x/1", "", f"hash{number}", split=side, columns={"label": "5"}))
+        records.append(
+            Record(f"x/{number}", "x/1", "", f"hash{number}", split=side, columns={"label": "5", "user": "x"})
+        )
     return Manifest(records, folder)
 
 

@@ -109,9 +109,12 @@ def test_what_is_trained_has_the_plans_count(case, tmp_path, trains):
     heads = {name for name in names if name.startswith(("dit.y_embedder.", "dit.final_layer."))}
     assert sum(p.numel() for p in names.values()) == costs.dit_trainable(case.config) and len(heads) == 6
     assert {name.split(".")[0] for name in names} == {"dit"} and "dit.pos_embed" not in names
+    if trains == "table":
+        modulations = {f"dit.blocks.{n}.adaLN_modulation.1.{kind}" for n in range(3) for kind in ("weight", "bias")}
+        assert set(names) - heads == modulations
     if trains == "lora":
         adapted = {re.sub(r"blocks\.\d+", "blocks.N", name) for name in set(names) - heads}
-        layers = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3")
+        layers = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3", "adaLN_modulation.1")
         assert adapted == {f"dit.blocks.N.{layer}.lora_{ab}.weight" for layer in layers for ab in "AB"}
 
 

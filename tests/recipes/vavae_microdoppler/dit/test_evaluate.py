@@ -155,12 +155,13 @@ def test_predict_draws_a_grid_per_user_and_the_same_image_however_many_are_asked
 
 
 @pytest.mark.parametrize(("words", "found"), [
-    ("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2", "Anna Lee"], 2)),
+    ("users=1,ID_2 n=3", (["ID_1", "ID_2"], 3)), ("n=2", (["ID_1", "ID_2", "Anna Lee", "王 小明"], 2)),
     ("users=ID_1", (["ID_1"], 16)),
-    ('users="Anna Lee",2 n=1', (["Anna Lee", "ID_2"], 1)),
+    ('users="Anna Lee",2 n=1', (["Anna Lee", "ID_2"], 1)), ("users=ID_1,Anna Lee n=2", (["ID_1", "Anna Lee"], 2)),
+    ("users=王 小明", (["王 小明"], 16)),
 ])  # fmt: skip
 def test_users_are_named_in_full_or_by_their_number(words, found):
-    assert predict.read_inputs(words, ["ID_1", "ID_2", "Anna Lee"]) == found
+    assert predict.read_inputs(words, ["ID_1", "ID_2", "Anna Lee", "王 小明"]) == found
 
 
 @pytest.mark.parametrize(("words", "said"), [

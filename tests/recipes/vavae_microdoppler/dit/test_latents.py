@@ -20,7 +20,7 @@ from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import published
 from tests.recipes.vavae_microdoppler.dit.dit_case import Case, configured
 
-SHARD = "latents_rank00_shard000.safetensors"
+SHARD = "lightningdit/latents_rank00_shard000.safetensors"
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_a_pause_between_shards_goes_on_where_it_stood(tmp_path, monkeypatch):
             paused.lay(pause)
     folder = paused.lay(pause)
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.manifest.stage_inputs.iterdir())
-    for file in whole.manifest.stage_inputs.glob("*.safetensors"):
-        one, other = load_file(file), load_file(folder / file.name)
+    for file in whole.manifest.stage_inputs.rglob("*.safetensors"):
+        one, other = load_file(file), load_file(folder / file.relative_to(whole.manifest.stage_inputs))
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), file.name
     assert whole.batch("train", 10)["latent"].shape == (10, 4, 8, 8)  # the third shard holds two images
 
@@ -224,3 +224,33 @@ def test_the_export_of_another_run_is_a_base_for_the_stage(case, tmp_path):
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(case, tmp_path):
     with pytest.raises(Stop, match="tensors of the autoencoder, not"):
         latent_cache.adapted_autoencoder(case.config, case.asset_dirs, earlier(case, tmp_path, leave_out=1))
+
+
+def as_lightningdit_reads(folder, index: int) -> tuple[torch.Tensor, int]:
+    """Item `index` of LightningDiT's data set (facts/vavae.md 5.1): every .safetensors of the folder, in order of name,
+    one item of three tensors, normalised by latents_stats.pt with the multiplier 1.
+    """
+    places = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as handle:
+            places += [(file, i) for i in range(handle.get_slice("labels").get_shape()[0])]
+    file, place = places[index]
+    with safe_open(file, "pt") as handle:
+        latent, flipped, label = (handle.get_slice(name)[place : place + 1] for name in
+                                  ("latents", "latents_flip", "labels"))  # fmt: skip
+    assert latent.shape == flipped.shape
+    statistics = torch.load(folder / "latents_stats.pt", weights_only=True)
+    return ((latent - statistics["mean"]) / statistics["std"])[0], int(label)
+
+
+def test_lightningdits_own_loader_reads_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_parts, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(samples, "SHARD_IMAGES", 4)
+    folder = Case(tmp_path, monkeypatch).lay() / "lightningdit"
+    read = [as_lightningdit_reads(folder, index) for index in range(10)]
+    assert [label for _, label in read] == [0] * 5 + [1] * 5
+    together = torch.stack([latent for latent, _ in read])
+    assert together.shape == (10, 4, 8, 8) and together.dtype == torch.float32
+    torch.testing.assert_close(together.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.std((0, 2, 3)), torch.ones(4), atol=1e-5, rtol=0)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".pt"} and len(list(folder.iterdir())) == 4

@@ -1,0 +1,62 @@
+"""What generated spectrograms are good for: a classifier that learns from real ones, from both, or from generated ones
+alone, tested on held-out recordings.
+
+It is a judge (judge.py) with another seed than the one that measures user_accuracy, and as many steps in all three
+cases, so that more images are no more training. Generated images are as many as real ones, with the same users.
+"""
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from lib.core.order import Key
+from lib.core.records import Parts
+from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.dit import generate, judge
+
+SEEDS = (101, 102, 103)
+DIET = ("real", "both", "generated")  # what a classifier learns from
+BATCH = 32
+GENERATED = 2000  # images at most; the users take turns
+
+Classifiers = dict[str, list[judge.Judge]]
+KNOWN: "weakref.WeakKeyDictionary[torch.nn.Module, Classifiers]" = weakref.WeakKeyDictionary()
+
+
+def hits(config: Config, parts: Parts, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """{utility_real, utility_both, utility_generated: (n,)}: shares of the seeds whose classifier names the user of
+    held-out images (n, 3, h, w). The classifiers of a network are trained when it is first asked for.
+    """
+    velocity = parts.modules["dit"]
+    if velocity not in KNOWN:
+        with torch.enable_grad(), torch.inference_mode(False):
+            KNOWN[velocity] = trained(config, parts)
+    found = {}
+    for diet, classifiers in KNOWN[velocity].items():
+        named = [classifier(image).argmax(1) == label for classifier in classifiers]
+        found[f"utility_{diet}"] = torch.stack(named).float().mean(0)
+    return found
+
+
+def trained(config: Config, parts: Parts) -> Classifiers:
+    reference = parts.modules["reference"]
+    device, users = reference.mean.device, len(reference.users)
+    real = reference.learning_images, reference.learning_labels
+    made = generated(config, parts, reference.learning_labels[:GENERATED])
+    sets = {"real": real, "both": tuple(torch.cat(pair) for pair in zip(real, made, strict=True)), "generated": made}
+    return {diet: [judge.learn(*sets[diet], users, device, seed) for seed in SEEDS] for diet in DIET}
+
+
+@torch.no_grad()
+def generated(config: Config, parts: Parts, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(small images (n, 3, 64, 64) uint8, labels (n,)) of new noise, on the CPU."""
+    reference, found = parts.modules["reference"], []
+    shape = reference.latent_shape
+    for start in range(0, len(labels), BATCH):
+        mine = labels[start : start + BATCH]
+        noise = torch.from_numpy(Key(config.train.seed, SEEDS[0], start).generator().standard_normal(
+            (len(mine), *shape), dtype="float32"))  # fmt: skip
+        device = reference.mean.device
+        found.append(judge.small(generate.images(config, parts, mine.to(device), noise.to(device))).cpu())
+    return torch.cat(found), labels

@@ -1,0 +1,145 @@
+"""Arrays of numbers in the formats that radars and their toolboxes write: .npy .npz .mat .h5 .hdf5 .csv.
+
+A file is opened, not read: `.npy`, `.mat` of version 7.3 and `.h5` give the slices that are asked for, so that an hour
+of echoes takes no more memory than one image. Older `.mat`, `.npz` and `.csv` are read as a whole.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.core.errors import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
+
+
+class Unusable(Exception):
+    """A file that cannot be used. The text is the reason."""
+
+
+def opened(path: Path, variable: str = "") -> Array:
+    """The array of a file, of one dimension or more. `variable` names it where the file holds several.
+
+    Unusable: the file is empty, damaged or cut, holds no array of numbers, or several and none is named. Stop: h5py is
+    needed and not installed.
+    """
+    if not path.stat().st_size:
+        raise Unusable("the file is empty")
+    try:
+        return READERS[path.suffix.lower()](path, variable)
+    except (Unusable, Stop):
+        raise
+    except Exception as error:  # readers raise almost any exception on a damaged header, tokenize.TokenError among them
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Unusable(f"{WHAT[path.suffix.lower()]}, or damaged ({said})") from error
+
+
+def of_numpy(path: Path, variable: str) -> Array:
+    """Mapped and not read: a damaged header may state any size."""
+    import numpy as np
+
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise Unusable("it holds several arrays, not one echo")
+    return found
+
+
+def of_zip(path: Path, variable: str) -> Array:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        return stored[chosen(stored.files, variable)]
+
+
+def of_matlab(path: Path, variable: str) -> Array:
+    """scipy reads the formats up to version 7; 7.3 is HDF5, in which MATLAB's axes lie the other way round."""
+    from scipy.io import loadmat, whosmat
+
+    with path.open("rb") as file:
+        if file.read(19) == b"MATLAB 7.3 MAT-file":
+            return Turned(of_hdf5(path, variable))
+    numeric = [name for name, _, kind in whosmat(path) if kind not in ("cell", "struct", "char", "object", "opaque")]
+    return loadmat(path, variable_names=[(name := chosen(numeric, variable))])[name]
+
+
+def of_hdf5(path: Path, variable: str) -> Array:
+    try:
+        import h5py
+    except ImportError as error:
+        raise Stop(
+            f"{path.name} is an HDF5 file, which h5py reads and nothing else here does", "pip install h5py"
+        ) from error
+    names: list[str] = []
+    file = h5py.File(path, "r")
+    file.visititems(lambda name, one: names.append(name) if is_array(h5py, one) else None)
+    return file[chosen(names, variable)]
+
+
+def is_array(h5py: Any, one: Any) -> bool:
+    """A dataset of numbers; MATLAB and h5py both keep complex ones as pairs of fields."""
+    return isinstance(one, h5py.Dataset) and one.ndim > 0 and (one.dtype.kind in "fiuc" or one.dtype.names is not None)
+
+
+def of_text(path: Path, variable: str) -> Array:
+    """Columns of numbers, split by commas, semicolons, tabs or blanks; a line of names above them; i or j for roots."""
+    import numpy as np
+
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = [line.replace(";", ",").replace("\t", ",").replace(",", " ").split() for line in lines if line.strip()]
+    rows = rows[1:] if rows and not is_number(rows[0][0]) else rows
+    if len({len(row) for row in rows}) > 1:
+        raise Unusable("its lines have different numbers of columns")
+    found = np.array([[number(word) for word in row] for row in rows])
+    return found if found.imag.any() else found.real
+
+
+def is_number(word: str) -> bool:
+    try:
+        number(word)
+    except ValueError:
+        return False
+    return True
+
+
+def number(word: str) -> complex:
+    """3, -4e2, nan, 3+4j, 3+4i. ValueError: a word; the heading "i" is one, and no root of -1."""
+    if re.fullmatch(r"[+-]?(nan|inf)", word, re.IGNORECASE):
+        return float(word)
+    if not re.search(r"\d", word):
+        raise ValueError(f"{word!r} is no number")
+    return complex(re.sub("i$", "j", word))
+
+
+def chosen(names: list[str], variable: str) -> str:
+    """Unusable: the file holds no array, another one than is asked for, or several."""
+    if variable and variable not in names:
+        raise Unusable(f"it holds no array {variable!r} (data.variable); there are: {', '.join(names) or 'none'}")
+    if not variable and len(names) != 1:
+        raise Unusable(f"it holds {len(names)} arrays, not one ({', '.join(names) or 'none'}): name it, data.variable=")
+    return variable or names[0]
+
+
+class Turned:
+    """A dataset whose axes are named in the other order; a slice of it is a slice of the file."""
+
+    def __init__(self, stored: Array):
+        self.stored = stored
+        self.shape, self.dtype, self.ndim = stored.shape[::-1], stored.dtype, len(stored.shape)
+        self.size = stored.size
+
+    def __getitem__(self, key: tuple[slice, ...]) -> "np.ndarray":
+        part: np.ndarray = self.stored[tuple(key)[::-1]].T
+        return part
+
+
+READERS: dict[str, Callable[[Path, str], Array]] = {
+    ".npy": of_numpy, ".npz": of_zip, ".mat": of_matlab, ".h5": of_hdf5, ".hdf5": of_hdf5, ".csv": of_text,
+}  # fmt: skip
+WHAT = {
+    ".npy": "it is not a NumPy array", ".npz": "it is no archive of NumPy arrays", ".mat": "it is not a MATLAB file",
+    ".h5": "it is not an HDF5 file", ".hdf5": "it is not an HDF5 file", ".csv": "it is not a table of numbers",
+}  # fmt: skip
