@@ -23,8 +23,8 @@ from lib.core.session import Clock, catch_signals, open_clock
 
 
 def main(words: list[str]) -> int:
-    args = parse(words)
     try:
+        args = parse(words)
         clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
         catch_signals(clock)
         return sweep(args, clock)
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=SCRIPTS[4], description="one run per combination, then a comparison")
+    parser = cli.Parser(prog=SCRIPTS[4], description="one run per combination, then a comparison")
     parser.add_argument("--sweep", nargs="+", required=True, metavar="key=v1,v2", help="settings to vary")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="settings of every run")
     parser.add_argument("--recipe", help=f"one of {', '.join(recipes.RECIPES)}")

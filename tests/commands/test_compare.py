@@ -144,7 +144,7 @@ def test_a_run_without_scores_names_the_step_to_run(tmp_path):
     run.scores.unlink()
     with pytest.raises(Stop) as stop:
         compare.compare([run], tmp_path / "runs")
-    assert "unfinished" in stop.value.cause and stop.value.command == "python step5_evaluate.py --run unfinished"
+    assert "unfinished" in stop.value.cause and stop.value.command == run.command(5)
 
 
 def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, capsys):
