@@ -48,7 +48,7 @@ MEANT = {
     "list": ("recipe", "preset", "json", "root", "overrides"),
     "plan": ("recipe", "preset", "demo", "run", "json", "root", "inputs", "overrides", "checkpoint", "processes"),
 }
-NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"))
+NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"), ("public", "export", "hub"))
 
 Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
 AddFlags = Callable[[argparse.ArgumentParser], None]

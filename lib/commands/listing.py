@@ -209,3 +209,18 @@ def in_words(preset: Table) -> Iterator[str]:
 def wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2 * (not indent)),
                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+
+
+def page_table(recipe: Recipe) -> list[str]:
+    """The costs of every preset as Markdown, for the recipe's own page; a test compares them."""
+    rows = ["| preset | trained, of all parameters | one card (estimate) | hours (estimate) |", "|---|---|---|---|"]
+    for name in recipe.PRESETS:
+        one = of_preset(recipe, name)
+        trained = (
+            f"{one['trains'] / 1e6:.1f} M of {one['parameters'] / 1e6:.0f} M" if one["peak_bytes"] else "not known yet"
+        )
+        card = f"{one['peak_bytes'] / 1e9:.1f} GB" if one["peak_bytes"] else "not known yet"
+        time = one["hours"]
+        hours = f"{time['hours']:.1f} on one {time['card']}, {time['of']}" if time else "nobody has measured it"
+        rows.append(f"| `{name}` | {trained} | {card} | {hours} |")
+    return rows
