@@ -53,7 +53,7 @@ def listing(asset: Asset) -> list[Any]:
     hub, TransportError = client()
     api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        tree = patiently(lambda: list(api.list_repo_tree(asset.source, revision=asset.revision, recursive=True)))
+        tree = list(api.list_repo_tree(asset.source, revision=asset.revision, recursive=True))  # it is patient itself
     except (TransportError, OSError) as error:  # offline mode is a ConnectionError
         raise unreachable(asset, error) from error
     entries = [entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)]
