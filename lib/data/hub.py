@@ -111,7 +111,7 @@ def push(folder: Path, repository: str, public: bool, message: str, again: str) 
         raise Stop(
             f"--hub-repository {repository!r} is no name on the hub: {first_line(error)}", "USER/NAME"
         ) from error
-    except (TransportError, OSError) as error:
+    except (TransportError, OSError, RuntimeError) as error:
         raise refusal(error, repository, "pushed", again) from error
     return str(made)
 

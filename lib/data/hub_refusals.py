@@ -33,19 +33,24 @@ def patiently(call: Callable[[], Answer]) -> Answer:
     return call()
 
 
+def origin(error: BaseException) -> BaseException:
+    """The hub client wraps what the upload of a large file met in a RuntimeError."""
+    return origin(error.__cause__) if isinstance(error, RuntimeError) and error.__cause__ else error
+
+
 def may_change(error: Exception) -> bool:
     status = status_of(error)
-    broken = type(error).__name__ in ("ConnectError", "ReadError", "RemoteProtocolError", "ReadTimeout", "WriteError")
+    broken = type(origin(error)).__name__ in ("ConnectError", "ReadError", "RemoteProtocolError", "ReadTimeout", "WriteError")
     return status in RETRIED or (not status and broken)
 
 
 def status_of(error: Exception) -> int:
     """The HTTP status of an answer; 0 where there was none."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0))
+    return int(getattr(getattr(origin(error), "response", None), "status_code", 0))
 
 
 def headers_of(error: Exception) -> Any:
-    return getattr(getattr(error, "response", None), "headers", {})
+    return getattr(getattr(origin(error), "response", None), "headers", {})
 
 
 def wait_seconds(error: Exception, attempt: int) -> float:
@@ -83,7 +88,7 @@ def refusal(error: Exception, repository: str, doing: str, command: str, otherwi
         return Stop(f"{cannot}: the hub itself has failed (status {status})", f"{command}, later", FAILED)
     if status:
         return Stop(f"{cannot}: the hub answered {status} ({first_line(error)})", command, FAILED)
-    cause = f"{cannot}: no connection ({type(error).__name__}: {first_line(error)})"
+    cause = f"{cannot}: no connection ({type(origin(error)).__name__}: {first_line(error)})"
     return Stop(cause, with_other(f"{command}, when there is a connection", otherwise))
 
 
@@ -111,5 +116,6 @@ def token() -> str:
     return "HF_TOKEN is not accepted" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    error = origin(error)
     return (str(error).strip() or type(error).__name__).splitlines()[0]
