@@ -46,7 +46,19 @@ REFUSALS = {
 # What has a meaning beside a flag that does no work; and what has none without another one.
 MEANT = {
     "list": ("recipe", "preset", "json", "root", "overrides"),
-    "plan": ("recipe", "preset", "demo", "run", "json", "root", "inputs", "overrides", "checkpoint", "processes"),
+    "plan": (
+        "recipe",
+        "preset",
+        "demo",
+        "run",
+        "json",
+        "root",
+        "inputs",
+        "overrides",
+        "checkpoint",
+        "processes",
+        "time_limit",
+    ),
 }
 NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"), ("public", "export", "hub"))
 

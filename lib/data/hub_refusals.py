@@ -15,6 +15,8 @@ SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
 RETRIED = (408, 429, 500, 502, 503, 504)  # answers that another moment may change
 TRIES, LONGEST_WAIT_SECONDS = 5, 30.0
+# The transport's errors by name: httpx in hub 1, httpx2 in hub 2.
+BROKEN = ("ConnectError", "ReadError", "RemoteProtocolError", "ReadTimeout", "WriteError")
 
 Answer = TypeVar("Answer")
 
@@ -40,7 +42,13 @@ def origin(error: BaseException) -> BaseException:
 
 def may_change(error: Exception) -> bool:
     status = status_of(error)
-    broken = type(origin(error)).__name__ in ("ConnectError", "ReadError", "RemoteProtocolError", "ReadTimeout", "WriteError")
+    broken = type(origin(error)).__name__ in (
+        "ConnectError",
+        "ReadError",
+        "RemoteProtocolError",
+        "ReadTimeout",
+        "WriteError",
+    )
     return status in RETRIED or (not status and broken)
 
 

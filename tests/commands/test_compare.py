@@ -1,6 +1,7 @@
 """Runs are ranked only where they were scored on the same held-out data."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -153,6 +154,16 @@ def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, cap
     assert compare.main(["--root", str(tmp_path), "--compare", "a", "runs/b", "a"]) == 0
     assert [row["run"] for row in read(tmp_path / "runs" / "comparison.csv")] == ["b", "a"]
     assert "rank  run" in capsys.readouterr().out
+
+
+def test_the_table_is_json_too(tmp_path, capsys, monkeypatch):
+    add_run(tmp_path, "a", 0.18)
+    words = ["--root", str(tmp_path), "--compare", "a", "--json"]
+    monkeypatch.setattr("sys.argv", ["step5_evaluate.py", *words])
+    assert compare.main(words) == 0
+    told = capsys.readouterr()
+    [row] = json.loads(told.out)["runs"]
+    assert row["run"] == "a" and row["adapted"] == 0.18 and "rank  run" in told.err
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_name(tmp_path, capsys):
