@@ -47,19 +47,10 @@ REFUSALS = {
 MEANT = {
     "list": ("recipe", "preset", "json", "root", "overrides"),
     "plan": (
-        "recipe",
-        "preset",
-        "demo",
-        "run",
-        "json",
-        "root",
-        "inputs",
-        "overrides",
-        "checkpoint",
-        "processes",
+        "recipe", "preset", "demo", "run", "json", "root", "inputs", "overrides", "checkpoint", "processes",
         "time_limit",
     ),
-}
+}  # fmt: skip
 NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"), ("public", "export", "hub"))
 
 Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
