@@ -19,6 +19,7 @@ from lib import recipes
 from lib.core import config as configuration
 from lib.core.errors import Stop
 from lib.core.job import Job
+from lib.core.records import Parts, Stage
 from lib.core.run import Run, existing
 from lib.core.session import Clock
 
@@ -91,7 +92,9 @@ class Trained:
 
         parts = self.built()
         if self.exported:
-            self.job.recipe.read_export(self.config, self.stage, parts, self.exported)
+            own = self.job.recipe.modules("read_export")
+            read = self.job.recipe.read_export if own else read_one_file
+            read(self.config, self.stage, parts, self.exported)
             return parts
         wrapped = adapters.attach(parts)
         checkpoint.load(self.checkpoint, parts, wrapped, parts.base)
@@ -130,3 +133,14 @@ class Trained:
 
         scores = existing(self.job.run.scores, self.job.run.command(5))
         return pd.DataFrame.from_dict(scores["metrics"], orient="index").assign(unit=pd.Series(scores["units"]))
+
+
+def read_one_file(config: Any, stage: Stage, parts: Parts, folder: Path) -> None:
+    """What `read_export` does where a recipe has none of its own."""
+    from lib.network import weights
+
+    network, files = next(iter(parts.modules.values())), sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise Stop(f"{folder} holds {len(files)} safetensors files, not one", "export it again (--export merged)")
+    names = set(network.state_dict())
+    weights.load_strict(network, (pair for pair in weights.tensors(files[0]) if pair[0] in names))

@@ -20,6 +20,7 @@ FLOORS = {
     "training": 4,
     "evaluation": 4,
     "commands": 5,
+    "api": 5,
     "steps": 6,
 }
 

@@ -33,19 +33,8 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "decide": lambda config, score: {},
     "base_limits": lambda config, stage, manifest: {},
     "network": lambda config, stage, parts: next(iter(parts.modules.values())),
-    "read_export": lambda config, stage, parts, folder: read_one_file(parts, folder),
+    "read_export": lambda config, stage, parts, folder: None,  # lib.api reads the one file itself
 }
-
-
-def read_one_file(parts: Any, folder: Path) -> None:
-    """The default of `read_export`."""
-    from lib.network import weights
-
-    network, files = next(iter(parts.modules.values())), sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise Stop(f"{folder} holds {len(files)} safetensors files, not one", "export it again (--export merged)")
-    names = set(network.state_dict())
-    weights.load_strict(network, (pair for pair in weights.tensors(files[0]) if pair[0] in names))
 
 
 def load(name: str) -> Recipe:
