@@ -1,6 +1,5 @@
 """The whole chain: pictures -> image tokens -> scene tokens -> language model with map queries -> map vectors."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ def normalised(pictures: Tensor) -> Tensor:
     return (pictures.float() / 255 - mean) / std
 
 
-def detect(modules: Mapping[str, Any] | nn.ModuleDict, config: Config, batch: Batch) -> tuple[Tensor, Tensor]:
+def detect(modules: dict[str, Any], config: Config, batch: Batch) -> tuple[Tensor, Tensor]:
     """Class logits (layers, batch, instances, classes) and points in [0, 1] (layers, batch, instances, points, 2).
 
     batch: `pictures` (batch, 6, 3, h, w) or their cached tokens `frozen_features` (batch, 6, tokens, width),

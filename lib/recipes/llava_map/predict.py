@@ -157,7 +157,7 @@ class Detector(torch.nn.Module):
         x right and y ahead of the lidar; of the last decoder layer.
         """
         batch = {"pictures": pictures, "intrinsics": intrinsics, "bev_from_cam": bev_from_cam}
-        logits, points = detect(self.parts, self.config, batch)
+        logits, points = detect(dict(self.parts.items()), self.config, batch)
         half = torch.tensor(self.config.data.half_extent_m, device=points.device)
         return {"pred_logits": logits[-1], "pred_points": (points[-1] * 2 - 1) * half}
 

@@ -81,7 +81,7 @@ class Generator(torch.nn.Module):
         """(count, 3, h, w) of nominal range [-1, 1], on the CPU: the first `count` of --predict. Stop: no such user."""
         label = self.users.index(named(user, self.users))
         with torch.no_grad():
-            return draw(self.config, Parts(dict(self.parts)), label, range(count))
+            return draw(self.config, Parts(dict(self.parts.items())), label, range(count))
 
 
 def draw(config: Config, parts: Parts, label: int, numbers: range) -> Tensor:
