@@ -30,9 +30,8 @@ def write(run: Run, record: dict[str, Any], loading: list[str], folder: Path) ->
     data = ModelCardData(
         library_name="peft",
         tags=["lora", scores["recipe"]],
-        model_name=run.name,
-        eval_results=list(results(scores, record)),
         **base_of(assets),
+        **({} if record["demo"] else {"model_name": run.name, "eval_results": [result(scores)]}),
     )
     lines = text(run, record, scores, assets, loading, [picture.name for picture in pictures])
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines) + "\n")
@@ -56,14 +55,12 @@ def base_of(assets: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def results(scores: dict[str, Any], record: dict[str, Any]) -> Iterator[Any]:
-    """The main metric as the hub's tables read it. A demo states none: it would stand there as a result."""
+def result(scores: dict[str, Any]) -> Any:
+    """The main metric as the hub's tables read it. Of a demo there is none: it would stand there as a result."""
     from huggingface_hub import EvalResult
 
-    if record["demo"]:
-        return
     main = scores["main"]
-    yield EvalResult(
+    return EvalResult(
         task_type="other",
         dataset_type=scores["recipe"],
         dataset_name=f"{scores['n_samples']} held-out samples of {scores['n_groups']} groups",
