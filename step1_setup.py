@@ -15,12 +15,19 @@ from lib.core.errors import Stop
 from lib.core.job import Job
 from lib.core.run import write_record
 from lib.core.words import counted
+from lib.data import find
 
 MIN_FREE_BYTES = 1_000_000_000  # adapters, prepared arrays and a cache of frozen layers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev", action="store_true", help="install what the tests need, too")
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="install from this folder of wheels; an empty one is filled first, for sessions without internet",
+    )
 
 
 def work(job: Job) -> list[Path]:
@@ -66,7 +73,8 @@ def named(device: dict[str, Any]) -> str:
 if __name__ == "__main__":
     if not {"--help", "-h", "--plan", "--list"} & set(sys.argv):
         try:
-            install.ensure(Path(__file__).resolve().parent, dev="--dev" in sys.argv)
+            wheels = Path(given) if (given := cli.words_after("--wheels")) else None
+            install.ensure(Path(__file__).resolve().parent, "--dev" in sys.argv, wheels, find.wheels)
         except Stop as stop:
             sys.exit(cli.say(stop))
     sys.exit(cli.main(1, work, add_flags))

@@ -28,6 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)"
     )
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
+    parser.add_argument("--public", action="store_true", help="let everybody see what --export hub pushes")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="say what of a run's folder is whole")
     launch.add_flags(parser)

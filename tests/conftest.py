@@ -45,7 +45,7 @@ def step(tmp_path, monkeypatch):
 
     def run(number: int, *words: str) -> int:
         first = ("--recipe", str(TOY)) if number == 1 and "--recipe" not in words else ()
-        name = () if "--run" in words else ("--run", "r")
+        name = () if {"--run", "--list"} & set(words) else ("--run", "r")
         return script(number, *first, *name, *words)
 
     def script(number: int, *words: str) -> int:

@@ -21,6 +21,7 @@ FLOORS = {
     "training": 5,
     "evaluation": 5,
     "commands": 6,
+    "api": 6,
     "steps": 7,
 }
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lib import api
+from tests import pages
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "vggt_eth3d-strategy_b-demo"
 REAL_SCENES = ROOT.parent / "shared" / "realdata" / "scenes"
@@ -101,6 +104,12 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     with torch.no_grad():
         first, second = adapted(images)["depth"], other(images)["depth"]
     assert (first - second).abs().max() <= 1e-5 * first.abs().max()
+    page = pages.run("vggt_eth3d", NAME=root / "runs" / NAME, PHOTOS=next(root.glob("data/vggt_eth3d/scenes/*/images")))
+    frames, height, width = page["depth"].shape
+    assert page["cam_from_world"].shape == (frames, 3, 4) and page["intrinsics"].shape == (frames, 3, 3)
+    assert page["images"].shape == (frames, 3, height, width)
+    read = api.load(export / "merged").adapted(images)["depth"]
+    assert (first - read).abs().max() <= 1e-5 * first.abs().max()
     changed = [name for name in base if not torch.equal(base[name].float(), merged[name])]
     assert changed and all("depth_head" in name or "_blocks.2." in name or "_blocks.3." in name for name in changed)
 

@@ -61,6 +61,22 @@ def test_commands_for_own_data_run(clone):
     assert (clone / "runs/comparison.csv").exists()
 
 
+def test_the_chinese_readme_has_the_same_commands_pictures_and_code():
+    """Whoever reads it types what this file runs; a command that changes here must change there."""
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert re.findall(r"```bash\n(.*?)```", chinese, re.DOTALL) == BLOCKS
+    for pattern in (r"^python step\S+ .*$", r"!\[.*?\]\((.*?)\)"):
+        assert re.findall(pattern, chinese, re.MULTILINE) == re.findall(pattern, README, re.MULTILINE)
+    spans = {span for span in re.findall(r"`([^`\n]+)`", chinese) if re.search(r"--\w|=|^step|^python", span)}
+    assert spans and not sorted(
+        span for span in spans if span not in README and "mirror" not in span and "消息" not in span
+    )
+    code = [re.findall(r"```python\n(.*?)```", text, re.DOTALL) for text in (chinese, README)]
+    assert [[line.partition("#")[0] for line in block.splitlines()] for block in code[0]] == [
+        [line.partition("#")[0] for line in block.splitlines()] for block in code[1]
+    ]
+
+
 def test_every_python_file_of_lib_is_in_the_file_tree():
     """Of every shared room; the recipes' own files have the same names everywhere."""
     named = set(re.findall(r"(\w+\.py)", README.partition("## Where things are")[2].partition("## When")[0]))

@@ -9,16 +9,18 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lib import recipes
-from lib.commands import settings
+from lib.commands import answer, settings
 from lib.commands.plan import show_list, show_plan
 from lib.core import group, steps
 from lib.core.code import REPOSITORY
@@ -41,6 +43,16 @@ REFUSALS = {
     errno.EIO: "the disk may be failing: copy the run folder elsewhere, then run the same command there",
 }
 
+# What has a meaning beside a flag that does no work; and what has none without another one.
+MEANT = {
+    "list": ("recipe", "preset", "json", "root", "overrides"),
+    "plan": (
+        "recipe", "preset", "demo", "run", "json", "root", "inputs", "overrides", "checkpoint", "processes",
+        "time_limit",
+    ),
+}  # fmt: skip
+NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"), ("public", "export", "hub"))
+
 Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
 AddFlags = Callable[[argparse.ArgumentParser], None]
 Result = Callable[[Job], str]
@@ -59,28 +71,55 @@ def main(
     """
     # before torch: spinning threads made a step 8 times slower on busy cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return leave(attempt(step, work, add_flags, again, result))
+    with answer.given() as told:
+        code = attempt(step, work, add_flags, again, result, told)
+        told |= {"exit_code": code}
+    return leave(code)
 
 
-def attempt(step: int, work: Work, add_flags: AddFlags | None, again: tuple[str, ...], result: Result | None) -> int:
+def attempt(
+    step: int,
+    work: Work,
+    add_flags: AddFlags | None,
+    again: tuple[str, ...],
+    result: Result | None,
+    told: dict[str, Any],
+) -> int:
+    place, name = Path.cwd(), ""
     try:
         args = parse(step, add_flags)
         args.always_work = any(getattr(args, flag) for flag in again)
         if args.list:
-            return show_list(args)
+            return show_list(args, told)
         place = args.root
         run, recipe, config, record = settings.of_run(step, args)
-        place = run.folder
+        place, name = run.folder, run.name
         if args.plan:
-            return show_plan(run, recipe, config, record, args)
-        join(run.command(step), shlex.split(getattr(args, "launch_args", "")))
+            return show_plan(run, recipe, config, record, told)
+        join(run.portable_command(step), shlex.split(getattr(args, "launch_args", "")))
         with locked(run):
             clock = open_clock(args.time_limit, reserve_seconds(config, record))
-            return perform(Job(step, run, recipe, config, record, args, clock), work, result)
+            job = Job(step, run, recipe, config, record, args, clock)
+            code = perform(job, work, result)
+        told |= answer.of_step(run, step) | ({"result": result(job)} if result and code == DONE else {})
+        return code
     except Stop as stop:
-        return say(stop)
+        return say(of_this_run(stop, name), told)
     except OSError as error:
-        return say(of_system(error, place))
+        return say(of_system(error, place), told)
+
+
+def of_this_run(stop: Stop, name: str) -> Stop:
+    """The stop with a command that can be typed as it is: what knows no run names a step alone."""
+    root = words_after("--root")
+    flags = ("" if not name else f" --run {shlex.quote(name)}") + (f" --root {shlex.quote(root)}" if root else "")
+    alone = re.compile(r"(python step\d_\w+\.py)(?! (?:--run|--list|--recipe|--help))")
+    return Stop(stop.cause, alone.sub(rf"\1{flags}", stop.command), stop.code) if flags else stop
+
+
+def words_after(flag: str) -> str:
+    """What the user said after a flag; "" where they did not."""
+    return next((after for word, after in itertools.pairwise(sys.argv) if word == flag), "")
 
 
 def join(command: str, launch_args: list[str]) -> None:
@@ -89,8 +128,10 @@ def join(command: str, launch_args: list[str]) -> None:
     note_machine(launch_args, group.line(command))
 
 
-def say(stop: Stop) -> int:
+def say(stop: Stop, told: dict[str, Any] | None = None) -> int:
     """Prints why a step stops and what to do; returns its exit code. Of a machine's ranks one speaks for all."""
+    if told is not None:
+        told |= {"error": stop.cause, "command": stop.command}
     if speaks():
         print(stop.text, file=sys.stderr)
     return stop.code
@@ -121,13 +162,16 @@ def disk_full(error: OSError, place: Path) -> Stop:
 
 def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
     doc = sys.modules["__main__"].__doc__ or ""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=SCRIPTS[step],
         description=doc.split("\n")[0],
         epilog="exit codes: 0 done, 75 paused (run the same command again), 2 wrong usage or a missing asset, 1 failed",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, e.g. lora.rank=8 train.epochs=2 (--list shows all)"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings, e.g. lora.rank=8 train.epochs=2; with --list words to look for",
     )
     parser.add_argument("--recipe", help=f"one of {', '.join(recipes.RECIPES)}")
     parser.add_argument("--preset", help="a named set of settings of the recipe (--list)")
@@ -136,12 +180,15 @@ def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", help="folder under runs/; later steps need only this")
     parser.add_argument("--plan", action="store_true", help="say what would run and why, and what it costs; do nothing")
-    parser.add_argument("--list", action="store_true", help="recipes, presets and settings")
-    parser.add_argument("--json", action="store_true", help="--plan and --list as JSON")
-    parser.add_argument("--force", action="store_true", help="do this step again even if it is complete")
     parser.add_argument(
-        "--accept-code", action="store_true", help="go on although code changed since the training; it is recorded"
+        "--list", action="store_true", help="recipes, presets and settings; --list lora shows what is called so"
     )
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, everything else on stderr")
+    parser.add_argument("--force", action="store_true", help="do this step again even if it is complete")
+    if step >= 4:
+        parser.add_argument(
+            "--accept-code", action="store_true", help="go on although code changed since the training; it is recorded"
+        )
     parser.add_argument(
         "--time-limit", default="", metavar="11h30m", help="of the whole session; the step pauses before it"
     )
@@ -159,8 +206,29 @@ def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
     if add_flags:
         add_flags(parser)
     args = parser.parse_intermixed_args()
+    refuse_idle(parser, args)
     args.overrides += [f"{key}={value}" for key, value in getattr(args, "as_settings", lambda _: {})(args).items()]
     return args
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence for a wrong flag too, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Stop(message, f"python {self.prog} --help")
+
+
+def refuse_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Stop: a flag that would do nothing beside another one."""
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)} - {"as_settings"}
+    for flag, others in MEANT.items():
+        if flag in given:
+            for name in sorted(given - {flag, *others}):
+                raise Stop(f"--{name.replace('_', '-')} does nothing with --{flag}", "leave it out")
+    for name, flag, value in NEEDS:
+        if name in given and not (flag in given and value in ("", getattr(args, flag))):
+            needed = f"--{flag} {value}".rstrip()
+            raise Stop(f"--{name.replace('_', '-')} does nothing without {needed}", f"add {needed}, or leave it out")
 
 
 # ---------------------------------------------------------------------------------------------- running a step

@@ -4,15 +4,15 @@ Only runs that were scored by the same metric on the same held-out files are ran
 listed and named as not comparable. Two recipes have the same metric where one module scores both.
 """
 
-import argparse
 import hashlib
+import json
 import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lib import recipes
-from lib.commands import cli
+from lib.commands import answer, cli
 from lib.core.config import silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
 from lib.core.run import SCRIPTS, Run, existing, read_log, read_record
@@ -25,16 +25,27 @@ TABLE = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", 
 
 def main(words: list[str]) -> int:
     """`step5_evaluate.py --compare RUN…`: reads finished runs and works on none of them. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog=SCRIPTS[5])
+    parser = cli.Parser(prog=SCRIPTS[5])
     parser.add_argument("--compare", nargs="+", metavar="RUN", required=True, help="names of runs, or their folders")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/ (default: the current folder)")
-    args = parser.parse_args(words)
-    root, names = args.root.resolve(), dict.fromkeys(Path(word).name for word in args.compare)
-    try:
-        print(compare([existing_run(root, name) for name in names], root / "runs"))
-    except Stop as stop:
-        return cli.say(stop)
-    return DONE
+    parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
+    with answer.given() as told:
+        try:
+            args = parser.parse_args(words)
+            root, names = args.root.resolve(), dict.fromkeys(Path(word).name for word in args.compare)
+            print(compare([existing_run(root, name) for name in names], root / "runs"))
+            told |= {"runs": rows_of(root / "runs" / "comparison.csv"), "exit_code": DONE}
+        except Stop as stop:
+            told["exit_code"] = cli.say(stop, told)
+    return int(told["exit_code"])
+
+
+def rows_of(table: Path) -> list[dict[str, Any]]:
+    """The rows of comparison.csv as JSON values."""
+    import pandas as pd
+
+    found: list[dict[str, Any]] = json.loads(pd.read_csv(table).to_json(orient="records"))
+    return found
 
 
 def existing_run(root: Path, name: str) -> Run:

@@ -1,12 +1,10 @@
 """--plan and --list: what would run and why, what it costs, what there is. Torch-free, half a second."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
-from lib import recipes
-from lib.commands import cost
+from lib.commands import cost, listing
 from lib.core import config as configuration
 from lib.core import footprint, steps
 from lib.core.contract import Recipe
@@ -15,15 +13,13 @@ from lib.core.records import Plan
 from lib.core.run import STEPS, Run
 
 
-def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], args: argparse.Namespace) -> int:
+def show_plan(run: Run, recipe: Recipe, config: Any, record: dict[str, Any], told: dict[str, Any]) -> int:
     """The state of every step, what would run and why, and what the run costs."""
     states = chained(run, recipe, config)
     plan = recipe.plan(config)
     costs = cost.of_run(recipe, config, plan)
-    if args.json:
-        words = {step: {"state": s.word, "reasons": s.reasons, "progress": s.progress} for step, s in states.items()}
-        print(json.dumps({"run": run.name, "states": words, "plan": asdict(plan), "costs": costs}, indent=1))
-        return DONE
+    words = {step: {"state": s.word, "reasons": s.reasons, "progress": s.progress} for step, s in states.items()}
+    told |= {"run": run.name, "states": words, "plan": asdict(plan), "costs": costs}
     demo = f", demo ({record['scale']} scale)" if record["demo"] else ""
     print(f"run {run.name}: recipe {record['recipe']}, preset {record['preset']}{demo}")
     for step, state in states.items():
@@ -58,24 +54,10 @@ def chained(run: Run, recipe: Recipe, config: Any) -> dict[int, steps.State]:
     return states
 
 
-def show_list(args: argparse.Namespace) -> int:
-    """Recipes, presets with what a good run shows, and every setting with its default."""
-    names = [args.recipe] if args.recipe else list(recipes.RECIPES)
-    table: dict[str, Any] = {"renamed": configuration.RENAMED}
-    for name in names:
-        recipe = recipes.find(args.root, name)
-        defaults = configuration.to_dotted(recipe.Config())
-        table[recipe.name] = {
-            "presets": {preset: recipe.EXPECTED.get(preset, "") for preset in recipe.PRESETS},
-            "settings": defaults,
-        }
-    if args.json:
-        print(json.dumps(table, indent=1))
-        return DONE
-    for name, entry in list(table.items())[1:]:
-        print(name)
-        for preset, expected in entry["presets"].items():
-            print(f"  --preset {preset:<22} {expected}")
-        for key, value in entry["settings"].items():
-            print(f"    {key}={value}")
+def show_list(args: argparse.Namespace, told: dict[str, Any]) -> int:
+    """Recipes, presets and settings of which every word of the command line is part."""
+    table = listing.of_recipes(args)
+    told |= {"renamed": configuration.RENAMED} | table
+    for line in listing.lines(table):
+        print(line)
     return DONE

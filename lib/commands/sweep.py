@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lib import recipes
-from lib.commands import cli, compare
+from lib.commands import answer, cli, compare
 from lib.commands.settings import default_name
 from lib.core.code import REPOSITORY
 from lib.core.config import parse_override
@@ -23,17 +23,20 @@ from lib.core.session import Clock, catch_signals, open_clock
 
 
 def main(words: list[str]) -> int:
-    args = parse(words)
-    try:
-        clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
-        catch_signals(clock)
-        return sweep(args, clock)
-    except Stop as stop:
-        return cli.say(stop)
+    with answer.given() as told:
+        try:
+            args = parse(words)
+            clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
+            catch_signals(clock)
+            told["exit_code"] = code = sweep(args, clock)
+            told |= {"runs": compare.rows_of(args.root.resolve() / "runs" / "comparison.csv")} if code == DONE else {}
+        except Stop as stop:
+            told["exit_code"] = cli.say(stop, told)
+    return int(told["exit_code"])
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=SCRIPTS[4], description="one run per combination, then a comparison")
+    parser = cli.Parser(prog=SCRIPTS[4], description="one run per combination, then a comparison")
     parser.add_argument("--sweep", nargs="+", required=True, metavar="key=v1,v2", help="settings to vary")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="settings of every run")
     parser.add_argument("--recipe", help=f"one of {', '.join(recipes.RECIPES)}")
@@ -42,6 +45,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", help="what the names of the runs begin with")
     parser.add_argument("--time-limit", default="", metavar="11h30m", help="of the whole session")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/, data/, cache/")
+    parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
     return parser.parse_args(words)
 
 

@@ -4,11 +4,11 @@ Every file that the steps wrote with a hash is read once. Records carry their ow
 checkpoints and exports a list, log lines a checksum each.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lib.commands import cli
+from lib.commands import answer, cli
 from lib.core import hashes
 from lib.core.errors import DONE, FAILED, Stop, nearest
 from lib.core.run import SCRIPTS, STEPS, Damaged, existing, read_record, whole_record
@@ -18,14 +18,17 @@ Found = Iterator[tuple[str, str]]  # (what was looked at, why it is damaged or "
 
 def main(words: list[str]) -> int:
     """`step5_evaluate.py --verify FOLDER`: one line per kind of file. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog=SCRIPTS[5])
+    parser = cli.Parser(prog=SCRIPTS[5])
     parser.add_argument("--verify", type=Path, metavar="FOLDER", required=True, help="a run's folder, or its name")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/ (default: the current folder)")
-    args = parser.parse_args(words)
-    try:
-        return verify(folder_of(args.verify, args.root))
-    except Stop as stop:
-        return cli.say(stop)
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, everything else on stderr")
+    with answer.given() as told:
+        try:
+            args = parser.parse_args(words)
+            told["exit_code"] = verify(folder_of(args.verify, args.root), told)
+        except Stop as stop:
+            told["exit_code"] = cli.say(stop, told)
+    return int(told["exit_code"])
 
 
 def folder_of(named: Path, root: Path) -> Path:
@@ -37,7 +40,7 @@ def folder_of(named: Path, root: Path) -> Path:
     raise Stop(f"{named} is not a run's folder: {nearest(str(named), names)}")
 
 
-def verify(folder: Path) -> int:
+def verify(folder: Path, told: dict[str, Any]) -> int:
     kinds = {
         "records": records(folder),
         "outputs": outputs(folder),
@@ -45,8 +48,11 @@ def verify(folder: Path) -> int:
         "exports": hashed(folder, "export/*"),
         "log lines": logs(folder),
     }
-    whole = [say(kind, list(found)) for kind, found in kinds.items()]
+    looked_at = {kind: list(found) for kind, found in kinds.items()}
+    whole = [say(kind, found) for kind, found in looked_at.items()]
     print(f"{folder} is {'whole' if all(whole) else 'damaged'}")
+    damaged = {name: fault for found in looked_at.values() for name, fault in found if fault}
+    told |= {"folder": str(folder), "whole": all(whole), "files": sum(map(len, looked_at.values())), "damaged": damaged}
     return DONE if all(whole) else FAILED
 
 

@@ -1,8 +1,10 @@
 """Typed configuration: defaults < preset < demo < key=value. Errors name the key and the nearest right one."""
 
+import contextlib
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,25 +32,25 @@ def scored(default: Any) -> Any:
 class TrainConfig:
     """The loop's own settings. A recipe may extend this class."""
 
-    epochs: int = free(20)
-    lr: float = 1e-4
+    epochs: int = free(20)  # passes over the training samples; a recipe says what a sample is
+    lr: float = 1e-4  # learning rate, after the warm-up
     min_lr_ratio: float = 0.01  # of a group's lr: where warm-up starts and the cosine ends
     warmup_ratio: float = 0.1  # of the stage's steps
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # decoupled, as in AdamW
     global_batch: int = 1  # samples per optimiser step, over all processes
     micro_batch: int = 1  # samples per forward; part of the run record, because dropout noise depends on it
     clip: float = 1.0  # L2 norm per group; 0 = off
     ema: float = 0.0  # decay of the averaged weights, with warm-up; 0 = off
-    seed: int = 42
+    seed: int = 42  # of the split, the order of the samples, augmentation and dropout
     precision: str = "auto"  # auto | bf16 | fp16 | fp32
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
     shard: str = silent("auto")  # each process holds a part of every block; auto: where one device cannot hold all
     workers: str = silent("auto")  # threads that make batches ahead of the step; 0 = none, auto: the first steps tell
     evaluate_epochs: float = 1.0  # epochs between evaluations
-    checkpoint_minutes: float = silent(10.0)
+    checkpoint_minutes: float = silent(10.0)  # between two checkpoints
     checkpoint_steps: int = silent(0)  # 0 = by minutes alone
     checkpoint_epochs: float = silent(0.0)  # a checkpoint every so many epochs as well; 0 = none
-    keep_checkpoints: int = silent(2)
+    keep_checkpoints: int = silent(2)  # so many of the newest; the best ones are kept beside them
     keep_best: int = silent(1)  # so many of the best checkpoints by the select side; 0 = none
     patience_evaluations: int = free(0)  # stop after so many evaluations without a better one; 0 = never
     stop_after_bad_steps: int = free(5)  # non-finite steps in a row
@@ -82,7 +84,7 @@ class EvalConfig:
     """Step 5's own settings. A recipe may extend this class."""
 
     resamples: int = scored(1000)  # of the bootstrap
-    batch: int = silent(1)
+    batch: int = silent(1)  # samples scored at once in step 5
     figures: int = scored(4)  # held-out samples drawn in the report
     checkpoint: str = scored("best")  # what step 5 scores: best, last or step-N (its --checkpoint)
     select_share: float = 0.1  # of the training groups: they choose the checkpoint and are not trained on; 0 = the last
@@ -119,9 +121,9 @@ class SessionConfig:
 class LoraConfig:
     """Adapters. A recipe extends this with its targets."""
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.1
+    rank: int = 16  # of every adapter: more learns more, and needs more data and memory
+    alpha: float = 32.0  # an adapter is scaled by alpha / rank
+    dropout: float = 0.1  # share of an adapter's inputs that a training step leaves out
     full: list[str] = field(default_factory=list)  # further tensors to train fully: regexes over "<module>.<tensor>"
     peft: dict[str, Any] = field(default_factory=dict)  # PEFT's own LoraConfig fields, passed through
 
@@ -158,12 +160,32 @@ RENAMED = {
 }
 
 
+HEARD: list[dict[str, str]] = []  # of `listening`, the innermost last
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[dict[str, str]]:
+    """Within the block every check that runs also says what it allows: key -> words. For --list."""
+    HEARD.append({})
+    try:
+        yield HEARD[-1]
+    finally:
+        HEARD.pop()
+
+
+def allowed(key: str, words: str) -> None:
+    if HEARD:
+        HEARD[-1][key] = words
+
+
 def share(key: str, value: float) -> None:
+    allowed(key, "0 to 1")
     if not 0 <= value <= 1:
         raise Stop(f"{key}={value} is impossible: it must be between 0 and 1")
 
 
 def at_least(key: str, value: float, low: float) -> None:
+    allowed(key, f"at least {low:g}")
     if not low <= value < float("inf"):  # also where it is not a number
         raise Stop(f"{key}={value} is impossible: it must be at least {low}, and finite")
 
@@ -179,6 +201,7 @@ def refuse_bad_pattern(key: str, pattern: str) -> "re.Pattern[str]":
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    allowed(key, " | ".join(word or '""' for word in known))
     if value not in known:
         raise Stop(f"{key}={value!r} is unknown: {nearest(value, known)}")
 

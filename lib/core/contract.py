@@ -29,7 +29,7 @@ from lib.core.records import (
 
 FACE = ("Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "FUNCTIONS")
 # What a recipe need not have; `lib.recipes` answers.
-OPTIONAL = ("comparison", "stage_inputs", "decide", "base_limits", "propose")
+OPTIONAL = ("comparison", "stage_inputs", "decide", "base_limits", "propose", "network", "read_export")
 
 
 class Recipe(Protocol):
@@ -187,6 +187,16 @@ class Recipe(Protocol):
 
     def export(self, config: Any, stage: Stage, parts: Parts, out: Path) -> None:
         """The merged networks in the published format, with the published tensor names, into the folder `out`."""
+
+    def network(self, config: Any, stage: Stage, parts: Parts) -> Any:
+        """Optional. The torch module that a person calls from Python (lib.api); the first of the parts by default."""
+
+    def read_export(self, config: Any, stage: Stage, parts: Parts, folder: Path) -> None:
+        """Optional. What `export` wrote into `folder`, back into the untouched `parts`.
+
+        By default the folder holds one safetensors file with the names of `network`'s tensors; it may hold more. Stop:
+        a tensor is missing or has another shape.
+        """
 
 
 def main_measure(recipe: Recipe, config: Any, stage: Stage) -> tuple[str, Metric]:

@@ -36,11 +36,15 @@ class Requirement(NamedTuple):
         return self.name + ",".join(sign + version for sign, version in self.limits)
 
 
-def ensure(repository: Path, dev: bool = False) -> None:
+def ensure(
+    repository: Path, dev: bool = False, wheels: Path | None = None, attached: Callable[[], Path | None] = lambda: None
+) -> None:
     """Returns when everything that requirements.txt asks for is installed; else installs it and starts this program
     again.
 
-    Only the names in requirements.txt are looked at, which takes some milliseconds. Stop: pip failed.
+    Only the names in requirements.txt are looked at, which takes some milliseconds. wheels: a folder to install from,
+    which is filled first where it is empty, for sessions without a connection. attached() finds one that was filled
+    before. Stop: pip failed.
     """
     wanted = parse(repository / "requirements.txt") + ([parse_line(line) for line in DEV] if dev else [])
     have = installed()
@@ -49,7 +53,11 @@ def ensure(repository: Path, dev: bool = False) -> None:
         return
     if os.environ.get(MARK):
         raise Stop(f"still missing after the installation: {', '.join(map(str, needed))}", manual(repository), FAILED)
-    install(needed, limits(wanted, have, repository / "constraints.txt"), repository)
+    wheels = wheels or attached()
+    constraints = limits(wanted, have, repository / "constraints.txt")
+    if wheels and not holds_wheels(wheels):
+        download(needed, constraints, wheels, repository)
+    install(needed, constraints, repository, wheels)
     os.environ[MARK] = "1"
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -71,27 +79,54 @@ def limits(wanted: list[Requirement], have: Mapping[str, str], constraints: Path
 
 
 def install(
-    needed: list[Requirement], constraints: list[str], repository: Path, run: Callable[..., int] = subprocess.call
+    needed: list[Requirement],
+    constraints: list[str],
+    repository: Path,
+    wheels: Path | None = None,
+    run: Callable[..., int] = subprocess.call,
 ) -> None:
-    """One call of pip for everything that is missing."""
-    print(f"installing {', '.join(map(str, needed))}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "constraints.txt"
-        file.write_text("\n".join(constraints) + "\n", encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-        code = run([*pip, "--constraint", str(file), *map(str, needed)])
-    if code:
+    """One call of pip for everything that is missing; from a folder of wheels alone where there is one."""
+    source = ["--no-index", "--find-links", str(wheels)] if wheels else []
+    print(f"installing {', '.join(map(str, needed))}" + (f" from {wheels}" if wheels else ""), flush=True)
+    if pip("install", [*source, "--quiet"], needed, constraints, run):
         raise Stop(
             f"pip could not install {', '.join(map(str, needed))} (its message is above)", manual(repository), FAILED
         )
 
 
+def download(
+    needed: list[Requirement],
+    constraints: list[str],
+    wheels: Path,
+    repository: Path,
+    run: Callable[..., int] = subprocess.call,
+) -> None:
+    """Fills a folder with the wheels of what is missing on this machine and of all that it needs."""
+    print(f"fetching the wheels of {', '.join(map(str, needed))} into {wheels}", flush=True)
+    wheels.mkdir(parents=True, exist_ok=True)
+    if pip("download", ["--dest", str(wheels), "--only-binary", ":all:", "--quiet"], needed, constraints, run):
+        raise Stop(f"pip could not fill {wheels} (its message is above)", manual(repository), FAILED)
+
+
+def pip(word: str, flags: list[str], needed: list[Requirement], constraints: list[str], run: Callable[..., int]) -> int:
+    """Its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "constraints.txt"
+        file.write_text("\n".join(constraints) + "\n", encoding="utf-8")
+        start = [sys.executable, "-m", "pip", word, "--disable-pip-version-check", *flags]
+        return run([*start, "--constraint", str(file), *map(str, needed)])
+
+
+def holds_wheels(folder: Path) -> bool:
+    return any(folder.glob("*.whl"))
+
+
 def manual(repository: Path) -> str:
     """What the user does when pip cannot: a new environment, or wheels from an attached folder."""
-    pip, file = f"{Path(sys.executable).name} -m pip", repository / "requirements.txt"
+    script = repository / "step1_setup.py"
     return (
-        "python3 -m venv .venv && . .venv/bin/activate && python step1_setup.py   (a new environment)\n"
-        f"   without a connection, from a folder of wheels: {pip} install --no-index --find-links FOLDER -r {file}"
+        f"python3 -m venv .venv && . .venv/bin/activate && python {script}   (a new environment)\n"
+        "   without a connection: python step1_setup.py --wheels FOLDER, which a session with one has filled"
     )
 
 

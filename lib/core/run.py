@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import zlib
@@ -86,8 +87,13 @@ class Run:
         return [*noted, *sorted(own.parent.glob(f"{own.name}-????????")), own]
 
     def command(self, step: int, *extra: str) -> str:
-        """What the user types to run a step of this run."""
-        return " ".join(["python", SCRIPTS[step], "--run", self.name, *extra])
+        """What the user types to run a step of this run, from the folder that they are in."""
+        elsewhere = [] if self.root == Path.cwd() else ["--root", shlex.quote(str(self.root))]
+        return " ".join([self.portable_command(step, *elsewhere), *extra])
+
+    def portable_command(self, step: int, *extra: str) -> str:
+        """The same for a file that may be read on another machine: typed where runs/ lies."""
+        return " ".join(["python", SCRIPTS[step], "--run", shlex.quote(self.name), *extra])
 
 
 @contextlib.contextmanager

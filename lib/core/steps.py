@@ -186,7 +186,7 @@ def write_stamp(
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
         "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.root / name)) for name in caches},
-        "next": run.command(following) if following in STEPS else "",
+        "next": run.portable_command(following) if following in STEPS else "",
     })  # fmt: skip
 
 

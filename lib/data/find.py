@@ -34,6 +34,11 @@ def search_roots(inputs: Iterable[Path] = ()) -> list[Path]:
     return [root for root in [*map(Path, inputs), *map(Path, MOUNTS)] if root.is_dir()]
 
 
+def wheels() -> Path | None:
+    """A folder below the mounts that step 1 --wheels filled in an earlier session."""
+    return next((folder for folder in folders_below(search_roots()) if any(folder.glob("*.whl"))), None)
+
+
 def folders(root: Path) -> Iterator[Path]:
     """A search root and every folder below it, level by level, within DEEPEST_LEVELS and MOST_FOLDERS.
 

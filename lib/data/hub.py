@@ -1,4 +1,4 @@
-"""Files of a Hugging Face repository at one commit: what there is, one at a time, each checked by its hash.
+"""Files of a Hugging Face repository at one commit: what there is, one at a time, each checked by its hash; and back.
 
 snapshot_download is not used: offline it reports a partly filled folder as success (huggingface_hub #4624), and between
 its files a session could not pause. The hub client takes up a dropped connection where it broke; a file whose process
@@ -14,6 +14,7 @@ from typing import Any
 from lib.core.errors import Stop
 from lib.core.hashes import Memo, git_blob_of
 from lib.core.records import Asset
+from lib.data.hub_refusals import first_line, patiently, refusal
 
 
 def client() -> tuple[Any, type[Exception]]:
@@ -21,11 +22,15 @@ def client() -> tuple[Any, type[Exception]]:
 
     A mirror serves plain HTTP only, while Xet transfers would go past it to the hub; the switch is read at import.
     """
-    if os.environ.get("HF_ENDPOINT"):
+    mirror = bool(os.environ.get("HF_ENDPOINT"))
+    if mirror:
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
+    if mirror and os.environ["HF_HUB_DISABLE_XET"] == "1":
+        constants.HF_HUB_DISABLE_XET = True  # PEFT has imported the hub before an export is pushed
     return huggingface_hub, HfHubHTTPError.__bases__[0]
 
 
@@ -36,7 +41,7 @@ def commit(asset: Asset) -> str:
     hub, TransportError = client()
     try:
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        found: str = api.model_info(asset.source, revision=asset.revision).sha
+        found: str = patiently(lambda: api.model_info(asset.source, revision=asset.revision)).sha
     except (TransportError, OSError) as error:
         raise unreachable(asset, error) from error
     print(f"{asset.name}: {asset.source} at {asset.revision} is the commit {found}", flush=True)
@@ -46,9 +51,9 @@ def commit(asset: Asset) -> str:
 def listing(asset: Asset) -> list[Any]:
     """The repository's files that the asset wants, with size and hash (hub RepoFile records)."""
     hub, TransportError = client()
-    endpoint = os.environ.get("HF_ENDPOINT")
+    api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        tree = list(hub.HfApi(endpoint=endpoint).list_repo_tree(asset.source, revision=asset.revision, recursive=True))
+        tree = list(api.list_repo_tree(asset.source, revision=asset.revision, recursive=True))  # it is patient itself
     except (TransportError, OSError) as error:  # offline mode is a ConnectionError
         raise unreachable(asset, error) from error
     entries = [entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)]
@@ -92,10 +97,27 @@ def is_whole(file: Path, entry: Any, asset: Asset, memo: Memo) -> bool:
     return memo.sha256(file) == wanted if wanted else git_blob_of(file) == entry.blob_id
 
 
+def push(folder: Path, repository: str, public: bool, message: str, again: str) -> str:
+    """Uploads a folder to a repository, which is made (private unless `public`) where there is none; its address.
+
+    Whoever runs it again sends only what has not arrived. Stop: the hub refuses, or there is no connection.
+    """
+    hub, TransportError = client()
+    api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        made = patiently(lambda: api.create_repo(repository, private=not public, exist_ok=True))
+        patiently(lambda: api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=message))
+    except hub.errors.HFValidationError as error:
+        raise Stop(
+            f"--hub-repository {repository!r} is no name on the hub: {first_line(error)}", "USER/NAME"
+        ) from error
+    except (TransportError, OSError, RuntimeError) as error:
+        raise refusal(error, repository, "pushed", again) from error
+    return str(made)
+
+
 def unreachable(asset: Asset, error: Exception) -> Stop:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     files = ", ".join(asset.files)
-    return Stop(
-        f"{asset.name}: {asset.source} cannot be fetched ({type(error).__name__}: {reason})",
-        f"python step2_download.py, when there is a connection, or with --inputs DIR where a folder holds {files}",
-    )
+    elsewhere = f"with --inputs DIR where a folder holds {files}"
+    stop = refusal(error, asset.source, "fetched", "python step2_download.py", elsewhere)
+    return Stop(f"{asset.name}: {stop.cause}", stop.command, stop.code)

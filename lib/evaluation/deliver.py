@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +15,7 @@ from lib.core.hashes import write_hashes
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
-from lib.core.run import existing, read_json
-from lib.evaluation import evaluate
+from lib.evaluation import card, evaluate
 from lib.evaluation.evaluate import Session
 from lib.network import adapters, checkpoint, lineage
 
@@ -98,7 +96,7 @@ def export_adapter(job: Job, parts: Parts, wrapped: dict[str, Any], source: Path
     if full:
         save_file(checkpoint.contiguous(full), folder / FULLY_TRAINED, metadata={"base": parts.base})
     lineage.read(source).write(folder)
-    (folder / "README.md").write_text(model_card(job, loading(parts, wrapped, bool(full))), encoding="utf-8")
+    card.write(job.run, job.record, loading(parts, wrapped, bool(full)), folder)
 
 
 def loading(parts: Parts, wrapped: dict[str, Any], full: bool) -> list[str]:
@@ -116,47 +114,12 @@ def loading(parts: Parts, wrapped: dict[str, Any], full: bool) -> list[str]:
 
 
 def push(job: Job, folder: Path) -> None:
-    """Upload the adapter with a model card that states base, scores and how they were measured."""
-    from huggingface_hub import HfApi
+    """Upload the adapter with its card (lib.evaluation.card)."""
+    from lib.data import hub
 
-    if not job.args.hub_repository:
-        raise Stop(
-            "--export hub needs --hub-repository USER/NAME",
-            job.run.command(5, "--export hub --hub-repository USER/NAME"),
-        )
-    api = HfApi()
-    api.create_repo(job.args.hub_repository, exist_ok=True)
-    api.upload_folder(repo_id=job.args.hub_repository, folder_path=folder)
-    print(f"pushed to {job.args.hub_repository}")
-
-
-def model_card(job: Job, loading: list[str]) -> str:
-    """What the hub shows of the adapter: the verdict, the base with its licence, how to load it, every setting."""
-    from lib.evaluation import report
-
-    scores = existing(job.run.scores)
-    bases = [
-        f"* {asset['name']}: {asset['source']} {asset['commit'] or asset['revision']} "
-        f"({asset['licence'] or 'no licence stated'})"
-        for asset in read_json(job.run.assets)
-    ]
-    lines = [
-        "---",
-        "library_name: peft",
-        "tags: [lora]",
-        "---",
-        f"# {job.run.name}",
-        "",
-        str(report.verdict(scores, job.record)),
-        "",
-        f"Recipe {scores['recipe']}, preset {scores['preset']}, step {scores['step']}. Made from:",
-        "",
-        *bases,
-        "",
-        "```python",
-        *loading,
-        "```",
-        "",
-        f"```json\n{json.dumps(job.record['config'], indent=1)}\n```",
-    ]
-    return "\n".join(lines) + "\n"
+    args = job.args
+    again = job.run.command(5, f"--export hub --hub-repository {args.hub_repository or 'USER/NAME'}")
+    if not args.hub_repository:
+        raise Stop("--export hub needs --hub-repository USER/NAME", again)
+    address = hub.push(folder, args.hub_repository, args.public, f"run {job.run.name}", again)
+    print(f"pushed to {address}" + ("" if args.public else ", which is private unless you changed that"))

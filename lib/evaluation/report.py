@@ -208,7 +208,7 @@ def commands(run: Run, record: dict[str, Any]) -> list[str]:
     words += (["--demo"] if record["demo"] else []) + ["--run", run.name]
     words += [f"{key}={yaml_text(value)}" for key, value in record["overrides"].items()]
     scale = ["export PIPELINE_SCALE=tiny"] if record["scale"] == "tiny" else []
-    return [*scale, shlex.join(["python", SCRIPTS[1], *words]), *(run.command(step) for step in (2, 3, 4, 5))]
+    return [*scale, shlex.join(["python", SCRIPTS[1], *words]), *(run.portable_command(step) for step in (2, 3, 4, 5))]
 
 
 # ---------------------------------------------------------------------------------------------- text of values

@@ -34,6 +34,8 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "decide": lambda config, score: {},
     "base_limits": lambda config, stage, manifest: {},
     "propose": lambda config, parts, inputs, out, wishes: no_drafts(),
+    "network": lambda config, stage, parts: next(iter(parts.modules.values())),
+    "read_export": lambda config, stage, parts, folder: None,  # lib.api reads the one file itself
 }
 
 

@@ -2,14 +2,16 @@
 
 import math
 
+from lib.core.config import allowed
 from lib.core.errors import Stop
 
 
 def within(key: str, value: float, low: float, high: float = math.inf) -> None:
     """Stop unless low <= value <= high; what is not a finite number never is."""
+    words = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+    allowed(key, words)
     if not low <= value <= high or math.isinf(value):
-        allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        raise Stop(f"{key}={value} is impossible: it must be {allowed}")
+        raise Stop(f"{key}={value} is impossible: it must be {words}")
 
 
 def multiple(key: str, value: int, of: str, unit: int) -> None:

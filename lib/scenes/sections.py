@@ -29,8 +29,8 @@ class NetworkConfig:
     weights: str = ""  # of the hub, or your own: a file (.safetensors, .pt), or the folder that holds one
     # Of the hub repository; step 2 notes the commit, a run keeps it, and 40 hex digits choose one.
     revision: str = "main"
-    image_width_px: int = 518
-    image_height_px: int = 336
+    image_width_px: int = 518  # pictures are cropped and resized to this; a multiple of the patch
+    image_height_px: int = 336  # as image_width_px
     patch_size: int = 14  # side in px
 
     def __post_init__(self) -> None:
@@ -52,8 +52,9 @@ class DataConfig:
     """Where the scenes are, which are held out, and how frames are drawn."""
 
     root: str = ""  # folder with one folder per scene; empty: what step 2 brings
+    # To train on.
     scenes: list[str] = field(default_factory=lambda: ["facade", "electro", "terrace", "playground", "meadow"])
-    val_scenes: list[str] = field(default_factory=lambda: ["courtyard"])
+    val_scenes: list[str] = field(default_factory=lambda: ["courtyard"])  # held out and scored in step 5
     # Without val_scenes: the share of the scenes that trains, or of the views of a single scene.
     train_val_split: float = 0.85
     # With one scene: training views that share more than this with a held-out view are dropped.
@@ -70,7 +71,7 @@ class DataConfig:
     frames: list[int] = field(default_factory=lambda: [2, 8])  # fewest and most frames of a training sample
     # Lowest and highest share of common points with the sample's anchor frame.
     covisibility: list[float] = field(default_factory=lambda: [0.05, 1.0])
-    samples_per_epoch: int = 200
+    samples_per_epoch: int = 200  # each a few frames of one scene, drawn anew
     # n: the samples of epoch e are those of epoch e % n, so that frozen blocks' output can be kept; 0 = always new,
     # unless cache.policy=auto finds that repeating some is faster.
     distinct_epochs: int = 0
@@ -115,11 +116,11 @@ class DataConfig:
 class LossConfig:
     """Weights and constants of the training loss: the guide's, which are the published ones where it is silent."""
 
-    camera_weight: float = 2.0
-    depth_weight: float = 5.0
-    translation_weight: float = 1.0
-    rotation_weight: float = 1.0
-    focal_weight: float = 0.5
+    camera_weight: float = 2.0  # of the loss of the cameras
+    depth_weight: float = 5.0  # of the loss of the depth
+    translation_weight: float = 1.0  # within the loss of the cameras
+    rotation_weight: float = 1.0  # within the loss of the cameras
+    focal_weight: float = 0.5  # within the loss of the cameras: field of view
     camera_norm: str = "l1"  # or l2
     # The term on spatial differences: grad_conf weights it by the confidence, "" leaves it out.
     depth_gradient: str = "grad"
@@ -155,7 +156,7 @@ class LoraConfig(config.LoraConfig):
     strategy: str = "b"
     # Of the blocks: attn.qkv, attn.proj, mlp.fc1, mlp.fc2; of the depth head: projects, scratch.
     layers: list[str] = field(default_factory=lambda: list(LAYERS))
-    targets: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)  # regexes over names of layers, instead of strategy and layers
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.commands import cli
+from lib.core.errors import Stop
 from lib.core.run import existing, read_json, write_record
 from lib.recipes import RECIPES
 from tests.conftest import TOY
@@ -230,9 +231,43 @@ def test_wrong_flags_exit_2(tmp_path):
 def test_list_as_json_holds_every_setting(step, capsys):
     assert step(1, "--list", "--json", "--recipe", str(TOY)) == 0
     table = json.loads(capsys.readouterr().out)
-    assert table["toy"]["settings"]["lora.rank"] == 16 and table["toy"]["presets"] == {
-        "small": "an error below the base's"
-    }
+    rank = table["toy"]["settings"]["lora.rank"]
+    assert rank["default"] == 16 and rank["type"] == "int" and rank["allowed"] == "at least 1"
+    assert table["toy"]["presets"]["small"]["shows"] == "an error below the base's"
+
+
+def test_json_of_a_step_is_alone_on_stdout(step, prepared, capfd):
+    """Also what its children print goes to the other stream."""
+    prepared()
+    assert step(3, "--json") == 0
+    found = capfd.readouterr()
+    told = json.loads(found.out)
+    assert (told["run"], told["step"], told["state"], told["exit_code"]) == ("r", 3, "complete", 0)
+    assert "manifest.csv" in told["outputs"] and "complete, nothing to do" in found.err
+    assert step(4, "--json", "lora.rank=5") == 2
+    refused = json.loads(capfd.readouterr().out)
+    assert "lora.rank: stored 2, given 5" in refused["error"] and refused["exit_code"] == 2
+
+
+@pytest.mark.parametrize("number, words, parts", [
+    (1, ("--list", "--force"), ("--force does nothing with --list",)),
+    (4, ("--plan", "--stages", "a"), ("--stages does nothing with --plan",)),
+    (5, ("--out", "there"), ("--out does nothing without --predict",)),
+    (5, ("--export", "merged", "--hub-repository", "a/b"), ("--hub-repository does nothing without --export hub",)),
+    (2, ("--accept-code",), ("unrecognized arguments: --accept-code", "step2_download.py --help")),
+])  # fmt: skip
+def test_a_flag_that_does_nothing_is_refused(step, capsys, number, words, parts):
+    assert step(number, *words) == 2
+    text = said(capsys)
+    assert all(part in text for part in parts), text
+
+
+def test_the_command_to_go_on_names_run_and_root_whoever_says_it(monkeypatch):
+    """A room that knows no run names a step alone."""
+    stop = Stop("gone", "python step2_download.py --force, or python step1_setup.py --list")
+    monkeypatch.setattr(sys, "argv", ["step4_train.py", "--root", "a b"])
+    told = "python step2_download.py --run mine --root 'a b' --force, or python step1_setup.py --list"
+    assert cli.of_this_run(stop, "mine").command == told
 
 
 def test_words_of_several_machines_are_looked_at_before_anything_runs(step, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Runs are ranked only where they were scored on the same held-out data."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_a_run_without_scores_names_the_step_to_run(tmp_path):
     run.scores.unlink()
     with pytest.raises(Stop) as stop:
         compare.compare([run], tmp_path / "runs")
-    assert "unfinished" in stop.value.cause and stop.value.command == "python step5_evaluate.py --run unfinished"
+    assert "unfinished" in stop.value.cause and stop.value.command == run.command(5)
 
 
 def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, capsys):
@@ -161,6 +162,16 @@ def test_the_command_takes_names_and_folders_and_counts_a_run_once(tmp_path, cap
     assert compare.main(["--root", str(tmp_path), "--compare", "a", "runs/b", "a"]) == 0
     assert [row["run"] for row in read(tmp_path / "runs" / "comparison.csv")] == ["b", "a"]
     assert "rank  run" in capsys.readouterr().out
+
+
+def test_the_table_is_json_too(tmp_path, capsys, monkeypatch):
+    add_run(tmp_path, "a", 0.18)
+    words = ["--root", str(tmp_path), "--compare", "a", "--json"]
+    monkeypatch.setattr("sys.argv", ["step5_evaluate.py", *words])
+    assert compare.main(words) == 0
+    told = capsys.readouterr()
+    [row] = json.loads(told.out)["runs"]
+    assert row["run"] == "a" and row["adapted"] == 0.18 and "rank  run" in told.err
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_name(tmp_path, capsys):

@@ -58,15 +58,45 @@ def test_pip_is_asked_only_for_what_is_missing_under_the_constraints(tmp_path):
         asked.append((command[command.index("--constraint") + 2 :], file.read_text().split()))
         return 0
 
-    install.install(requirements("scipy>=1.14", "hub>=1.0,<3"), ["torch==2.13.0"], tmp_path, pip)
+    install.install(requirements("scipy>=1.14", "hub>=1.0,<3"), ["torch==2.13.0"], tmp_path, None, pip)
     assert asked == [(["scipy>=1.14", "hub>=1.0,<3"], ["torch==2.13.0"])]
 
 
 def test_failing_pip_says_how_to_go_on_without_a_connection(tmp_path):
     with pytest.raises(Stop) as stopped:
-        install.install(requirements("scipy>=1.14"), [], tmp_path, lambda command: 1)
+        install.install(requirements("scipy>=1.14"), [], tmp_path, None, lambda command: 1)
     assert "scipy>=1.14" in stopped.value.cause
-    assert "--no-index --find-links" in stopped.value.command and "-m venv" in stopped.value.command
+    assert "step1_setup.py --wheels FOLDER" in stopped.value.command and "-m venv" in stopped.value.command
+
+
+def test_an_empty_folder_of_wheels_is_filled_and_a_full_one_is_all_that_pip_sees(tmp_path):
+    asked = []
+
+    def pip(command):
+        asked.append(command[3:])
+        return 0
+
+    wheels, wanted = tmp_path / "wheels", requirements("scipy>=1.14")
+    install.download(wanted, ["torch==2.13.0"], wheels, tmp_path, pip)
+    assert asked[0][0] == "download" and str(wheels) in asked[0] and wheels.is_dir()
+    install.install(wanted, ["torch==2.13.0"], tmp_path, wheels, pip)
+    assert asked[1][0] == "install" and "--no-index" in asked[1]
+    assert asked[1][asked[1].index("--find-links") + 1] == str(wheels)
+    assert all(words[-1] == "scipy>=1.14" and "--constraint" in words for words in asked)
+
+
+def test_wheels_of_an_earlier_session_are_used_without_being_named(tmp_path, monkeypatch):
+    """The mount is read-only: what is attached is never filled."""
+    asked = []
+    monkeypatch.setattr(install, "installed", dict)
+    monkeypatch.setattr(install, "install", lambda needed, limits, place, wheels: asked.append(wheels))
+    monkeypatch.setattr(install, "download", lambda *words: asked.append("download"))
+    monkeypatch.setattr("os.execv", lambda *words: None)
+    (tmp_path / "a.whl").touch()
+    for words in ({"attached": lambda: tmp_path}, {"wheels": tmp_path / "new"}):
+        monkeypatch.delenv(install.MARK, raising=False)
+        install.ensure(REPOSITORY, **words)
+    assert asked == [tmp_path, "download", tmp_path / "new"]
 
 
 def test_installation_that_changed_nothing_does_not_start_over(tmp_path, monkeypatch):

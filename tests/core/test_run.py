@@ -53,8 +53,12 @@ def test_a_missing_file_reads_as_none_and_a_broken_one_is_loud(tmp_path):
         read_json(tmp_path / "broken.json")
 
 
-def test_the_command_to_go_on_names_script_and_run(tmp_path):
-    assert Run(tmp_path, "mine").command(4, "--force") == "python step4_train.py --run mine --force"
+def test_the_command_to_go_on_names_script_and_run_and_another_root(tmp_path, monkeypatch):
+    elsewhere = Run(tmp_path, "mine")
+    assert elsewhere.command(4, "--force") == f"python step4_train.py --run mine --root {tmp_path} --force"
+    assert Run(tmp_path, "a b").portable_command(4) == "python step4_train.py --run 'a b'"
+    monkeypatch.chdir(tmp_path)
+    assert elsewhere.command(4, "--force") == "python step4_train.py --run mine --force"
 
 
 def test_a_record_that_must_be_there_is_named_with_what_makes_it(tmp_path):

@@ -1,10 +1,13 @@
 """A small Hugging Face hub on 127.0.0.1: the tree listing, HEAD and GET of files with ranges, LFS hashes.
 
 It can misbehave on purpose: `drop_after` closes the connection after so many bytes of a file (once per entry),
-`corrupt` serves wrong bytes under the right hash so many times. `requests` lists what was asked: (method, path, Range
+`corrupt` serves wrong bytes under the right hash so many times; `refusals` are answered first, one a request: (status,
+X-Error-Code, further headers). What is pushed lands in `files`; `created` holds what was asked of the repository.
+`requests` lists what was asked: (method, path, Range
 header).
 """
 
+import base64
 import hashlib
 import json
 import threading
@@ -24,6 +27,9 @@ class Hub:
         self.requests: list[tuple[str, str, str]] = []
         self.address = ""
         self.branches: dict[str, str] = {}  # name -> commit
+        self.refusals: list[tuple[int, str, dict[str, str]]] = []
+        self.created: dict = {}
+        self.objects: dict[str, bytes] = {}  # sha256 -> LFS content
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for, in order."""
@@ -38,6 +44,39 @@ class Hub:
         if is_lfs(content):
             listed["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
         return listed
+
+    def pushed(self, path: str, content: bytes) -> dict:
+        """The answer to a POST of a client that uploads a folder."""
+        if path == "/api/repos/create":
+            self.created = json.loads(content)
+            return {"url": f"{self.address}/{self.repository}", "name": self.repository}
+        if path.endswith("/info/lfs/objects/batch"):
+            return {"transfer": "basic", "objects": [self.upload_of(one) for one in json.loads(content)["objects"]]}
+        if "/preupload/" in path:
+            wanted = json.loads(content)["files"]
+            modes = [{"path": one["path"], "uploadMode": mode_of(one["size"]), "shouldIgnore": False} for one in wanted]
+            return {"files": modes}
+        if "/commit/" in path:
+            self.commit([json.loads(line) for line in content.splitlines()])
+            address = f"{self.address}/{self.repository}/commit/{self.revision}"
+            return {"success": True, "commitOid": self.revision, "commitUrl": address}
+        return {"errors": [], "warnings": []}  # the check of a card's head; that an object has arrived
+
+    def upload_of(self, one: dict) -> dict:
+        """What is here already is not sent again."""
+        href = {"href": f"{self.address}/objects/{one['oid']}"}
+        return one | ({} if one["oid"] in self.objects else {"actions": {"upload": href, "verify": href}})
+
+    def commit(self, operations: list[dict]) -> None:
+        for one in operations:
+            if one["key"] == "file":
+                self.files[one["value"]["path"]] = base64.b64decode(one["value"]["content"])
+            elif one["key"] == "lfsFile":
+                self.files[one["value"]["path"]] = self.objects[one["value"]["oid"]]
+
+
+def mode_of(size: int) -> str:
+    return "lfs" if size >= LFS_FROM_BYTES else "regular"
 
 
 def is_lfs(content: bytes) -> bool:
@@ -61,9 +100,35 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self):
             self.answer(body=True)
 
+        def do_POST(self):
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            hub.requests.append(("POST", path, ""))
+            if not self.refused(body=True):
+                self.send_json(hub.pushed(path, content))
+
+        def do_PUT(self):
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            hub.requests.append(("PUT", self.path, ""))
+            hub.objects[hashlib.sha256(content).hexdigest()] = content
+            self.send(200, b"", {}, True)
+
+        def send_json(self, value):
+            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, True)
+
+        def refused(self, body: bool) -> bool:
+            if not hub.refusals:
+                return False
+            status, code, more = hub.refusals.pop(0)
+            headers = {"Content-Type": "application/json"} | ({"X-Error-Code": code} if code else {}) | more
+            self.send(status, b"{}", headers, body)
+            return True
+
         def answer(self, body: bool):
             path = self.path.partition("?")[0]
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
+            if self.refused(body):
+                return
             name = path.removeprefix(f"/{hub.repository}/resolve/{hub.revision}/")
             branch = path.removeprefix(f"/api/models/{hub.repository}/revision/")
             if branch in hub.branches:

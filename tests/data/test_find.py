@@ -134,3 +134,13 @@ def test_places_are_the_given_folders_and_existing_mounts(tmp_path, monkeypatch)
     (tmp_path / "kaggle").mkdir()
     monkeypatch.setattr(find, "MOUNTS", (str(tmp_path / "kaggle"), str(tmp_path / "colab")))
     assert find.search_roots([tmp_path / "none", tmp_path]) == [tmp_path, tmp_path / "kaggle"]
+
+
+@pytest.mark.parametrize("place", ["wheels-slug", "datasets/owner/wheels-slug/wheels", "notebooks/user/slug/wheels"])
+def test_wheels_are_found_wherever_a_mount_puts_them(tmp_path, monkeypatch, place):
+    """Kaggle's layouts of before and of 2026."""
+    monkeypatch.setattr(find, "MOUNTS", (str(tmp_path),))
+    assert find.wheels() is None
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "peft-0.18-py3-none-any.whl").touch()
+    assert find.wheels() == tmp_path / place

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.core.run import read_json
+from lib.core.run import Run, existing, read_json, write_json
+from lib.evaluation import card
 from lib.network import scoring
 from lib.recipes.toy import recipe as toy
+from tests.data.hub_server import serve
 
 
 def table(folder):
@@ -106,6 +108,60 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_origi
     [path] = (folder.parent.parent / "cache").glob("prepared-*/33.npy")
     x = torch.from_numpy(np.load(path))[None]
     assert rows["s33"] == pytest.approx(float((other(x) - toy.truth(x)).abs().detach()), rel=1e-4)
+
+
+def test_an_adapter_that_was_pushed_and_pulled_gives_the_same_scores(trained, step, folder, tmp_path, monkeypatch):
+    """With plain PEFT, and the real client against a hub on this machine."""
+    from huggingface_hub import hf_hub_download
+    from peft import PeftModel
+
+    revision, pulled = "1" * 40, tmp_path / "pulled"
+    with serve("me/adapter", revision, {}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        assert step(5, "--export", "hub", "--hub-repository", "me/adapter") == 0
+        for name in list(hub.files):
+            hf_hub_download("me/adapter", name, revision=revision, local_dir=pulled, endpoint=hub.address)
+    exported = folder / "export" / "adapter"
+    assert set(hub.files) == {file.name for file in exported.iterdir()}
+    network = toy.network()
+    network.load_state_dict(load_file(folder.parent.parent / "data" / "toy" / "base" / "base.safetensors"))
+    adapted = PeftModel.from_pretrained(network, pulled).eval()
+    rows = {row["sample_id"]: float(row["adapted"]) for row in table(folder)}
+    [path] = (folder.parent.parent / "cache").glob("prepared-*/33.npy")
+    x = torch.from_numpy(np.load(path))[None]
+    assert rows["s33"] == pytest.approx(float((adapted(x) - toy.truth(x)).abs().detach()), rel=1e-4)
+
+
+def test_the_card_says_what_it_was_made_from_and_a_demos_card_that_it_is_no_result(trained, step, folder):
+    from huggingface_hub import ModelCard
+
+    assert step(5) == 0
+    run, record = Run(folder.parent.parent, "r"), existing(folder / "run.json")
+    hub_base = {
+        "name": "base",
+        "kind": "hub",
+        "source": "me/base",
+        "commit": "c" * 40,
+        "licence": "Own licence, no sale",
+    }
+    write_json(run.assets, [hub_base])
+    exported = folder / "export" / "adapter"
+    exported.mkdir(parents=True)
+    card.write(run, record, ["import peft"], exported)
+    head = ModelCard.load(exported / "README.md").data.to_dict()
+    assert head["base_model"] == ["me/base"] and head["library_name"] == "peft"
+    assert head["license"] == "other" and head["license_name"] == "own-licence-no-sale"
+    [result] = head["model-index"][0]["results"]
+    scores = existing(run.scores)
+    assert result["metrics"][0]["value"] == scores["metrics"][scores["main"]["metric"]]["adapted"]
+    text = ModelCard.load(exported / "README.md").text
+    assert (
+        "c" * 40 in text and "share 0 groups, 0 files" in text and "trivial predictor" in text and "import peft" in text
+    )
+    assert text.strip().startswith("# r")
+    card.write(run, record | {"demo": True}, ["import peft"], exported)
+    demo = ModelCard.load(exported / "README.md")
+    assert demo.text.strip().startswith("**This adapter comes from a demo") and "model-index" not in demo.data.to_dict()
 
 
 def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):

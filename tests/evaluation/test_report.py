@@ -260,7 +260,7 @@ def test_a_run_without_scores_names_step_5(tmp_path):
     run.scores.unlink()
     with pytest.raises(Stop) as stop:
         report.write(run.folder)
-    assert stop.value.command == f"python step5_evaluate.py --run {run.name}"
+    assert stop.value.command == run.command(5)
 
 
 def test_curves_have_a_panel_per_loss_and_the_evaluations_of_the_main_metric(tmp_path):

@@ -21,20 +21,20 @@ class ModelSize:
 
     img_size: int = 518  # side in px of the square that the table of positions was made for
     patch_size: int = 14  # side in px
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    # From these blocks on: attention over all views in every odd block, norms of queries and keys, rotary positions.
-    alt_start: int = 4
-    qknorm_start: int = 4
-    rope_start: int = 4
+    embed_dim: int = 768  # channels of a block
+    depth: int = 12  # blocks
+    num_heads: int = 12  # of attention in a block
+    mlp_ratio: float = 4.0  # width of a block's MLP over embed_dim
+    alt_start: int = 4  # from this block on every odd one attends over all views
+    qknorm_start: int = 4  # from this block on queries and keys are normalised
+    rope_start: int = 4  # from this block on positions are rotary too
     out_layers: list[int] = field(default_factory=lambda: [5, 7, 9, 11])  # the blocks that the heads read
-    dpt_features: int = 128
+    dpt_features: int = 128  # channels in which the dense head fuses its maps
+    # Channels of its four maps.
     dpt_out_channels: list[int] = field(default_factory=lambda: [96, 192, 384, 768])
-    dpt_output_hidden: int = 32
-    camera_encoder_depth: int = 4
-    camera_encoder_heads: int = 16
+    dpt_output_hidden: int = 32  # channels before its last layer
+    camera_encoder_depth: int = 4  # blocks of what encodes known cameras
+    camera_encoder_heads: int = 16  # of attention in them
 
     def __post_init__(self) -> None:
         within("model.mlp_ratio", self.mlp_ratio, 1 / 16, 64)

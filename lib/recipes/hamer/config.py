@@ -34,18 +34,18 @@ class ModelConfig:
     checkpoint: str = ""  # path of that checkpoint; "" = where step 2 asked you to put it
     mano: str = "licensed"  # or stand_in: an invented hand in the same format
     crop_px: int = 256  # square crop; the backbone sees the middle three quarters of its columns
-    patch_px: int = 16
-    width: int = 1280
-    depth: int = 32
-    heads: int = 16
-    mlp_ratio: int = 4
+    patch_px: int = 16  # side of the square that becomes a token
+    width: int = 1280  # of the backbone's tokens
+    depth: int = 32  # blocks of the backbone
+    heads: int = 16  # of attention in the backbone
+    mlp_ratio: int = 4  # width of the backbone's MLP over width
     drop_path: float = 0.0  # HaMeR was trained with 0.55; on small data that only adds noise to adapters
-    decoder_width: int = 1024
-    decoder_depth: int = 6
-    decoder_heads: int = 8
-    decoder_head_width: int = 64
-    decoder_mlp: int = 1024
-    refinements: int = 1
+    decoder_width: int = 1024  # of the head's query
+    decoder_depth: int = 6  # layers of the head
+    decoder_heads: int = 8  # of attention in the head
+    decoder_head_width: int = 64  # channels of each of them
+    decoder_mlp: int = 1024  # width of the head's MLP
+    refinements: int = 1  # rounds of the head, each from the estimate of the one before
     mean_token: bool = False  # the query token carries the estimate so far; the published model does not do that
     focal_px: float = 5000.0  # of the camera that sees the crop; the checkpoint was trained with this
 
@@ -87,13 +87,13 @@ class LossConfig:
     Sums, never means: the learning rate is tuned to them.
     """
 
-    keypoints_3d: float = 0.05
-    keypoints_2d: float = 0.01
-    global_orient: float = 0.001
-    hand_pose: float = 0.001
-    betas: float = 0.0005
+    keypoints_3d: float = 0.05  # of the 21 keypoints in m, relative to the wrist
+    keypoints_2d: float = 0.01  # of the 21 keypoints in the crop
+    global_orient: float = 0.001  # of the wrist's rotation matrix
+    hand_pose: float = 0.001  # of the 15 joint rotation matrices
+    betas: float = 0.0005  # of the 10 shape numbers
     adversarial: float = 0.0  # HaMeR: 0.0005. Above 0 a critic is trained as well
-    critic_lr: float = 1e-5
+    critic_lr: float = 1e-5  # learning rate of the critic
     shape_prior: float = 1.0  # pull of unannotated betas to 0, relative to `betas`; keypoints say little of thickness
 
     def __post_init__(self) -> None:
@@ -110,7 +110,9 @@ class LossConfig:
 class TargetsConfig:
     """Layers that get adapters, e.g. [qkv, fc1] and [to_kv, decpose]; `attn`, `mlp` and `readouts` are several."""
 
+    # Kinds of layers of the ViT that get adapters.
     backbone: list[str] = field(default_factory=lambda: ["attn", "mlp", "patch"])
+    # Kinds of layers of the head that get adapters.
     head: list[str] = field(default_factory=lambda: ["attn", "readouts"])
 
     def __post_init__(self) -> None:

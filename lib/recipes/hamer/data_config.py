@@ -28,7 +28,7 @@ class DataConfig:
     joint_order_2d: str = (
         "openpose"  # or mano | interhand | rhd | fphab, or the place of each OpenPose joint: 0,5,6,...
     )
-    joint_order_3d: str = "openpose"
+    joint_order_3d: str = "openpose"  # as joint_order_2d
     axes: str = "opencv"  # of 3D keypoints and the wrist's rotation: y down, z forward; opengl: y up, z backward
     pose_format: str = "axis_angle"  # of the flat hand | without_mean: of MANO's mean pose | pca | pca_without_mean
     left_betas: str = "mirrored"  # of left hands: the right hand's, in the mirror | negated | unused (MANO_LEFT's)
@@ -37,19 +37,19 @@ class DataConfig:
     trust_labels: bool = False  # use labels that contradict each other, or are in no known convention, as they are
     group_pattern: str = ""  # regex over a sample's name; its first group names the subject or sequence. "" = by format
     val_groups: list[str] = field(default_factory=list)  # held out; [] = a share of the groups, drawn with train.seed
-    val_share: float = 0.1
+    val_share: float = 0.1  # of the groups, where val_groups is empty
     truth: str = "3d"  # held-out hands are scored against all 21 keypoints in 3D (others are left out); or 2d
     box_factor: float = 2.0  # side of a crop whose box comes from keypoints, relative to their extent
     keep_side_px: int = 512  # larger boxes are reduced to this side in step 3, which also removes aliasing
-    augment: bool = True
-    augment_scale: float = 0.3
+    augment: bool = True  # vary the crops of the training: size, rotation, place, colour
+    augment_scale: float = 0.3  # crops vary by this share of their size
     augment_rotation_deg: float = 30.0  # standard deviation, cut at two of them
-    augment_rotation_share: float = 0.6
+    augment_rotation_share: float = 0.6  # of the training crops that are rotated
     augment_shift: float = 0.02  # of the box
-    augment_colour: float = 0.2
+    augment_colour: float = 0.2  # each channel varies by this share
     stand_in_subjects: int = 16  # of the stand-in data: subjects, and hands of each
-    stand_in_hands: int = 40
-    stand_in_px: int = 128
+    stand_in_hands: int = 40  # of each subject of the stand-in data
+    stand_in_px: int = 128  # side of a stand-in picture
 
     def __post_init__(self) -> None:
         one_of("data.format", self.format, FORMATS)

@@ -17,5 +17,5 @@ FUNCTIONS = {
     "assemble": "stages build objectives",
     "evaluate": "measures comparison score_batch summarise describe",
     "figures": "figures",
-    "predict": "predict export",
+    "predict": "predict export network read_export",
 }

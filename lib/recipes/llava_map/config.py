@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import at_least, one_of, refuse_bad_pattern, scored
+from lib.core.config import allowed, at_least, one_of, refuse_bad_pattern, scored
 from lib.core.errors import Stop
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
 from lib.recipes.llava_map.splits import OFFICIAL
@@ -15,19 +15,20 @@ REGIONS = {"60x30": ((15.0, 30.0), (0.5, 1.0, 1.5)), "100x50": ((25.0, 50.0), (1
 
 @dataclass
 class ModelConfig:
-    encoder: str = "resnet50"
+    encoder: str = "resnet50"  # of the six pictures
     qformer: str = "blip2"  # or "scratch": never a silent fall-back
     # or another id of the hub, or a folder: any causal family that transformers builds and whose mask holds; or "none"
     llm: str = "lmsys/vicuna-7b-v1.5"
     llm_revision: str = ""  # of another id: 40 hex digits
     llm_bits: int = 16  # 4: bitsandbytes' NF4, where it is installed
     tokens_per_view: int = 128  # scene tokens of each of the six cameras
+    # What the language model reads before the scene tokens.
     prompt: str = "Six camera views around a car. Find the lane dividers, pedestrian crossings and road boundaries."
-    instances: int = 50
-    points: int = 20
-    decoder_width: int = 256
-    decoder_layers: int = 6
-    decoder_heads: int = 4
+    instances: int = 50  # map queries, and so lines at most
+    points: int = 20  # of every predicted line
+    decoder_width: int = 256  # channels of the map decoder
+    decoder_layers: int = 6  # of the map decoder, each with a loss of its own
+    decoder_heads: int = 4  # of attention in the map decoder
     scene_interaction: bool = False  # a look past the language model; it can learn the task alone
 
     def __post_init__(self) -> None:
@@ -64,15 +65,15 @@ class DataConfig:
     split: str = "official"
     geographic_share: float = 0.15  # of each location's scenes
     geographic_gap_m: float = 60.0  # training scenes that come nearer to a held-out frame are dropped
-    width_px: int = 800
-    height_px: int = 448
+    width_px: int = 800  # of each of the six pictures, as the encoder sees it
+    height_px: int = 448  # as width_px
     region: str = "60x30"  # metres ahead and behind, to both sides; or 100x50. Thresholds and rays go with it
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
     # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
     colour_jitter: float = 0.0
-    stand_in: bool = False
-    stand_in_scenes: int = 180
-    stand_in_val_scenes: int = 32
+    stand_in: bool = False  # a procedural world in nuScenes' format, unless data.root is given
+    stand_in_scenes: int = 180  # to train on, of the procedural world
+    stand_in_val_scenes: int = 32  # held out, of the procedural world
     stand_in_frames: int = 3  # few: the frames of a scene are much alike, and it is other roads that teach
     overlays: int = 4  # frames drawn with their ground truth in step 3
 
@@ -104,9 +105,9 @@ class DataConfig:
 class LossConfig:
     """MapTR's weights of sums over points: gradient norms of 14 to 260 are normal, and train.clip belongs to them."""
 
-    cls: float = 2.0
-    pts: float = 5.0
-    dir: float = 0.005
+    cls: float = 2.0  # of the classes: focal loss
+    pts: float = 5.0  # of the points: L1
+    dir: float = 0.005  # of the directions between neighbouring points: cosine
     orders: str = "v4"  # of closed lines; "v2" is what MapTR's released configurations use
 
     def __post_init__(self) -> None:
@@ -125,6 +126,7 @@ class LoraConfig(config.LoraConfig):
     down_proj for the MLP; whatever names the family has), a whole name (layers.3.mlp.up_proj), or a regex over those.
     """
 
+    # Layers of the language model that get adapters.
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
     def __post_init__(self) -> None:
@@ -142,11 +144,12 @@ class TrainConfig(config.TrainConfig):
     The Q-Former has a share of it, the language model a rate of its own.
     """
 
+    # Stage2 trains around the frozen language model, stage3 trains it too.
     stages: list[str] = field(default_factory=lambda: ["stage2"])
     lr_share_qformer: float = 0.1  # of train.lr
     lr_llm: float = 1e-4  # of the adapters, or of the whole language model, in stage 3
     stage3: str = "lora"  # or "full": several large cards, and train.shard
-    stage3_epochs: int = 3
+    stage3_epochs: int = 3  # of stage 3
     clip: float = 35.0  # MapTR's; its losses are sums, and norms of 14 to 260 are normal
 
     def __post_init__(self) -> None:
@@ -207,6 +210,7 @@ class Config:
 
 def between(key: str, value: float, low: float, high: float) -> None:
     """Stop where a number is outside of [low, high], or no number."""
+    allowed(key, f"{low:g} to {high:g}")
     if not low <= value <= high:
         raise Stop(f"{key}={value} is impossible: it must be between {low:g} and {high:g}")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lib.core.errors import Stop
 from lib.core.records import Batch, Parts, Stage
@@ -20,6 +21,8 @@ from lib.data import pictures
 from lib.recipes.llava_map import evaluate, geometry, metrics, scene_view
 from lib.recipes.llava_map.arrays import resized
 from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.model import detect
+from lib.recipes.llava_map.published import below
 from lib.recipes.llava_map.sources import tokenizer_files
 from lib.recipes.llava_map.tables import Frame, read_frames
 
@@ -124,6 +127,39 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
         parts.modules["llm"].save_pretrained(out / "llm")
         for file in tokenizer_files(parts.modules["prompt"].tokenizer):
             shutil.copy(file, out / "llm")
+
+
+def read_export(config: Config, stage: Stage, parts: Parts, folder: Path) -> None:
+    """Stop: a tensor of a trained module is missing or has another shape."""
+    from lib.network import weights
+
+    file = folder / "map.safetensors"
+    for name in dict.fromkeys(name.partition(".")[0] for names in weights.shards(file).values() for name in names):
+        weights.load_strict(parts.modules[name], below(file, f"{name}."))
+    if (folder / "llm").is_dir():
+        weights.load_strict(parts.modules["llm"], folder / "llm" / "model.safetensors")
+
+
+def network(config: Config, stage: Stage, parts: Parts) -> "Detector":
+    return Detector(config, parts.modules)
+
+
+class Detector(torch.nn.Module):
+    """Pictures and cameras -> lines, under the guide's names."""
+
+    def __init__(self, config: Config, modules: dict[str, Any]):
+        super().__init__()
+        self.config, self.parts = config, torch.nn.ModuleDict(modules)
+
+    def forward(self, pictures: Tensor, intrinsics: Tensor, bev_from_cam: Tensor) -> dict[str, Tensor]:
+        """pictures (b, 6, 3, h, w) of 0 to 255, intrinsics (b, 6, 3, 3) in pixels, bev_from_cam (b, 6, 4, 4) in metres
+        -> pred_logits (b, instances, classes), before the sigmoid, and pred_points (b, instances, points, 2) in metres,
+        x right and y ahead of the lidar; of the last decoder layer.
+        """
+        batch = {"pictures": pictures, "intrinsics": intrinsics, "bev_from_cam": bev_from_cam}
+        logits, points = detect(dict(self.parts.items()), self.config, batch)
+        half = torch.tensor(self.config.data.half_extent_m, device=points.device)
+        return {"pred_logits": logits[-1], "pred_points": (points[-1] * 2 - 1) * half}
 
 
 def trained_modules(parts: Parts) -> list[str]:

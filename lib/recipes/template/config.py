@@ -33,7 +33,7 @@ class DataConfig:
     val_share: float = 0.35  # of the pictures: whole cameras are held out until they make so much
     augment: bool = True  # mirror training pictures left to right
     stand_in: bool = False  # pictures that stand_in.py draws, instead of data.root
-    stand_in_cameras: int = 16
+    stand_in_cameras: int = 16  # that drew the stand-in pictures; a group each
     stand_in_pictures: int = 16  # of each camera
 
     def __post_init__(self) -> None:

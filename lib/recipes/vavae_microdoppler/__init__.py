@@ -25,7 +25,7 @@ FUNCTIONS = {
         "autoencoder.objectives": "objectives",
         "autoencoder.evaluate": "measures score_batch summarise describe",
         "autoencoder.figures": "figures",
-        "autoencoder.predict": "predict export",
+        "autoencoder.predict": "predict export read_export",
     },
     "dit": {
         "autoencoder.samples": "collate",
@@ -35,6 +35,6 @@ FUNCTIONS = {
         "dit.objectives": "objectives",
         "dit.evaluate": "measures score_batch summarise describe",
         "dit.figures": "figures",
-        "dit.predict": "predict export",
+        "dit.predict": "predict export network read_export",
     },
 }

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from lib.core.config import allowed
 from lib.core.errors import Stop
 
 # Section -> field -> interval. A list must have every item in it. "(" and ")" leave the end out; NaN is in none.
@@ -45,6 +46,7 @@ def refuse_outside(section: str, settings: Any) -> None:
     """Stop: a number of the section lies outside its interval; the sentence names key, value and interval."""
     for name, interval in BOUNDS[section].items():
         value = getattr(settings, name)
+        allowed(f"{section}.{name}", f"in {interval}")
         for number in value if isinstance(value, list) else [value]:
             if not inside(number, interval):
                 raise Stop(f"{section}.{name}={value} is impossible: it must be in {interval}")

@@ -33,20 +33,20 @@ class DataConfig:
     iq_layout: str = "auto"  # the longest axis is time; or range_time, time_range, interleaved (echoes.py)
     range_bins: list[int] = field(default_factory=list)  # first and last that count; empty: all
     prf_hz: float = 1600.0  # the rest is for raw echoes
-    wavelength_m: float = 0.01249
-    window_s: float = 0.14
-    duration_s: float = 2.4
+    wavelength_m: float = 0.01249  # of the radar; 24 GHz
+    window_s: float = 0.14  # of the short-time transform
+    duration_s: float = 2.4  # of a spectrogram
     hop_s: float = 0.0  # between columns; 0 = duration_s / model.image_px, else an image lasts image_px hops
     notch_m_s: float = 0.0  # half width of what is left out around zero Doppler
-    stride_s: float = 0.6
-    low_m_s: float = -1.5
-    high_m_s: float = 5.0
-    range_db: float = 38.0
-    colours: str = "jet"
+    stride_s: float = 0.6  # between the starts of two spectrograms of a recording
+    low_m_s: float = -1.5  # velocity at the lower edge of a spectrogram
+    high_m_s: float = 5.0  # velocity at the upper edge
+    range_db: float = 38.0  # from black to the strongest echo
+    colours: str = "jet"  # of spectrograms that are made from raw echoes
     stand_in: bool = False  # simulated walkers, unless data.root is given
-    stand_in_users: int = 12
-    stand_in_recordings: int = 12
-    stand_in_windows: int = 4
+    stand_in_users: int = 12  # of the simulated walkers
+    stand_in_recordings: int = 12  # of each simulated walker
+    stand_in_windows: int = 4  # spectrograms of each simulated recording
     stand_in_difference: float = 0.5  # scale of what tells users apart
     stand_in_px: int = 256  # side of the images as simulated; step 3 reduces them to model.image_px like anybody's
 
@@ -92,26 +92,26 @@ class DataConfig:
 class LossConfig:
     """Weights by the guide; where it is silent or wrong (critic start, KL) by the published configuration."""
 
-    perceptual: float = 1.0
-    kl: float = 1e-6
-    critic: float = 0.5
+    perceptual: float = 1.0  # weight of LPIPS
+    kl: float = 1e-6  # weight of the KL divergence of the latents
+    critic: float = 0.5  # weight of the critic's opinion, against the reconstruction's gradient
     critic_kind: str = "hinge"  # or vanilla
     critic_drift: float = 1e-3  # times the mean square of its logits; the published code has 0
     critic_start_share: float = 0.17  # of the first stage (5 of 30 epochs); later stages have it from their first step
     critic_warmup_share: float = 0.03  # of a stage: a fresh critic learns alone for so long before it is listened to
     align_vf: float = 0.5  # share of the alignment's gradient at the encoder's last layer, by stage
-    reconstruct_vf: float = 0.1
-    margin_vf: float = 0.1
+    reconstruct_vf: float = 0.1  # as align_vf, in the stage reconstruct
+    margin_vf: float = 0.1  # as align_vf, in the stage margin
     adaptive_vf: bool = True  # false: the three numbers are plain factors, and the alignment is switched off in effect
-    distance_weight: float = 1.0
-    cosine_weight: float = 1.0
+    distance_weight: float = 1.0  # of the distances between positions, within the alignment
+    cosine_weight: float = 1.0  # of the cosine to the vision features, within the alignment
     distance_margin: float = 0.25  # in the stages margin and single
-    cosine_margin: float = 0.5
+    cosine_margin: float = 0.5  # as distance_margin, of the cosine
     averaged: bool = False  # means over pixels instead of sums (the original's pp_style)
     fix_projection: bool = True  # the projection stands still in the stage margin, as in the published last stage
     velocity_cosine: float = 1.0  # stage dit: 1 - cosine of the velocities beside their squared error
     contrastive: float = 0.0  # stage dit: between users, on the tokens of the middle block; the guide: 0.3
-    contrastive_temperature: float = 0.1
+    contrastive_temperature: float = 0.1  # of that loss: lower separates harder
 
     def __post_init__(self):
         refuse_outside("loss", self)
@@ -127,7 +127,7 @@ class DiTConfig:
     latents: str = ""  # a latent folder that another run made; empty: made here, by the autoencoder of the stage before
     label_dropout: float = 0.1  # share of the samples that train the null row of the class table, for guidance
     method: str = scored("euler")  # or heun (two evaluations a step), dopri5 (adaptive)
-    sampling_steps: int = scored(50)
+    sampling_steps: int = scored(50)  # of the sampler, from noise to a spectrogram
     shift: float = scored(0.3)  # spends more steps near noise; 0 = evenly
     guidance: float = scored(3.0)  # on all channels; 1 = none
     guidance_start: float = scored(0.1)  # no guidance before this time (0 = noise, 1 = data)
@@ -148,15 +148,15 @@ class TrainConfig(config.TrainConfig):
     constant.
     """
 
-    stages: list[str] = field(default_factory=lambda: ["align", "reconstruct", "margin"])
+    stages: list[str] = field(default_factory=lambda: ["align", "reconstruct", "margin"])  # in this order
     plan: str = "auto"  # by the untouched base's scores (decision.py): light (half of every stage) or deep
     epochs: int = 30  # of the first stage
     reconstruct_share: float = 0.5  # of `epochs`: 15
     margin_share: float = 1 / 3  # of `epochs`: 10
     dit_share: float = 10.0  # of `epochs`: 300
     lr: float = 1e-4
-    reconstruct_lr_share: float = 0.5
-    margin_lr_share: float = 0.2
+    reconstruct_lr_share: float = 0.5  # of `lr`, in the stage reconstruct
+    margin_lr_share: float = 0.2  # of `lr`, in the stage margin
     dit_lr_share: float = 2.0  # 2e-4, as published
     min_lr_ratio: float = 1.0  # constant, as published
     warmup_ratio: float = 0.0

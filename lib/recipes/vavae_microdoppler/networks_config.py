@@ -32,34 +32,35 @@ class ModelConfig:
     weights, and only the frozen vision network and LPIPS come from `teachers`.
     """
 
+    # The published repository, a path to a file like its (or to a folder), demo, or scratch (random weights).
     weights: str = PUBLISHED
     teachers: str = PUBLISHED  # of weights=scratch: a repository, path or "demo", as for `weights`
-    image_px: int = 256
-    channels: int = 128
+    image_px: int = 256  # side of the spectrograms; step 3 resizes them to it
+    channels: int = 128  # width of the first level of the autoencoder
     multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])  # of `channels`; each level halves the side
-    blocks: int = 2
+    blocks: int = 2  # residual blocks of each level
     attention: list[int] = field(default_factory=lambda: [4])  # levels that attend, 0 = full resolution
-    latent_channels: int = 32
-    norm_groups: int = 32
+    latent_channels: int = 32  # of the latent: 32 in f16d32
+    norm_groups: int = 32  # of the group norms
     vf: str = "dinov2_large"  # the vision network; or dinov2_base, dinov2_small, none
     vf_width: int = 0  # 0 = what `vf` names; the demo's network is smaller
-    vf_depth: int = 0
-    vf_heads: int = 0
+    vf_depth: int = 0  # blocks of it; 0 = what `vf` names
+    vf_heads: int = 0  # of attention in it; 0 = what `vf` names
     vf_input: str = "published"  # [-1, 1], as the projection was trained with; or imagenet
     fresh_projection: bool = False  # a random one: the file has none, or the vision network is not the published one
+    # Channels of the five stages of the perceptual network.
     lpips_widths: list[int] = field(default_factory=lambda: list(VGG16))
-    critic_width: int = 64
-    critic_layers: int = 3
+    critic_width: int = 64  # channels of the first layer of the patch critic
+    critic_layers: int = 3  # of the patch critic; more judge larger patches
     freeze_encoder_layers: int = 0  # the first levels of the encoder; strategy.py: 3 or 4 below 5000 images
     dit: str = "S"  # or B, L, XL: depth, width and heads of the stage dit's network
     dit_width: int = 0  # 0 = what `dit` names; the demo's network is smaller
-    dit_depth: int = 0
-    dit_heads: int = 0
+    dit_depth: int = 0  # blocks of it; 0 = what `dit` names
+    dit_heads: int = 0  # of attention in it; 0 = what `dit` names
     dit_patch: int = 1  # side of a token in latent positions
     dit_weights: str = "scratch"  # or published (XL, patch 1; the demo has its own), or a path of a file of that format
-    dit_trains: str = (
-        "all"  # or table (class table, modulations, last layer; attention and MLPs are frozen), lora (adapters)
-    )
+    # or table (class table, modulations, last layer; attention and MLPs are frozen), lora (adapters)
+    dit_trains: str = "all"
 
     def __post_init__(self):
         refuse_outside("model", self)
@@ -189,6 +190,7 @@ class LoraConfig(config.LoraConfig):
     """Adapters of the stage dit (model.dit_trains=lora)."""
 
     dropout: float = 0.0
+    # Regexes over names of the diffusion network's layers.
     targets: list[str] = field(default_factory=lambda: [r"blocks\..*\.(qkv|proj|w12|w3|adaLN_modulation\.1)"])
 
     def __post_init__(self):

@@ -57,9 +57,9 @@ class ModelConfig(ModelSize, sections.NetworkConfig):
 class LossConfig(sections.LossConfig):
     """The camera head's iterations and the point head have terms of their own."""
 
-    point_weight: float = 0.0
+    point_weight: float = 0.0  # of the loss of the points; needs model.point_head
     iteration_decay: float = 0.6  # of the camera head's earlier iterations
-    point_gradient: str = "normal"
+    point_gradient: str = "normal"  # as depth_gradient, for points, which have normals too: normal, normal_conf
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,28 +19,28 @@ class ModelSize:
     # Side in px of the square that the table of positions was made for; other grids are interpolated.
     img_size: int = 518
     patch_size: int = 14  # side in px
-    embed_dim: int = 1024
-    depth: int = 24
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    num_register_tokens: int = 4
-    qk_norm: bool = True
-    rope_base: float = 100.0
+    embed_dim: int = 1024  # width of the tokens
+    depth: int = 24  # pairs of a frame block and a global block
+    num_heads: int = 16  # of attention in these blocks
+    mlp_ratio: float = 4.0  # width of a block's MLP over embed_dim
+    num_register_tokens: int = 4  # of each frame, behind its camera token
+    qk_norm: bool = True  # normalise queries and keys
+    rope_base: float = 100.0  # of the rotary positions
     # Start of the residual branches of the aggregator and the camera trunk; only for training from scratch.
     layer_scale: float = 0.01
-    patch_embed_depth: int = 24
-    patch_embed_num_heads: int = 16
-    patch_embed_mlp_ratio: float = 4.0
-    camera_trunk_depth: int = 4
-    camera_num_heads: int = 16
-    camera_mlp_ratio: float = 4.0
-    camera_iterations: int = 4
-    dpt_features: int = 256
-    dpt_out_channels: list[int] = field(default_factory=lambda: [256, 512, 1024, 1024])
+    patch_embed_depth: int = 24  # blocks of the DINOv2 that makes the tokens
+    patch_embed_num_heads: int = 16  # of attention in these blocks
+    patch_embed_mlp_ratio: float = 4.0  # width of their MLP over embed_dim
+    camera_trunk_depth: int = 4  # blocks of the camera head
+    camera_num_heads: int = 16  # of attention in these blocks
+    camera_mlp_ratio: float = 4.0  # width of their MLP over twice embed_dim
+    camera_iterations: int = 4  # refinements of the cameras, each from the one before
+    dpt_features: int = 256  # channels of the dense heads
+    dpt_out_channels: list[int] = field(default_factory=lambda: [256, 512, 1024, 1024])  # channels of their four scales
     dpt_intermediate_layers: list[int] = field(default_factory=lambda: [4, 11, 17, 23])  # what the dense heads read
-    dpt_output_hidden: int = 32
-    camera_head: bool = True
-    depth_head: bool = True
+    dpt_output_hidden: int = 32  # channels before their last layer
+    camera_head: bool = True  # predicts the cameras; this recipe needs it
+    depth_head: bool = True  # predicts depth and its confidence; this recipe needs it
     point_head: bool = False  # depth and cameras give better points than the point head (the paper, table 3)
 
     def __post_init__(self) -> None:

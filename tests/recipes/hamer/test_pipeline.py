@@ -5,9 +5,11 @@ with 2D scores.
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
-from tests import reload_adapter
+from lib import api
+from tests import pages, reload_adapter
 from tests.recipes.hamer import real_hands
 
 FEW = (
@@ -49,6 +51,13 @@ def test_five_steps_predict_and_export(step, tmp_path):
     assert step(5, "--run", "one", "--export", "merged") == 0
     exported = load_file(next((folder / "export").rglob("hamer.safetensors")))
     assert exported.keys() == load_file(Path(real_hands.ROOT, "lib/recipes/hamer/demo/base.safetensors")).keys()
+    hand = pages.run("hamer", NAME=folder)
+    assert hand["vertices"].shape == (1, 778, 3) and hand["camera"].shape == (1, 3)
+    assert hand["joints_2d"].shape == (1, 21, 2)
+    crop = torch.rand(1, 3, hand["side"], hand["side"])
+    read = api.load(folder / "export" / "merged").adapted(crop)["pred_vertices"]
+    assert torch.allclose(read, hand["run"].adapted(crop)["pred_vertices"], atol=1e-6)
+    assert not torch.allclose(read, hand["run"].base(crop)["pred_vertices"], atol=1e-6)
 
 
 def base_score(name: str) -> float:

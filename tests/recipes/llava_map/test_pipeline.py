@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
+from lib import api
 from lib.core.run import read_json, read_log, write_json
-from lib.recipes.llava_map import stand_in
+from lib.recipes.llava_map import predict, stand_in
 from lib.recipes.llava_map.roadmap import LOCATIONS
 from lib.recipes.llava_map.tables import read_frames
-from tests import reload_adapter
+from tests import pages, reload_adapter
 
 
 def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):
@@ -38,6 +40,12 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     near = [line for line in alike if abs(line["score"] - best["score"]) < 0.02]
     # what keeps them apart: step 3's JPEG, tokens in half precision
     assert any(np.allclose(line["pts"], best["pts"], atol=0.2) for line in near)
+    found = pages.run("llava_map", NAME=folder, NUSCENES=world)
+    instances, points = found["run"].config.model.instances, found["run"].config.model.points
+    assert found["logits"].shape == (1, instances, 3) and found["points"].shape == (1, instances, points, 2)
+    read = api.load(folder / "export" / "merged").adapted
+    batch = predict.as_batch(found["run"].config, found["frame"], world, found["run"].device)
+    assert torch.allclose(read(**batch)["pred_points"], found["points"], atol=1e-4)
 
 
 def refuse_the_exported_language_model_where_its_scenes_are_held_out(step, world, folder, capsys):

@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from lib import api
 from lib.core.run import read_json
+from tests import pages
 from tests.recipes.vavae_microdoppler.test_inception import Means
 
 SMALLEST = (
@@ -63,7 +65,19 @@ def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp
     assert step(5, *one, "--predict", "one/data/vavae_microdoppler/data/ID_1", "--out", str(tmp_path / "out")) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["psnr.csv", *(f"rec0{number}_w0.png.png" for number in range(4))]
+    read_from_python(Path("one/runs/walks"))
     score_in_another_space(step, one)
+
+
+def read_from_python(folder: Path) -> None:
+    found = pages.run("vavae_microdoppler", NAME=folder)
+    side = found["side"]
+    assert found["images"].shape == (1, 3, side, side) and found["latent"].shape[2] < side
+    image = torch.rand(1, 3, side, side)
+    read = api.load(folder / "export" / "merged").adapted
+    assert torch.allclose(
+        read.encode(image).latent_dist.mean, found["network"].encode(image).latent_dist.mean, atol=1e-5
+    )
 
 
 def same_files(one: Path, other: Path, names: tuple[str, ...]) -> None:

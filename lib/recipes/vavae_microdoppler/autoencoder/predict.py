@@ -17,9 +17,11 @@ from PIL import Image
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
 from lib.data import pictures
+from lib.network import weights
 from lib.recipes.vavae_microdoppler import metrics
+from lib.recipes.vavae_microdoppler.autoencoder import published
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
-from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of, to_published
+from lib.recipes.vavae_microdoppler.autoencoder.model import decode, from_published, moments_of, to_published
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import printable
 from lib.recipes.vavae_microdoppler.walk import IMAGE_TYPES, File, walk
@@ -39,19 +41,26 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
     from safetensors.torch import save_file
 
     autoencoder = parts.modules["autoencoder"].float().cpu()
-    published = to_published(autoencoder)
+    state = to_published(autoencoder)
     statistics = parts.modules["statistics"].cpu().statistics()
-    together = published | {"latent_mean": statistics.mean, "latent_std": statistics.std}
+    together = state | {"latent_mean": statistics.mean, "latent_std": statistics.std}
     for part, start in EXPORTED.items():
         if part in parts.modules:
-            state = parts.modules[part].cpu().state_dict()
-            together |= {start + name: tensor.contiguous() for name, tensor in state.items()}
+            own = parts.modules[part].cpu().state_dict()
+            together |= {start + name: tensor.contiguous() for name, tensor in own.items()}
     settings = {"model": json.dumps(dataclasses.asdict(config.model)), "base": parts.base}
     save_file(together, out / "vavae_encoder_for_dit.safetensors", metadata=settings)
-    save_file(published, out / "vavae_published.safetensors")
+    save_file(state, out / "vavae_published.safetensors")
     mean, std = (tensor.flatten().tolist() for tensor in (statistics.mean, statistics.std))
     autoencoder.register_to_config(latents_mean=mean, latents_std=std)
     autoencoder.save_pretrained(out / "diffusers")
+
+
+def read_export(config: Config, stage: Stage, parts: Parts, folder: Path) -> None:
+    """The autoencoder alone: it is what `predict` and lib.api use. Stop: a tensor is missing or has another shape."""
+    network = parts.modules["autoencoder"]
+    stored = published.read_groups([folder / "vavae_published.safetensors"])["autoencoder"]
+    weights.load_strict(network, from_published(stored, network).items())
 
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:

@@ -12,6 +12,7 @@ from lib.core.errors import Stop, nearest
 from lib.core.order import Key
 from lib.core.records import Parts, Stage
 from lib.core.run import write_json
+from lib.network import weights
 from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit.generate import images
@@ -57,6 +58,30 @@ def export(config: Config, stage: Stage, parts: Parts, out: Path) -> None:
     save_file(to_published(modules["autoencoder"]), out / "vavae_published.safetensors")
     sampling = {"users": reference.users, "size": asdict(dit.size), "sampling": asdict(config.dit)}
     write_json(out / "users.json", sampling)
+
+
+def read_export(config: Config, stage: Stage, parts: Parts, folder: Path) -> None:
+    """Stop: a tensor of the diffusion network is missing or has another shape."""
+    weights.load_strict(parts.modules["dit"], folder / "lightningdit.safetensors")
+
+
+def network(config: Config, stage: Stage, parts: Parts) -> "Generator":
+    return Generator(config, parts)
+
+
+class Generator(torch.nn.Module):
+    """Spectrograms of a user. `parts` are its networks: dit, autoencoder, reference."""
+
+    def __init__(self, config: Config, parts: Parts):
+        super().__init__()
+        self.config, self.parts = config, torch.nn.ModuleDict(parts.modules)
+        self.users: list[str] = parts.modules["reference"].users
+
+    def sample(self, user: str, count: int) -> Tensor:
+        """(count, 3, h, w) of nominal range [-1, 1], on the CPU: the first `count` of --predict. Stop: no such user."""
+        label = self.users.index(named(user, self.users))
+        with torch.no_grad():
+            return draw(self.config, Parts(dict(self.parts.items())), label, range(count))
 
 
 def draw(config: Config, parts: Parts, label: int, numbers: range) -> Tensor:

@@ -44,7 +44,8 @@ def trained(config: Config, parts: Parts) -> Classifiers:
     device, users = reference.mean.device, len(reference.users)
     real = reference.learning_images, reference.learning_labels
     made = generated(config, parts, reference.learning_labels[:GENERATED])
-    sets = {"real": real, "both": tuple(torch.cat(pair) for pair in zip(real, made, strict=True)), "generated": made}
+    both = torch.cat([real[0], made[0]]), torch.cat([real[1], made[1]])
+    sets: dict[str, tuple[Tensor, Tensor]] = {"real": real, "both": both, "generated": made}
     return {diet: [judge.learn(*sets[diet], users, device, seed) for seed in SEEDS] for diet in DIET}
 
 

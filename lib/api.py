@@ -1,0 +1,146 @@
+"""A finished run from Python: its networks as plain torch modules, predictions, scores.
+
+    from lib import api
+    run = api.load("runs/NAME")
+    run.base, run.adapted        # torch modules on the run's device, in evaluation mode, every tensor frozen
+    run.predict("PHOTOS")        # the folder that the predictions were written into
+    run.scores                   # a pandas DataFrame, one row per metric
+
+What is called and what comes back is the recipe's (lib/recipes/<name>/README.md shows five lines of each).
+"""
+
+import argparse
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+from lib import recipes
+from lib.core import config as configuration
+from lib.core.errors import Stop
+from lib.core.job import Job
+from lib.core.records import Parts, Stage
+from lib.core.run import Run, existing
+from lib.core.session import Clock
+
+ADAPTERS = ("merged", "attached")
+EXPORT = ("export", "merged")  # below a run's folder
+
+
+def load(
+    folder: str | Path, checkpoint: str = "", adapters: str = "merged", inputs: tuple[Path, ...] = ()
+) -> "Trained":
+    """The run in `folder`, or the merged export of one (`runs/NAME/export/merged`), whose weights `adapted` then has.
+
+    checkpoint: best, last or step-N; "" is the one that step 5 scores. adapters: "merged" into the base's tensors, or
+    "attached" as PEFT's layers. inputs: further places to look for weights and data. Stop: this is no run, or it is
+    not trained, or something that it was made from is gone or has changed.
+    """
+    configuration.one_of("adapters", adapters, ADAPTERS)
+    place = Path(folder).resolve()
+    exported = place if place.parts[-2:] == EXPORT else None
+    place = place.parents[1] if exported else place
+    if not (place / "run.json").exists() or place.parent.name != "runs":
+        raise Stop(f"{folder} is not a run: it lies in a folder runs/ and holds run.json", 'api.load("runs/NAME")')
+    return Trained(job_of(Run(place.parents[1], place.name), inputs), checkpoint, adapters == "merged", exported)
+
+
+def job_of(run: Run, inputs: tuple[Path, ...]) -> Job:
+    """What step 5 would work on."""
+    record = existing(run.record)
+    recipe = recipes.find(run.root, record["recipe"])
+    settings = record["overrides"] | record.get("decided", {})
+    config, _ = configuration.compose(recipe, record["preset"], record["demo"], record["scale"], settings)
+    args = argparse.Namespace(inputs=list(inputs))
+    return Job(5, run, recipe, config, record, args, Clock(None, 0.0, time.monotonic()))
+
+
+class Trained:
+    """A run whose training is finished. Networks are built when they are first asked for."""
+
+    def __init__(self, job: Job, checkpoint: str, merged: bool, exported: Path | None):
+        from lib.evaluation import evaluate
+        from lib.network.checkpoint import choose
+
+        self.job, self.config, self.name = job, job.config, job.run.name
+        self.merged, self.exported = merged, exported
+        with evaluate.opened(job) as self.session:
+            self.stage = self.session.stage
+        trained = job.run.stage(self.stage.name)
+        if not trained.exists():
+            raise Stop(f"the run {self.name} has no trained stage {self.stage.name}", job.run.command(4))
+        self.checkpoint = choose(trained, checkpoint or job.config.eval.checkpoint)
+
+    @property
+    def device(self) -> Any:
+        """The torch device that the networks are on."""
+        return self.session.accelerator.device
+
+    @functools.cached_property
+    def base(self) -> Any:
+        """The untouched base, strictly loaded."""
+        return self.network(self.built())
+
+    @functools.cached_property
+    def adapted(self) -> Any:
+        """The base with what was trained."""
+        return self.network(self.adapted_parts)
+
+    @functools.cached_property
+    def adapted_parts(self) -> Any:
+        from lib.network import adapters, checkpoint
+
+        parts = self.built()
+        if self.exported:
+            own = self.job.recipe.modules("read_export")
+            read = self.job.recipe.read_export if own else read_one_file
+            read(self.config, self.stage, parts, self.exported)
+            return parts
+        wrapped = adapters.attach(parts)
+        checkpoint.load(self.checkpoint, parts, wrapped, parts.base)
+        if self.merged:
+            parts.modules |= adapters.merge(wrapped)
+        return parts
+
+    def built(self) -> Any:
+        from lib.network import setup
+
+        return setup.build_base(self.job, self.stage, self.session.asset_dirs, self.session.accelerator)
+
+    def network(self, parts: Any) -> Any:
+        """What a person calls of the parts (the contract's `network`)."""
+        for module in parts.modules.values():
+            module.requires_grad_(False).to(self.session.accelerator.device)
+        return self.job.recipe.network(self.config, self.stage, parts).eval()
+
+    def predict(self, inputs: str | Path, out: str | Path = "") -> Path:
+        """Step 5's --predict: files in `out`, or in predictions/ of the run; returns that folder."""
+        import torch
+
+        folder = Path(out) if out else self.job.run.folder / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.adapted is not None  # on the device, in evaluation mode
+        with torch.no_grad(), self.session.accelerator.autocast():
+            self.job.recipe.predict(self.config, self.stage, self.adapted_parts, str(inputs), folder)
+        return folder
+
+    @property
+    def scores(self) -> Any:
+        """eval/scores.json as a DataFrame: a row per metric, columns base, adapted, trivial, difference, low, high,
+        verdict, unit. Damaged (a Stop): step 5 has not scored it.
+        """
+        import pandas as pd
+
+        scores = existing(self.job.run.scores, self.job.run.command(5))
+        return pd.DataFrame.from_dict(scores["metrics"], orient="index").assign(unit=pd.Series(scores["units"]))
+
+
+def read_one_file(config: Any, stage: Stage, parts: Parts, folder: Path) -> None:
+    """What `read_export` does where a recipe has none of its own."""
+    from lib.network import weights
+
+    network, files = next(iter(parts.modules.values())), sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise Stop(f"{folder} holds {len(files)} safetensors files, not one", "export it again (--export merged)")
+    names = set(network.state_dict())
+    weights.load_strict(network, (pair for pair in weights.tensors(files[0]) if pair[0] in names))

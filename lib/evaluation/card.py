@@ -1,0 +1,119 @@
+"""The model card of an exported adapter: what it is, what it is worth, what it was made from, how to load it."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib.core import code
+from lib.core.run import Run, existing, read_json
+
+NO_RESULT = (
+    "**This adapter comes from a demo: a small network on stand-in data. Its numbers show that the pipeline works and "
+    "are no result.**"
+)
+# Licences that the hub knows by a short name; everything else is "other", with its name and the base's page.
+KNOWN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "llama2")
+
+
+def write(run: Run, record: dict[str, Any], loading: list[str], folder: Path) -> None:
+    """README.md and the picture that it shows, into the folder of the adapter."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    pictures = sorted((run.folder / "figures").glob("*.png"))[:1]
+    for picture in pictures:
+        shutil.copyfile(picture, folder / picture.name)
+    scores, assets = existing(run.scores), read_json(run.assets)
+    said = base_of(assets) | {"library_name": "peft", "tags": ["lora", scores["recipe"]]}
+    if not record["demo"]:
+        said |= {"model_name": run.name, "eval_results": [result(scores)]}
+    data = ModelCardData(**said)
+    lines = text(run, record, scores, assets, loading, [picture.name for picture in pictures])
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines) + "\n")
+    card.save(folder / "README.md")
+
+
+def base_of(assets: list[dict[str, Any]]) -> dict[str, Any]:
+    """base_model, and the licence that an adapter inherits from it; nothing where no base comes from the hub."""
+    found = [asset for asset in assets if asset["kind"] == "hub"]
+    if not found:
+        return {}
+    licence = found[0]["licence"] or "not stated"
+    said: dict[str, Any] = {"base_model": [asset["source"] for asset in found]}
+    if licence.lower() in KNOWN_LICENCES:
+        return said | {"license": licence.lower()}
+    name = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")
+    return said | {
+        "license": "other",
+        "license_name": name,
+        "license_link": f"https://huggingface.co/{found[0]['source']}",
+    }
+
+
+def result(scores: dict[str, Any]) -> Any:
+    """The main metric as the hub's tables read it. Of a demo there is none: it would stand there as a result."""
+    from huggingface_hub import EvalResult
+
+    main = scores["main"]
+    return EvalResult(
+        task_type="other",
+        dataset_type=scores["recipe"],
+        dataset_name=f"{scores['n_samples']} held-out samples of {scores['n_groups']} groups",
+        metric_type=main["metric"],
+        metric_name=f"{main['metric']} ({main['unit']})" if main["unit"] else main["metric"],
+        metric_value=scores["metrics"][main["metric"]]["adapted"],
+    )
+
+
+def text(
+    run: Run,
+    record: dict[str, Any],
+    scores: dict[str, Any],
+    assets: list[dict[str, Any]],
+    loading: list[str],
+    pictures: list[str],
+) -> Iterator[str]:
+    from lib.data import split
+    from lib.evaluation import report
+
+    proof = existing(run.split)
+    yield from ([NO_RESULT, ""] if record["demo"] else [])
+    yield from (f"# {run.name}", "", str(report.verdict(scores, record)), "")
+    yield from (f"![held-out samples: untouched base and adapted]({name})\n" for name in pictures)
+    yield from table(scores)
+    yield from ("", "## Load it", "", "```python", *loading, "```", "", "## Made from", "")
+    yield from (f"* {words(asset)}" for asset in assets)
+    yield f"* training and held-out data, split by {proof['by']}, share {split.in_words(proof['overlap'])}"
+    yield f"* held out: {', '.join(proof['groups']['test'])}"
+    yield f"* recipe {scores['recipe']}, preset {scores['preset']}, step {scores['step']}; code {revision()}"
+    yield from ("", "<details><summary>Every setting</summary>", "", "```json")
+    yield from (json.dumps(record["config"], indent=1), "```", "", "</details>")
+
+
+def table(scores: dict[str, Any]) -> Iterator[str]:
+    """Every metric with base, adapted, trivial predictor and interval; a verdict for the main one alone."""
+    from lib.evaluation.report import interval, number
+
+    yield f"| metric | {scores['comparison']} | adapted | trivial predictor | 95 % interval of the difference |"
+    yield "|---|---|---|---|---|"
+    for name, one in scores["metrics"].items():
+        unit = scores["units"][name]
+        cells = " | ".join(number(one[column]) for column in ("base", "adapted", "trivial"))
+        yield f"| {name}{f' ({unit})' if unit else ''} | {cells} | {interval(one)} |"
+
+
+def words(asset: dict[str, Any]) -> str:
+    at = asset["commit"] or asset["revision"]
+    return f"{asset['name']}: {asset['source']} {at} ({asset['licence'] or 'no licence stated'})".replace("  ", " ")
+
+
+def revision() -> str:
+    """The commit of the clone that this code lies in, with a word where files were changed since."""
+    git = ["git", "-C", str(code.REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not from a clone"
