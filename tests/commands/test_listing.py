@@ -64,7 +64,7 @@ def test_a_preset_says_what_it_sets_needs_takes_and_shows(recipe):
 def test_words_filter_settings_and_presets(step, capsys):
     assert step(1, "--list", "lora", "rank", "--recipe", "hamer") == 0
     text = capsys.readouterr().out
-    assert "lora.rank=8" in text and "train.lr=" not in text
+    assert "\n    lora.rank=8" in text and "\n    train.lr=" not in text
     assert step(1, "--list", "memory", "--recipe", "hamer") == 0  # in a meaning
     assert "lora.rank=8" in capsys.readouterr().out
     assert step(1, "--list", "lora.rnk", "--recipe", "hamer") == 2

@@ -38,6 +38,8 @@ class ModelSize:
 
     def __post_init__(self) -> None:
         within("model.mlp_ratio", self.mlp_ratio, 1 / 16, 64)
+        for key in ("depth", "num_heads", "camera_encoder_heads"):
+            within(f"model.{key}", getattr(self, key), 1)
         within("model.dpt_output_hidden", self.dpt_output_hidden, 1)
         layers = list(self.out_layers)
         if len(layers) != 4 or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < self.depth:
