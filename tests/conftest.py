@@ -1,5 +1,6 @@
 """`step(number, *words)` runs a step script in this process with the toy recipe and returns its exit code."""
 
+import contextlib
 import functools
 import json
 import os
@@ -33,6 +34,38 @@ def inspect_once(folders):
     return json.loads(inspected(*folders))
 
 
+WRITTEN: dict[str, set[Path]] = {"below": set(), "unguarded": set()}  # see `written_in`
+
+
+def note_writing(event, values):
+    """A file that is opened to be written from its beginning, under the name that it keeps: a kill leaves half of it.
+
+    Each such file of a step must have a temporary name, or lie in a folder that has one.
+    """
+    if event != "open" or not WRITTEN["below"] or not isinstance(values[0], str | os.PathLike):
+        return
+    if isinstance(values[1], str) and set(values[1]) & set("wx+"):
+        path = Path(os.path.abspath(os.fsdecode(values[0])))
+        kept = [root for root in WRITTEN["below"] if path.is_relative_to(root)]
+        if kept and not any(part.startswith(".") and part.endswith(".tmp") for part in path.relative_to(kept[0]).parts):
+            WRITTEN["unguarded"].add(path)
+
+
+sys.addaudithook(note_writing)
+
+
+@contextlib.contextmanager
+def written_in(root: Path):
+    """Within the block, no file below a root is written under the name that it keeps."""
+    before = WRITTEN["below"]
+    WRITTEN["below"], WRITTEN["unguarded"] = {root}, set()
+    try:
+        yield
+        assert not WRITTEN["unguarded"], f"written without a temporary name: {sorted(WRITTEN['unguarded'])}"
+    finally:
+        WRITTEN["below"] = before
+
+
 @pytest.fixture
 def step(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "inspect_machine", inspect_once)
@@ -50,7 +83,7 @@ def step(tmp_path, monkeypatch):
 
     def script(number: int, *words: str) -> int:
         path = str(next(ROOT.glob(f"step{number}_*.py")))
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        with written_in(tmp_path), monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
             patched.setattr(sys, "argv", [path, *words])
             runpy.run_path(path, run_name="__main__")
         return ended.value.code or 0
