@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from lib.commands import verify
 from lib.core.run import existing
 
 RECORDS = (
@@ -92,13 +93,15 @@ def outcome(step, capsys, folder, kind, file, scores) -> str:
     """What became of it. A damaged export is noticed by --verify, everything else by the steps."""
     capsys.readouterr()
     if kind == "exports":
-        assert step(5, "--verify", str(folder)) == 1 and file.name in capsys.readouterr().out
+        assert verify.verify(folder) == 1 and file.name in capsys.readouterr().out
         return "refused"
     codes = [step(4, "--force")] if kind != "checkpoints" and "runs/" not in ARTIFACTS[kind] else [step(4)]
     codes += [step(5, "--force")] if not codes[0] else []
     said = capsys.readouterr()
     if any(codes):
-        assert codes[-1] in (1, 2) and said.err.startswith("error: ") and file.name in said.err, said.err
+        named = [file.name, *(part for part in file.parts if part.startswith("step-"))]
+        assert codes[-1] in (1, 2) and said.err.startswith("error: "), said.err
+        assert any(name in said.err for name in named), said.err
         return "refused"
     found = existing(folder / "eval" / "scores.json")
     if found == scores:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import recipes
 from lib.core.run import existing, write_record
 from tests.conftest import TOY
 
@@ -63,14 +64,16 @@ def scripts():
 
 
 @pytest.mark.parametrize("last", [0, 3, 5])
-def test_plan_of_every_step_leaves_the_root_byte_for_byte(step, prepared, capsys, tmp_path, last):
+def test_plan_of_every_step_leaves_the_root_byte_for_byte(
+    step, prepared, capsys, tmp_path, tmp_path_factory, monkeypatch, last
+):
     """Without a run, in the middle and at the end; with what a look would mend: damaged memos and a stamp of a step."""
     prepared("train.epochs=1", last=last) if last else None
     for name in ("places.json", "cache/hashes.json") if last else ():
         (tmp_path / name).write_text("{")
     (tmp_path / "runs" / "r" / "3_prepare.json").write_text("{") if last == 5 else None
-    inputs = tmp_path.with_name("input")
-    shutil.copytree(tmp_path, inputs)
+    monkeypatch.setattr(recipes, "find", lambda root, name: recipes.load(str(TOY)))  # places.json says where, else
+    inputs = shutil.copytree(tmp_path, tmp_path_factory.mktemp("input"), dirs_exist_ok=True)
     before, beside = listing(tmp_path), listing(inputs)
     recipe = () if last else ("--recipe", str(TOY))
     for number in range(1, 6):
@@ -80,7 +83,6 @@ def test_plan_of_every_step_leaves_the_root_byte_for_byte(step, prepared, capsys
             said = capsys.readouterr()
             assert listing(tmp_path) == before and listing(inputs) == beside, (number, words)
             assert "--json" not in words or json.loads(said.out)["run"] == "r"
-    shutil.rmtree(inputs)
 
 
 def can_mount() -> bool:
@@ -90,7 +92,7 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="a mount of its own needs the right to make one")
 def test_plan_of_every_step_works_on_a_root_that_is_read_only(prepared, tmp_path):
     prepared("train.epochs=1", last=5)
-    (tmp_path / "places.json").write_text("{")
+    (tmp_path / "cache" / "hashes.json").write_text("{")
     mount = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path} && ! touch {tmp_path}/x && "
     run = ["--plan", "--json", "--run", "r", "--root", str(tmp_path), "--recipe", str(TOY)]
     calls = " && ".join(f"{sys.executable} {script} {' '.join(run)} >/dev/null" for script in scripts())
