@@ -1,5 +1,6 @@
 """`step(number, *words)` runs a step script in this process with the toy recipe and returns its exit code."""
 
+import contextlib
 import functools
 import json
 import os
@@ -15,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each of the two processes th
 
 from lib import recipes
 from lib.commands import cli
-from lib.core import machine
+from lib.core import hashes, machine
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = ROOT / "tests" / "toy"
@@ -31,6 +32,47 @@ def inspected(*names: str) -> str:
 def inspect_once(folders):
     """Step 1 starts children that import torch; this machine is the same one in every test."""
     return json.loads(inspected(*folders))
+
+
+OPENED: dict[str, set[Path]] = {"below": set(), "unguarded": set(), "unread": set()}  # see `watched`
+
+
+def note_opening(event, values):
+    """Notes files that a step opens otherwise than it may.
+
+    unguarded: written from its beginning under the name that it keeps, so that a kill leaves half of it.
+    unread: read by training or scoring before its content was compared (lib.core.hashes.checked).
+    """
+    if event != "open" or not OPENED["below"] or not isinstance(values[0], str | os.PathLike):
+        return
+    path, mode = Path(os.path.abspath(os.fsdecode(values[0]))), values[1] if isinstance(values[1], str) else ""
+    kept = [root for root in OPENED["below"] if path.is_relative_to(root)]
+    if set(mode) & set("wx+") and kept:
+        if not any(part.startswith(".") and part.endswith(".tmp") for part in path.relative_to(kept[0]).parts):
+            OPENED["unguarded"].add(path)
+    elif mode.startswith("r") and str(path) in hashes.expected and sys._getframe(1).f_code is not HASHING:
+        OPENED["unread"].add(path)
+
+
+HASHING = hashes.sha256_of.__code__  # what `checked` itself opens a file with
+sys.addaudithook(note_opening)
+
+
+@contextlib.contextmanager
+def watched(root: Path, number: int):
+    """A step writes no file below the root under the name that it keeps, and 4 and 5 read none that was not compared.
+
+    What a library opens in another language (safetensors) is not seen.
+    """
+    before = dict(OPENED)  # a step may run within another one that repairs it
+    OPENED.update(below={root}, unguarded=set(), unread=set())
+    hashes.expected.clear()  # of an earlier step in this process
+    try:
+        yield
+        assert not OPENED["unguarded"], f"written without a temporary name: {sorted(OPENED['unguarded'])}"
+        assert number < 4 or not OPENED["unread"], f"read without being compared: {sorted(OPENED['unread'])}"
+    finally:
+        OPENED.update(before)
 
 
 @pytest.fixture
@@ -50,7 +92,7 @@ def step(tmp_path, monkeypatch):
 
     def script(number: int, *words: str) -> int:
         path = str(next(ROOT.glob(f"step{number}_*.py")))
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        with watched(tmp_path, number), monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
             patched.setattr(sys, "argv", [path, *words])
             runpy.run_path(path, run_name="__main__")
         return ended.value.code or 0

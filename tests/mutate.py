@@ -168,7 +168,8 @@ def in_child(copy: Path, tests: list[str], log: Path) -> int:
         sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(ROOT)))]
         import pytest
 
-        return int(pytest.main(["-x", "-q", "--timeout=60", "-p", "no:cacheprovider", "--rootdir", str(copy), *tests]))
+        flags = ["-x", "-q", "-n", "0", "--timeout=60", "-p", "no:cacheprovider", "--rootdir", str(copy)]
+        return int(pytest.main([*flags, *tests]))
     except BaseException as error:
         print(repr(error), flush=True)
         return 3

@@ -207,7 +207,8 @@ def of_calls(guard: str, file: Path, function: Function, names: set[str]) -> Ite
         parent = above.get(node)
         if isinstance(parent, ast.Call) and parent.func is node:
             for replaced, text in without_call(parent, above[parent], function):
-                yield Removal(guard, "call", label(file), node.lineno, ((*span(file, replaced), text),))
+                what = f"call {text}" if text in ("True", "False") else "call"
+                yield Removal(guard, what, label(file), node.lineno, ((*span(file, replaced), text),))
         elif isinstance(node.ctx, ast.Load) and not isinstance(parent, ast.Attribute):
             passed = "(lambda *given, **named: given[0] if given else None)"
             yield Removal(guard, "handed on", label(file), node.lineno, ((*span(file, node), passed),))

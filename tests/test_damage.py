@@ -2,9 +2,12 @@
 
 import os
 import random
+import shutil
+from collections import Counter
 
 import pytest
 
+from lib.commands import verify
 from lib.core.run import existing
 
 RECORDS = (
@@ -42,3 +45,67 @@ def test_damaged_records_never_change_a_score(step, prepared, capsys, folder, na
             assert existing(folder / "eval" / "scores.json") == scores
         file.write_bytes(whole)
         assert step(5) == 0 and existing(folder / "eval" / "scores.json") == scores
+
+
+ARTIFACTS = {
+    "prepared arrays": "cache/prepared-*/*.npy",
+    "frozen features": "cache/frozen-features-*/*.units",
+    "places of frozen features": "cache/frozen-features-*/*.jsonl",
+    "base weights": "data/toy/base/*",
+    "inputs of a stage": "cache/stage_inputs-*/*",
+    "split": "runs/r/split.json",
+    "records of a training": "runs/r/train/*/*.json*",
+    "checkpoints": "runs/r/train/*/step-*/**/*",
+    "exports": "runs/r/export/merged/*",
+}
+STAGES = ("train.stages=2", "train.stand=true", "train.epochs=2", "train.checkpoint_minutes=0")
+
+
+def flipped_at(root, pattern, draw):
+    """One bit of a random place of the files, all bytes equally likely; size and time stay. Returns the file."""
+    files = [file for file in sorted(root.glob(pattern)) if file.is_file() and file.stat().st_size]
+    [file] = draw.choices(files, [file.stat().st_size for file in files])
+    content, status = bytearray(file.read_bytes()), file.stat()
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return file
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_a_flipped_bit_anywhere_is_refused_rebuilt_or_fallen_back_from(step, prepared, capsys, folder, tmp_path, kind):
+    """Steps 4 and 5 are carried out again over the damaged file; DAMAGES=20 tries as many places of each kind."""
+    prepared(*STAGES, last=5)
+    assert step(5, "--export", "merged") == 0
+    scores, draw, outcomes = existing(folder / "eval" / "scores.json"), random.Random(kind), Counter()
+    for _ in range(int(os.environ.get("DAMAGES", PLACES))):
+        kept = shutil.copytree(tmp_path, tmp_path.with_name("kept"), copy_function=shutil.copy2)
+        file = flipped_at(tmp_path, ARTIFACTS[kind], draw)
+        outcomes[outcome(step, capsys, folder, kind, file, scores)] += 1
+        for place in ("runs", "cache", "data"):
+            shutil.rmtree(tmp_path / place)
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        shutil.rmtree(kept)
+    print(f"{kind}: {dict(outcomes)}")
+
+
+def outcome(step, capsys, folder, kind, file, scores) -> str:
+    """What became of it. A damaged export is noticed by --verify, everything else by the steps."""
+    capsys.readouterr()
+    if kind == "exports":
+        assert verify.verify(folder) == 1 and file.name in capsys.readouterr().out
+        return "refused"
+    codes = [step(4, "--force")] if kind != "checkpoints" and "runs/" not in ARTIFACTS[kind] else [step(4)]
+    codes += [step(5, "--force")] if not codes[0] else []
+    said = capsys.readouterr()
+    if any(codes):
+        named = [file.name, *(part for part in file.parts if part.startswith("step-"))]
+        assert codes[-1] in (1, 2) and said.err.startswith("error: "), said.err
+        assert any(name in said.err for name in named), said.err
+        return "refused"
+    found = existing(folder / "eval" / "scores.json")
+    if found == scores:
+        return "same scores"
+    [checkpoint] = [part for part in file.parts if part.startswith("step-")]
+    assert found["step"] != scores["step"] and checkpoint in said.out + said.err, said.out + said.err
+    return "fallen back"

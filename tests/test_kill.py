@@ -43,7 +43,7 @@ SERVER.set_forkserver_preload(
 )
 
 
-def run_step(root: Path, number: int, machine: dict, renames: int | None) -> None:
+def run_step(root: Path, number: int, machine: dict, renames: int | None, name: str = "r", *words: str) -> None:
     """A step in this process. With `renames` it is killed at that rename of a finished file: before it when even, after
     it when odd.
     """
@@ -58,7 +58,8 @@ def run_step(root: Path, number: int, machine: dict, renames: int | None) -> Non
     if renames is not None:
         die_at_rename(renames)
     script = str(next(ROOT.glob(f"step{number}_*.py")))
-    sys.argv = [script, "--run", "r", *(("--recipe", str(conftest.TOY), *SETTINGS) if number == 1 else ())]
+    first = ("--recipe", str(conftest.TOY), *SETTINGS, *words) if number == 1 else ()
+    sys.argv = [script, "--run", name, *first]
     runpy.run_path(script, run_name="__main__")
 
 
@@ -122,3 +123,29 @@ def kills_until_done(root: Path, number: int, duration: float, generator, budget
         killed += 1
     assert attempt(root, number)
     return killed
+
+
+def together(root: Path, number: int, *runs: tuple[str, ...]) -> None:
+    """The step of several runs in one root at the same moment, each in a process of its own."""
+    machine = conftest.inspect_once(["root"])
+    children = [SERVER.Process(target=run_step, args=(root, number, machine, None, *run)) for run in runs]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * len(runs), (root / "output.txt").read_text()
+
+
+def test_runs_begun_at_the_same_moment_in_one_root_equal_one_that_was_alone(tmp_path):
+    """They share the stand-in base, the prepared arrays, the frozen features and the memos."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for root, runs in ((alone, ["r"]), (shared, ["r", "s", "t"])):
+        root.mkdir()
+        for number in range(1, 6):
+            together(root, number, *((name,) for name in runs))
+    said = (shared / "output.txt").read_text()
+    assert len(list((shared / "data" / "toy").iterdir())) == 1 and "Traceback" not in said
+    for name in ("eval/scores.json", "eval/per_sample.csv", "train/adapt/log.jsonl", "manifest.csv"):
+        for run in ("r", "s", "t"):
+            assert (shared / "runs" / run / name).read_bytes() == (alone / "runs" / "r" / name).read_bytes(), name
+    assert not [path for path in shared.rglob(".*") if path.name != ".lock"]

@@ -1,5 +1,6 @@
 """The five steps of the default recipe as a user runs them: scripts in child processes, stand-in data, tiny scale."""
 
+import base64
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from tests import pages
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "vggt_eth3d-strategy_b-demo"
 REAL_SCENES = ROOT.parent / "shared" / "realdata" / "scenes"
+PLANTED = {name: f"planted-{name.lower()}-5f2a" for name in ("HF_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY")}
 BIT_EQUAL = ("eval/scores.json", "eval/per_sample.csv", "train/adapt/log.jsonl")
 
 
@@ -23,7 +25,7 @@ def run(number: int, root: Path, *words: str, **environment: str) -> subprocess.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PIPELINE_")}
     return subprocess.run(
         [sys.executable, str(script), "--root", str(root), *words],
-        env=kept | {"PIPELINE_SCALE": "tiny"} | environment,
+        env=kept | {"PIPELINE_SCALE": "tiny"} | PLANTED | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -62,6 +64,21 @@ def test_every_step_leaves_what_the_design_says(finished):
     assert json.loads((folder / "split.json").read_text())["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
 
 
+def secrets_in(place: Path) -> list[str]:
+    """Files below a folder in which a planted secret stands, as text or in Base64."""
+    marks = [value.encode() for value in PLANTED.values()]
+    marks += [base64.b64encode(mark)[:-4] for mark in marks]
+    files = [path for path in place.rglob("*") if path.is_file()]
+    return [str(path) for path in files if any(mark in path.read_bytes() for mark in marks)]
+
+
+def test_secrets_of_the_environment_are_in_no_file(finished, tmp_path):
+    """Every run of these tests has them; the exports, the card and the notebook are looked at where they are made."""
+    (tmp_path / "note.json").write_text(json.dumps(PLANTED))
+    assert secrets_in(tmp_path) == [str(tmp_path / "note.json")]
+    assert secrets_in(finished) == []
+
+
 def test_complete_steps_do_nothing(finished):
     for number in range(1, 6):
         done = run(number, finished, "--run", NAME)
@@ -86,6 +103,7 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     for kind in ("adapter", "merged"):
         done = run(5, root, "--run", NAME, "--export", kind)
         assert done.returncode == 0, done.stderr
+    assert secrets_in(root) == []
     import peft
     import torch
     from safetensors.torch import load_file
@@ -129,6 +147,7 @@ def test_papermill_with_a_short_limit_pauses_and_a_second_run_equals_one_long_ru
         texts.append("".join(str(output) for cell in cells for output in cell.get("outputs", [])))
     assert "paused" in texts[0].lower() and f"step4_train.py --run {NAME}" in texts[0]
     assert "step 5 (evaluate): done" in texts[1]
+    assert secrets_in(tmp_path) == []
     for name in BIT_EQUAL:
         assert (root / "runs" / NAME / name).read_bytes() == (finished / "runs" / NAME / name).read_bytes(), name
 
@@ -150,7 +169,8 @@ def papermill(root: Path, limit: str, out: Path) -> subprocess.CompletedProcess:
         limit,
     ]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PIPELINE_")}
-    return subprocess.run(words, env=kept | {"PIPELINE_SCALE": "tiny"}, capture_output=True, text=True, check=False)
+    environment = kept | {"PIPELINE_SCALE": "tiny"} | PLANTED
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 BAD = {

@@ -15,6 +15,7 @@ from lib.core import names
 from lib.core.contract import Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.run import SCRIPTS, Run, read_memo, read_record, write_record
+from lib.core.shared import alone_at
 
 SCALES = ("full", "tiny")  # of a demo
 
@@ -64,9 +65,10 @@ def default_name(args: argparse.Namespace) -> str:
 
 def remember_recipe(run: Run, recipe: Recipe) -> None:
     """Only places.json holds paths of this machine: where the user's own recipe lies is written there."""
-    known, key = read_memo(run.places), f"recipe/{recipe.name}"
-    if recipe.name not in recipes.RECIPES and known.get(key) != str(recipe.folder):
-        write_record(run.places, known | {key: str(recipe.folder)})
+    key, folder = f"recipe/{recipe.name}", str(recipe.folder)
+    if recipe.name not in recipes.RECIPES and read_memo(run.places).get(key) != folder:
+        with alone_at(run.places):
+            write_record(run.places, read_memo(run.places) | {key: folder})
 
 
 def compose(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.core.errors import Stop
+from lib.core.session import ON_KAGGLE
 
 PACKAGES = (
     "torch",
@@ -252,7 +253,7 @@ def reachable() -> bool:
 
 def where(environment: Mapping[str, str]) -> str:
     """The word "kaggle", "colab" or "other"."""
-    if any(name.startswith("KAGGLE_") for name in environment):
+    if ON_KAGGLE in environment:
         return "kaggle"
     return "colab" if any(name.startswith("COLAB_") for name in environment) else "other"
 

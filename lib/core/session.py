@@ -19,6 +19,7 @@ from types import FrameType
 from lib.core.errors import Paused, Stop
 
 KAGGLE_SESSION_HOURS = 12.0
+ON_KAGGLE = "KAGGLE_KERNEL_RUN_TYPE"  # set in its sessions alone; KAGGLE_KEY is also set on machines of its users
 
 
 class Clock:
@@ -67,7 +68,7 @@ def open_clock(time_limit: str, reserve_seconds: float) -> Clock:
         return Clock(seconds(time_limit), reserve_seconds, started)
     if hours:
         return Clock(seconds(hours + "h"), reserve_seconds, started)
-    if any(name.startswith("KAGGLE_") for name in os.environ):
+    if ON_KAGGLE in os.environ:
         return Clock(KAGGLE_SESSION_HOURS * 3600, reserve_seconds, time.monotonic() - container_age_seconds())
     return Clock(None, reserve_seconds, started)
 

@@ -22,7 +22,7 @@ from typing import Any
 from lib.core.errors import Stop
 from lib.core.hashes import Memo
 from lib.core.records import Archive, Asset
-from lib.core.run import read_json, write_json
+from lib.core.run import read_memo, write_record
 from lib.data import find
 
 SUFFIXES = (".7z", ".zip")
@@ -57,7 +57,7 @@ def label(archive: Archive) -> str:
 
 def is_unpacked(file: Path, folder: Path, memo: Memo) -> bool:
     """Did this very archive give the files that lie in the folder? Their sizes are looked at, not their content."""
-    entry = (read_json(folder / UNPACKED) or {}).get(file.name)
+    entry = read_memo(folder / UNPACKED).get(file.name)
     if not entry or entry["sha256"] != memo.sha256(file):
         return False
     return all(
@@ -124,8 +124,8 @@ def unpack(file: Path, wanted: dict[str, int], folder: Path, memo: Memo) -> None
             os.replace(temporary / name, folder / name)
     finally:
         shutil.rmtree(temporary)
-    others = read_json(folder / UNPACKED) or {}
-    write_json(folder / UNPACKED, others | {file.name: {"sha256": memo.sha256(file), "files": wanted}})
+    others = read_memo(folder / UNPACKED)
+    write_record(folder / UNPACKED, others | {file.name: {"sha256": memo.sha256(file), "files": wanted}})
 
 
 def extract(file: Path, wanted: Iterable[str], folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Prepared arrays are known by what they hold: step 3 notes every file's sha256, and whoever reads one compares.
 
+What a recipe makes beside them for one stage (`stage_inputs`) is known so too, and compared before a training.
+
 Hashing all of a large data set before each step would cost minutes, so a file is hashed once per process, when it is
 read first. A changed bit ends the step instead of changing a score in silence.
 """
@@ -14,8 +16,8 @@ from lib.core.run import Damaged, existing, files_below, read_record, write_reco
 FILE = "hashes.json"  # in the folder of the arrays, written last
 
 
-def clear_damaged(folder: Path) -> None:
-    """Before step 3 writes: a finished folder that is not whole any more is removed, and that is said.
+def clear_damaged(folder: Path, what: str = "all prepared arrays") -> bool:
+    """Before step 3 writes: a finished folder that is not whole any more is removed, and that is said. Was it?
 
     All of it, because recipes take one file of a sample for the proof of the others. A folder that a pause left
     unfinished stays.
@@ -27,8 +29,9 @@ def clear_damaged(folder: Path) -> None:
     else:
         why = "" if noted is None else fault_of(folder, noted["files"])
     if why:
-        print(f"{why}; all prepared arrays are made again", flush=True)
+        print(f"{why}; {what} are made again", flush=True)
         shutil.rmtree(folder)
+    return bool(why)
 
 
 def fault_of(folder: Path, hashes: dict[str, str]) -> str:
@@ -46,6 +49,22 @@ def note(folder: Path, pause: Callable[[], None]) -> None:
         pause()
         hashes[name] = sha256_of(folder / name)
     write_record(folder / FILE, {"files": hashes})
+
+
+def whole_or_again(make: Callable[[], Path | None], cache: Path, pause: Callable[[], None]) -> Path | None:
+    """What `make` returns: a folder, which is made again where it does not hold what was noted. Each file is read once.
+
+    cache: nothing outside of it is noted or removed (a folder of somebody else's). pause() is called between two files.
+    """
+    folder = make()
+    if folder is None or not folder.is_relative_to(cache):
+        return folder
+    if clear_damaged(folder, f"the files of {folder.name}"):
+        folder = make()
+        assert folder is not None
+    if not (folder / FILE).exists():
+        note(folder, pause)
+    return folder
 
 
 def expect_noted(folder: Path, command: str) -> None:

@@ -74,12 +74,13 @@ def apply(records: list[Record], wish: Split, seed: int, select_share: float = 0
     held-out pictures leave the training side, those of test pictures the select side too. Stop: the training or the
     test side is empty, an id or an array file is there twice, or the sides are not disjoint.
     """
+    held = set(wish.val_groups)
     for record in records:
         if record.sample_id in wish.dropped:
             record.status, record.reason = "skipped", wish.dropped[record.sample_id]
-        record.split = "test" if record.group in wish.val_groups else "train"
+        record.split = "test" if record.group in held else "train"
     refuse_double(records)
-    selected = wish.select_groups or some_of_training(records, select_share, seed)
+    selected = set(wish.select_groups or some_of_training(records, select_share, seed))
     for record in records:
         if record.group in selected and record.split == "train":
             record.split = "select"

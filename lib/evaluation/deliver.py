@@ -15,6 +15,7 @@ from lib.core.hashes import write_hashes
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
+from lib.core.run import atomic_folder
 from lib.evaluation import card, evaluate
 from lib.evaluation.evaluate import Session
 from lib.network import adapters, checkpoint, lineage
@@ -71,19 +72,20 @@ def export(job: Job) -> None:
                 f"the preset {job.record['preset']} has no adapters to export", job.run.command(5, "--export", "merged")
             )
         shutil.rmtree(folder / "adapter", ignore_errors=True)
-        export_adapter(job, parts, wrapped, source, folder / "adapter")
-        write_hashes(folder / "adapter")
+        with atomic_folder(folder / "adapter") as temporary:
+            export_adapter(job, parts, wrapped, source, temporary)
+            write_hashes(temporary)
         print(f"adapter in {folder / 'adapter'}")
     if job.args.export == "hub":
         push(job, folder / "adapter")
     if job.args.export == "merged":
         parts.modules |= adapters.merge(wrapped)
         shutil.rmtree(folder / "merged", ignore_errors=True)
-        (folder / "merged").mkdir(parents=True)
-        job.recipe.export(job.config, stage, parts, folder / "merged")
-        for place in (folder / "merged", *filter(Path.is_dir, (folder / "merged").rglob("*"))):
-            lineage.read(source).write(place)  # each of them may become the start of another run
-        write_hashes(folder / "merged")
+        with atomic_folder(folder / "merged") as temporary:
+            job.recipe.export(job.config, stage, parts, temporary)
+            for place in (temporary, *filter(Path.is_dir, temporary.rglob("*"))):
+                lineage.read(source).write(place)  # each of them may become the start of another run
+            write_hashes(temporary)
         print(f"merged model in {folder / 'merged'}")
 
 

@@ -15,7 +15,7 @@ from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import Run, append_line, cut_log, existing, read_json, read_log, write_record
+from lib.core.run import Run, append_line, atomic_folder, cut_log, existing, read_json, read_log, write_record
 from lib.core.words import counted
 from lib.data import places, split
 from lib.evaluation import report, statistics
@@ -75,8 +75,8 @@ def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) ->
     scores = write_scores(job, stage, source, columns)
     figures = job.run.folder / "figures"
     shutil.rmtree(figures, ignore_errors=True)
-    figures.mkdir()
-    job.recipe.figures(job.config, stage, columns["base"], columns["adapted"], figures)
+    with atomic_folder(figures) as temporary:
+        job.recipe.figures(job.config, stage, columns["base"], columns["adapted"], temporary)
     shutil.rmtree(job.run.folder / "eval" / "partial", ignore_errors=True)
     report.write(job.run.folder)
     print(report.verdict(scores, job.record), flush=True)

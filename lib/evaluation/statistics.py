@@ -80,11 +80,19 @@ def by_group(
 ) -> dict[str, dict[str, Any]]:
     """The metric `main` of every held-out group."""
     table = {}
-    for group in dict.fromkeys(row.group for row in base):
-        one = recipe.summarise(config, stage, [row for row in base if row.group == group])[main]
-        other = recipe.summarise(config, stage, [row for row in adapted if row.group == group])[main]
-        table[group] = {"n": sum(row.group == group for row in base), "base": one, "adapted": other}
+    others = grouped(adapted)
+    for group, rows in grouped(base).items():
+        one = recipe.summarise(config, stage, rows)[main]
+        other = recipe.summarise(config, stage, others[group])[main]
+        table[group] = {"n": len(rows), "base": one, "adapted": other}
     return table
+
+
+def grouped(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.group, []).append(row)
+    return found
 
 
 def write_scores(path: Path, columns: dict[str, list[Row]]) -> None:

@@ -44,7 +44,10 @@ def make_stage_inputs(
     def make(pause: Callable[[], None]) -> Path | None:
         return job.recipe.stage_inputs(job.config, stage, manifest, asset_dirs, earlier, job.run.cache, pause)
 
-    folder = alone(accelerator, job.clock, make)
+    def made_whole(pause: Callable[[], None]) -> Path | None:
+        return prepared.whole_or_again(lambda: make(pause), job.run.cache, pause)
+
+    folder = alone(accelerator, job.clock, made_whole)
     folder = folder if is_first_rank() else make(job.pause_if_out_of_time)
     if folder is None:
         return asset_dirs, manifest

@@ -84,7 +84,7 @@ def weight_map(path: Path) -> dict[str, str]:
     """Tensor name -> name of the file beside the index that holds it. Stop: the index is damaged."""
     again = "fetch it again: python step2_download.py --force"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        found = json.loads(checked(path).read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise Stop(
             f"{path} is not the index of a sharded checkpoint ({type(error).__name__}: {error})", again
@@ -288,10 +288,8 @@ def convert(source: Path, out: Path, *, without: tuple[str, ...] = (), wrappers:
     from safetensors.torch import save_file
 
     made_from = f"{source.name} {source.stat().st_size} {source.stat().st_mtime_ns}"
-    if out.is_file():
-        with open_safetensors(out) as handle:
-            if (handle.metadata() or {}).get("made_from") == made_from:
-                return out
+    if is_made_from(out, made_from):
+        return out
     kept = {
         name: tensor
         for name, tensor in read_pickled(source, wrappers).items()
@@ -300,6 +298,17 @@ def convert(source: Path, out: Path, *, without: tuple[str, ...] = (), wrappers:
     with atomic(out) as temporary:
         save_file(unshared(kept), temporary, metadata={"made_from": made_from})
     return out
+
+
+def is_made_from(file: Path, made_from: str) -> bool:
+    """A converted file that cannot be opened any more is made again."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return (handle.metadata() or {}).get("made_from") == made_from
+    except (SafetensorError, FileNotFoundError):
+        return False
 
 
 def unshared(content: dict[str, Any]) -> dict[str, Any]:

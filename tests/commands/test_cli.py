@@ -58,6 +58,13 @@ def test_a_contradiction_to_the_stored_run_is_refused_with_the_difference(step, 
     assert Path("runs/r/run.json").read_bytes() == before and not Path("runs/r/train").exists()
 
 
+def test_another_scale_than_that_of_the_stored_demo_is_refused(step, capsys, monkeypatch):
+    assert step(1, "--demo") == 0
+    monkeypatch.setenv("PIPELINE_SCALE", "tiny")
+    assert step(2) == 2
+    assert "was made with scale=full, not tiny" in said(capsys)
+
+
 def test_the_same_settings_said_again_are_no_contradiction(step, prepared, folder):
     prepared()
     assert step(3, "lora.rank=2", "--recipe", "toy", "--preset", "small") == 0

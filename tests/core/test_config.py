@@ -17,6 +17,20 @@ def compose(*words, preset="small", demo=False, scale="full"):
     )
 
 
+@pytest.mark.parametrize("pattern, said", [("(", "is not a valid regular expression"), (" ", "holds an empty name")])
+def test_what_is_no_pattern_of_names_is_refused_with_its_setting(pattern, said):
+    with pytest.raises(Stop, match=rf"lora\.full.* {said}|lora\.full {said}"):
+        config.refuse_bad_pattern("lora.full", pattern)
+
+
+def test_settings_that_ask_for_another_value_are_refused_at_both_borders():
+    """A word of the command line, before it is read as YAML; and whatever a run.json or a preset brings."""
+    with pytest.raises(Stop, match="holds"):
+        config.parse_override("data.noise=${oc.env:HOME}")
+    with pytest.raises(Stop, match="holds"):
+        config.from_dotted(recipes.load(str(TOY)).Config, {"train.fault": "${oc.env:HOME}"})
+
+
 def test_defaults_then_preset_then_demo_then_overrides():
     assert compose()[0].train.min_lr_ratio == 0.01  # default
     assert compose()[0].train.epochs == 4  # preset

@@ -46,6 +46,12 @@ def test_the_flag_beats_the_variable_beats_kaggle_beats_no_limit(monkeypatch):
     assert open_clock("10m", 1).limit_seconds == 600
 
 
+def test_a_key_for_the_api_of_kaggle_does_not_make_a_machine_kaggles(monkeypatch):
+    """Its limit of 12 hours would count from the start of the machine: every step would pause at once."""
+    monkeypatch.setenv("KAGGLE_KEY", "secret")
+    assert open_clock("", 60.0).limit_seconds is None
+
+
 def test_all_steps_share_one_clock(monkeypatch):
     monkeypatch.setenv("PIPELINE_SESSION_START", str(time.monotonic() - 500))
     assert open_clock("600s", 60).remaining_seconds == pytest.approx(40, abs=5)

@@ -182,7 +182,7 @@ def test_another_file_of_the_same_name_is_not_overwritten(folder, memo):
 def test_interrupted_unpacking_is_done_again(folder, memo, monkeypatch):
     write_7z(folder / "a.7z", FILES)
     with monkeypatch.context() as patched:
-        patched.setattr(archives, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(archives, "write_record", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             unpack(folder / "a.7z", folder, memo)
     assert not archives.is_unpacked(folder / "a.7z", folder, memo)
@@ -218,6 +218,19 @@ def test_archive_below_the_inputs_is_found_by_name_and_not_moved(tmp_path):
         "facade/cameras.txt",
     }
     assert listing(tmp_path / "input") == {"someone/eth3d/facade_photographs.zip", "someone/eth3d/holiday.zip"}
+
+
+def test_what_was_unpacked_is_not_unpacked_again_and_a_damaged_note_of_it_is(tmp_path, capsys):
+    folder = tmp_path / "root/data/toy/scenes"
+    folder.mkdir(parents=True)
+    write_7z(folder / "all.7z", FILES)
+    said = []
+    for damage in (False, False, True):
+        note = folder / archives.UNPACKED
+        note.write_bytes(note.read_bytes().replace(b'"files"', b'"filed"')) if damage else None
+        bring(tmp_path)
+        said.append(capsys.readouterr().out.count("unpacking"))
+    assert said == [1, 0, 1] and archives.is_unpacked(folder / "all.7z", folder, Memo(tmp_path / "hashes.json"))
 
 
 def test_no_space_is_said_before_anything_is_unpacked(tmp_path, monkeypatch):

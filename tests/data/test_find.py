@@ -102,6 +102,16 @@ def test_a_foreign_run_json_does_not_stop_the_search(run, tmp_path, content):
     assert find.continue_run(run, [tmp_path / "input"]) is not None
 
 
+def test_a_damaged_run_of_the_name_is_passed_over_and_said(run, tmp_path, capsys):
+    """The newer one is cut in the middle; the older one that is whole is continued."""
+    whole = write_run(tmp_path / "input" / "a" / "facades")
+    broken = write_run(tmp_path / "input" / "b" / "facades", changed_seconds=1_000_000_500)
+    (broken / "run.json").write_text((broken / "run.json").read_text()[:-20])
+    assert find.continue_run(run, [tmp_path / "input"]) == {"recipe": "vggt_eth3d"}
+    said = capsys.readouterr().out
+    assert f"{broken} is passed over" in said and f"continuing the run facades from {whole}" in said
+
+
 def test_the_runs_own_root_is_no_earlier_session(run):
     write_run(run.folder)
     assert find.continue_run(run, [run.root]) is None

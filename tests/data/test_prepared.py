@@ -95,3 +95,24 @@ def test_a_base_that_changed_under_the_same_size_and_time_is_noticed_before_it_i
     said = capsys.readouterr().err
     assert "base.safetensors does not hold what was written" in said and "step2_download.py --run r --force" in said
     assert step(2, "--force") == 0 and step(number) == 0
+
+
+def test_what_a_stage_stands_on_is_made_again_where_it_changed(step, tmp_path, folder, prepared, capsys):
+    prepared("train.epochs=1", "train.stages=2", "train.stand=true", last=5)
+    [made] = tmp_path.glob("cache/stage_inputs-*/made.txt")
+    log = (folder / "train" / "again" / "log.jsonl").read_bytes()
+    whole = made.read_bytes()
+    flip(made)
+    assert step(4, "--force") == 0
+    said = f"made.txt does not hold what was written: its sha256 is another; the files of {made.parent.name} are made"
+    assert said in capsys.readouterr().out and made.read_bytes() == whole
+    assert (folder / "train" / "again" / "log.jsonl").read_bytes() == log
+
+
+def test_a_folder_of_somebody_else_is_neither_noted_nor_removed(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "latents.json").write_text("{}")
+    assert known.whole_or_again(lambda: mine, tmp_path / "cache", lambda: None) == mine
+    assert [path.name for path in mine.iterdir()] == ["latents.json"]
+    assert known.whole_or_again(lambda: None, tmp_path / "cache", lambda: None) is None

@@ -3,6 +3,7 @@
 import time
 
 from lib.core.records import Record, Split
+from lib.core.run import atomic
 
 from . import WIDTH
 
@@ -17,7 +18,9 @@ def prepare(config, asset_dirs, out):
             time.sleep(0.02)
         path = out / f"{i}.npy"
         if not path.exists():
-            np.save(path, np.random.Generator(np.random.Philox(key=i)).standard_normal(WIDTH, dtype=np.float32))
+            drawn = np.random.Generator(np.random.Philox(key=i)).standard_normal(WIDTH, dtype=np.float32)
+            with atomic(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, drawn)
         yield Record(f"s{i}", f"g{i // PER_GROUP}", f"asset:base/{i}", f"hash{i}", columns={"number": i})
 
 

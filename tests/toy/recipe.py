@@ -20,6 +20,7 @@ from lib.core.records import (
     Sampler,
     Stage,
 )
+from lib.core.run import write_text
 
 from . import WIDTH
 from .sources import base_tensors
@@ -62,8 +63,7 @@ def stage_inputs(config, stage, manifest, asset_dirs, earlier, cache, pause):
     folder = cache / f"stage_inputs-{before.name}-{checkpoint.name}"
     if not (folder / "made.txt").exists():
         pause()
-        folder.mkdir(parents=True)
-        (folder / "made.txt").write_text(checkpoint.name)
+        write_text(folder / "made.txt", checkpoint.name)
     return folder
 
 
@@ -198,7 +198,7 @@ def predict(config, stage, parts, inputs, out):
     if not Path(inputs).exists():
         raise Stop(f"{inputs} does not exist")
     guess = parts.modules["net"](torch.ones(1, WIDTH))
-    (out / "prediction.txt").write_text(f"{float(guess)!r}\n")
+    write_text(out / "prediction.txt", f"{float(guess)!r}\n")
 
 
 def figures(config, stage, base, adapted, out):

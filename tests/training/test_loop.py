@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -289,6 +290,25 @@ def test_stages_hand_over_and_can_be_asked_for_one_by_one(step, prepared, folder
     last_of_first = [r for r in read_log(folder / "train" / "adapt" / "log.jsonl") if "eval" in r][-1]["eval"]
     first_of_second = next(r["eval"] for r in read_log(folder / "train" / "again" / "log.jsonl") if "eval" in r)
     assert first_of_second == last_of_first
+
+
+def test_force_with_stages_trains_these_again_and_leaves_the_others(step, prepared, folder):
+    prepared("train.epochs=1", "train.stages=2", last=5)
+    first, second = (folder / "train" / name / "log.jsonl" for name in ("adapt", "again"))
+    (folder / "train" / "adapt" / "mark").write_text("kept")
+    (folder / "train" / "again" / "mark").write_text("removed")
+    before = first.read_bytes(), second.read_bytes()
+    assert step(4, "--force", "--stages", "again") == 0
+    assert (first.read_bytes(), second.read_bytes()) == before
+    assert (first.parent / "mark").exists() and not (second.parent / "mark").exists()
+
+
+def test_a_checkpoint_starts_the_first_stage_that_is_asked_for(step, prepared, folder, tmp_path, capsys):
+    prepared("train.epochs=1", "train.stages=2", last=5)
+    source = shutil.copytree(folder / "train" / "again" / "step-000005", tmp_path / "step-000077")
+    capsys.readouterr()
+    assert step(4, "--force", "--stages", "again", "--checkpoint", str(source)) == 0
+    assert "stage again starts from step-000077" in capsys.readouterr().out
 
 
 def test_a_half_trained_stage_that_was_not_asked_for_is_not_complete(step, prepared, monkeypatch):

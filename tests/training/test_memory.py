@@ -35,6 +35,28 @@ def test_the_micro_batch_is_halved_before_the_first_step_and_kept_in_the_run(
     ]
 
 
+def test_the_trial_runs_with_dropout_as_the_training_does(step, prepared, monkeypatch):
+    """In evaluation mode it would keep fewer activations, and the first step would run out of memory."""
+    from lib.recipes.toy import recipe as toy
+
+    modes, real = [], toy.squared_error
+
+    def watched(fault):
+        loss = real(fault)
+
+        def noted(parts, batch, number):
+            modes.append({m.training for m in parts.modules["net"].modules() if isinstance(m, torch.nn.Dropout)})
+            return loss(parts, batch, number)
+
+        return noted
+
+    probing(monkeypatch)
+    prepared("train.epochs=1", "lora.dropout=0.5")
+    monkeypatch.setattr(toy, "squared_error", watched)
+    assert step(4) == 0
+    assert modes[0] == {True}
+
+
 def test_the_trial_changes_nothing_else(step, whole, monkeypatch, folder):  # noqa: F811
     wanted = whole("train.epochs=1", "train.second_loss=true")
     probing(monkeypatch)

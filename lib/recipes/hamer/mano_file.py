@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.recipes.hamer import pickles
 from lib.recipes.hamer.config import MANO_MD5
 
@@ -75,6 +76,7 @@ def read(path: Path) -> ManoModel:
     """
     if not path.is_file():
         raise Stop(f"the MANO file {path} does not exist", "python step2_download.py")
+    checked(path)
     try:
         arrays = from_npz(path) if path.suffix == ".npz" else from_pickle(path)
         check(path, arrays)

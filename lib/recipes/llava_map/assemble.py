@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.errors import Stop, nearest
+from lib.core.hashes import checked
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.recipes.llava_map import causal, losses, model, published, samples
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.language_model import adapter_parameters, asset_name, hidden_width, lora_target
+from lib.recipes.llava_map.language_model import (
+    adapter_parameters,
+    asset_name,
+    hidden_width,
+    lora_target,
+    tokenizer_files,
+)
 from lib.recipes.llava_map.qformer import VIEWS
 
 TRAINED_PARTS = ("bridge", "queries", "decoder", "interaction", "qformer")
@@ -87,6 +94,8 @@ def prompt_ids(config: Config, folder: Path) -> list[int]:
     from transformers import AutoTokenizer
 
     ids: list[int]
+    for file in tokenizer_files(folder):
+        checked(file)
     try:
         if (folder / "tokenizer.json").is_file():
             ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(config.model.prompt).ids

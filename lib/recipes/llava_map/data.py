@@ -182,10 +182,14 @@ def geographic(config: Config, records: list[Record]) -> Split:
     dropped: dict[str, str] = {}
     for location in sorted({record.columns["location"] for record in records}):
         here = [record for record in records if record.columns["location"] == location]
-        places = {scene: positions([r for r in here if r.group == scene]) for scene in {r.group for r in here}}
+        frames: dict[str, list[Record]] = {}
+        for record in here:
+            frames.setdefault(record.group, []).append(record)
+        places = {scene: positions(mine) for scene, mine in frames.items()}
         east = eastern(places, config.data.geographic_share)
         near = near_to(config, places, east)
-        rest = {scene: places[scene] for scene in places if scene not in {*east, *near}}
+        gone = {*east, *near}
+        rest = {scene: places[scene] for scene in places if scene not in gone}
         if config.eval.select_share and len(rest) > 2:
             chosen = eastern(rest, config.eval.select_share)
             near |= near_to(config, rest, chosen)
@@ -203,9 +207,18 @@ def eastern(places: dict[str, np.ndarray], share: float) -> list[str]:
 
 def near_to(config: Config, places: dict[str, np.ndarray], chosen: list[str]) -> dict[str, float]:
     """Scene -> metres to the nearest frame of the chosen ones, for the other scenes that are within the gap."""
-    others = np.concatenate([places[scene] for scene in chosen])
-    gaps_m = {scene: float(nearest_m(places[scene], others).min()) for scene in places if scene not in chosen}
-    return {scene: gap_m for scene, gap_m in gaps_m.items() if gap_m < config.data.geographic_gap_m}
+    apart = set(chosen)
+    others = [scene for scene in places if scene not in apart]
+    if not others:
+        return {}
+    frames = [places[scene] for scene in others]
+    gaps_m = nearest_m(np.concatenate(frames), np.concatenate([places[scene] for scene in chosen]))
+    smallest_m = np.minimum.reduceat(gaps_m, np.cumsum([0, *map(len, frames[:-1])]))
+    return {
+        scene: float(gap_m)
+        for scene, gap_m in zip(others, smallest_m, strict=True)
+        if gap_m < config.data.geographic_gap_m
+    }
 
 
 def positions(records: list[Record]) -> np.ndarray:

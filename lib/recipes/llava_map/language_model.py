@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
+from lib.core.hashes import checked
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.fields import is_whole, shown
 from lib.recipes.llava_map.sizes import DEMO_LLM, PLANNED
@@ -26,6 +27,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 HEADS = ("lm_head.", "embed_out.", "score.")  # what turns states into words: not built, 32 000 logits a token
 BODIES = ("model.", "transformer.", "gpt_neox.")  # where a file with a head keeps the body
 STORED_BUFFERS = re.compile(r".*(\.rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)")  # older files hold them
@@ -97,13 +99,17 @@ def hidden_width(config: Config, llm_width: int | None) -> int:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder. Stop where it is absent or damaged, or where no size is the whole number it must be."""
-    told = read_json_object(folder / "config.json")
+    told = read_json_object(checked(folder / "config.json"))
     for key in (*WIDTHS, *LLAMA_NEEDS, *OPTIONAL_SIZES):
         if not (told.get(key) is None or (is_whole(told[key]) and told[key] > 0)):
             raise Stop(f"{folder / 'config.json'}: {key} is {shown(told[key])}, not a whole number", ELSEWHERE)
     if not width(told):
         raise Stop(f"{folder / 'config.json'} does not describe a language model: it has no hidden_size", ELSEWHERE)
     return told
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    return [path for pattern in TOKENIZER for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from lib.data import pictures
 from lib.recipes.llava_map import evaluate, geometry, metrics, scene_view
 from lib.recipes.llava_map.arrays import resized
 from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.language_model import tokenizer_files
 from lib.recipes.llava_map.model import detect
 from lib.recipes.llava_map.published import below
-from lib.recipes.llava_map.sources import tokenizer_files
 from lib.recipes.llava_map.tables import Frame, read_frames
 
 DRAWN_PX = (800, 450)  # a person sees more than a small network does

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lib.core.run import atomic
 from lib.recipes.llava_map import geometry, polylines
 from lib.recipes.llava_map.roadmap import CLASSES
 from lib.recipes.llava_map.tables import CAMERAS
@@ -49,7 +50,8 @@ def scene_figure(
         camera_view(axes, pictures[view], cameras["intrinsics"][view], cameras["bev_from_cam"][view], truth, predicted)
         axes.set_title(channel, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=110)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def strokes(truth: Lines, predicted: Scored) -> Iterator[tuple[int, np.ndarray, str, float]]:

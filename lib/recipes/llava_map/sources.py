@@ -6,7 +6,14 @@ from pathlib import Path
 from lib.core.errors import Stop
 from lib.core.records import Asset
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.language_model import ELSEWHERE, asset_name, read_config, weight_files
+from lib.recipes.llava_map.language_model import (
+    ELSEWHERE,
+    TOKENIZER,
+    asset_name,
+    read_config,
+    tokenizer_files,
+    weight_files,
+)
 
 MAIN = "main"  # no commit could be checked when this was written: step 2 resolves the branch once for a run
 
@@ -24,7 +31,6 @@ HUB_BYTES = {  # of the files above
     "lmsys/vicuna-7b-v1.5": 13_480_000_000,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 2_200_000_000,
 }
-TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 LLM_FILES = ("config.json", TOKENIZER[0])
 LLMS = {
     "lmsys/vicuna-7b-v1.5": (("pytorch_model*.bin", "pytorch_model.bin.index.json"), "Llama 2 Community License"),
@@ -82,10 +88,6 @@ def files_of(folder: Path) -> dict[str, str]:
     read_config(folder)
     tokenizer = [path.name for path in tokenizer_files(folder)]
     return dict.fromkeys(("config.json", *weight_files(folder), *(tokenizer or TOKENIZER[:1])), "")
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    return [path for pattern in TOKENIZER for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def nuscenes(config: Config) -> Asset:

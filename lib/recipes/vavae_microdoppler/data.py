@@ -152,12 +152,15 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
 
     Stop: nothing can be used, or nothing can be held out.
     """
-    if not any(record.status == "ok" for record in records):
+    usable = [record for record in records if record.status == "ok"]
+    if not usable:
         raise Stop("none of the data can be used", "see the reasons in manifest.csv")
     test: list[str] = []
     select: list[str] = []
-    for user in users_of(records):
-        mine = [r for r in records if r.columns["user"] == user and r.status == "ok"]
+    images: dict[str, list[Record]] = {user: [] for user in users_of(records)}
+    for record in usable:
+        images[record.columns["user"]].append(record)
+    for mine in images.values():
         held, chosen = sides_of(config, mine)
         test += held
         select += chosen
@@ -236,7 +239,8 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     users = Counter(r.columns["user"] for r in usable)
     sizes = Counter(f"{r.columns['width_px']}x{r.columns['height_px']}" for r in usable)
     sides = {side: sum(r.split == side for r in usable) for side in SIDES}
-    untested = [u for u in users_of(usable) if not any(r.split == "test" for r in usable if r.columns["user"] == u)]
+    tested = {r.columns["user"] for r in usable if r.split == "test"}
+    untested = [user for user in users_of(usable) if user not in tested]
     found = {
         "users": f"{len(users)}, each with a label: {some(users_of(usable))}",
         "recordings": recognised(usable),

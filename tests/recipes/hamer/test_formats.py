@@ -168,6 +168,29 @@ def test_csv_and_whole_images_are_read(tmp_path):
     assert whole.centre.tolist() == [29.5, 29.5] and whole.side_px == 60
 
 
+@pytest.mark.parametrize("file", ["../outside.jpg", "a/../../outside.jpg", "/etc/hostname"])
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_list_that_leads_out_of_its_folder_is_refused(tmp_path, file, form):
+    (tmp_path / "outside.jpg").write_bytes(jpeg())
+    root = tmp_path / "hands"
+    root.mkdir()
+    if form == "json":
+        (root / "hands.json").write_text(json.dumps([{"file": file, "hand": "left", "group": "p"}]))
+    else:
+        (root / "hands.csv").write_text(f"file,hand,group\n{file},left,p\n")
+    with pytest.raises(Stop, match="which is not below"):
+        read("folder", root)
+
+
+def test_a_data_folder_that_is_not_there_and_two_hands_of_one_name_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(Stop, match=r"the data folder .*absent does not exist"):
+        read("folder", tmp_path / "absent")
+    twice = [formats.attempt("a#0", "p", tmp_path / "a", "a", lambda hand: None) for _ in range(2)]
+    monkeypatch.setitem(formats.READERS, "made", lambda data, root: iter(twice))
+    with pytest.raises(Stop, match="two hands are called a#0"):
+        read("made", tmp_path)
+
+
 def test_missing_list_is_named(tmp_path):
     with pytest.raises(Stop, match=r"neither hands\.json nor hands\.csv"):
         read("folder", tmp_path)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from lib.core import hashes
 from lib.core.errors import Stop
+from lib.core.run import Damaged
 from lib.recipes.hamer import mano_file, pickles
 from lib.recipes.hamer.config import MANO_MD5
 from lib.recipes.hamer.mano_file import PARENTS
@@ -192,3 +194,10 @@ def test_npz_without_an_array_is_named(mano_folder, tmp_path):
         np.savez(tmp_path / "MANO_RIGHT.npz", **{name: content[name] for name in content.files if name != "weights"})
     with pytest.raises(Stop, match=r"MANO_RIGHT\.npz is not a MANO file: it lacks weights"):
         mano_file.read(tmp_path / "MANO_RIGHT.npz")
+
+
+def test_a_file_that_changed_under_its_size_and_time_is_refused(tmp_path):
+    (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"another")
+    hashes.expect(tmp_path, {"MANO_RIGHT.pkl": "0" * 64}, "python step2_download.py --run r --force")
+    with pytest.raises(Damaged, match=r"MANO_RIGHT\.pkl does not hold what was written"):
+        mano_file.read(tmp_path / "MANO_RIGHT.pkl")

@@ -164,3 +164,10 @@ def test_a_plan_says_what_it_does_not_know(demo):
     assert "Qwen/Qwen2.5-0.5B" in plan.needs[0] and "not known yet" in plan.needs[0]
     assert 1000 < plan.trainable < plan.parameters < known.parameters
     assert plan.footprint is plan.pace is None
+
+
+def test_a_target_that_is_no_expression_is_refused_where_it_is_declared():
+    from lib.recipes.llava_map.config import LoraConfig
+
+    with pytest.raises(Stop, match=r"lora\.targets='\(' is not a valid regular expression"):
+        LoraConfig(targets=["q_proj", "("])

@@ -167,6 +167,12 @@ def test_a_layer_of_something_else_is_named(layer, layers, tmp_path):
         assert "town.json" in said and layer in said, (value, said)
 
 
+@pytest.mark.parametrize("layer", roadmap.KINDS)
+def test_a_layer_that_is_absent_is_named(layer, layers, tmp_path):
+    del layers[layer]
+    assert f"town.json has no layer {layer!r}" in map_outcome(tmp_path / "town.json", layers)
+
+
 def test_pointers_into_nothing_and_holes_of_something_else_are_named(layers, tmp_path):
     for layer, change in (
         ("road_divider", {"line_token": "gone"}),

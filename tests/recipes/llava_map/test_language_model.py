@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lib.core import hashes
 from lib.core.errors import Stop
 from lib.core.records import Stage
+from lib.core.run import Damaged
 from lib.network import adapters
 from lib.recipes.llava_map import assemble, costs, language_model, sources
 from tests.recipes.llava_map.language_models import write
@@ -167,3 +169,13 @@ def test_a_target_that_the_family_does_not_have_is_named(config, base, tokenizer
         assemble.build(config, STAGE3, {"base": base, "llm": folder})
     config.lora.targets = ["query_key_value"]
     adapters.attach(assemble.build(config, STAGE3, {"base": base, "llm": folder}))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_small_file_that_changed_under_its_size_and_time_is_refused(config, base, tokenizer, tmp_path, name):
+    folder = write(tmp_path, "llama", tokenizer)
+    config.model.llm = str(folder)
+    known = {file: hashes.sha256_of(folder / file) for file in ("config.json", "tokenizer.json")}
+    hashes.expect(folder, known | {name: "another"}, "python step2_download.py --run r --force")
+    with pytest.raises(Damaged, match=f"{name} does not hold what was written"):
+        assemble.build(config, STAGE2, {"base": base, "llm": folder})

@@ -14,9 +14,12 @@ import matplotlib
 import pytest
 
 from lib import recipes
+from lib.commands.plan import chained
 from lib.core import code, syntax
+from lib.core.config import compose
 from lib.core.contract import OPTIONAL
-from lib.core.run import SCRIPTS, STEPS, existing, read_json
+from lib.core.run import SCRIPTS, STEPS, Run, existing, read_json
+from lib.data import places
 
 ROOT = code.REPOSITORY
 TEMPLATE = ROOT / "lib" / "recipes" / "template"
@@ -59,6 +62,35 @@ def test_a_copy_under_another_name_is_found_again_by_its_run(step, folder, tmp_p
     assert step(4) == 0 and step(5) == 0
     assert read_json(folder / "eval" / "scores.json")["recipe"] == "my_denoiser"
     assert str(tmp_path) not in (folder / "run.json").read_text()
+
+
+def test_two_runs_with_different_data_of_one_name_live_in_one_root(step, tmp_path, monkeypatch):
+    """Turn by turn: each trains on its own pictures, and neither makes a step of the other stale."""
+    monkeypatch.setenv("PIPELINE_SCALE", "tiny")
+    assert step(1, "--recipe", str(TEMPLATE), "--demo") == 0 and step(2) == 0
+    one = shutil.copytree(tmp_path / "data" / "template" / "pictures", tmp_path / "one")
+    (one / "sources.json").unlink()
+    other = shutil.copytree(one, tmp_path / "other")
+    shutil.rmtree(next(path for path in sorted(other.iterdir()) if path.is_dir()))
+    for number in STEPS:
+        for name, place in (("a", one), ("b", other)):
+            words = ("--recipe", str(TEMPLATE), "--demo", "data.stand_in=false", f"data.root={place}")
+            assert step(number, "--run", name, *(words if number == 1 else ())) == 0
+    for name, place in (("a", one), ("b", other)):
+        record = Run(tmp_path, name)
+        config = compose_of(record)
+        found = places.asset_dirs(record, recipes.load(str(TEMPLATE)), config, [])
+        assert found["pictures"] == place
+        states = chained(record, recipes.load(str(TEMPLATE)), config)
+        assert {state.word for state in states.values()} == {"complete"}
+    counts = [len((tmp_path / "runs" / name / "manifest.csv").read_text().splitlines()) for name in "ab"]
+    assert counts[0] > counts[1]
+
+
+def compose_of(run: Run):
+    record = existing(run.record)
+    named = record["preset"], record["demo"], record["scale"], record["overrides"]
+    return compose(recipes.load(str(TEMPLATE)), *named)[0]
 
 
 @pytest.mark.parametrize("inside_a_package", [False, True])
@@ -208,7 +240,7 @@ def test_the_frozen_features_of_the_readme_are_kept(step, tmp_path, monkeypatch)
     assert step(4) == 0 and step(5) == 0
     made = tmp_path / "data" / "my_front" / "pictures"
     indices = tmp_path.glob("cache/frozen-features-*/*.jsonl")
-    kept = {json.loads(line)["name"] for index in indices for line in index.read_text().splitlines()}
+    kept = {json.loads(line)["name"] for index in indices for line in index.read_text().split("\n") if line}
     assert len(list(made.glob("*/noisy/*.png"))) == len(kept) > 0
 
 

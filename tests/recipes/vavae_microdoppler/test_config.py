@@ -48,6 +48,7 @@ def test_the_guides_numbers_are_the_defaults():
     ({"model.vf": "dinov2_bas"}, "dinov2_base"), ({"model.vf": "dinov2_base"}, "fresh_projection"),
     ({"train.stages": ["aling"]}, "did you mean 'align'"), ({"train.stages": ["decoder"]}, "nothing to align"),
     ({"train.stages": ["align", "decoder"]}, "it is alone"), ({"model.weights": ""}, "neither a path"),
+    ({"model.teachers": "publishd"}, "model.teachers='publishd' is neither a path"),
     ({"model.weights": "scrach"}, "did you mean 'scratch'"), ({"model.attention": [5]}, "a level that"),
     ({"model.channels": 64}, "model.channels=64 does not fit the weights"), ({"model.weights": "demo"}, "have 96"),
     ({"model.vf_heads": 5, "model.weights": "x/y.pt"}, "model.vf_heads=5 does not divide"),
@@ -109,3 +110,10 @@ def test_the_plan_needs_no_torch():
     )
     done = run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_target_that_is_no_expression_is_refused_where_it_is_declared():
+    from lib.recipes.vavae_microdoppler.networks_config import LoraConfig
+
+    with pytest.raises(Stop, match=r"lora\.targets='\(' is not a valid regular expression"):
+        LoraConfig(targets=["q_proj", "("])

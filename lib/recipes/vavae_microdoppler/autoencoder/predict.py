@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
+from lib.core.run import atomic, write_text
 from lib.data import pictures
 from lib.network import weights
 from lib.recipes.vavae_microdoppler import metrics
@@ -82,11 +83,11 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
             continue
         recon, quality = reconstruct(parts.modules["autoencoder"], image)
         target = out / f"{file.name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(target)
+        with atomic(target) as temporary:
+            Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(temporary, format="PNG")
         lines.append(csv_line(file.name, f"{quality:.3f}", ""))
         done += 1
-    (out / "psnr.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out / "psnr.csv", "\n".join(lines) + "\n")
     if not done:
         raise Stop(
             f"--predict {inputs}: none of its {len(lines) - 1} images can be read", "their reasons are in psnr.csv"

@@ -11,7 +11,7 @@ from torch import Tensor
 from lib.core.errors import Stop, nearest
 from lib.core.order import Key
 from lib.core.records import Parts, Stage
-from lib.core.run import write_json
+from lib.core.run import atomic, write_json
 from lib.network import weights
 from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
 from lib.recipes.vavae_microdoppler.config import Config
@@ -27,8 +27,6 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 
     Image `i` of a user is the same however many are asked for. Stop: words that are not understood, unknown users.
     """
-    from PIL import Image
-
     reference = parts.modules["reference"]
     users, count = read_inputs(inputs, reference.users)
     for user in users:
@@ -37,8 +35,8 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
         batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
         pictures = to_uint8(torch.cat([draw(config, parts, label, batch) for batch in batches])).numpy()
         for number, picture in enumerate(pictures):
-            Image.fromarray(picture).save(folder / f"{number:03}.png")
-        Image.fromarray(grid(pictures)).save(out / f"{user}.png")
+            write_png(folder / f"{number:03}.png", picture)
+        write_png(out / f"{user}.png", grid(pictures))
         print(f"  {user}: {count} spectrograms", flush=True)
 
 
@@ -130,6 +128,14 @@ def named(user: str, known: list[str]) -> str:
     if len(fitting) != 1:
         raise Stop(f"--predict: there is no user {user!r}: {nearest(user, known)}", USAGE)
     return fitting[0]
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """picture: (h, w, 3) uint8."""
+    from PIL import Image
+
+    with atomic(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def grid(pictures: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from lib.core.errors import Paused, Stop
 from lib.core.hashes import sha256_of
 from lib.core.order import Key
 from lib.core.records import Stage
-from lib.core.run import write_json
+from lib.core.run import read_json, write_json
 from lib.network import lineage
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, predict
 from lib.recipes.vavae_microdoppler.dit import latent_cache, latent_parts, samples
@@ -121,6 +121,13 @@ def test_latents_without_a_fingerprint_or_of_another_split_are_refused(case):
         case.lay(config=configured(dit__latents=str(folder)))
     (folder / "latents.json").unlink()
     with pytest.raises(Stop, match=r"no latents\.json"):
+        case.lay(config=configured(dit__latents=str(folder)))
+
+
+def test_latents_of_another_autoencoder_are_refused(case):
+    folder = case.lay()
+    write_json(folder / "latents.json", read_json(folder / "latents.json") | {"autoencoder": "0" * 64})
+    with pytest.raises(Stop, match="these latents were made by another autoencoder"):
         case.lay(config=configured(dit__latents=str(folder)))
 
 
