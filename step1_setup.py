@@ -67,6 +67,7 @@ if __name__ == "__main__":
     if not {"--help", "-h", "--plan", "--list"} & set(sys.argv):
         try:
             install.ensure(Path(__file__).resolve().parent, dev="--dev" in sys.argv)
+            install.quiet_kernel(Path(sys.prefix))
         except Stop as stop:
             sys.exit(cli.say(stop))
     sys.exit(cli.main(1, work, add_flags))

@@ -2,9 +2,7 @@
 reconstructions of a person's own images.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
+from lib.core.tables import NUMBER, write_table
 from lib.data import pictures
 from lib.recipes.vavae_microdoppler import metrics
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
@@ -60,8 +59,10 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 
     Stop: no image there, or none that can be read.
     """
-    place, done = Path(inputs), 0
-    lines = ["file,psnr_db,problem"]
+    import pandas as pd
+
+    place = Path(inputs)
+    rows: list[tuple[str, float | None, str]] = []
     for file in files_at(place):
         try:
             if file.problem:
@@ -69,19 +70,17 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
             image = read(file.path, config.model.image_px)
         except pictures.Unreadable as error:
             print(f"  {file.name}: {error}", flush=True)
-            lines.append(csv_line(file.name, "", str(error)))
+            rows.append((file.name, None, str(error)))
             continue
         recon, quality = reconstruct(parts.modules["autoencoder"], image)
         target = out / f"{file.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(target)
-        lines.append(csv_line(file.name, f"{quality:.3f}", ""))
-        done += 1
-    (out / "psnr.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if not done:
-        raise Stop(
-            f"--predict {inputs}: none of its {len(lines) - 1} images can be read", "their reasons are in psnr.csv"
-        )
+        rows.append((file.name, round(quality, 3), ""))
+    table = pd.DataFrame(rows, columns=["file", "psnr_db", "problem"]).astype({"psnr_db": NUMBER})
+    write_table(out / "psnr.csv", table)
+    if table["psnr_db"].isna().all():
+        raise Stop(f"--predict {inputs}: none of its {len(rows)} images can be read", "their reasons are in psnr.csv")
 
 
 def files_at(place: Path) -> list[File]:
@@ -109,9 +108,3 @@ def reconstruct(autoencoder: AutoencoderKL, image: torch.Tensor) -> tuple[torch.
     with torch.autocast(image.device.type, enabled=False):
         error = metrics.mse(metrics.unit_range(image), metrics.unit_range(recon))
         return recon, float(metrics.psnr(error, 1.0))
-
-
-def csv_line(*words: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(words)
-    return line.getvalue()
