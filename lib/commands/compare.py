@@ -34,7 +34,7 @@ COMPARISON = {
     "trivial": NUMBER, "difference": NUMBER, "low": NUMBER, "high": NUMBER, "verdict": TEXT, "n_samples": COUNT,
     "held_out": TEXT, "seconds": NUMBER, "memory_bytes": COUNT, "samples_per_second": NUMBER, "observations": TEXT,
 }  # fmt: skip
-COMPARABLE = ["demo", "metric", "lower_is_better", "held_out"]  # and what scores them
+COMPARABLE = ["demo", "metric", "lower_is_better", "held_out"]  # shared by runs that are ranked; and their scorer
 SHOWN = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
 
 
