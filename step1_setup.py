@@ -75,6 +75,7 @@ if __name__ == "__main__":
         try:
             wheels = Path(given) if (given := cli.words_after("--wheels")) else None
             install.ensure(Path(__file__).resolve().parent, "--dev" in sys.argv, wheels, find.wheels)
+            install.quiet_kernel(Path(sys.prefix))
         except Stop as stop:
             sys.exit(cli.say(stop))
     sys.exit(cli.main(1, work, add_flags))

@@ -27,6 +27,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", nargs="+", default=[], metavar="key=v1,v2", help="one run per combination of values")
     parser.add_argument("--checkpoint", default="", metavar="X", help="start a new run from this checkpoint folder")
     parser.add_argument(
+        "--log-with",
+        default="tensorboard",
+        metavar="a,b",
+        help="trackers that Accelerate knows: tensorboard (default), wandb, trackio, …; losses, held-out metrics and "
+        "settings go there",
+    )
+    parser.add_argument(
         "--detect-anomaly",
         action="store_true",
         help="go back to the last good checkpoint and name the module that makes the first bad number",

@@ -31,6 +31,7 @@ HEAVY = (
     "torch",
     "pytest",
     "peft",
+    "pandas",
     "transformers",
     "safetensors.torch",
     "accelerate",

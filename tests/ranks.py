@@ -17,7 +17,7 @@ from lib.core.processes import free_port
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "peft", "accelerate", "tests.conftest", "lib.training.stages", "lib.evaluation.evaluate"]
+    ["torch", "peft", "pandas", "accelerate", "tests.conftest", "lib.training.stages", "lib.evaluation.evaluate"]
 )
 
 

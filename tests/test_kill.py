@@ -35,6 +35,7 @@ SERVER.set_forkserver_preload(
         "tests.conftest",
         "torch",
         "peft",
+        "pandas",
         "accelerate",
         "lib.core.machine",
         "lib.training.stages",

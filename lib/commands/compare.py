@@ -1,4 +1,4 @@
-"""Comparison of runs: comparison.csv, a table for the console, and a plot of the error against what it cost.
+"""Comparison of runs: comparison.csv, a table for the console, and a plot of the score against what it cost.
 
 Only runs that were scored by the same metric on the same held-out files are ranked against each other; the others are
 listed and named as not comparable. Two recipes have the same metric where one module scores both.
@@ -7,20 +7,35 @@ listed and named as not comparable. Two recipes have the same metric where one m
 import hashlib
 import json
 import math
-from collections import Counter
+import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib import recipes
 from lib.commands import answer, cli
 from lib.core.config import silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
 from lib.core.run import SCRIPTS, Run, existing, read_log, read_record
-from lib.core.tables import read_table, write_table
-from lib.evaluation import plots
+from lib.core.tables import COUNT, NUMBER, TEXT, YES_NO, read_table, write_table
+from lib.data.split import MANIFEST
+from lib.evaluation import experiment, plots
 from lib.evaluation.report import duration, gigabytes, interval, number, signed, stage_folders
+from lib.evaluation.statistics import PER_SAMPLE
 
-TABLE = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Dtypes of the columns of comparison.csv. Behind them: adapted_<metric> of every other metric,
+# <base|adapted>_<metric>_in_<group>, and the settings in which the runs differ. Times in seconds; rank is missing where
+# a run was not scored on the same data.
+COMPARISON = {
+    "rank": COUNT, "run": TEXT, "date": TEXT, "recipe": TEXT, "preset": TEXT, "demo": YES_NO, "step": COUNT,
+    "trainable": COUNT, "metric": TEXT, "unit": TEXT, "lower_is_better": YES_NO, "base": NUMBER, "adapted": NUMBER,
+    "trivial": NUMBER, "difference": NUMBER, "low": NUMBER, "high": NUMBER, "verdict": TEXT, "n_samples": COUNT,
+    "held_out": TEXT, "seconds": NUMBER, "memory_bytes": COUNT, "samples_per_second": NUMBER, "observations": TEXT,
+}  # fmt: skip
+COMPARABLE = ["demo", "metric", "lower_is_better", "held_out"]  # shared by runs that are ranked; and their scorer
+SHOWN = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
 
 
 def main(words: list[str]) -> int:
@@ -61,15 +76,16 @@ def compare(runs: list[Run], out: Path) -> str:
 
     The first runs of the table are the largest group that can be compared, best first. Stops where a run has no scores.
     """
-    rows = [facts(run) for run in runs]
+    import pandas as pd
+
+    frame = pd.DataFrame([facts(run) for run in runs]).astype(COMPARISON)
     settings = differing_settings([existing(run.record)["config"] for run in runs])
-    for row, own in zip(rows, settings, strict=True):
-        row |= own
-    ranked, others = rank(rows)
-    write_csv(ranked + others, out / "comparison.csv")
+    ranked, others = rank(frame.join(pd.DataFrame(settings, frame.index, dtype=object)))
+    write_table(out / "comparison.csv", pd.concat([ranked, others]))
     plots.comparison(ranked, out / "comparison.png")
-    lines = table(ranked)
-    lines += [f"not comparable with these: {row['run']} ({difference(row, ranked[0])})" for row in others]
+    lines = console(ranked)
+    first = ranked.iloc[0]
+    lines += [f"not comparable with these: {row['run']} ({difference(row, first)})" for _, row in others.iterrows()]
     return "\n".join([*lines, f"written: {out / 'comparison.csv'}, {out / 'comparison.png'}"])
 
 
@@ -85,6 +101,7 @@ def facts(run: Run) -> dict[str, Any]:
     return {
         "rank": None,
         "run": run.name,
+        "date": record.get("origin", {}).get("date", ""),
         **{key: record[key] for key in ("recipe", "preset", "demo")},
         "step": scores["step"],
         "trainable": trainable(run),
@@ -94,7 +111,8 @@ def facts(run: Run) -> dict[str, Any]:
         "held_out": held_out(run),
         "seconds": round(sum(entry["seconds"] for entry in times), 1),
         "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
-        "samples_per_second": middle([entry["samples_per_second"] for entry in times]),
+        "samples_per_second": statistics.median(entry["samples_per_second"] for entry in times) if times else None,
+        "observations": experiment.observations(run),
         **{f"adapted_{name}": value for name, value in others.items()},
         **by_group(scores),
     }
@@ -127,9 +145,9 @@ def trainable(run: Run) -> int:
 
 def held_out(run: Run) -> str:
     """The fingerprint of what was scored: the contents of the held-out files and the samples that were made of them."""
-    held = [row for row in read_table(run.manifest) if row["split"] == "test" and row["status"] == "ok"]
-    files = sorted(row["sha256"] for row in held)
-    samples = sorted({row["sample_id"] for row in read_table(run.scores.with_name("per_sample.csv"))})
+    records = read_table(run.manifest, MANIFEST)
+    files = sorted(records.loc[(records["split"] == "test") & (records["status"] == "ok"), "sha256"])
+    samples = sorted(set(read_table(run.scores.with_name("per_sample.csv"), PER_SAMPLE)["sample_id"]))
     return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]
 
 
@@ -141,19 +159,14 @@ def differing_settings(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: config.get(key) for key in differing} for config in configs]
 
 
-def rank(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rank(frame: "pd.DataFrame") -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """The largest group of comparable runs, best first, with its ranks; and the rest as it came."""
-    largest, _ = Counter(comparable(row) for row in rows).most_common(1)[0]
-    direction = 1 if largest[3] else -1
-    ranked = sorted((row for row in rows if comparable(row) == largest), key=lambda row: direction * row["adapted"])
-    for place, row in enumerate(ranked, 1):
-        row["rank"] = place
-    return ranked, [row for row in rows if comparable(row) != largest]
-
-
-def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What two runs must share to be ranked against each other."""
-    return scored_by(row["recipe"]), row["demo"], row["metric"], row["lower_is_better"], row["held_out"]
+    scorer = frame["recipe"].map(scored_by)
+    group = frame.groupby([scorer, *COMPARABLE], sort=False).ngroup()
+    is_largest = group == group.mode()[0]  # of equals the one that was named first
+    ranked = frame[is_largest]
+    ranked = ranked.sort_values("adapted", ascending=bool(ranked["lower_is_better"].iloc[0]), kind="stable")
+    return ranked.assign(rank=range(1, len(ranked) + 1)).astype({"rank": COUNT}), frame[~is_largest]
 
 
 def scored_by(recipe: str) -> str:
@@ -165,7 +178,7 @@ def scored_by(recipe: str) -> str:
     return str(common[0]) if common else recipe
 
 
-def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
+def difference(row: "pd.Series[Any]", other: "pd.Series[Any]") -> str:
     """Why two runs cannot be ranked, in words."""
     if scored_by(row["recipe"]) != scored_by(other["recipe"]):
         return f"recipe {row['recipe']}, not {other['recipe']}"
@@ -176,20 +189,16 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
     return "other held-out samples"
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    columns = dict.fromkeys(key for row in rows for key in row)
-    write_table(path, columns, ([row.get(name, "") for name in columns] for row in rows))
-
-
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def console(frame: "pd.DataFrame") -> list[str]:
     """Aligned text, one line per run."""
-    cells = [list(TABLE)] + [cells_of(row) for row in rows]
+    cells = [list(SHOWN), *(cells_of(row) for _, row in frame.iterrows())]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
 
 
-def cells_of(row: dict[str, Any]) -> list[str]:
-    memory = gigabytes(row["memory_bytes"]) if row["memory_bytes"] else "–"
+def cells_of(row: "pd.Series[Any]") -> list[str]:
+    import pandas as pd
+
     return [
         str(row["rank"]),
         row["run"],
@@ -201,9 +210,5 @@ def cells_of(row: dict[str, Any]) -> list[str]:
         interval(row),
         row["verdict"] or "–",
         duration(row["seconds"]),
-        memory,
+        "–" if pd.isna(row["memory_bytes"]) else gigabytes(row["memory_bytes"]),
     ]
-
-
-def middle(values: list[float]) -> float | None:
-    return sorted(values)[len(values) // 2] if values else None

@@ -6,8 +6,12 @@ a saved notebook keeps everything it was sent (a bar of 6 s became 60 outputs).
 """
 
 import argparse
+import base64
 import codecs
 import contextlib
+import html
+import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -17,19 +21,23 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from lib.core.code import REPOSITORY
-from lib.core.errors import DONE, PAUSED
+from lib.core.errors import DONE, PAUSED, Stop, nearest
 from lib.core.run import SCRIPTS, Run, read_record
 
-# lasting lines of one step that a notebook keeps (the audit of a large preset has 300); later ones replace one another
+# lasting lines of one step that a notebook keeps; later ones replace one another
 MAX_LINES = 1000
 LAST_LINES = 20
 PROGRESS_SECONDS = 0.5  # between two updates of the progress line
+PICTURE_PX = 1100  # of a figure in the notebook; the report has it whole
+OUTPUT_PATH = "PAPERMILL_OUTPUT_PATH"  # what papermill --inject-output-path calls it
+WORDS_OF = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 class StepFailed(Exception):
@@ -51,18 +59,89 @@ def step(
     is the clone itself when empty. A paused step ends the notebook with exit code 0, so that papermill and Kaggle keep
     what there is; any other code but 0 raises StepFailed.
     """
-    place = Path(root).resolve() if root else REPOSITORY
-    flags = {"--recipe": recipe, "--preset": preset, "--run": run, "--time-limit": time_limit}
-    words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
-    words += (["--demo"] if demo else []) + shlex.split(overrides)
-    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[number]), *words], place)
+    words = flags(recipe, preset, demo, run, overrides, time_limit, root)
+    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[number]), *words], place(root))
     if code not in (DONE, PAUSED):
         raise StepFailed(f"{SCRIPTS[number]} ended with exit code {code}: " + "\n".join(last_lines[-3:]))
-    finished = Run(place, run or default_run(recipe, preset, demo))
+    finished = Run(place(root), run or default_run(recipe, preset, demo))
     if code == DONE or number == 4:
         show(number, finished)
     if code == PAUSED:
         end_paused(finished.command(number))
+
+
+def plan(**settings: Any) -> None:
+    """What the steps would do and cost with these settings, before anything starts (`--plan`)."""
+    if importlib.util.find_spec("omegaconf") is None:
+        print("The plan is known once step 1 has installed what is missing: python step1_setup.py --plan")
+        return
+    words = flags(**{**settings, "time_limit": ""})
+    code, last_lines = follow([sys.executable, str(REPOSITORY / SCRIPTS[1]), *words, "--plan"], place(settings["root"]))
+    if code != DONE:
+        raise StepFailed("\n".join(last_lines[-3:]))
+
+
+def next_steps(recipe: str, preset: str, demo: bool, run: str, root: str, **others: str) -> None:
+    """Commands that go on from here, with this run's name in them."""
+    finished = Run(place(root), run or default_run(recipe, preset, demo))
+    record = read_record(finished.record)
+    print("Your own inputs:      ", finished.command(5, "--predict", "INPUTS", "--out", "FOLDER"))
+    print("Take the adapter away:", finished.command(5, "--export", "adapter"))
+    print("... or a merged model:", finished.command(5, "--export", "merged"))
+    print("What you saw, kept:   ", finished.folder / "record.md")
+    if record and record["demo"]:
+        print("Your own data:         demo = False above, with a new name for run; --plan says what it needs")
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+
+def parameters(given: Mapping[str, Any], history: Sequence[str]) -> dict[str, Any]:
+    """The notebook's parameters as `step` takes them, of its variables and the source of the cells so far.
+
+    papermill's -p turns what looks like a number into one and leaves false a text: here a run 7 is called "7", and
+    "false" is no. Stop: papermill was given a parameter that does not exist, or one of an impossible type.
+    """
+    if OUTPUT_PATH in given:
+        os.environ[OUTPUT_PATH] = given[OUTPUT_PATH]
+    for name in injected(history):
+        if name not in KNOWN and not name.startswith("PAPERMILL_"):
+            raise Stop(f"the notebook has no parameter {name!r}: {nearest(name, KNOWN)}", "papermill --help-notebook")
+    return {name: as_flag(name, given[name]) if name == "demo" else as_text(name, given[name]) for name in KNOWN}
+
+
+def injected(history: Sequence[str]) -> list[str]:
+    """The names in the cell that papermill puts behind the one tagged "parameters"."""
+    lines = [line for source in history if source.startswith("# Parameters\n") for line in source.splitlines()]
+    return [match[1] for line in lines if (match := re.match(r"(\w+) = ", line))]
+
+
+def as_text(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (bool, list, dict)):
+        raise Stop(f"the parameter {name} is {value!r}, and should be text", f"-r {name} TEXT")
+    if not isinstance(value, str):
+        print(f"{name} = {str(value)!r}   (papermill reads -p {name} as a number; -r {name} keeps leading zeros)")
+    return str(value)
+
+
+def as_flag(name: str, value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word not in WORDS_OF:
+        raise Stop(f"the parameter {name} is {value!r}, and should be true or false", f"-p {name} True")
+    return WORDS_OF[word]
+
+
+def place(root: str) -> Path:
+    return Path(root).resolve() if root else REPOSITORY
+
+
+def flags(recipe: str, preset: str, demo: bool, run: str, overrides: str, time_limit: str, root: str) -> list[str]:
+    """Words of the command line; `root` is where the command runs."""
+    values = {"--recipe": recipe, "--preset": preset, "--run": run, "--time-limit": time_limit}
+    words = [word for flag, value in values.items() if value for word in (flag, value)]
+    return words + (["--demo"] if demo else []) + shlex.split(overrides)
 
 
 def default_run(recipe: str, preset: str, demo: bool) -> str:
@@ -188,30 +267,60 @@ def show_data(run: Run, record: dict[str, Any]) -> None:
 def show_curves(run: Run, record: dict[str, Any]) -> None:
     from IPython.display import Image, display
 
-    from lib.evaluation import plots, report
+    from lib.evaluation import curves, report
 
     for stage in report.stage_folders(run):
-        drawn = plots.curves(stage)
+        drawn = curves.curves(stage)
         if drawn:
             display(Image(filename=drawn, width=900))
 
 
 def show_scores(run: Run, record: dict[str, Any]) -> None:
-    from IPython.display import Image, display
-
+    """The verdict, one picture, the metrics in front and a link to the report."""
     from lib.evaluation import report
 
     scores = read_record(run.scores)
     if scores is None:
         return
-    show_html(report.tables().scores(scores))
-    for figure in sorted((run.folder / "figures").glob("*.png")):
-        display(Image(filename=figure, width=900))
-    page = run.folder / "report.html"
-    show_html(f'<a href="{os.path.relpath(page)}" target="_blank">The whole report</a>', f"The whole report: {page}")
     print(report.verdict(scores, record))
+    if figures := sorted((run.folder / "figures").glob("*.png")):
+        show_picture(figures[0])
+    table = report.metrics(scores)
+    rows = [report.shown(row) for _, row in table[table["front"]].iterrows()]
+    show_html(report.tables().metrics(rows, scores["main"]["metric"]) + report.tables().reading())
+    page = run.folder / "report.html"
+    link = Path(os.path.relpath(page, notebook_folder())).as_posix()
+    show_html(f'<a href="{html.escape(quote(link))}" target="_blank">The whole report</a>', f"The whole report: {page}")
 
 
+def show_picture(path: Path) -> None:
+    """At the width of a page, as JPEG: an executed notebook stays below 3 MB."""
+    from io import BytesIO
+
+    from IPython.display import display
+    from PIL import Image
+
+    with Image.open(path) as image:
+        shown = image.convert("RGB")
+    shown.thumbnail((PICTURE_PX, 4 * PICTURE_PX))
+    small = BytesIO()
+    shown.save(small, "JPEG", quality=88)
+    display({"image/jpeg": base64.b64encode(small.getvalue()).decode(), "text/plain": path.name}, raw=True)
+
+
+def notebook_folder() -> Path:
+    """Where the notebook lies that is being run: a link in it counts from there.
+
+    papermill says it with --inject-output-path, Jupyter by JPY_SESSION_NAME, and VS Code, Colab and Kaggle run in the
+    notebook's folder. A kernel that papermill started elsewhere is taken to write beside the committed notebook.
+    """
+    for name in (OUTPUT_PATH, "JPY_SESSION_NAME"):
+        if os.environ.get(name):
+            return Path(os.environ[name]).resolve().parent
+    return REPOSITORY / "notebooks" if Path.cwd() == REPOSITORY else Path.cwd()
+
+
+KNOWN = tuple(inspect.signature(flags).parameters)  # what the cell tagged "parameters" holds
 SHOWN = {3: show_data, 4: show_curves, 5: show_scores}
 
 

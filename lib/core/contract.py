@@ -132,7 +132,9 @@ class Recipe(Protocol):
         """
 
     def measures(self, config: Any, stage: Stage) -> dict[str, Metric]:
-        """Unit and direction of every metric of `summarise`. The first chooses the best checkpoint and is in front."""
+        """Unit, direction, title and meaning of every metric of `summarise`. The first chooses the best checkpoint, and
+        heads the report; those with front=True, seven at most, follow it.
+        """
 
     def score_batch(self, config: Any, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
         """One row per sample of the batch, in its order, with numbers in the units of `measures`.
@@ -163,7 +165,7 @@ class Recipe(Protocol):
         """What step 5 prints of eval/scores.json (`scores`): a few lines of text."""
 
     def figures(self, config: Any, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
-        """Pictures of the report, as PNG files in the folder `out`; their names become captions.
+        """Pictures of the report, as PNG files in `out`: names become captions, and the first one heads the page.
 
         base, adapted: rows of the same samples in the same order; only the first `eval.figures` have arrays.
         """

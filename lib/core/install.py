@@ -121,6 +121,21 @@ def holds_wheels(folder: Path) -> bool:
     return any(folder.glob("*.whl"))
 
 
+def quiet_kernel(prefix: Path) -> Path | None:
+    """In a virtual environment the notebook's kernel logs only what is critical; None elsewhere.
+
+    At every start it warns of TCP on the machine's own loopback, and at every end that it was asked to end: a user
+    takes both for faults. A file that is there stays.
+    """
+    file = prefix / "etc" / "ipython" / "ipython_kernel_config.json"
+    if not (prefix / "pyvenv.cfg").is_file():
+        return None
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"Application": {"log_level": 50}}\n', encoding="utf-8")
+    return file
+
+
 def manual(repository: Path) -> str:
     """What the user does when pip cannot: a new environment, or wheels from an attached folder."""
     script = repository / "step1_setup.py"

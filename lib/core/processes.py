@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from lib.core import group
-from lib.core.errors import DONE, FAILED, PAUSED, Stop
+from lib.core.errors import DONE, FAILED, PAUSED, Stop, nearest
 from lib.core.run import Run, write_text
 from lib.core.session import Clock
 
@@ -183,9 +183,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def accelerator(precision: str, folder: Path) -> Any:
+def accelerator(precision: str, folder: Path, trackers: Sequence[str] = ("tensorboard",)) -> Any:
     """Accelerate's process group, device, autocast, scaler and trackers. Its own FSDP and DeepSpeed would have to wrap
     a whole model with its optimiser: asked for by variables they set a type and shard nothing, so they are refused.
+
+    trackers: names that Accelerate knows (--log-with). Stop: one that it does not know, or that is not installed.
     """
     import torch
     from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
@@ -199,11 +201,12 @@ def accelerator(precision: str, folder: Path) -> Any:
                 f"{name} is set (by an accelerate configuration file), which shards nothing here",
                 f"unset {name}   (what spreads a network over the processes is the setting train.shard=on)",
             )
+    refuse_unknown_tracker(trackers)
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=group.GROUP_SECONDS))
     chosen = Accelerator(
         cpu=cpu,
         mixed_precision={"fp32": "no"}.get(precision, precision),
-        log_with="tensorboard",
+        log_with=list(trackers),
         project_dir=folder,
         kwargs_handlers=[patience],
     )
@@ -213,6 +216,20 @@ def accelerator(precision: str, folder: Path) -> Any:
         raise Stop(f"Accelerate set up {chosen.distributed_type}, where {wanted} was wanted", code=FAILED)
     group.refuse_fewer(chosen.num_processes, "the same command")
     return chosen
+
+
+def refuse_unknown_tracker(names: Sequence[str]) -> None:
+    """Accelerate would leave out a tracker that is not installed without a word that stops anybody."""
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = [str(one.value) for one in LoggerType if one is not LoggerType.ALL]
+    there = {str(one.value) for one in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise Stop(f"--log-with {name}: {nearest(name, known)}", "--log-with tensorboard")
+        if name not in there:
+            raise Stop(f"--log-with {name}: it is not installed", f"{sys.executable} -m pip install {name}")
 
 
 def any_asks(accelerator: Any, asked: bool) -> bool:

@@ -263,8 +263,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is read: its unit, and which direction is better."""
+    """How a number is read: its unit, which direction is better, and what people call it."""
 
     unit: str = ""
     lower_is_better: bool = True
     rival: bool = True  # False: the trivial predictor is not a rival (a copyist of training data), so it may win
+    title: str = ""  # what people call it: "δ < 1.25"; every measure has one
+    meaning: str = ""  # one line for someone who does not know it; every measure has one
+    front: bool = False  # shown before the others are unfolded; the first measure is, and at most seven more

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Manifest, Record, Split
-from lib.core.tables import read_table, write_table
+from lib.core.tables import TEXT, read_table, write_table
 from lib.core.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
-COLUMNS = ("sample_id", "group", "split", "source", "sha256", "status", "reason")
+COLUMNS = ("sample_id", "group", "split", "source", "sha256", "status", "reason", "perceptual_hash")
+MANIFEST = dict.fromkeys(COLUMNS, TEXT)  # dtypes; the recipe's own columns are text as well
 SIDES = ("train", "select", "test")
 PAIRS = (("train", "test"), ("select", "test"), ("train", "select"))  # the first loses what it shares with the second
 FEWEST_TRAINING_GROUPS = 2  # where fewer would be left to train on, no group chooses the checkpoint
@@ -200,22 +201,17 @@ def commonest_reason(records: Iterable[Record]) -> str:
 
 
 def write_manifest(path: Path, records: list[Record]) -> None:
-    """manifest.csv: COLUMNS, perceptual_hash, then the recipe's own columns by name; a record without one is empty."""
-    extra = sorted({name for record in records for name in record.columns})
-    known = (*COLUMNS, "perceptual_hash")
-    rows = (
-        [*(getattr(record, name) for name in known), *(record.columns.get(name, "") for name in extra)]
-        for record in records
-    )
-    write_table(path, [*known, *extra], rows)
+    """manifest.csv: COLUMNS, then the recipe's own columns by name; a record without one is empty."""
+    import pandas as pd
+
+    known = pd.DataFrame([[getattr(record, name) for name in COLUMNS] for record in records], columns=list(COLUMNS))
+    own = pd.DataFrame([record.columns for record in records], known.index, dtype=object)
+    write_table(path, known.join(own[sorted(own)].fillna("")))
 
 
 def read_manifest(path: Path, arrays: Path) -> Manifest:
     """What `write_manifest` wrote; the values of the recipe's own columns come back as text."""
-    rows = read_table(path)
-    known = (*COLUMNS, "perceptual_hash")
-    records = [
-        Record(**{name: row[name] for name in known}, columns={k: v for k, v in row.items() if k not in known})
-        for row in rows
-    ]
-    return Manifest(records, arrays)
+    table = read_table(path, MANIFEST)
+    own = table.drop(columns=list(COLUMNS)).to_dict("records")
+    rows = zip(table[list(COLUMNS)].itertuples(index=False), own, strict=True)
+    return Manifest([Record(**row._asdict(), columns=columns) for row, columns in rows], arrays)

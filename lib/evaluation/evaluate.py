@@ -18,7 +18,7 @@ from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import Run, append_line, atomic_folder, cut_log, existing, read_json, read_log, write_record
 from lib.core.words import counted
 from lib.data import places, split
-from lib.evaluation import report, statistics
+from lib.evaluation import board, fonts, origin, report, statistics
 from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.setup import build_base, make_stage_inputs, open_feature_cache, read_prepared
 
@@ -75,10 +75,15 @@ def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) ->
     scores = write_scores(job, stage, source, columns)
     figures = job.run.folder / "figures"
     shutil.rmtree(figures, ignore_errors=True)
-    with atomic_folder(figures) as temporary:
+    named = (text for row in columns["base"] for text in (row.sample_id, row.group))
+    with atomic_folder(figures) as temporary, fonts.for_texts(named):
         job.recipe.figures(job.config, stage, columns["base"], columns["adapted"], temporary)
     shutil.rmtree(job.run.folder / "eval" / "partial", ignore_errors=True)
+    with job.unwatched():  # where things are from moves no number
+        job.record["origin"] = origin.of_run(job.recipe, job.config)
+    write_record(job.run.record, job.record)
     report.write(job.run.folder)
+    board.write(job.run, scores, job.record)
     print(report.verdict(scores, job.record), flush=True)
     print(job.recipe.describe(job.config, stage, scores, columns["base"], columns["adapted"]), flush=True)
 
@@ -182,6 +187,7 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "metrics": compared["metrics"],
         "units": {name: m.unit for name, m in measures.items()},
         "lower_is_better": {name: m.lower_is_better for name, m in measures.items()},
+        "words": {name: {"title": m.title, "meaning": m.meaning, "front": m.front} for name, m in measures.items()},
         "by_group": statistics.by_group(recipe, job.config, stage, main, columns["base"], columns["adapted"]),
         "guards": guards(job, source),
     }

@@ -1,13 +1,14 @@
 """The report of a run: one self-contained page, made from the run's files alone; it can be made again at any time.
 
 `write(run_folder)` reads run.json, the stamps, manifest.csv, split.json, the logs and eval/, draws the curves, and
-fills templates/report.html: images as data URIs, no scripts, nothing from the network.
+fills templates/report.html: images as data URIs, one script of its own, nothing from the network. What matters stands
+first: the verdict, one picture, the main metric sample by sample, and the metrics that the recipe puts in front.
 """
 
 import base64
 import math
 import shlex
-from collections import Counter
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ from lib.core.errors import Stop
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record, write_text
 from lib.core.tables import read_table
 from lib.core.words import counted
-from lib.data.split import in_words
-from lib.evaluation import plots
+from lib.data.split import MANIFEST, in_words
+from lib.evaluation import curves, experiment, origin, plots
+from lib.network import layers
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jinja2 import Environment
 
 CLAIMS = {
@@ -27,16 +30,19 @@ CLAIMS = {
     "worse": "The adapted model is worse than the untouched base.",
     "not shown": "A difference to the untouched base is not shown: the interval includes zero.",
 }
+MOST_FRONT = 8  # metrics that stand before the fold
 SHOWN_NAMES = 12  # of groups in a table cell
 
 
 def write(run_folder: Path) -> Path:
-    """Make report.html and return it. Stop: the run has no scores yet."""
+    """Make report.html, which is returned, and record.md. Stop: the run has no scores yet."""
     run = Run(run_folder.parent.parent, run_folder.name)
     scores = read_record(run.scores, run.command(5, "--force"))
     if scores is None:
         raise Stop(f"the run {run.name} has no eval/scores.json yet", run.command(5))
-    write_text(run.folder / "report.html", templates().get_template("report.html").render(facts(run, scores)))
+    page = facts(run, scores)
+    write_text(run.folder / "report.html", templates().get_template("report.html").render(page))
+    experiment.write(run, page)
     return run.folder / "report.html"
 
 
@@ -64,18 +70,27 @@ def tables() -> Any:
 def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything that the page shows, from files."""
     record = existing(run.record)
-    main = scores["main"]
-    paired = plots.paired(run.scores.with_name("per_sample.csv"), main["metric"], main["unit"])
-    figures = sorted((run.folder / "figures").glob("*.png"))
+    figures = [
+        {"caption": path.stem.replace("_", " "), "uri": data_uri(path)}
+        for path in sorted((run.folder / "figures").glob("*.png"))
+    ]
+    table = metrics(scores)
     return {
         "name": run.name,
         "record": record,
         "scores": scores,
         "verdict": verdict(scores, record),
         "banner": banner(record),
-        "paired": paired and data_uri(paired),
-        "figures": [{"caption": path.stem.replace("_", " "), "uri": data_uri(path)} for path in figures],
-        "stages": [stage_facts(folder) for folder in stage_folders(run)],
+        "origin": record.get("origin"),
+        "origin_line": origin.line(record["origin"]) if "origin" in record else "",
+        "paired": paired(run, table.iloc[0]),
+        "main": shown(table.iloc[0]),
+        "front": [shown(row) for _, row in table[table["front"]].iterrows()],
+        "others": [shown(row) for _, row in table[~table["front"]].iterrows()],
+        "by_group": by_group(scores),
+        "hero": figures[0] if figures else None,
+        "figures": figures[1:],
+        "stages": [stage_facts(folder, title(scores)) for folder in stage_folders(run)],
         "data": data_facts(run),
         "steps": step_times(run),
         "changed": as_text(record["differs_from_preset"]),
@@ -83,6 +98,59 @@ def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
         "circumstances": circumstances(record),
         "commands": commands(run, record),
     }
+
+
+# ---------------------------------------------------------------------------------------------- metrics
+
+
+def metrics(scores: dict[str, Any]) -> "pd.DataFrame":
+    """One row per metric, the main one first: name, title, meaning, front, unit, lower_is_better and what
+    scores.json has of it (base, adapted, trivial, difference, low, high, verdict).
+
+    A number that the recipe does not name has its own name for a title; at most MOST_FRONT rows are in front.
+    """
+    import pandas as pd
+
+    main = scores["main"]["metric"]
+    names = [main, *(name for name in scores["metrics"] if name != main)]
+    table = pd.DataFrame([scores["metrics"][name] for name in names]).assign(name=names)
+    words = [scores["words"].get(name, {"title": "", "meaning": "", "front": False}) for name in names]
+    table = table.join(pd.DataFrame(words))
+    table["title"] = table["title"].where(table["title"] != "", table["name"].str.replace("_", " "))
+    table["unit"] = [scores["units"].get(name, "") for name in names]
+    table["lower_is_better"] = [scores["lower_is_better"].get(name) for name in names]
+    table["front"] = table["front"].astype(bool) | (table["name"] == main)
+    table["front"] &= table["front"].cumsum() <= MOST_FRONT
+    return table
+
+
+def shown(row: "pd.Series[Any]") -> dict[str, Any]:
+    """A row of `metrics` as the page and the record show it."""
+    numbers = {name: number(row[name]) for name in ("base", "adapted", "trivial")}
+    arrow = {True: "↓", False: "↑", None: ""}[row["lower_is_better"]]
+    words = {name: row[name] for name in ("name", "title", "meaning", "unit", "verdict")}
+    with_unit = plots.with_unit(row["title"], row["unit"])
+    return words | numbers | {
+        "arrow": arrow, "title_with_unit": with_unit, "difference": signed(row["difference"]), "interval": interval(row)
+    }  # fmt: skip
+
+
+def by_group(scores: dict[str, Any]) -> "list[dict[str, Any]]":
+    """The main metric of every held-out group, with the numbers that the page sorts by."""
+    import pandas as pd
+
+    if not scores["by_group"]:
+        return []
+    table = pd.DataFrame.from_dict(scores["by_group"], orient="index").rename_axis("group").reset_index()
+    return table.assign(difference=table["adapted"] - table["base"]).to_dict("records")
+
+
+def paired(run: Run, main: "pd.Series[Any]") -> dict[str, str] | None:
+    """Base against adapted, sample by sample, for light and dark pages; None where the metric is of the whole set."""
+    per_sample, label = run.scores.with_name("per_sample.csv"), plots.with_unit(main["title"], main["unit"])
+    drawn = [plots.paired(per_sample, main["name"], label, dark) for dark in (False, True)]
+    pictures = [data_uri(path) for path in drawn if path]
+    return dict(zip(("light", "dark"), pictures, strict=True)) if pictures else None
 
 
 # ---------------------------------------------------------------------------------------------- sentences
@@ -112,8 +180,8 @@ def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
     no_base = f"No verdict: the comparison is with {other}, and there is no base to improve on."
     few = f"No verdict: {counted(scores['n_groups'], 'held-out group')}, and fewer than 5 give no interval."
     claim = CLAIMS.get(word, few if word else no_base)
-    claim = " ".join([*record.get("seen", []), *trivial_wins(scores), claim])
-    numbers = f"{main['metric']}: {number(m['adapted'])}{unit}"
+    claim = " ".join([*trivial_wins(scores), *record.get("seen", []), claim])
+    numbers = f"{title(scores)}: {number(m['adapted'])}{unit}"
     if word:
         share = f", {100 * m['difference'] / m['base']:+.1f} %".replace("-", "−") if m["base"] else ""
         difference = f"difference {signed(m['difference'])}{share}; {words(m)}"
@@ -123,6 +191,11 @@ def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
     drawn = f"the interval comes from {resamples} of the groups" if scores["resampled"] else "no interval"
     basis = f"{samples} in {groups}; {drawn}."
     return Verdict(word, claim, numbers, basis)
+
+
+def title(scores: dict[str, Any]) -> str:
+    """What people call the main metric."""
+    return str(scores["words"][scores["main"]["metric"]]["title"])
 
 
 def trivial_wins(scores: dict[str, Any]) -> list[str]:
@@ -135,7 +208,7 @@ def trivial_wins(scores: dict[str, Any]) -> list[str]:
     if gained > 0:
         return []
     both = f"{number(m['trivial'])} against {number(m['adapted'])}{' ' + main['unit'] if main['unit'] else ''}"
-    return [f"The trivial predictor is as good as the adapted model or better ({main['metric']} {both})."]
+    return [f"The trivial predictor is as good as the adapted model or better ({title(scores)} {both})."]
 
 
 def banner(record: dict[str, Any]) -> dict[str, str] | None:
@@ -157,7 +230,7 @@ def stage_folders(run: Run) -> list[Path]:
     return [log.parent for log in sorted(logs, key=lambda log: (log.stat().st_mtime_ns, log.parent.name))]
 
 
-def stage_facts(stage: Path) -> dict[str, Any]:
+def stage_facts(stage: Path, main: str) -> dict[str, Any]:
     log = read_log(stage / "log.jsonl")
     times = read_log(stage / "timing.jsonl")
     best = read_record(stage / "best.json")
@@ -170,20 +243,36 @@ def stage_facts(stage: Path) -> dict[str, Any]:
         parts += [
             f"{rates[len(rates) // 2]:.3g} samples/s (median)",
             f"peak memory {gigabytes(max(time['memory_bytes'] for time in times))}",
+            f"device busy {100 * busy(times):.0f} % of the time",
         ]
-    drawn = plots.curves(stage)
-    return {"name": stage.name, "summary": " · ".join(parts), "curves": drawn and data_uri(drawn)}
+    trained = layers.summary(stage)
+    return {"name": stage.name, "summary": " · ".join(parts), "panels": panels(stage, main), "layers": trained}
+
+
+def busy(times: list[dict[str, Any]]) -> float:
+    """The share of the training's time in which the device did not wait for its batches."""
+    waited, seconds = (sum(time[key] for time in times) for key in ("waited_seconds", "seconds"))
+    return 1 - waited / seconds if seconds else 1.0
+
+
+def panels(stage: Path, main: str) -> list[dict[str, str]]:
+    """Every curve as a picture of its own, for light and dark pages."""
+    with tempfile.TemporaryDirectory() as folder:
+        light, dark = (curves.each(stage, Path(folder), main, dark) for dark in (False, True))
+        return [{"title": title, "light": data_uri(light[title]), "dark": data_uri(dark[title])} for title in light]
 
 
 def data_facts(run: Run) -> dict[str, Any]:
     """What was trained on, what was held out, what was left out, and the proof that the sides are disjoint."""
     split = existing(run.split)
-    rows = read_table(run.manifest)
-    used = Counter(row["split"] for row in rows if row["status"] == "ok")
-    sides = [{"split": side, "groups": groups, "records": used[side]} for side, groups in split["groups"].items()]
-    skipped = Counter(row["reason"] for row in rows if row["status"] != "ok")
+    table = read_table(run.manifest, MANIFEST)
+    used = table[table["status"] == "ok"]["split"].value_counts()
+    sides = [
+        {"split": side, "groups": groups, "records": int(used.get(side, 0))} for side, groups in split["groups"].items()
+    ]
+    skipped = table[table["status"] != "ok"]["reason"].value_counts().to_dict()
     proof = f"Split by {split['by']} with seed {split['seed']}. Found on both sides: {in_words(split['overlap'])}."
-    return {"by": split["by"], "sides": sides, "skipped": dict(skipped.most_common()), "proof": proof}
+    return {"by": split["by"], "sides": sides, "skipped": skipped, "proof": proof}
 
 
 def step_times(run: Run) -> list[dict[str, Any]]:
@@ -216,21 +305,28 @@ def commands(run: Run, record: dict[str, Any]) -> list[str]:
 
 def number(value: Any) -> str:
     """Four significant digits, so that columns align; whole numbers in full; a dash for what does not exist."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if absent(value):
         return "–"
+    if value == 0:
+        return "0"
     return f"{value:,}" if isinstance(value, int) else f"{value:#.4g}".rstrip(".").replace("-", "−")
 
 
-def signed(value: float | None) -> str:
-    return number(value) if value is None or math.isnan(value) else f"{value:+#.3g}".rstrip(".").replace("-", "−")
+def absent(value: Any) -> bool:
+    """None in a record, NaN in a table."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def interval(metric: dict[str, Any]) -> str:
-    return "–" if metric["low"] is None else f"{signed(metric['low'])} to {signed(metric['high'])}"
+def signed(value: Any) -> str:
+    return number(value) if absent(value) or value == 0 else f"{value:+#.3g}".rstrip(".").replace("-", "−")
+
+
+def interval(metric: Any) -> str:
+    return "–" if absent(metric["low"]) else f"{signed(metric['low'])} to {signed(metric['high'])}"
 
 
 def words(metric: dict[str, Any]) -> str:
-    return "no interval" if metric["low"] is None else f"95 % interval {interval(metric)}"
+    return "no interval" if absent(metric["low"]) else f"95 % interval {interval(metric)}"
 
 
 def duration(seconds: float) -> str:

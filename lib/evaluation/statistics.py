@@ -11,10 +11,13 @@ from typing import Any
 from lib.core.contract import Recipe
 from lib.core.order import Key
 from lib.core.records import Metric, Row, Stage
-from lib.core.tables import write_table
+from lib.core.tables import NUMBER, TEXT, write_table
 
 MIN_GROUPS = 5
 INTERVAL = (2.5, 97.5)  # percent
+# Columns of eval/per_sample.csv; `number` names what was measured of the sample, NaN: it means nothing for it.
+PER_SAMPLE = dict.fromkeys(("sample_id", "group", "number"), TEXT)
+PER_SAMPLE |= dict.fromkeys(("base", "adapted", "trivial"), NUMBER)
 
 
 def compare(
@@ -29,12 +32,14 @@ def compare(
     """{"metrics": {name: {base, adapted, trivial, difference, low, high, verdict}}, "resampled": "groups" or ""}.
 
     `comparison` names what stands in the column "base": "base", or "random_init" and the like, which get no verdict.
+    Only the main metric has one: of fifty verdicts at 95 % two would be found by chance.
     """
     import numpy as np
 
     scores = {"base": recipe.summarise(config, stage, base), "adapted": recipe.summarise(config, stage, adapted)}
     scores["trivial"] = recipe.summarise(config, stage, trivial) if trivial else {}
     measures = recipe.measures(config, stage)
+    main = next(iter(measures))
     by, draws = resamples(base, config.eval.resamples, config.train.seed)
     differences: dict[str, list[float]] = {name: [] for name in scores["adapted"]}
     for draw in draws:
@@ -48,7 +53,7 @@ def compare(
         metrics[name] = {
             "base": scores["base"][name], "adapted": value, "trivial": scores["trivial"].get(name),
             "difference": value - scores["base"][name], "low": low, "high": high,
-            "verdict": verdict(low, high, measures.get(name), bool(draws)) if comparison == "base" else "",
+            "verdict": verdict(low, high, measures[name], bool(draws)) if name == main and comparison == "base" else "",
         }  # fmt: skip
     return {"resampled": by, "metrics": metrics}
 
@@ -66,11 +71,11 @@ def resamples(scored: list[Row], count: int, seed: int) -> tuple[str, list[list[
     return "groups", [[i for pick in draw for i in members[pick]] for draw in picks]
 
 
-def verdict(low: float | None, high: float | None, metric: Metric | None, resampled: bool) -> str:
-    """better or worse; not shown where the interval holds zero or the metric has no direction; else no verdict."""
+def verdict(low: float | None, high: float | None, metric: Metric, resampled: bool) -> str:
+    """better or worse; not shown where the interval holds zero; no verdict where there is none."""
     if not resampled:
         return "no verdict"
-    if metric is None or low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or low <= 0 <= high:
         return "not shown"
     return "better" if (high < 0) == metric.lower_is_better else "worse"
 
@@ -96,10 +101,13 @@ def grouped(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def write_scores(path: Path, columns: dict[str, list[Row]]) -> None:
-    """eval/per_sample.csv: one row per sample and number, base and adapted side by side."""
-    rows = (
-        [parallel[0].sample_id, parallel[0].group, number, *(repr(row.numbers.get(number)) for row in parallel)]
+    """eval/per_sample.csv: one row per sample and number, base, adapted and trivial side by side (PER_SAMPLE)."""
+    import pandas as pd
+
+    rows = [
+        (parallel[0].sample_id, parallel[0].group, number, *(row.numbers.get(number) for row in parallel))
         for parallel in zip(*columns.values(), strict=True)
         for number in parallel[0].numbers
-    )
-    write_table(path, ["sample_id", "group", "number", *columns], rows)
+    ]
+    frame = pd.DataFrame(rows, columns=["sample_id", "group", "number", *columns])
+    write_table(path, frame.astype({name: PER_SAMPLE[name] for name in frame}))

@@ -11,7 +11,16 @@ from lib.core.records import Metric
 from lib.scenes import geometry
 
 AUC_DEG = (3, 5, 15, 30)
-MEASURES = {f"pose_auc_{limit}": Metric(lower_is_better=False) for limit in AUC_DEG} | {"fov_error": Metric("deg")}
+MEASURES = {
+    f"pose_auc_{limit}": Metric(
+        lower_is_better=False,
+        title=f"Camera AUC at {limit}°",
+        meaning=f"Area under the share of camera pairs that are right to within 0 to {limit} degrees.",
+        front=limit == 30,
+    )
+    for limit in AUC_DEG
+}
+MEASURES["fov_error"] = Metric("deg", title="Field of view error", meaning="Mean error of both fields of view.")
 SAME_PLACE = 1e-6  # metres or median depths (units.py): a shorter true baseline has no direction
 
 

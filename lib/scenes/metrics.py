@@ -5,20 +5,44 @@ the whole sequence, so that frames which disagree about the scale are punished.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lib.core.records import Metric
 
-# Alignment -> what its metrics end in.
+# Alignment -> what its metrics end in, and what their titles end in.
 SUFFIXES = {"scale": "", "median": "_frame_median", "scale_shift": "_frame_line", "none": "_unaligned"}
+ALIGNED = {"": "", "_frame_median": ", scale per frame", "_frame_line": ", line per frame", "_unaligned": ", unaligned"}
 DELTAS = {"delta_1": 1.25, "delta_2": 1.25**2, "delta_3": 1.25**3, "delta_103": 1.03, "delta_110": 1.10}
-DEPTH = {"mae": Metric("m"), "rmse": Metric("m"), "abs_rel": Metric(), "sq_rel": Metric("m")}
-DEPTH |= {name: Metric(lower_is_better=False) for name in DELTAS}
-REGION = {f"{name}_{side}": DEPTH[name] for side in ("region", "outside") for name in ("mae", "abs_rel")}
-CONFIDENCE = {"ause": Metric()}  # the mean confidence beside it has no better
-MEASURES = {name + suffix: metric for suffix in SUFFIXES.values() for name, metric in DEPTH.items()}
+DEPTH = {
+    "mae": Metric("m", title="Mean error", meaning="Mean distance between predicted and true depth.", front=True),
+    "rmse": Metric("m", title="RMSE", meaning="Root of the mean squared error: large errors count more.", front=True),
+    "abs_rel": Metric(title="Relative error", meaning="Mean error as a share of the true depth.", front=True),
+    "sq_rel": Metric("m", title="Squared relative error", meaning="Squared error over the true depth, mean."),
+}
+DEPTH |= {
+    name: Metric(
+        lower_is_better=False,
+        title=f"δ < {limit:.4g}",
+        meaning=f"Share of pixels whose depth is wrong by less than a factor of {limit:.4g}.",
+        front=name in ("delta_103", "delta_1"),
+    )
+    for name, limit in DELTAS.items()
+}
+REGION = {
+    f"{name}_{side}": replace(DEPTH[name], title=f"{DEPTH[name].title}, {where}", front=False)
+    for side, where in {"region": "inside the region", "outside": "outside the region"}.items()
+    for name in ("mae", "abs_rel")
+}
+# the mean confidence beside it has no better
+CONFIDENCE = {"ause": Metric(title="AUSE", meaning="Does a low confidence mark a large error? 0 is a perfect order.")}
+MEASURES = {
+    name + suffix: replace(metric, title=metric.title + ALIGNED[suffix], front=metric.front and not suffix)
+    for suffix in SUFFIXES.values()
+    for name, metric in DEPTH.items()
+}
 EPS = 1e-6  # a median of 0 must not divide
 
 

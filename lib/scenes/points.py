@@ -10,7 +10,13 @@ from torch import Tensor
 from lib.core.records import Metric
 from lib.scenes import geometry
 
-MEASURES = {"accuracy": Metric("m"), "completeness": Metric("m"), "chamfer": Metric("m")}
+MEASURES = {
+    "accuracy": Metric("m", title="Point accuracy", meaning="Distance from a predicted point to the nearest true one."),
+    "completeness": Metric(
+        "m", title="Completeness", meaning="Distance from a true point to the nearest predicted one."
+    ),
+    "chamfer": Metric("m", title="Chamfer distance", meaning="Mean of accuracy and completeness.", front=True),
+}
 MOST_POINTS = 20_000  # evenly over the valid pixels: two searches then take a tenth of a second
 
 

@@ -4,6 +4,7 @@ COLMAP's models have a scale of their own, and an average over scenes in metres 
 where the unit is not known, every scored sequence is brought to one in which the median of its true depth is 1.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -33,10 +34,7 @@ def in_metres(stage: Stage) -> bool:
 def named(measures: dict[str, Metric], stage: Stage) -> dict[str, Metric]:
     """The measures with the stage's unit for those that are lengths."""
     unit = of_lengths(stage)
-    return {
-        name: Metric(unit, metric.lower_is_better) if metric.unit == METRES else metric
-        for name, metric in measures.items()
-    }
+    return {name: replace(metric, unit=unit) if metric.unit == METRES else metric for name, metric in measures.items()}
 
 
 def relative(truth: dict[str, Any]) -> dict[str, Any]:

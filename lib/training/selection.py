@@ -53,6 +53,7 @@ def evaluate(training: Training) -> None:
     training.evaluations_since_best = 0 if better or not training.step else training.evaluations_since_best + 1
     if is_first_rank():
         append_line(training.folder / "log.jsonl", {"step": training.step, "eval": scores, "main": main})
+        training.accelerator.log({f"select/{name}": score for name, score in scores.items()}, step=training.step)
         print(f"  step {training.step}: {main} {value:.5g}" + (" (best)" if better else ""), flush=True)
     if better:
         training.best = {"step": training.step, "metric": main, "value": value}

@@ -16,7 +16,7 @@ from lib.core.records import Manifest, Parts, Stage
 from lib.core.run import existing, read_json, write_record
 from lib.core.words import counted
 from lib.data import places
-from lib.network import adapters, checkpoint, lineage, scoring, sharding
+from lib.network import adapters, checkpoint, layers, lineage, scoring, sharding
 from lib.network.setup import (
     assemble,
     build_base,
@@ -44,7 +44,7 @@ def run(job: Job) -> list[Path]:
     if job.record.get("gradient_checkpointing"):
         job.config.train.gradient_checkpointing = True
     precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
-    accelerator = open_accelerator(precision, job.run.folder)
+    accelerator = open_accelerator(precision, job.run.folder, job.args.log_with.split(","))
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
     with sharding.decided(job, accelerator):
@@ -171,7 +171,7 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
         print("too few groups to choose a checkpoint by: the last step will be scored", flush=True)
     feature_cache = open_feature_cache(job, parts, accelerator) if parts.frozen_features else None
     if is_first_rank():
-        say_what_trains(parts)
+        say_what_trains(parts, folder)
     objectives = job.recipe.objectives(job.config, stage)
     training = Training(
         job, stage, folder, accelerator, parts, wrapped, objectives, train, select, feature_cache, tensors
@@ -201,22 +201,31 @@ def refuse_other_places(accelerator: Any, resume: Path | None) -> None:
         )
 
 
-def say_what_trains(parts: Parts) -> None:
-    """The audit's table: every trained layer with its share of all parameters."""
+def say_what_trains(parts: Parts, folder: Path) -> None:
+    """The audit: trained layers as ranges, and each of them in layers.csv."""
     total = sum(p.numel() for module in parts.modules.values() for p in module.parameters())
     trained = sum(p.numel() for p in adapters.trainable(parts).values())
     rows = adapters.table(parts)
-    for layer, count, share in rows:
-        print(f"  {layer:<60} {count:>10,}  {100 * share:.4f} %")
-    layers, trainable = counted(len(rows), "trained layer"), f"{trained:,} of {total:,} parameters"
-    print(f"  {layers}, {trainable} ({100 * trained / total:.3f} %)", flush=True)
+    layers.write(folder, rows)
+    print(layers.text(folder))
+    found, trainable = counted(len(rows), "trained layer"), f"{trained:,} of {total:,} parameters"
+    print(f"  {found}, {trainable} ({100 * trained / total:.3f} %): {folder / 'layers.csv'}", flush=True)
 
 
 def open_tracker(training: Training) -> None:
-    """TensorBoard through Accelerate's tracker: train/<stage>/tensorboard/."""
+    """Accelerate's trackers, with the settings: TensorBoard's file is train/<stage>/tensorboard/, the others have a
+    project of the run's name.
+    """
     training.folder.mkdir(parents=True, exist_ok=True)
     training.accelerator.project_configuration.logging_dir = training.folder
-    training.accelerator.init_trackers("tensorboard")
+    job = training.job
+    project = "tensorboard" if job.args.log_with == "tensorboard" else job.run.name
+    training.accelerator.init_trackers(project, as_scalars(job.record["config"]))
+
+
+def as_scalars(settings: dict[str, Any]) -> dict[str, Any]:
+    """What trackers take for a setting: lists become text."""
+    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
 
 
 def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> None:

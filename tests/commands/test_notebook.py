@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lib.commands import notebook
+from lib.core.errors import Stop
 
 CLONE = Path(__file__).parents[2]
 NOTEBOOK = CLONE / "notebooks" / "pipeline.ipynb"
@@ -77,6 +78,55 @@ def test_a_fault_is_raised_with_the_last_lines(tmp_path, monkeypatch):
         notebook.StepFailed, match=r"step2_download\.py ended with exit code 2: error: the file x is missing"
     ):
         notebook.step(2, demo=True)
+
+
+GIVEN = {"recipe": "hamer", "preset": "rank8", "demo": True, "run": "", "overrides": "", "time_limit": "", "root": ""}
+
+
+@pytest.mark.parametrize("word, meant", [(False, False), ("false", False), ("No", False), ("true", True), (1, True)])
+def test_false_in_any_spelling_does_not_run_the_demo(word, meant):
+    assert notebook.parameters(GIVEN | {"demo": word}, [])["demo"] is meant
+
+
+def test_a_number_for_a_name_is_read_as_text_and_said(capsys):
+    found = notebook.parameters(GIVEN | {"run": 7, "time_limit": None}, [])
+    assert found["run"] == "7" and found["time_limit"] == "" and "-r run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, value", [("demo", "perhaps"), ("run", True), ("overrides", ["lora.rank=8"])])
+def test_a_parameter_of_an_impossible_type_is_refused(name, value):
+    with pytest.raises(Stop, match=f"the parameter {name} is"):
+        notebook.parameters(GIVEN | {name: value}, [])
+
+
+def test_a_parameter_that_does_not_exist_is_refused_before_anything_runs(tmp_path):
+    clone = fake_clone(tmp_path / "clone")
+    code, cells = papermill(clone, clone, "-p", "presett", "rank8")
+    errors = [output.evalue for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert code == 1 and "no parameter 'presett': did you mean 'preset'?" in errors[0]
+    assert "ran" not in text_of(cells)
+
+
+def test_papermill_knows_every_parameter_and_its_type():
+    from papermill.inspection import inspect_notebook
+
+    known = inspect_notebook(str(NOTEBOOK))
+    assert tuple(known) == notebook.KNOWN and all(one["help"] for one in known.values())
+    assert {name: one["inferred_type_name"] for name, one in known.items()} == {
+        name: "bool" if name == "demo" else "str" for name in notebook.KNOWN
+    }
+
+
+def test_the_link_to_the_report_counts_from_where_the_notebook_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(notebook.OUTPUT_PATH, raising=False)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert notebook.notebook_folder() == tmp_path / "notebooks"  # papermill from the clone
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "mine" / "a.ipynb"))
+    assert notebook.notebook_folder() == tmp_path / "mine"
+    notebook.parameters(GIVEN | {notebook.OUTPUT_PATH: "out/done.ipynb"}, ["# Parameters\nPAPERMILL_OUTPUT_PATH = 1"])
+    assert notebook.notebook_folder() == tmp_path / "out"
 
 
 def test_a_step_killed_by_a_signal_is_a_fault(tmp_path, monkeypatch):
@@ -158,7 +208,7 @@ def test_the_kernel_loads_nothing_heavy():
     )
 
 
-def papermill(clone: Path, cwd: Path) -> tuple[int, list]:
+def papermill(clone: Path, cwd: Path, *words: str) -> tuple[int, list]:
     """The executed cells of the clone's notebook, and papermill's exit code."""
     import nbformat
 
@@ -173,8 +223,9 @@ def papermill(clone: Path, cwd: Path) -> tuple[int, list]:
         str(clone / "notebooks" / "pipeline.ipynb"),
         str(out),
     ]
-    words = [*command, "-p", "run", "mine"]
-    code = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False).returncode
+    code = subprocess.run(
+        [*command, "-p", "run", "mine", *words], cwd=cwd, capture_output=True, text=True, check=False
+    ).returncode
     return code, [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
 
 
@@ -215,4 +266,4 @@ def test_the_committed_notebook_has_no_outputs_and_names_its_parameters():
     assert all(not cell.outputs and cell.execution_count is None for cell in cells if cell.cell_type == "code")
     parameters = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     for name in ("recipe", "preset", "demo", "run", "overrides", "time_limit", "root"):
-        assert f"{name} = " in parameters.source
+        assert f"{name}: " in parameters.source

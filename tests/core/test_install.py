@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,12 @@ def test_every_requirement_is_pinned_in_constraints():
     pinned = {install.normal(one.name) for one in install.parse(REPOSITORY / "constraints.txt")}
     wanted = install.parse(REPOSITORY / "requirements.txt") + requirements(*install.DEV)
     assert [one.name for one in wanted if install.normal(one.name) not in pinned] == []
+
+
+def test_the_kernel_of_a_virtual_environment_is_quiet_and_no_other(tmp_path):
+    assert install.quiet_kernel(tmp_path) is None and not list(tmp_path.iterdir())
+    (tmp_path / "pyvenv.cfg").touch()
+    file = install.quiet_kernel(tmp_path)
+    assert json.loads(file.read_text()) == {"Application": {"log_level": 50}}
+    file.write_text("{}")
+    assert install.quiet_kernel(tmp_path).read_text() == "{}"  # a user's own file stays

@@ -259,3 +259,17 @@ def ask_once_it_said(clock: Clock, said: Path) -> None:
     while not said.exists() or not said.read_text():
         time.sleep(0.05)
     clock.stop_asked = "SIGTERM"
+
+
+@pytest.mark.parametrize(("names", "cause"), [
+    (["wandbb"], "did you mean 'wandb'"), (["tensorboard", "wandb"], "wandb: it is not installed"),
+    (["all"], "--log-with all"),
+])  # fmt: skip
+def test_a_tracker_that_would_be_left_out_in_silence_is_refused(monkeypatch, names, cause):
+    from accelerate import tracking
+    from accelerate.utils import LoggerType
+
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    processes.refuse_unknown_tracker(["tensorboard"])
+    with pytest.raises(Stop, match=cause):
+        processes.refuse_unknown_tracker(names)

@@ -11,7 +11,8 @@ import pytest
 from lib.core import config
 from lib.core.errors import Stop
 from lib.core.run import Run, append_line, existing, read_log, write_record
-from lib.evaluation import plots, report
+from lib.data import split
+from lib.evaluation import curves, report
 
 METRICS = {
     "abs_rel": {
@@ -55,6 +56,11 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
             "differs_from_preset": settings,
             "versions": {"torch": "2.13.0"},
             "device": "cpu",
+            "origin": {
+                "date": "2026-11-28 09:00 UTC",
+                "commit": "0123456789ab",
+                "assets": [{"name": "base", "what": "facebook/VGGT-1B at 860abec", "licence": "non-commercial"}],
+            },
             "machine": {
                 "cores": 2,
                 "memory_bytes": 24_000_000_000,
@@ -80,6 +86,10 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
             "guards": ["the base was loaded strictly"],
             "units": {"abs_rel": "", "inliers": "share"},
             "lower_is_better": {"abs_rel": True, "inliers": False},
+            "words": {
+                "abs_rel": {"title": "Relative error", "meaning": "Share of the true depth.", "front": True},
+                "inliers": {"title": "δ < 1.25", "meaning": "Share of right pixels.", "front": True},
+            },
             "by_group": {f"scene{i}": {"n": 4, "base": 0.2, "adapted": 0.15} for i in range(3)},
         },
     )
@@ -88,12 +98,14 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
         run.scores.with_name("per_sample.csv"), ["sample_id", "group", "number", "base", "adapted", "trivial"], rows
     )
     records = [
-        [f"scene{i}/{j}", f"scene{i}", "test" if i < 3 else "train", "asset:scenes/x", f"{i}{j}", "ok", ""]
+        [f"scene{i}/{j}", f"scene{i}", "test" if i < 3 else "train", "asset:scenes/x", f"{i}{j}", "ok", "", ""]
         for i in range(6)
         for j in range(5)
     ]
-    records.append(["scene5/broken", "scene5", "train", "asset:scenes/y", "", "skipped", "the image cannot be decoded"])
-    write_csv(run.manifest, ["sample_id", "group", "split", "source", "sha256", "status", "reason"], records)
+    records.append(
+        ["scene5/broken", "scene5", "train", "asset:scenes/y", "", "skipped", "the image cannot be decoded", ""]
+    )
+    write_csv(run.manifest, split.COLUMNS, records)
     write_record(
         run.split,
         {
@@ -121,7 +133,13 @@ def write_training(run: Run) -> None:
         )
         append_line(
             stage / "timing.jsonl",
-            {"step": step, "seconds": 0.5, "samples_per_second": 2.0, "memory_bytes": 1_500_000_000 + step},
+            {
+                "step": step,
+                "seconds": 0.5,
+                "waited_seconds": 0.05,
+                "samples_per_second": 2.0,
+                "memory_bytes": 1_500_000_000 + step,
+            },
         )
         if step % 20 == 0:
             append_line(
@@ -157,14 +175,14 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     run = make_run(tmp_path)
     page = page_of(run)
     sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", page)
-    assert len(sources) == 2  # the points of the samples, the curves of the stage
+    assert len(sources) == 1 + 5  # the points of the samples, the curves of the stage
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
-    assert "<script" not in page and "http" not in page and "url(" not in page
+    assert "script src" not in page and "http" not in page and "url(" not in page
 
 
 def test_the_verdict_comes_first_with_numbers_interval_and_what_was_resampled(tmp_path):
     text = text_of(page_of(make_run(tmp_path)))
-    claim = "The adapted model is better than the untouched base. abs_rel: 0.1500 against 0.2000 "
+    claim = "The adapted model is better than the untouched base. Relative error: 0.1500 against 0.2000 "
     claim += "(difference −0.0500, −25.0 %; 95 % interval −0.0700 to −0.0300)."
     basis = "12 held-out samples in 3 groups; the interval comes from 1,000 resamples of the groups."
     assert 0 < text.index(claim) < text.index(basis) < text.index("Scores on held-out data")
@@ -195,7 +213,7 @@ def test_numbers_that_do_not_exist_are_dashes(tmp_path):
     nothing = {"base": 0.0, "low": float("nan"), "high": float("nan"), "trivial": None, "verdict": "not shown"}
     change(run.scores, metrics={"abs_rel": METRICS["abs_rel"] | nothing})
     text = text_of(page_of(run))
-    assert "95 % interval – to –" in text and "nan" not in text
+    assert "no interval" in text and "– to –" not in text and "nan" not in text.lower().split()
 
 
 def test_a_demo_is_announced_and_a_real_run_is_not(tmp_path):
@@ -213,7 +231,9 @@ def test_split_proof_skipped_data_guards_and_settings_are_there(tmp_path):
     assert "1 × the image cannot be decoded" in text
     assert "the base was loaded strictly" in text
     assert "Changed against the preset strategy_b : lora.rank 8" in text
+    assert "facebook/VGGT-1B at 860abec non-commercial" in text and "2026-11-28 09:00 UTC · code 0123456789ab" in text
     assert "60 optimiser steps · best at step 40 · 2 samples/s (median) · peak memory 1.50 GB" in text
+    assert "device busy 90 % of the time" in text
     assert "cores 2 memory 24.00 GB system Linux python 3.11.7 torch 2.13.0" in text
 
 
@@ -221,7 +241,7 @@ def test_text_from_files_cannot_become_markup(tmp_path):
     run = make_run(tmp_path)
     change(run.scores, guards=["<script>alert(1)</script>"])
     page = page_of(run)
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "<script>alert" not in page and "&lt;script&gt;" in page
 
 
 def test_the_commands_give_the_same_settings_again(tmp_path):
@@ -265,7 +285,7 @@ def test_a_run_without_scores_names_step_5(tmp_path):
 
 def test_curves_have_a_panel_per_loss_and_the_evaluations_of_the_main_metric(tmp_path):
     stage = make_run(tmp_path).stage("main")
-    found = plots.panels(read_log(stage / "log.jsonl"))
+    found = curves.panels(read_log(stage / "log.jsonl"))
     assert list(found) == [
         "evaluation: abs_rel",
         "loss_objective",
@@ -280,14 +300,14 @@ def test_curves_have_a_panel_per_loss_and_the_evaluations_of_the_main_metric(tmp
 
 def test_an_objective_that_is_not_due_at_every_step_keeps_its_steps():
     log = [{"step": 1, "loss_objective": 1.0}, {"step": 2, "loss_objective": 1.0, "loss_critic": 3.0, "skipped": 1.0}]
-    assert plots.panels(log) == {
+    assert curves.panels(log) == {
         "loss_objective": {"loss_objective": ([1, 2], [1.0, 1.0])},
         "loss_critic": {"loss_critic": ([2], [3.0])},
     }
 
 
 def test_a_stage_that_has_logged_nothing_has_no_curves(tmp_path):
-    assert plots.curves(tmp_path) is None
+    assert curves.curves(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,19 @@ def test_whole_set_metrics_are_computed_again_for_every_resample():
     assert found["difference"] == -9 and -9 <= found["low"] < found["high"] <= 0 and found["trivial"] is None
 
 
-def test_a_metric_without_direction_or_with_nan_gets_no_verdict():
-    assert statistics.verdict(-2, -1, None, True) == "not shown"
+def test_only_the_main_metric_has_a_verdict_and_every_metric_its_interval():
+    def twice(config, stage, some):
+        return dict.fromkeys(("main", "other"), float(np.mean([row.numbers["error"] for row in some])))
+
+    measures = {"main": Metric(), "other": Metric()}
+    recipe = SimpleNamespace(summarise=twice, measures=lambda config, stage: measures)
+    base = rows(np.linspace(1, 2, 12))
+    found = statistics.compare(recipe, CONFIG, None, base, rows(np.linspace(0, 1, 12)), None, "base")["metrics"]
+    assert (found["main"]["verdict"], found["other"]["verdict"]) == ("better", "")
+    assert found["other"]["high"] < 0
+
+
+def test_an_interval_with_nan_shows_nothing():
     assert statistics.verdict(None, None, Metric(), True) == "not shown"
     assert statistics.verdict(1, 2, Metric("", lower_is_better=False), True) == "better"
 

@@ -169,7 +169,7 @@ def run_out_of_memory():
 
 
 def measures(config, stage):
-    return {"error": Metric("", True)}
+    return {"error": Metric("", True, title="Mean error", meaning="Distance to the true number.", front=True)}
 
 
 def score_batch(config, stage, parts, batch):

@@ -1,5 +1,6 @@
 """What Depth Anything 3 says of held-out sequences, with known cameras and without them."""
 
+from dataclasses import replace
 from typing import Any
 
 from lib.core.records import Batch, Metric, Parts, Row, Stage
@@ -15,7 +16,8 @@ def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """Those of all scenes; with data.poses=given three of them once more, without the cameras."""
     found = evaluate.measures(config, stage)
     twice = BOTH_WAYS if config.data.poses == "given" else ()
-    return found | {name + ALONE: found[name] for name in twice}
+    alone = {name: replace(found[name], title=f"{found[name].title}, cameras not given", front=False) for name in twice}
+    return found | {name + ALONE: measure for name, measure in alone.items()}
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:

@@ -14,17 +14,32 @@ from lib.recipes.hamer.config import Config
 # Thresholds at which rows keep the share of right keypoints, for the curves of the report.
 CURVE_MM = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 CURVE_BOX = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+
+
+def measure(unit: str, title: str, meaning: str, front: bool = False) -> Metric:
+    """Errors in mm are better when they are small, shares when they are large."""
+    return Metric(unit, lower_is_better=unit == "mm", title=title, meaning=meaning, front=front)
+
+
 SOLID = {
-    "pa_mpjpe_mm": Metric("mm"),
-    "pa_mpjpe_reflected_mm": Metric("mm"),
-    "mpjpe_mm": Metric("mm"),
-    "auc_joints": Metric("", False),
-    "pa_mpvpe_mm": Metric("mm"),
-    "f5": Metric("", False),
-    "f15": Metric("", False),
-    "auc_vertices": Metric("", False),
+    "pa_mpjpe_mm": measure("mm", "PA-MPJPE", "Mean joint error after the best rotation, scale and shift.", True),
+    "pa_mpjpe_reflected_mm": measure("mm", "PA-MPJPE, mirrored too", "The same where a mirror image may be fitted."),
+    "mpjpe_mm": measure("mm", "MPJPE", "Mean joint error with the wrists together.", True),
+    "auc_joints": measure("", "AUC of joints", "Area under the share of joints within 0 to 50 mm, aligned.", True),
+    "pa_mpvpe_mm": measure("mm", "PA-MPVPE", "Mean error of the mesh's vertices after the best alignment.", True),
+    "f5": measure("", "F-score at 5 mm", "Share of both meshes that lies within 5 mm of the other.", True),
+    "f15": measure("", "F-score at 15 mm", "Share of both meshes that lies within 15 mm of the other.", True),
+    "auc_vertices": measure("", "AUC of vertices", "Area under the share of vertices within 0 to 50 mm, aligned."),
 }
-FLAT = {"pck_10": Metric("", False), "pck_05": Metric("", False), "pck_15": Metric("", False)}
+FLAT = {
+    f"pck_{percent:02d}": measure(
+        "",
+        f"2D keypoints within {percent} %",
+        f"Share of keypoints nearer to the label than {percent} % of the hand's box.",
+        percent == 10,
+    )
+    for percent in (10, 5, 15)
+}
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:

@@ -15,12 +15,12 @@ COLUMNS = ("crop", "overlay", "side view", "predicted skeleton", "labelled skele
 
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
-    """hand-NN.png of every hand that has arrays, and curves.png."""
+    """hand-NN.png of every hand that has arrays, and keypoints.png."""
     main = next(iter(measures(config, stage).items()))
     for number, (one, other) in enumerate(zip(base, adapted, strict=True)):
         if "vertices" in one.arrays and "vertices" in other.arrays:
             hand(config, main, {"base": one, "adapted": other}, out / f"hand-{number:02d}.png")
-    curves(config, base, adapted, out / "curves.png")
+    curves(config, base, adapted, out / "keypoints.png")
 
 
 def hand(config: Config, main: tuple[str, Metric], rows: dict[str, Row], path: Path) -> None:

@@ -20,9 +20,23 @@ GroundTruth = list[tuple[int, np.ndarray]]  # of a frame: class and vertices (n,
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """mAP, the guide's mAP, and AP of each class: over the thresholds and at each of them. All without a unit."""
-    ends = ("", *(f"_{threshold}m" for threshold in config.data.thresholds_m))
-    names = ("mAP", "mAP_guide", *ablations.NAMES, *(f"AP_{name}{end}" for name in CLASSES for end in ends))
-    return {name: Metric("", lower_is_better=False) for name in names}
+    guides = "mAP when only lines above the guide's score threshold count, one class a query."
+    found = {
+        "mAP": named("mAP", "Average precision over classes and distances: how well lines are found.", True),
+        "mAP_guide": named("mAP, guide's threshold", guides, True),
+    }
+    found |= {name: named(f"mAP {words}", f"The same network, {words}.") for name, words in ablations.WORDS.items()}
+    for name in CLASSES:
+        plain = name.replace("ped_", "pedestrian ")
+        found[f"AP_{name}"] = named(f"AP of {plain}", f"Average precision of {plain} lines over all distances.", True)
+        for limit in config.data.thresholds_m:
+            meaning = f"A {plain} line counts as found within {limit} m."
+            found[f"AP_{name}_{limit}m"] = named(f"AP of {plain} at {limit} m", meaning)
+    return found
+
+
+def named(title: str, meaning: str, front: bool = False) -> Metric:
+    return Metric(lower_is_better=False, title=title, meaning=meaning, front=front)
 
 
 def comparison(config: Config, stage: Stage) -> str:

@@ -13,8 +13,11 @@ from .config import Config
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
-    """Unit and direction of every number that `summarise` returns."""
-    return {"mae": Metric("grey levels"), "psnr": Metric("dB", lower_is_better=False)}
+    """Unit, direction and words of every number that `summarise` returns; those with front=True head the report."""
+    return {
+        "mae": Metric("grey levels", title="Mean error", meaning="Mean difference to the clean picture.", front=True),
+        "psnr": Metric("dB", False, title="PSNR", meaning="Peak signal over noise; 6 dB halve the error.", front=True),
+    }
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:

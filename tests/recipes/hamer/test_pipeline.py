@@ -42,7 +42,7 @@ def test_five_steps_predict_and_export(step, tmp_path):
     assert scores["main"]["metric"] == "pa_mpjpe_mm"
     assert {"pa_mpvpe_mm", "f5", "f15", "auc_joints", "pck_05"} <= scores["metrics"].keys()
     assert json.loads((folder / "split.json").read_text())["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
-    assert {path.name for path in (folder / "figures").glob("*.png")} == {"hand-00.png", "curves.png"}
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"hand-00.png", "keypoints.png"}
     inputs = ("--predict", "data/hamer/data/images/subject-00", "--out", str(tmp_path / "out"))
     assert step(5, "--run", "one", *inputs) == 0
     assert len(list((tmp_path / "out").glob("*.obj"))) == 4

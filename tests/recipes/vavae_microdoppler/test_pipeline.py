@@ -96,7 +96,7 @@ def check_scores(folder: Path) -> None:
     assert scores["stage"] == "margin"
     of_images = {"psnr_sampled", "lpips", "ssim", "foreground_psnr", "alignment_cosine"}
     assert of_images | {"frechet_vgg32", "user_silhouette"} <= scores["metrics"].keys()
-    pictures = {"reconstruction_results.png", "latents_by_user.png"}
+    pictures = {"reconstruction_results.png", "users_in_the_latents.png"}
     assert pictures | {"latent_statistics.json"} <= {p.name for p in folder.glob("figures/*")}
     fields = json.loads((folder / "figures" / "latent_statistics.json").read_text())
     assert len(fields["global_mean"]) == len(fields["global_std"]) == fields["latent_dim"] == 32

@@ -18,11 +18,26 @@ from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.features import gathered, pooled, spread
 
-HIGHER = (
-    "psnr", "psnr_sampled", "foreground_psnr", "ssim", "ssim_sampled", "alignment_cosine", "user_silhouette",
-    "user_ratio", "user_probe",
-)  # fmt: skip
-LOWER = ("mse", "mse_sampled", "lpips", "lpips_sampled", "frechet_vgg32", inception.MEASURE)
+# Better when they are large, and when they are small: title, one line of meaning, shown first.
+HIGHER = {
+    "psnr": ("PSNR", "Peak signal over noise of the reconstruction; 6 dB more halve the error.", True),
+    "psnr_sampled": ("PSNR of a sample", "PSNR of what a sample of the latent becomes.", False),
+    "foreground_psnr": ("PSNR of the foreground", "PSNR where the spectrogram has signal.", True),
+    "ssim": ("SSIM", "Similarity of local structure, 1 is the same picture.", True),
+    "ssim_sampled": ("SSIM of a sample", "SSIM of what a sample of the latent becomes.", False),
+    "alignment_cosine": ("Alignment with DINOv2", "Cosine between projected latents and vision features.", True),
+    "user_silhouette": ("Silhouette of users", "How well users separate in the latents, -1 to 1.", False),
+    "user_ratio": ("Separation of users", "Distance between users over the spread within one.", False),
+    "user_probe": ("Users told by a probe", "How often a linear probe of the latents names the user.", True),
+}
+LOWER = {
+    "mse": ("Squared error", "Mean squared error on [0, 1].", False),
+    "mse_sampled": ("Squared error of a sample", "The same of what a sample of the latent becomes.", False),
+    "lpips": ("LPIPS", "Perceptual distance of image and reconstruction.", True),
+    "lpips_sampled": ("LPIPS of a sample", "LPIPS of what a sample of the latent becomes.", False),
+    "frechet_vgg32": ("Fréchet distance", "Distance of the set of reconstructions to the images, pooled VGG.", True),
+    inception.MEASURE: ("Fréchet distance, Inception", "The FID: the same in Inception's space.", False),
+}
 SCALARS = (
     "mse", "psnr", "ssim", "lpips", "foreground_psnr", "mse_sampled", "psnr_sampled", "ssim_sampled", "lpips_sampled",
     "alignment_cosine", "kl",
@@ -34,7 +49,10 @@ MARKS = (("psnr", 25.0, True), ("psnr", 30.0, True), ("lpips", 0.1, False), ("ms
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """PSNR first; what settings or a missing network leave out is not in the scores."""
-    return {name: Metric("dB" if "psnr" in name else "", name in LOWER) for name in (*HIGHER, *LOWER)}
+    return {
+        name: Metric("dB" if "psnr" in name else "", name in LOWER, title=title, meaning=meaning, front=front)
+        for name, (title, meaning, front) in (HIGHER | LOWER).items()
+    }
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:

@@ -18,7 +18,7 @@ MOST_NAMED = 16  # users in a legend
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
     reconstructions(config, base, adapted, out / "reconstruction_results.png")
-    latents(adapted, out / "latents_by_user.png")
+    latents(adapted, out / "users_in_the_latents.png")
     (out / "latent_statistics.json").write_text(json.dumps(statistics(config, adapted), indent=1), encoding="utf-8")
 
 

@@ -2,9 +2,7 @@
 reconstructions of a person's own images.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,7 +14,8 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
-from lib.core.run import atomic, write_text
+from lib.core.run import atomic
+from lib.core.tables import NUMBER, write_table
 from lib.data import pictures
 from lib.network import weights
 from lib.recipes.vavae_microdoppler import metrics
@@ -70,8 +69,10 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 
     Stop: no image there, or none that can be read.
     """
-    place, done = Path(inputs), 0
-    lines = ["file,psnr_db,problem"]
+    import pandas as pd
+
+    place = Path(inputs)
+    rows: list[tuple[str, float | None, str]] = []
     for file in files_at(place):
         try:
             if file.problem:
@@ -79,19 +80,17 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
             image = read(file.path, config.model.image_px)
         except pictures.Unreadable as error:
             print(f"  {file.name}: {error}", flush=True)
-            lines.append(csv_line(file.name, "", str(error)))
+            rows.append((file.name, None, str(error)))
             continue
         recon, quality = reconstruct(parts.modules["autoencoder"], image)
         target = out / f"{file.name}.png"
         with atomic(target) as temporary:
             Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(temporary, format="PNG")
-        lines.append(csv_line(file.name, f"{quality:.3f}", ""))
-        done += 1
-    write_text(out / "psnr.csv", "\n".join(lines) + "\n")
-    if not done:
-        raise Stop(
-            f"--predict {inputs}: none of its {len(lines) - 1} images can be read", "their reasons are in psnr.csv"
-        )
+        rows.append((file.name, round(quality, 3), ""))
+    table = pd.DataFrame(rows, columns=["file", "psnr_db", "problem"]).astype({"psnr_db": NUMBER})
+    write_table(out / "psnr.csv", table)
+    if table["psnr_db"].isna().all():
+        raise Stop(f"--predict {inputs}: none of its {len(rows)} images can be read", "their reasons are in psnr.csv")
 
 
 def files_at(place: Path) -> list[File]:
@@ -119,9 +118,3 @@ def reconstruct(autoencoder: AutoencoderKL, image: torch.Tensor) -> tuple[torch.
     with torch.autocast(image.device.type, enabled=False):
         error = metrics.mse(metrics.unit_range(image), metrics.unit_range(recon))
         return recon, float(metrics.psnr(error, 1.0))
-
-
-def csv_line(*words: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(words)
-    return line.getvalue()

@@ -25,18 +25,41 @@ from lib.recipes.vavae_microdoppler.features import gathered, pooled, spread
 FRECHET, ACCURACY = 50.0, 0.8  # the guide's marks: below, above
 RESAMPLES = 2000
 COLLAPSE, COPIES = 0.5, 0.5  # ratios below which a user always looks the same, and samples are training images
-GAPS = tuple(f"{name}_gap" for name in kinematics.NUMBERS)
-UTILITY = (*(f"utility_{diet}" for diet in utility.DIET), "utility_gain")
-LOWER = ("frechet_decoded", "kid_decoded", "frechet_vgg32", inception.MEASURE, *GAPS)
-HIGHER = (
-    "user_accuracy", "user_accuracy_real", "user_accuracy_reconstructed", "diversity_ratio", "memorisation_ratio",
-    "precision", "recall", *UTILITY,
-)  # fmt: skip
+# Better when they are small, and when they are large: title, one line of meaning, shown first.
+LOWER = {
+    "frechet_decoded": ("Fréchet distance", "Distance of generated images to reconstructed held-out ones.", True),
+    "kid_decoded": ("Kernel distance", "The same by a kernel, steadier for few images.", True),
+    "frechet_vgg32": ("Fréchet distance to the images", "Distance to the held-out images themselves.", False),
+    inception.MEASURE: ("Fréchet distance, Inception", "The FID: the same in Inception's space.", False),
+} | {
+    f"{name}_gap": (
+        f"{name.capitalize()}, difference",
+        f"How far the {name} of generated walks is from real ones.",
+        False,
+    )
+    for name in kinematics.NUMBERS
+}
+HIGHER = {
+    "user_accuracy": ("Right user", "How often a judge names the user that was asked for.", True),
+    "user_accuracy_real": ("Right user, real images", "What the judge reaches on held-out images.", True),
+    "user_accuracy_reconstructed": ("Right user, reconstructions", "The same on their reconstructions.", False),
+    "diversity_ratio": ("Diversity", "Spread within a user over the real one; 0.5 is a collapse.", True),
+    "memorisation_ratio": ("Distance from training", "Nearest training image, over that of held-out ones.", True),
+    "precision": ("Precision", "Share of generated images that look like held-out ones.", False),
+    "recall": ("Recall", "Share of held-out images that look like generated ones.", False),
+    "utility_real": ("Classifier from real images", "How often it names the user of a held-out image.", False),
+    "utility_both": ("Classifier from real and generated", "The same, taught by both.", False),
+    "utility_generated": ("Classifier from generated images", "The same, taught by generated ones alone.", False),
+    "utility_gain": ("What generated images add", "Real and generated, less real alone.", False),
+}
 
 
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """The distance to reconstructed held-out images first; nothing here has a unit, and a copyist is not a rival."""
-    return {name: Metric(lower_is_better=name in LOWER, rival=False) for name in (*LOWER, *HIGHER)}
+    return {
+        name: Metric("", name in LOWER, rival=False, title=title, meaning=meaning, front=front)
+        for name, (title, meaning, front) in (LOWER | HIGHER).items()
+    }
 
 
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:

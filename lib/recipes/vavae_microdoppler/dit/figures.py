@@ -15,7 +15,7 @@ SHOWN = ("image", "reconstructed", "generated")  # arrays of a row, from left to
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
     by_user(adapted, out / "generated_by_user.png")
-    plane(adapted, out / "generated_among_real.png")
+    plane(adapted, out / "samples_among_real.png")
 
 
 def by_user(rows: list[Row], path: Path) -> None:
