@@ -1,10 +1,11 @@
 """What this pipeline costs, in one table and one JSON file:
 
-    python -m tests.bench [--only vggt,hamer,…] [--turns 5] [--out bench.json] [--gpu]
+    python -m tests.bench [--only vggt_a,hamer,…] [--turns 5] [--out bench.json] [--gpu]
 
-vggt, hamer, vavae_microdoppler, llava_map   a step: ours by default, ours with nothing kept, a person's own loop with
-                                             PEFT and Accelerate (tests/bench/loops.py), the floor
+a step   vggt_a, vggt_b, vggt_c, hamer, vavae_microdoppler, llava_map: ours by default, ours with nothing kept, a
+         person's own loop with PEFT and Accelerate (tests/bench/loops.py), the floor
 host     milliseconds of a step beside the network, part by part, at full-size tensor counts
+prepare  step 3: a photo and a depth map of 24 megapixels, a hand, a simulated spectrogram
 start    step 3, --help, --plan and the first optimiser step of the tiny demo
 slopes   a step by frames and rank, and the order of the samples by their number
 map      ground truth against the devkit
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from lib.core import machine
-from tests.bench import demos, loop_host, map_speed, slopes, turns, vggt
+from tests.bench import demos, loop_host, map_speed, preparing, slopes, turns, vggt
 
 FULL_TURNS = 3  # of a full-size step
 MAP = SimpleNamespace(nodes=120_000, frames=500)  # as many nodes as nuScenes' largest map
@@ -52,18 +53,20 @@ def main() -> None:
 
 def sections() -> dict[str, Callable[[argparse.Namespace], dict[str, Any]]]:
     return {
-        "vggt": lambda args: vggt.measure(FULL_TURNS if at_full_size(args) else args.turns, at_full_size(args)),
+        **{f"vggt_{letter}": lambda args, letter=letter: of_vggt(letter, args) for letter in vggt.LETTERS},
         **{name: lambda args, name=name: in_folder(lambda root: demos.measure(name, root, args.turns))
            for name in demos.RECIPES},
         "host": lambda args: loop_host.measure(args.turns),
+        "prepare": lambda args: preparing.measure(args.turns),
         "start": lambda args: in_folder(demos.start_up),
         "slopes": lambda args: slopes.measure(args.turns),
         "map": lambda args: in_folder(lambda root: map_speed.ground_truth(root, MAP)),
     }  # fmt: skip
 
 
-def at_full_size(args: argparse.Namespace) -> bool:
-    return args.gpu and torch.cuda.is_available()
+def of_vggt(letter: str, args: argparse.Namespace) -> dict[str, Any]:
+    full = args.gpu and torch.cuda.is_available()
+    return vggt.measure(letter, FULL_TURNS if full else args.turns, full)
 
 
 def in_folder(work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

@@ -38,15 +38,13 @@ STAGE = Stage("adapt", 100_000)
 LETTERS = ("a", "b", "c")
 
 
-def measure(turns_each: int, full: bool = False, letters: tuple[str, ...] = LETTERS) -> dict[str, Any]:
+def measure(letter: str, turns_each: int, full: bool = False) -> dict[str, Any]:
+    """Of one strategy."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config = composed("a", full, "blocks")
+        folder, config = Path(name), composed("a", full, "blocks")
         weights(config, folder)
         scene = photographed(config, folder)
-        return {"shares": shares(config)} | {
-            f"strategy_{letter}": strategy(letter, folder, scene, turns_each, full) for letter in letters
-        }
+        return {"shares of a step of a": shares(config)} | strategy(letter, folder, scene, turns_each, full)
 
 
 def composed(letter: str, full: bool, policy: str) -> Config:
@@ -84,7 +82,16 @@ def strategy(letter: str, folder: Path, scene: samples.Scene, turns_each: int, f
         f"{slow}/{fast}": turns.ratio(found, slow, fast)
         for slow, fast in (("peer", "default"), ("uncached", "cached"), ("uncached", "default"), ("cached", "floor"))
     }
-    return {"seconds": found, "ratios": ratios, "filling_share": share}
+    memory = {name: step_bytes(step) for name, step in work.items()} if torch.cuda.is_available() else {}
+    return {"seconds": found, "ratios": ratios, "filling_share": share, "device bytes of a step": memory}
+
+
+def step_bytes(step: loops.Step) -> int:
+    """The peak on the device during a step over what lies there anyway: weights, moments, what other loops hold."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
 
 
 # ---------------------------------------------------------------------------------------------- what they read
@@ -100,15 +107,10 @@ def weights(config: Config, folder: Path) -> None:
 
 def photographed(config: Config, folder: Path) -> samples.Scene:
     """A walk past a wall: photos as a camera leaves them, and beside them what step 3 makes of them."""
-    from PIL import Image
-
     width, height = config.model.image_width_px, config.model.image_height_px
     generator, names = np.random.default_rng(0), [f"{number}" for number in range(VIEWS)]
-    grain = np.tile(generator.normal(0, GRAIN, (1000, 1000, 3)), (PHOTO_PX[1] // 1000, PHOTO_PX[0] // 1000, 1))
     for name in names:
-        small = Image.fromarray(generator.integers(0, 256, (400, 600, 3), dtype=np.uint8))
-        smooth = np.asarray(small.resize(PHOTO_PX, Image.Resampling.BICUBIC))
-        photo = Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+        photo = photograph(generator)
         photo.save(folder / f"{name}.jpg", quality=92)
         np.save(folder / f"{name}.image.npy", np.asarray(photo.resize((width, height))))
         np.save(folder / f"{name}.depth.npy", 1 + generator.random((height, width), dtype=np.float32))
@@ -117,6 +119,16 @@ def photographed(config: Config, folder: Path) -> samples.Scene:
     camera = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
     covisibility = 0.5 * (1 - np.eye(VIEWS))
     return samples.Scene("wall", "wall", folder, names, poses, np.tile(camera, (VIEWS, 1, 1)), covisibility)
+
+
+def photograph(generator: np.random.Generator) -> Any:
+    """24 megapixels whose JPEG is as large as a camera's."""
+    from PIL import Image
+
+    small = Image.fromarray(generator.integers(0, 256, (400, 600, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize(PHOTO_PX, Image.Resampling.BICUBIC))
+    grain = np.tile(generator.normal(0, GRAIN, (1000, 1000, 3)), (PHOTO_PX[1] // 1000, PHOTO_PX[0] // 1000, 1))
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
 def frames(index: int, length: int) -> np.ndarray:
