@@ -115,27 +115,37 @@ def scored(
     path, pictured = partial_folder(job, source) / f"{column}.jsonl", job.config.eval.figures
     accelerator, of_job = session.accelerator, (job.recipe, job.config, session.stage)
 
-    def score(indices: list[int]) -> list[Row]:
-        return scoring.rows(*of_job, parts, sampler, indices, accelerator, feature_cache)
-
     kept = rows_on_disk(path, sampler.length, accelerator)
     left = [index for index in range(sampler.length) if index not in kept or index < pictured]
+    mine = [[index] for index in scoring.of_rounds(left, accelerator)]
+    batches = scoring.batches_of(*of_job, sampler, accelerator, feature_cache, mine, workers(job))
+
+    def score(indices: list[int]) -> list[Row]:
+        return scoring.rows(*of_job, parts, sampler, indices, accelerator, feature_cache, batches=batches)
+
     started, before = time.monotonic(), len(kept)
     begun, total = COLUMNS.index(column) * sampler.length, len(COLUMNS) * sampler.length
     job.advance(begun, total, UNIT)
-    for first in range(0, len(left), accelerator.num_processes):
-        indices = left[first : first + accelerator.num_processes]
-        for index, row in zip(indices, scoring.one_each(score, indices, accelerator, pictured), strict=True):
-            if index not in kept and is_first_rank():
-                keep(path, index, row)
-            kept[index] = row
-        job.advance(begun + len(kept), total, UNIT)
-        seconds = (time.monotonic() - started) / max(1, len(kept) - before)
-        if indices[-1] >= pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
-            raise job.clock.pause()
+    with contextlib.closing(batches):
+        for first in range(0, len(left), accelerator.num_processes):
+            indices = left[first : first + accelerator.num_processes]
+            for index, row in zip(indices, scoring.one_each(score, indices, accelerator, pictured), strict=True):
+                if index not in kept and is_first_rank():
+                    keep(path, index, row)
+                kept[index] = row
+            job.advance(begun + len(kept), total, UNIT)
+            seconds = (time.monotonic() - started) / max(1, len(kept) - before)
+            if indices[-1] >= pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
+                raise job.clock.pause()
     if is_first_rank():
         print(f"  {column}: {counted(len(kept), 'sample')} in {time.monotonic() - started:.1f} s", flush=True)
     return [kept[index] for index in range(sampler.length)]
+
+
+def workers(job: Job) -> int:
+    """Threads that make batches ahead: what the settings say, or what the training measured."""
+    said = job.config.train.workers
+    return int(job.record.get("workers", 0) if said == "auto" else said)
 
 
 def rows_on_disk(path: Path, length: int, accelerator: Any) -> dict[int, Row]:

@@ -38,6 +38,7 @@ def attach(parts: Parts) -> dict[str, Any]:
         settings |= {"target_modules": targets} | spec.peft
         torch.manual_seed(0)  # A is drawn here; the same for every process and every resume
         wrapped[name] = peft.get_peft_model(parts.modules[name], peft.LoraConfig(**settings))
+        drop_less(parts.modules[name], spec.conv_dropout)
         count = sum(p.numel() for p in parts.modules[name].parameters() if p.requires_grad)
         if spec.expected is not None and count != spec.expected and not spec.peft:
             raise Stop(
@@ -46,6 +47,20 @@ def attach(parts: Parts) -> dict[str, Any]:
             )
     open_fully(parts)
     return wrapped
+
+
+def drop_less(module: nn.Module, kind: str) -> None:
+    """Dropout before adapters of 2d convolutions: of whole channels, or none, instead of pixel by pixel.
+
+    A number for each pixel of a map of full resolution takes as long as the convolution. In evaluation all are one.
+    """
+    if kind == "pixel":
+        return
+    for layer in module.modules():
+        if type(layer).__module__.startswith("peft.") and isinstance(getattr(layer, "base_layer", None), nn.Conv2d):
+            dropout = layer.lora_dropout[ADAPTER]
+            if isinstance(dropout, nn.Dropout):
+                layer.lora_dropout[ADAPTER] = nn.Dropout2d(dropout.p) if kind == "channel" else nn.Identity()
 
 
 def matched(module: nn.Module, spec: LoraSpec, name: str) -> list[str]:
@@ -131,11 +146,24 @@ class Modes:
                 layer.training = training
 
 
-def save(wrapped: dict[str, Any], folder: Path, base: str) -> None:
-    """PEFT's own layout, one folder per adapted module, bound to the fingerprint of the base."""
+def copied(wrapped: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """The adapters' tensors as they are now, on the host, by module and by the names that `save` knows them by."""
+    return {
+        name: {key: p.detach().to("cpu", copy=True) for key, p in model.named_parameters() if p.requires_grad}
+        for name, model in wrapped.items()
+    }
+
+
+def save(
+    wrapped: dict[str, Any], folder: Path, base: str, copies: dict[str, dict[str, torch.Tensor]] | None = None
+) -> None:
+    """PEFT's own layout, one folder per adapted module, bound to the fingerprint of the base.
+
+    copies: what is written instead of what the adapters hold by now (`copied`); any thread may write it.
+    """
     for name, model in wrapped.items():
         place = folder if len(wrapped) == 1 else folder / name
-        model.save_pretrained(place)
+        model.save_pretrained(place, **({"state_dict": copies[name]} if copies else {}))
         (place / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         name_targets(place / "adapter_config.json", model.base_model.targeted_module_names)
         write_json(place / BINDING, {"base": base, "module": name})

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,17 +43,26 @@ class DiskFull(OSError):
         self.needed_bytes = needed_bytes
 
 
+class Content(NamedTuple):
+    """The tensors of a checkpoint as they were at one moment: copies on the host, so a training may go on meanwhile."""
+
+    wrapped: dict[str, Any]  # PEFT's wrappers by module
+    adapters: dict[str, dict[str, torch.Tensor]]
+    full: dict[str, torch.Tensor]
+    optim: dict[str, torch.Tensor]
+
+
+def content(parts: Parts, wrapped: dict[str, Any], optim: dict[str, torch.Tensor]) -> Content:
+    """Of what is not spread over processes. optim: moments of the optimisers, averaged weights."""
+    full, optim = contiguous(whole_only(full_tensors(parts))), contiguous(whole_only(optim))
+    return Content(wrapped, adapters.copied(wrapped), full, optim)
+
+
 def write(
-    stage: Path,
-    step: int,
-    state: dict[str, Any],
-    parts: Parts,
-    wrapped: dict[str, Any],
-    optim: dict[str, torch.Tensor],
-    lineage: Lineage,
-    cut: pieces.Written | None = None,
+    stage: Path, step: int, state: dict[str, Any], held: Content, lineage: Lineage, cut: pieces.Written | None = None
 ) -> Path:
-    """Save, flush, rename, verify; returns the folder. DiskFull: as a rule before a byte is written.
+    """Save, flush, rename, verify; returns the folder. Any thread may do it. DiskFull: as a rule before a byte is
+    written.
 
     cut: the tensors that are spread, as all processes wrote them (`write_pieces`).
     """
@@ -61,16 +70,15 @@ def write(
     from safetensors.torch import save_file
 
     target = stage / folder_name(step)
-    full, optim = whole_only(full_tensors(parts)), whole_only(optim)
-    needed = refuse_full_disk(stage, [*full.values(), *optim.values()], wrapped)
+    needed = refuse_full_disk(stage, held)
     if target.exists():  # written before, found broken, computed again
         shutil.rmtree(target)
     try:
         with atomic_folder(target) as folder:
-            adapters.save(wrapped, folder / "adapter", parts.base)
-            if full:
-                save_file(contiguous(full), folder / "weights.safetensors")
-            save_file(contiguous(optim), folder / "optim.safetensors")
+            adapters.save(held.wrapped, folder / "adapter", state["base"], held.adapters)
+            if held.full:
+                save_file(held.full, folder / "weights.safetensors")
+            save_file(held.optim, folder / "optim.safetensors")
             if cut:
                 cut.folder.rename(folder / pieces.FOLDER)
             write_json(folder / "state.json", state)
@@ -107,7 +115,8 @@ def whole_only(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Copies on the host."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def full_tensors(parts: Parts) -> dict[str, torch.Tensor]:
@@ -121,12 +130,10 @@ def full_tensors(parts: Parts) -> dict[str, torch.Tensor]:
     return dict(sorted(found.items()))
 
 
-def refuse_full_disk(stage: Path, tensors: list[torch.Tensor], wrapped: dict[str, Any]) -> int:
+def refuse_full_disk(stage: Path, held: Content) -> int:
     """The bytes that a checkpoint needs. DiskFull: they are not free."""
-    needed = sum(t.numel() * t.element_size() for t in tensors) + 200_000
-    needed += sum(
-        p.numel() * p.element_size() for model in wrapped.values() for p in model.parameters() if p.requires_grad
-    )
+    tensors = [t for named in (held.full, held.optim, *held.adapters.values()) for t in named.values()]
+    needed = sum(t.nbytes for t in tensors) + 200_000
     stage.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(stage).free < needed:
         raise DiskFull(needed)

@@ -18,6 +18,7 @@ from lib.core.records import Group
 from lib.network import sharding
 
 FLOAT64_LIMIT = 50_000_000  # parameters; 8 bytes each
+FUSED = ("cuda",)  # devices on which all whole tensors are stepped by one kernel
 
 
 class GradientSum:
@@ -136,13 +137,15 @@ def optimiser(group: Group, tensors: list[torch.nn.Parameter]) -> torch.optim.Op
 
     Whole and spread tensors lie in parameter groups of their own, since one operation cannot take both kinds. Spread
     ones are stepped one by one: all at once would need memory for another copy of them (950 MB of 0.48 G parameters
-    over two processes).
+    over two processes). The fused step counts on the device, so `put_state` puts a stored count there.
     """
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     whole = [tensor for tensor in tensors if not sharding.is_spread(tensor)]
     spread = [tensor for tensor in tensors if sharding.is_spread(tensor)]
+    fused = all(tensor.device.type in FUSED for tensor in whole)
+    ways = ((whole, {"fused": True} if fused else {"foreach": True}), (spread, {"foreach": False}))
     return kinds[group.optimiser](
-        [{"params": chosen, "foreach": chosen is whole} for chosen in (whole, spread) if chosen],
+        [{"params": chosen} | way for chosen, way in ways if chosen],
         lr=group.lr,
         betas=group.betas,
         weight_decay=group.weight_decay,
@@ -152,6 +155,13 @@ def optimiser(group: Group, tensors: list[torch.nn.Parameter]) -> torch.optim.Op
 def tensors_of(chosen: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """What an optimiser moves."""
     return [tensor for group in chosen.param_groups for tensor in group["params"]]
+
+
+def put_state(chosen: torch.optim.Optimizer, tensor: torch.nn.Parameter, state: dict[str, torch.Tensor]) -> None:
+    """Stored moments of one tensor, and its count of steps where the optimiser wants it."""
+    fused = any(group.get("fused") and any(one is tensor for one in group["params"]) for group in chosen.param_groups)
+    count = {"step": state["step"].to(tensor.device if fused else "cpu")}
+    chosen.state[tensor] = state | count
 
 
 def learning_rate(peak: float, min_ratio: float, step: int, steps: int, warmup_ratio: float) -> float:

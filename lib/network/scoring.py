@@ -26,35 +26,55 @@ def rows(
     feature_cache: Any = None,
     pause: Callable[[], None] = lambda: None,
     workers: int = 0,
+    batches: Any = None,
 ) -> list[Row]:
     """Scores of the samples `indices`, one row each, in this order.
 
     The networks of `parts` are put into evaluation mode; None scores the trivial predictor. `pause` is called before
     every batch of config.eval.batch samples and may raise Paused. workers: threads that make batches ahead of time.
+    batches: of `batches_of`, where more than these samples are made ahead.
     """
     import torch
 
     from lib.network import adapters
-    from lib.network.batches import Batches
 
     if parts is not None:
         adapters.set_mode(parts, training=False)
-    size, seed = config.eval.batch, config.train.seed
-    numbered = [indices[start : start + size] for start in range(0, len(indices), size)]
-    order = [tuple(Key(seed, 0, index) for index in chunk) for chunk in numbered]
-    batches = Batches(
-        recipe, config, stage, sampler, accelerator, feature_cache, lambda keys: order[order.index(keys) + 1 :], workers
-    )
+    chunks = [indices[start : start + config.eval.batch] for start in range(0, len(indices), config.eval.batch)]
+    own = None if batches else batches_of(recipe, config, stage, sampler, accelerator, feature_cache, chunks, workers)
     found = []
-    with contextlib.closing(batches):
-        for keys in order:
+    with contextlib.closing(own) if own else contextlib.nullcontext():
+        for keys in keys_of(config, chunks):
             pause()
-            batch, _ = batches.take(keys)
+            batch, _ = (own or batches).take(keys)
             # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
             torch.manual_seed(keys[0].index)
             with torch.no_grad(), accelerator.autocast():
                 found += recipe.score_batch(config, stage, parts, batch)
     return found
+
+
+def keys_of(config: Any, chunks: list[list[int]]) -> list[tuple[Key, ...]]:
+    return [tuple(Key(config.train.seed, 0, index) for index in chunk) for chunk in chunks]
+
+
+def batches_of(
+    recipe: Recipe,
+    config: Any,
+    stage: Stage,
+    sampler: Sampler,
+    accelerator: Any,
+    feature_cache: Any,
+    chunks: list[list[int]],
+    workers: int,
+) -> Any:
+    """The batches of these samples, in this order, made ahead by `workers` threads."""
+    from lib.network.batches import Batches
+
+    order = keys_of(config, chunks)
+    return Batches(
+        recipe, config, stage, sampler, accelerator, feature_cache, lambda keys: order[order.index(keys) + 1 :], workers
+    )
 
 
 def divided_rows(
@@ -100,12 +120,19 @@ def one_each(score: Callable[[list[int]], list[Row]], indices: list[int], accele
     """
     from accelerate.utils import gather_object
 
-    mine = min(accelerator.process_index, len(indices) - 1)
-    [row] = score([indices[mine]])
-    if indices[mine] >= pictured:
+    [mine] = of_rounds(indices, accelerator)
+    [row] = score([mine])
+    if mine >= pictured:
         row.arrays.clear()
     found: list[Row] = gather_object([row]) if accelerator.num_processes > 1 else [row]
     return found[: len(indices)]
+
+
+def of_rounds(indices: list[int], accelerator: Any) -> list[int]:
+    """What this process scores of these samples, as many of them in each round as there are processes (`one_each`)."""
+    size = accelerator.num_processes
+    rounds = [indices[first : first + size] for first in range(0, len(indices), size)]
+    return [one[min(accelerator.process_index, len(one) - 1)] for one in rounds]
 
 
 def refuse_double(scored: list[Row], length: int) -> None:

@@ -64,11 +64,18 @@ def finished_steps(folder: Path) -> int:
 
 
 def assemble(
-    job: Job, stage: Stage, asset_dirs: dict[str, Path], accelerator: Any, manifest: Manifest, check: bool
-) -> tuple[Parts, dict[str, Any]]:
-    """The base, strictly loaded, on the device; then adapters. Returns the parts and PEFT's wrappers by module.
+    job: Job,
+    stage: Stage,
+    asset_dirs: dict[str, Path],
+    accelerator: Any,
+    manifest: Manifest,
+    check: bool,
+    base_rows: list[Row] | None = None,
+) -> tuple[Parts, dict[str, Any], list[Row] | None]:
+    """The base, strictly loaded, on the device; then adapters. Returns the parts, PEFT's wrappers by module, base_rows.
 
     check: on the selection samples, the base stays below the recipe's limits and the adapters change no score (Stop).
+    base_rows: of all selection samples, as far as they were scored before or here.
     """
     parts = build_base(job, stage, asset_dirs, accelerator)
     sampler = job.recipe.sampler(job.config, stage, choosing(manifest), "select")
@@ -80,13 +87,14 @@ def assemble(
         )
 
     if check and (limits := job.recipe.base_limits(job.config, stage, manifest)):
-        audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, scored(sampler.length)))
-    before = scored(1) if check else []
+        base_rows = base_rows or scored(sampler.length)
+        audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, base_rows))
+    before = (base_rows or scored(1))[:1] if check else []
     wrapped = adapters.attach(parts)
     for module in parts.modules.values():
         module.to(accelerator.device)
     audit.refuse_other_output(before, scored(1) if check else [])
-    return parts, wrapped
+    return parts, wrapped, base_rows
 
 
 def choosing(manifest: Manifest) -> Manifest:

@@ -83,7 +83,8 @@ def row(truth: dict[str, Any], predicted: dict[str, Tensor]) -> Row:
     """The scores of one sequence.
 
     truth: one sample without its batch axis, in the unit of the numbers; predicted: depth (s, h, w, 1), and as far as
-    there are, depth_conf (s, h, w) and pose_enc (s, 9).
+    there are, depth_conf (s, h, w) and pose_enc (s, 9). Where it only chooses the checkpoint, clouds of points, which
+    take more time than the network, are not compared.
     """
     depth, true_depth, valid = predicted["depth"][..., 0], truth["depths"], truth["valid"]
     numbers: dict[str, float] = {"frames": float(len(depth))}
@@ -92,7 +93,7 @@ def row(truth: dict[str, Any], predicted: dict[str, Tensor]) -> Row:
         numbers |= {name + suffix: value for name, value in found.items() if name in metrics.DEPTH}
     aligned = metrics.align(depth, true_depth, valid, "scale")
     if "pose_enc" in predicted:
-        numbers |= scene_numbers(truth, depth, predicted["pose_enc"])
+        numbers |= scene_numbers(truth, depth, predicted["pose_enc"], with_points="chooses" not in truth)
     if "depth_conf" in predicted:
         numbers |= metrics.confidence_numbers(aligned, true_depth, valid, predicted["depth_conf"])
     if "region" in truth:
@@ -102,10 +103,12 @@ def row(truth: dict[str, Any], predicted: dict[str, Tensor]) -> Row:
     return Row(truth["sample_id"], truth["group"], numbers, arrays)
 
 
-def scene_numbers(truth: dict[str, Any], depth: Tensor, code: Tensor) -> dict[str, float]:
+def scene_numbers(truth: dict[str, Any], depth: Tensor, code: Tensor, with_points: bool) -> dict[str, float]:
     """Metrics of pose codes (s, 9), and of the points that they give together with the depth (s, h, w)."""
     (height_px, width_px), valid = depth.shape[-2:], truth["valid"]
     found = cameras.camera_numbers(code, truth["extrinsics"], truth["intrinsics"], height_px, width_px)
+    if not with_points:
+        return found
     predicted = geometry.world_points_from_depth(depth, *geometry.decode_cameras(code, height_px, width_px))
     true_points = geometry.world_points_from_depth(truth["depths"], truth["extrinsics"], truth["intrinsics"])
     return found | points.point_numbers(predicted[valid], true_points[valid])

@@ -69,7 +69,8 @@ def sampler(config: Settings, stage: Stage, manifest: Manifest, side: str) -> Sa
         spread = np.linspace(0, len(sequences) - 1, config.eval.select_samples).round().astype(int)
         sequences = [sequences[i] for i in spread]
     with_region = bool(config.data.region_masks)
-    return Sampler(len(sequences), lambda index, key: load(*sequences[index], with_region))
+    purpose = {"chooses": True} if side == "select" else {}  # then only what chooses is scored
+    return Sampler(len(sequences), lambda index, key: load(*sequences[index], with_region) | purpose)
 
 
 def draw_training(config: Settings, scenes: list[Scene]) -> Callable[[int, Key], Sample]:

@@ -40,9 +40,9 @@ def run_stage(training: Training, resume: Path | None) -> None:
         if training.select and training.evaluate_every_steps:
             evaluate(training)
     watched = anomaly.named(training.parts) if training.job.args.detect_anomaly else contextlib.nullcontext()
-    with contextlib.closing(training.batches), watched:
+    with contextlib.closing(training.writing), contextlib.closing(training.batches), watched:
         take_steps(training)
-    save(training)
+        save(training)
 
 
 def take_steps(training: Training) -> None:
@@ -119,7 +119,10 @@ def refuse_half_precision(training: Training) -> None:
 
 
 def save_or_pause(training: Training, step_seconds: float) -> None:
-    """A checkpoint when it is due, or when the session ends before another step would."""
+    """A checkpoint when it is due, or when the session ends before another step would.
+
+    It is on the disk before the stage ends or pauses (`run_stage` closes what writes it).
+    """
     job, config = training.job, training.config
     job.advance(training.step, training.stage.steps, f"steps of stage {training.stage.name}")
     finished = training.step >= training.stage.steps
@@ -128,6 +131,7 @@ def save_or_pause(training: Training, step_seconds: float) -> None:
         every and training.step % every == 0 for every in (config.checkpoint_steps, training.checkpoint_every_steps)
     )
     by_time = any_asks(training.accelerator, time.monotonic() - training.saved_at >= 60 * config.checkpoint_minutes)
+    training.writing.look()
     if stop or by_steps or by_time or finished:
         save(training)
     if stop:
@@ -147,7 +151,9 @@ def write_log(training: Training, record: dict[str, float], seconds: float, wait
     times = {"step": training.step, "seconds": round(seconds, 4), "waited_seconds": round(waited_seconds, 4)}
     times |= {"samples_per_second": round(rate, 3), "memory_bytes": used}
     append_line(training.folder / "timing.jsonl", times)
-    training.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=training.step)
+    for tracker in training.accelerator.trackers:  # Accelerate's own `log` would wait for the disk in every step
+        for name in [name for name in record if name != "step"]:
+            tracker.tracker.add_scalar(name, record[name], training.step)
 
 
 def resident_bytes() -> int:

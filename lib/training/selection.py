@@ -10,6 +10,7 @@ import time
 from lib.core.contract import main_measure
 from lib.core.errors import FAILED, Stop
 from lib.core.processes import is_first_rank
+from lib.core.records import Row
 from lib.core.run import append_line
 from lib.network import scoring
 from lib.training.state import Training, averaged, save
@@ -26,20 +27,9 @@ def evaluate(training: Training) -> None:
 
     Step 0 is the base, for the log alone. Stop: the main metric is not finite.
     """
-    assert training.select
     started = time.monotonic()
     recipe, config = training.job.recipe, training.job.config
-    with averaged(training):
-        scored = scoring.divided_rows(
-            recipe,
-            config,
-            training.stage,
-            training.parts,
-            training.select,
-            training.accelerator,
-            training.feature_cache,
-            training.batches.workers,
-        )
+    scored = rows(training)
     scores = recipe.summarise(config, training.stage, scored)
     main, measure = main_measure(recipe, config, training.stage)
     value = scores[main]
@@ -60,6 +50,19 @@ def evaluate(training: Training) -> None:
     if training.step > 0 and is_among_best(training, value, measure.lower_is_better) and training.config.keep_best:
         save(training)
     training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def rows(training: Training) -> list[Row]:
+    """Of the selection samples; those of the base are not computed again where it was asked before."""
+    if training.step == 0 and training.base_rows:
+        return training.base_rows
+    assert training.select
+    job, stage, parts = training.job, training.stage, training.parts
+    with averaged(training):
+        return scoring.divided_rows(
+            job.recipe, job.config, stage, parts, training.select, training.accelerator, training.feature_cache,
+            training.batches.workers,
+        )  # fmt: skip
 
 
 def is_among_best(training: Training, value: float, lower_is_better: bool) -> bool:

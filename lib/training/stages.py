@@ -12,7 +12,7 @@ from lib.core.hashes import folder_fault
 from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import is_first_rank
-from lib.core.records import Manifest, Parts, Stage
+from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, read_json, write_record
 from lib.core.words import counted
 from lib.data import places
@@ -57,7 +57,7 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
     note_seen(job, manifest, {f"the asset {name}": folder for name, folder in asset_dirs.items()})
-    ask_base(job, manifest, asset_dirs, accelerator)
+    asked = ask_base(job, manifest, asset_dirs, accelerator)
     stages = job.recipe.stages(job.config, manifest)
     if job.args.force and is_first_rank():
         for stage in chosen(job, stages):
@@ -66,7 +66,7 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
     begin_stamp(job, stages)
     for stage in chosen(job, stages):
         if finished_steps(job.run.stage(stage.name)) < stage.steps:
-            train_stage(job, stage, manifest, asset_dirs, accelerator)
+            train_stage(job, stage, manifest, asset_dirs, accelerator, asked.get((stage.name, stage.kind)))
     missing = [stage.name for stage in stages if finished_steps(job.run.stage(stage.name)) < stage.steps]
     if missing:
         job.advance(len(stages) - len(missing), len(stages), "stages")
@@ -118,10 +118,17 @@ def refuse_uneven(job: Job, processes: int) -> None:
         )
 
 
-def ask_base(job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any) -> None:
-    """Settings that a recipe leaves to the untouched base's scores are decided before the first step, once."""
+def ask_base(
+    job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any
+) -> dict[tuple[str, str], list[Row]]:
+    """Settings that a recipe leaves to the untouched base's scores are decided before the first step, once.
+
+    Returns the rows of the base where it was asked, by the name and the kind of the stage; they need not be scored
+    again.
+    """
+    asked: dict[tuple[str, str], list[Row]] = {}
     if "decided" in job.record and not job.args.force:
-        return
+        return asked
     # --force: without what was decided before; nothing is written until the answer is there
     job.config = job.composed({})
     stage = job.recipe.stages(job.config, manifest)[0]
@@ -133,9 +140,11 @@ def ask_base(job: Job, manifest: Manifest, asset_dirs: dict[str, Path], accelera
         rows = scoring.divided_rows(
             job.recipe, job.config, stage, parts, sampler, accelerator, uncached(parts, accelerator)
         )
+        asked[stage.name, stage.kind] = rows
         return job.recipe.summarise(job.config, stage, rows)
 
     job.settle(job.recipe.decide(job.config, base_scores))
+    return asked
 
 
 def chosen(job: Job, stages: list[Stage]) -> list[Stage]:
@@ -155,12 +164,21 @@ def begin_stamp(job: Job, stages: list[Stage]) -> None:
         steps.write_stamp(job.run, 4, "paused", job.made_from, job.progress, [], 0.0)
 
 
-def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str, Path], accelerator: Any) -> None:
+def train_stage(
+    job: Job,
+    stage: Stage,
+    manifest: Manifest,
+    asset_dirs: dict[str, Path],
+    accelerator: Any,
+    base_rows: list[Row] | None,
+) -> None:
+    """base_rows: of the untouched base on the selection samples, where they are known already."""
     asset_dirs, manifest = make_stage_inputs(job, stage, manifest, asset_dirs, accelerator)
     folder = job.run.stage(stage.name)
     resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
     refuse_other_places(accelerator, resume)
-    parts, wrapped = assemble(job, stage, asset_dirs, accelerator, manifest, check=resume is None)
+    fresh = resume is None
+    parts, wrapped, base_rows = assemble(job, stage, asset_dirs, accelerator, manifest, fresh, base_rows)
     if job.config.cache.policy == "auto":
         keeping.decide(job, stage, parts, manifest, accelerator)
         begin_stamp(job, job.recipe.stages(job.config, manifest))
@@ -179,8 +197,8 @@ def train_stage(job: Job, stage: Stage, manifest: Manifest, asset_dirs: dict[str
     ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
     training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
     open_tracker(training)
-    if resume is None:
-        warm_start(job, stage, manifest, training)
+    if fresh and not warm_start(job, stage, manifest, training):
+        training.base_rows = base_rows
     run_stage(training, resume)
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -228,8 +246,11 @@ def as_scalars(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
 
 
-def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> None:
-    """A stage that starts from another takes its trained tensors, and the moments of the optimisers that both have."""
+def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> bool:
+    """A stage that starts from another takes its trained tensors, and the moments of the optimisers that both have.
+
+    False: it starts from the untouched base.
+    """
     source, grown = None, False
     if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
         source = Path(job.args.checkpoint)
@@ -238,13 +259,14 @@ def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -
     elif stage.init_from != "base":
         source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
     if source is None:
-        return
+        return False
     parts = training.parts
     training.lineage |= lineage.read(source)
     checkpoint.load(source, parts, training.wrapped, parts.base, grown)
     training.inherited_moments = checkpoint.moments(source, parts)
     of_stage = f" of stage {stage.init_from}" if stage.init_from != "base" else ""
     print(f"stage {stage.name} starts from {source.name}{of_stage}")
+    return True
 
 
 def refuse_other_settings(job: Job, source: Path) -> None:

@@ -1,5 +1,6 @@
 """One stage in memory, and its way to disk and back: what a checkpoint holds is made from `Training`."""
 
+import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import torch
 
+from lib.core.behind import Behind
 from lib.core.config import TrainConfig
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
-from lib.core.records import Objective, Parts, Sampler, Stage
+from lib.core.records import Objective, Parts, Row, Sampler, Stage
 from lib.core.run import cut_log, write_record
-from lib.network import checkpoint, gradients, sharding
+from lib.network import checkpoint, gradients, pieces, sharding
 from lib.network.adapters import Modes
 from lib.network.audit import Movement
 from lib.network.batches import Batches
@@ -41,6 +43,7 @@ class Training:
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # with train.ema: by tensor, in its shape and dtype
     batches: Batches = field(init=False)  # of the training side; the loop opens it
     modes: Modes = field(init=False)  # of the layers in a step
+    base_rows: list[Row] | None = None  # of the selection samples, where the base was asked before the training
     step: int = 0
     micro_batch: int = 1
     gradient_checkpointing: bool = False
@@ -54,6 +57,7 @@ class Training:
     skipped: int = 0
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = -1
+    writing: Behind = field(default_factory=Behind)  # the last checkpoint
     orders: dict[int, Any] = field(default_factory=dict)
     inherited_moments: dict[str, torch.Tensor] = field(default_factory=dict)  # optimiser tensors of the stage before
 
@@ -96,27 +100,38 @@ class averaged:
 
 
 def save(training: Training) -> None:
-    """Rank 0 writes, and every process its rows of what is spread; nobody goes on before the folder is there.
+    """A checkpoint of this step, once. One process lets a thread write copies (`training.writing`).
 
-    A step is saved once.
+    Of several, rank 0 writes, and each its rows of what is spread; nobody goes on before that.
     """
     if training.saved_step == training.step:
         return
-    started = time.monotonic()
     with averaged(training) as raw:
         moments = optimiser_tensors(training, raw)
-        parts, wrapped, lineage = training.parts, training.wrapped, training.lineage
-        cut = checkpoint.write_pieces(training.folder, parts, moments)
-        if is_first_rank():
-            state = state_of(training)
-            checkpoint.write(training.folder, training.step, state, parts, wrapped, moments, lineage, cut)
-    if is_first_rank():
-        if training.best and training.config.keep_best:
-            write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
-        kept = [one["step"] for one in training.leaders]
-        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
-    training.accelerator.wait_for_everyone()
+        cut = checkpoint.write_pieces(training.folder, training.parts, moments)
+        held = checkpoint.content(training.parts, training.wrapped, moments) if is_first_rank() else None
+    work = functools.partial(write, training, training.step, state_of(training), held, cut)
+    if training.accelerator.num_processes == 1:
+        training.writing.start(work)
+    else:
+        work()
+        training.accelerator.wait_for_everyone()
     training.saved_at, training.saved_step = time.monotonic(), training.step
+
+
+def write(
+    training: Training, step: int, state: dict[str, Any], held: checkpoint.Content | None, cut: pieces.Written | None
+) -> None:
+    """To the disk, and only then are best.json and the older checkpoints touched. It looks at nothing that moves on."""
+    started = time.monotonic()
+    if held:
+        checkpoint.write(training.folder, step, state, held, training.lineage, cut)
+        if state["best"] and training.config.keep_best:
+            write_record(training.folder / "best.json", state["best"] | {"leaders": state["leaders"]})
+        kept = [one["step"] for one in state["leaders"]]
+        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
+        for tracker in training.accelerator.trackers:
+            tracker.tracker.flush()
     training.job.clock.note_finishing(time.monotonic() - started)
 
 
@@ -129,7 +144,7 @@ def state_of(training: Training) -> dict[str, Any]:
         "stage": training.stage.name,
         "base": training.parts.base,
         "best": training.best,
-        "leaders": training.leaders,
+        "leaders": list(training.leaders),
         "bad_steps": training.bad_steps,
         "evaluations_since_best": training.evaluations_since_best,
         "skipped": training.skipped,
@@ -201,10 +216,11 @@ def restore_optimisers(training: Training, stored: dict[str, torch.Tensor]) -> N
             start = f"{label}/{names[id(tensor)]}/"
             moments = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
             if moments:
-                chosen.state[tensor] = {
+                values = {
                     key: like(value.to(tensor.device), tensor) if key != "step" else value
                     for key, value in moments.items()
                 }
+                gradients.put_state(chosen, tensor, values)
 
 
 def like(value: torch.Tensor, tensor: torch.nn.Parameter) -> torch.Tensor:

@@ -7,9 +7,7 @@ work alone. "plain" is the same step as a person writes it: PEFT, train(), backw
 a step that sleeps as a GPU computes, with a draw that takes as long: what is left of the throughput of sleeping alone.
 """
 
-import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,15 +19,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.core import machine
 from lib.core.config import TrainConfig
 from lib.core.records import Group, LoraSpec, Objective, Parts, Sampler, Stage
 from lib.network import adapters, gradients
 from lib.training import loop, one_step, stages
 from lib.training.state import Training
+from tests.bench import turns
 
 ADAPTED, FROZEN, WIDTH = 237, 900, 4
-TURNS, STEPS = 5, 20
+STEPS = 20
 
 
 class Network(nn.Module):
@@ -104,27 +102,10 @@ def plain(made: Training) -> Callable[[], None]:
     return step
 
 
-def milliseconds(work: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
-    """Process CPU and wall time of one call of each, in turns: median, least and most."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
-    for one in work.values():
-        one()
-    for _ in range(TURNS):
-        for name, one in work.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(STEPS):
-                one()
-            took = (time.perf_counter() - wall, time.process_time() - cpu)
-            found[name].append((1000 * took[0] / STEPS, 1000 * took[1] / STEPS))
-    return {
-        name: {
-            "wall_ms": round(statistics.median(one[0] for one in took), 3),
-            "wall_ms_least": round(min(one[0] for one in took), 3),
-            "wall_ms_most": round(max(one[0] for one in took), 3),
-            "cpu_ms": round(statistics.median(one[1] for one in took), 3),
-        }
-        for name, took in found.items()
-    }
+def milliseconds(work: dict[str, Callable[[], None]], turns_each: int) -> dict[str, dict[str, float]]:
+    """`turns.in_turns` of one call of each, in ms."""
+    found = turns.in_turns(work, turns_each, STEPS)
+    return {name: {key: round(1000 * value, 3) for key, value in one.items()} for name, one in found.items()}
 
 
 def parts_of_step(made: Training) -> dict[str, Callable[[], None]]:
@@ -182,25 +163,23 @@ def share_kept(folder: Path, seconds: float, python_share: float, workers: int) 
     return round(count * seconds / took, 3)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=0.1, help="of a simulated step")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def measure(turns_each: int, seconds: float = 0.1) -> dict[str, Any]:
+    """seconds: of a simulated step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         full, small = training(folder, error, drawn, 0), training(folder, error, drawn, 0, adapted=False)
         work = {"step": step_of(full), "plain": plain(training(folder, error, drawn, 0))}
         work |= {"small_step": step_of(small), "small_plain": plain(training(folder, error, drawn, 0, adapted=False))}
-        result: dict[str, Any] = {"cores": machine.cores(), "tensors": len(full.tensors), "parts": {}}
-        result["parts"] = milliseconds(work | parts_of_step(training(folder, error, drawn, 0)))
-        result["hidden"] = {
-            f"workers_{workers}, {share:.0%} in Python": share_kept(folder, args.seconds, share, workers)
+        result: dict[str, Any] = {"tensors": len(full.tensors)}
+        result["milliseconds"] = milliseconds(work | parts_of_step(training(folder, error, drawn, 0)), turns_each)
+        result["share of the throughput of sleeping alone"] = {
+            f"{workers} threads, {share:.0%} of the draw in Python": share_kept(folder, seconds, share, workers)
             for workers in (0, 1)
             for share in (0.0, 0.5)
         }
-    print(json.dumps(result, indent=1))
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    print(json.dumps(measure(5), indent=1))

@@ -57,6 +57,23 @@ def output(module):
         return module(X)
 
 
+@pytest.mark.parametrize("kind", ["pixel", "channel", "none"])
+def test_before_a_convolution_pixels_whole_channels_or_nothing_is_dropped(kind):
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 2, 1), torch.nn.Linear(6, 6))
+    parts = Parts({"net": network}, {"net": LoraSpec(("0", "1"), 2, 4.0, 0.5, conv_dropout=kind)}, base=BASE)
+    adapters.attach(parts)
+    adapters.set_mode(parts, training=True)
+    convolution, linear = (network[i].lora_dropout["default"] for i in (0, 1))
+    dropped = convolution(torch.ones(4, 8, 5, 6)) == 0
+    by_channel = dropped.flatten(2).float().mean(2)
+    assert {"pixel": 0.3 < by_channel.mean() < 0.7 and by_channel.std() < 0.3, "none": not dropped.any()}.get(
+        kind, bool(((by_channel == 0) | (by_channel == 1)).all() and 0 < by_channel.mean() < 1)
+    )
+    assert type(linear) is torch.nn.Dropout
+    adapters.set_mode(parts, training=False)
+    assert (convolution(torch.ones(1, 8, 5, 6)) == 1).all()
+
+
 def test_a_target_that_matches_nothing_names_the_near_miss():
     with pytest.raises(Stop) as stopped:
         made(r"blocks\.0\.qvk")

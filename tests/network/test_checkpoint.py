@@ -224,7 +224,9 @@ def test_the_log_is_cut_to_the_checkpoint(stage, step):
 
 def test_a_checkpoint_without_adapters_of_another_base_is_refused_too(tmp_path):
     parts = Parts({"net": torch.nn.Linear(2, 2)}, base="a" * 64)
-    folder = checkpoint.write(tmp_path, 1, {"base": parts.base, "step": 1}, parts, {}, {}, Lineage({}, set()))
+    folder = checkpoint.write(
+        tmp_path, 1, {"base": parts.base, "step": 1}, checkpoint.content(parts, {}, {}), Lineage({}, set())
+    )
     assert checkpoint.load(folder, parts, {}, parts.base)["step"] == 1
     with pytest.raises(Stop, match=r"the checkpoint step-000001 was trained on another base \(aaaaaaaaaaaa, loaded"):
         checkpoint.load(folder, parts, {}, "b" * 64)
@@ -235,7 +237,9 @@ def test_a_checkpoint_without_adapters_of_another_base_is_refused_too(tmp_path):
 
 def test_a_checkpoint_of_a_network_of_another_shape_is_refused_before_anything_is_put(tmp_path):
     parts, other = (Parts({"net": torch.nn.Linear(2, side)}, base="a" * 64) for side in (2, 3))
-    folder = checkpoint.write(tmp_path, 1, {"base": parts.base, "step": 1}, parts, {}, {}, Lineage({}, set()))
+    folder = checkpoint.write(
+        tmp_path, 1, {"base": parts.base, "step": 1}, checkpoint.content(parts, {}, {}), Lineage({}, set())
+    )
     before = {name: tensor.clone() for name, tensor in other.modules["net"].state_dict().items()}
     with pytest.raises(Stop, match="step-000001 does not fit: 2 tensors missing, unknown or mis-shaped"):
         checkpoint.load(folder, other, {}, other.base)

@@ -96,3 +96,18 @@ def test_gradients_come_back_in_the_precision_of_their_tensors():
         assert (
             p.grad.dtype == p.dtype and p.grad.shape == p.shape and torch.equal(p.grad, torch.full_like(p, 1 + 2**-7))
         )
+
+
+def test_one_kernel_moves_tensors_as_many_operations_do(monkeypatch):
+    made = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(gradients, "FUSED", devices)
+        tensors = [torch.nn.Parameter(torch.linspace(-1, 1, size)) for size in (5, 7)]
+        chosen = gradients.optimiser(Group("all", ".*", 1e-2, weight_decay=0.1), tensors)
+        assert [bool(group.get("fused")) for group in chosen.param_groups] == [bool(devices)]
+        for step in range(3):
+            for tensor in tensors:
+                tensor.grad = tensor.detach().sin() + step
+            chosen.step()
+        made.append(torch.cat([tensor.detach() for tensor in tensors]))
+    torch.testing.assert_close(*made, rtol=1e-6, atol=1e-7)

@@ -117,6 +117,7 @@ def test_the_checkpoint_is_chosen_on_scenes_that_are_neither_trained_on_nor_test
     assert (select.length, test.length) == (3, 8)
     groups = [{one.draw(i, None)["group"] for i in range(one.length)} for one in (select, test)]
     assert groups == [{"linden"}, {"harbour"}]
+    assert ["chooses" in one.draw(0, None) for one in (select, test)] == [True, False]
     with pytest.raises(Stop, match="no usable image on the train side"):
         sampler(settings(), STAGE, sides, "train")
 

@@ -7,7 +7,8 @@ import pytest
 from lib.core.config import TrainConfig
 from lib.core.errors import DONE, PAUSED, Paused
 from lib.core.records import Stage
-from lib.core.run import read_json
+from lib.core.run import read_json, read_log
+from lib.network import scoring
 from lib.training.state import Training
 
 
@@ -20,6 +21,27 @@ def test_the_base_decides_a_setting_once_and_the_run_keeps_it(step, prepared, fo
     for again in (1, 4, 5):
         assert step(again, *(("train.epochs=2", "train.plan=auto") if again == 1 else ())) == DONE
     assert read_json(folder / "run.json")["decided"] == {"train.plan": "long"}
+
+
+def test_the_base_is_scored_once_and_the_log_says_what_it_was_asked(step, prepared, folder, monkeypatch):
+    logs = []
+    for kept in (True, False):
+        prepared("train.epochs=1", "train.plan=auto")
+        scored, real = [], scoring.rows
+
+        def rows(*arguments, scored=scored, real=real, **words):
+            scored.append(len(arguments[5]))
+            return real(*arguments, **words)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(scoring, "rows", rows)
+            if not kept:
+                patched.setattr(Training, "base_rows", property(lambda self: None, lambda self, rows: None))
+            assert step(4, "--force") == DONE
+        logs.append((folder / "train" / "adapt" / "log.jsonl").read_bytes())
+        evaluations = [one for one in read_log(folder / "train" / "adapt" / "log.jsonl") if "eval" in one]
+        assert len(evaluations) > 1 and scored.count(max(scored)) == len(evaluations) + (not kept)
+    assert logs[0] == logs[1]
 
 
 def test_what_was_decided_survives_a_pause(step, prepared, folder):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from lib.core.errors import Stop
 from lib.core.run import existing, read_json, read_log
+from lib.network import checkpoint, gradients
 from lib.training import loop, one_step, stages
 from tests.equal import equal_files
 
@@ -66,6 +68,52 @@ def test_paused_and_resumed_is_bit_equal(step, whole, monkeypatch, folder, capsy
         assert read_json(folder / "4_train.json")["progress"]["done"] == at
     assert step(4) == 0 and step(5) == 0
     assert equal_files(folder) == wanted and len(wanted) >= 6
+
+
+def test_a_run_with_a_fused_optimiser_goes_on_bit_equal(step, whole, folder, monkeypatch):
+    monkeypatch.setattr(gradients, "FUSED", ("cpu",))
+    wanted = whole("train.epochs=1")
+    stop_at(monkeypatch, 3)
+    assert step(4) == 75 and step(4) == 0 and step(5) == 0
+    assert equal_files(folder) == wanted
+
+
+def test_a_checkpoint_holds_its_own_step_although_the_training_goes_on(step, whole, monkeypatch, folder):
+    often = ("train.epochs=1", "train.checkpoint_steps=1", "train.keep_checkpoints=9", "train.ema=0.9")
+    wanted, real, ahead = whole(*often), checkpoint.write, []
+    taken, stages_seen = loop.optimiser_step, []
+
+    def seen(stage):
+        stages_seen[:] = [stage]
+        return taken(stage)
+
+    def late(place, number, *rest):
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until and not ahead:
+            ahead.extend([True] if stages_seen[0].step > number else [])
+        return real(place, number, *rest)
+
+    monkeypatch.setattr(loop, "optimiser_step", seen)
+    monkeypatch.setattr(checkpoint, "write", late)
+    assert step(4) == 0 and ahead
+    monkeypatch.setattr(checkpoint, "write", real)
+    assert step(5) == 0 and equal_files(folder) == wanted
+    assert len(list((folder / "train" / "adapt").glob("step-*"))) == 5
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_training(step, prepared, folder, monkeypatch, capsys):
+    prepared("train.epochs=1", "train.checkpoint_steps=2", "train.evaluate_epochs=0")
+    real = checkpoint.write
+
+    def full(place, number, *rest):
+        if number == 4:
+            raise checkpoint.DiskFull(1)
+        return real(place, number, *rest)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    assert step(4) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert [one.name for one in (folder / "train" / "adapt").glob("step-*")] == ["step-000002"]
 
 
 def test_killed_before_the_first_checkpoint_the_log_starts_again(step, whole, monkeypatch, folder):

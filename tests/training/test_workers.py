@@ -49,7 +49,7 @@ def test_threads_change_no_byte_whether_or_not_the_run_is_paused(
     assert step(1, *words) == 0
     assert step(4) == 75 and step(4) == 75 and step(4) == 0 and step(5) == 0
     assert equal_files(folder) == wanted
-    assert {("train", "ahead"), ("select", "ahead")} <= threads
+    assert {("train", "ahead"), ("select", "ahead"), ("test", "ahead")} <= threads
 
 
 def test_after_an_out_of_memory_the_batches_made_ahead_are_the_smaller_ones(step, whole, folder):  # noqa: F811

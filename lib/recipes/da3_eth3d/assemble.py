@@ -40,7 +40,9 @@ def build(config: Config, stage: records.Stage, asset_dirs: dict[str, Path]) -> 
 def lora(config: Config) -> records.LoraSpec:
     given = config.lora
     counted = costs.adapter_parameters(config)
-    return records.LoraSpec(costs.lora_targets(config), given.rank, given.alpha, given.dropout, given.peft, counted)
+    return records.LoraSpec(
+        costs.lora_targets(config), given.rank, given.alpha, given.dropout, given.peft, counted, given.conv_dropout
+    )
 
 
 def frozen_features(config: Config, network: DA3) -> records.FrozenFeatures | None:

@@ -53,8 +53,8 @@ def hold_in_bf16(network: VGGT) -> None:
 
 
 def lora(config: Config) -> LoraSpec:
-    targets, expected = costs.lora_targets(config), costs.adapter_parameters(config)
-    return LoraSpec(targets, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.peft, expected)
+    targets, expected, said = costs.lora_targets(config), costs.adapter_parameters(config), config.lora
+    return LoraSpec(targets, said.rank, said.alpha, said.dropout, said.peft, expected, said.conv_dropout)
 
 
 # ---------------------------------------------------------------------------------------------- the frozen front

@@ -68,7 +68,8 @@ IMPOSSIBLE = {
     "loss.confidence_error": (0.0, -1.0, NAN, INF), "loss.confidence_reward": WEIGHT,
     "loss.valid_range": (98.0, 0.0, -2.0, NAN), "loss.min_valid_px": COUNT,
     "lora.rank": COUNT, "lora.alpha": (-1.0,), "lora.dropout": (-0.1, 1.0, NAN), "lora.strategy": ("d", ""),
-    "lora.layers": ([], ["qv"]), "lora.targets": (["("], ["nothing.like.it"], ["depth_head.resize_layers.0"]),
+    "lora.conv_dropout": ("", "row"), "lora.layers": ([], ["qv"]),
+    "lora.targets": (["("], ["nothing.like.it"], ["depth_head.resize_layers.0"]),
     "lora.full": (["("], ["depth_head.*"]), "lora.peft": ({"dora": True},),
     "eval.batch": (0, 2), "eval.lengths": ([], [0], [1, 1], [-1]), "eval.sequences_per_scene": COUNT,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from lib.core.records import Manifest, Record, Row
 from lib.recipes.vggt_eth3d import assemble
 from lib.recipes.vggt_eth3d.config import PRESETS, Config
 from lib.recipes.vggt_eth3d.evaluate import base_limits, score_batch
-from lib.scenes import evaluate, geometry
+from lib.scenes import evaluate, geometry, points
 from tests.scenes.conftest import STAGE, UNKNOWN
 
 CONFIG = from_dotted(Config, PRESETS["strategy_b"])
@@ -114,6 +114,15 @@ def test_wrong_cameras_move_points_and_not_depth(monkeypatch):
     predicted["pose_enc"][0, 1, :3] += 1
     numbers = scored(monkeypatch, batch, predicted).numbers
     assert numbers["mae"] < 1e-5 and numbers["chamfer"] > 0.02 and numbers["pose_auc_30"] < 1
+
+
+def test_what_only_chooses_has_the_same_numbers_without_points(monkeypatch):
+    batch = truth(3, region=True)
+    predicted = perfect(batch, 2.0)
+    whole = scored(monkeypatch, batch, predicted).numbers
+    chooses = scored(monkeypatch, batch | {"chooses": torch.tensor([True])}, predicted).numbers
+    assert whole.keys() - chooses.keys() == points.MEASURES.keys()
+    assert all(chooses[name] == pytest.approx(whole[name], nan_ok=True, abs=0) for name in chooses)
 
 
 def test_a_single_frame_has_points_and_no_pairs(monkeypatch):
