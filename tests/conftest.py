@@ -41,7 +41,7 @@ def note_opening(event, values):
     """Notes files that a step opens otherwise than it may.
 
     unguarded: written from its beginning under the name that it keeps, so that a kill leaves half of it.
-    unread: read by training or scoring before its content was compared (lib.core.hashes.checked).
+    unread: a prepared array read by training or scoring before its content was compared (lib.core.hashes.checked).
     """
     if event != "open" or not OPENED["below"] or not isinstance(values[0], str | os.PathLike):
         return
@@ -51,7 +51,7 @@ def note_opening(event, values):
         if not any(part.startswith(".") and part.endswith(".tmp") for part in path.relative_to(kept[0]).parts):
             OPENED["unguarded"].add(path)
     elif mode.startswith("r") and str(path) in hashes.expected and sys._getframe(1).f_code is not HASHING:
-        OPENED["unread"].add(path)
+        OPENED["unread"] |= {path for root in kept if path.is_relative_to(root / "cache")}
 
 
 HASHING = hashes.sha256_of.__code__  # what `checked` itself opens a file with
@@ -60,7 +60,7 @@ sys.addaudithook(note_opening)
 
 @contextlib.contextmanager
 def watched(root: Path, number: int):
-    """A step writes no file below the root under the name that it keeps, and 4 and 5 read none that was not compared.
+    """No step writes a file below the root under the name that it keeps; 4 and 5 read no array that was not compared.
 
     What a library opens in another language (safetensors) is not seen.
     """

@@ -3,8 +3,6 @@
 GIF, WebP and APNG are read by Pillow; others by PyAV or imageio where a person installed one of them.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lib.core.errors import Stop
+from lib.core.run import atomic_folder
 from lib.data import pictures
 
 MOVING = (".gif", ".webp", ".apng", ".png")  # for Pillow, where there are several frames
@@ -41,17 +40,11 @@ def extract(video: Path, folder: Path, every: int) -> list[Path]:
     """
     place = folder / FRAMES / f"{video.name.replace('.', '-')}-every{every}"
     if not place.is_dir():
-        half = place.with_name(f"{place.name}.half")
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        try:
+        with atomic_folder(place) as temporary:
             for number, picture in kept(video, every):
-                Image.fromarray(picture).save(half / f"{number:06d}.jpg", quality=QUALITY)
-            if not any(half.iterdir()):
+                Image.fromarray(picture).save(temporary / f"{number:06d}.jpg", quality=QUALITY)
+            if not any(temporary.iterdir()):
                 raise Stop(f"{video} holds no frames", "give another video to --propose")
-            os.replace(half, place)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
     return sorted(place.glob("*.jpg"))
 
 
