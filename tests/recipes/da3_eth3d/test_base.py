@@ -12,7 +12,7 @@ from lib.core.errors import Stop
 from lib.network import weights
 from lib.recipes.da3_eth3d import base
 from lib.recipes.da3_eth3d.model import DA3
-from lib.recipes.da3_eth3d.size import BASE, SMALL, ModelSize, size_of
+from lib.recipes.da3_eth3d.size import BASE, NAMES, SMALL, ModelSize, size_of
 from tests.recipes.da3_eth3d.networks import LITTLE, largest_difference, network, outputs, photos
 
 FACTS = Path(__file__).resolve().parents[3].parent / "shared" / "facts" / "da3_keys.json"
@@ -64,7 +64,7 @@ if FACTS.exists():
 @pytest.mark.parametrize("word", ["SMALL", "BASE"])
 def test_a_file_saved_as_the_hub_does_has_the_published_bytes(word):
     """The format is eight bytes, a JSON header padded to a multiple of eight, and the numbers."""
-    size = base.SIZES[f"depth-anything/DA3-{word}"]
+    size = NAMES[f"depth-anything/DA3-{word}"]
     header, end = {"__metadata__": base.ALIASES}, 0
     for name, shape in sorted(shapes_of(empty(size)).items()):
         header[f"model.{name}"] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + 4 * prod(shape)]}
@@ -142,13 +142,12 @@ def test_another_variant_is_refused_by_name_before_anything_is_fetched(name, sai
 
 def test_the_offered_names_and_files_of_ones_own_pass(tmp_path):
     (tmp_path / "da3-large.safetensors").touch()
-    for name in (*base.SIZES, "demo", str(tmp_path / "da3-large.safetensors"), "runs/mine/model.safetensors"):
+    for name in (*NAMES, "demo", str(tmp_path / "da3-large.safetensors"), "runs/mine/model.safetensors"):
         base.refuse_other_variant(name)
 
 
 def test_config_json_beside_the_file_is_never_opened(file):
     (file.parent / "config.json").write_text('{"config": {"__object__": {"path": "os", "name": "abort"}}')
-    (file.parent / "config.json").chmod(0)
     base.load(empty(ModelSize(**LITTLE)), file)
 
 

@@ -109,11 +109,11 @@ def test_the_similarity_of_known_and_predicted_cameras_is_found_also_for_two_vie
     torch.testing.assert_close(known_cameras.moved(given, found), predicted, rtol=0, atol=1e-8)
 
 
-def test_of_ten_views_or_more_a_few_bad_ones_do_not_count():
+def test_of_ten_views_or_more_a_bad_one_does_not_count():
     given = known(12)
     predicted = similar(given, 2.0)
     bad = predicted.clone()
-    bad[:3, :, 3] += 4
+    bad[3, :, 3] += 4
     assert abs(float(known_cameras.similarity(given, bad).scale) - 2) < 1e-6
     assert abs(float(known_cameras.similarity(given[:9], bad[:9]).scale) - 2) > 1e-3
 
@@ -165,17 +165,17 @@ def test_perfect_rays_give_their_cameras_wherever_the_principal_point_is(intrins
     torch.testing.assert_close(found.intrinsics[0], intrinsics.expand(2, 3, 3), rtol=0, atol=1e-5)
 
 
-def test_a_third_of_wild_rays_and_rays_beside_the_plane_do_not_count_and_nothing_given_is_changed():
+def test_a_fifth_of_wild_rays_and_rays_beside_the_plane_do_not_count_and_nothing_given_is_changed():
     given, truth = rays(OFF_CENTRE)
     generator = torch.Generator().manual_seed(0)
     confidence = 1 + torch.rand(given.shape[:-1], generator=generator)
-    wild = torch.rand(given.shape[:-1], generator=generator) < 0.33
+    wild = torch.rand(given.shape[:-1], generator=generator) < 0.2
     given[wild] = torch.randn(int(wild.sum()), 6, generator=generator).double()
     given[wild, 3:] = geometry.inverse(truth)[0, :, 3]
     given[0, 0, 0, 0, 2] = 0
     before = given.clone(), confidence.clone()
     found = ray_pose.cameras(given, confidence, HEIGHT_PX, WIDTH_PX)
-    torch.testing.assert_close(found.cam_from_world[0, 0], truth[0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.cam_from_world[0, 0], truth[0], rtol=0, atol=1e-5)
     assert torch.equal(given, before[0]) and torch.equal(confidence, before[1])
 
 

