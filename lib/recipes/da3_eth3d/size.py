@@ -38,6 +38,7 @@ class ModelSize:
 
     def __post_init__(self) -> None:
         within("model.mlp_ratio", self.mlp_ratio, 1 / 16, 64)
+        within("model.depth", self.depth, 1)
         within("model.dpt_output_hidden", self.dpt_output_hidden, 1)
         layers = list(self.out_layers)
         if len(layers) != 4 or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < self.depth:
