@@ -21,6 +21,7 @@ CANDIDATES = 0.3  # the share of the rays, the most confident ones, that samples
 AGREES = 0.2  # distance on the plane at depth 1 within which a ray supports a sample
 LEAST_Z = 1e-4  # of a direction that meets the plane at depth 1
 NEAR = 3.0  # times the median distance: rays of the last fit
+FLAT = 1e-9  # of a matrix's norm cubed: one of a smaller determinant sends the picture to a line
 FEWEST = 4  # rays that a homography needs
 
 
@@ -73,9 +74,12 @@ def camera(
         raise no_camera(number)
     centre = (weight[:, None] * origin).sum(0) / weight.sum()
     best = weight.argsort(descending=True, stable=True)[:candidates]
-    rotation, intrinsics = taken_apart(
-        matrix_of_most(plane, direction, target, weight, best[sample.to(best.device)]), number
-    )
+    near = supported(plane, target, weight, best[sample.to(best.device)])
+    if int(near.sum()) < FEWEST:
+        raise no_camera(number)
+    root = weight[near, None].sqrt()
+    matrix = torch.linalg.lstsq(root * homogeneous(plane[near]), root * direction[near]).solution.mT
+    rotation, intrinsics = taken_apart(matrix, number)
     return torch.cat([rotation.mT, -(rotation.mT @ centre)[:, None]], -1), intrinsics
 
 
@@ -83,19 +87,16 @@ def no_camera(number: int) -> Stop:
     return Stop(f"no camera fits the rays of view {number}", "predict with the camera decoder instead of the rays")
 
 
-def matrix_of_most(plane: Tensor, direction: Tensor, target: Tensor, weight: Tensor, sample: Tensor) -> Tensor:
-    """The matrix (3, 3) from the plane to directions (n, 3) that most of the weight agrees with.
+def supported(plane: Tensor, target: Tensor, weight: Tensor, sample: Tensor) -> Tensor:
+    """The rays (n,) that most of the weight agrees with and that lie near it, bool.
 
-    RANSAC over homographies of the samples (rounds, rays), a homography of all that agree with the best one, and a
-    linear fit of those that are near it.
+    RANSAC over homographies of the samples (rounds, rays), and a homography of all that agree with the best one.
     """
     tried = homographies(plane[sample], target[sample], weight[sample])  # (rounds, 3, 3)
-    agrees = (distances(tried, plane, target) < AGREES) & (weight > 0)
-    kept = agrees[(agrees * weight).sum(-1).argmax()]
+    agree = [(distances(one[None], plane, target)[0] < AGREES) & (weight > 0) for one in tried]
+    kept = agree[int(torch.stack([weight[rays].sum() for rays in agree]).argmax())]
     off = distances(homographies(plane[kept][None], target[kept][None], weight[kept][None]), plane, target)[0]
-    near = kept & (off <= NEAR * off[kept].median())
-    root = weight[near, None].sqrt()
-    return torch.linalg.lstsq(root * homogeneous(plane[near]), root * direction[near]).solution.mT
+    return kept & (off <= NEAR * off[kept].nanmedian())
 
 
 def distances(homography: Tensor, plane: Tensor, target: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def homographies(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 def taken_apart(matrix: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Rotation (3, 3), camera to world, and intrinsics (3, 3), whose inverse is the upper triangle without the skew."""
-    if not matrix.isfinite().all() or not torch.linalg.det(matrix) > 0:
+    if not matrix.isfinite().all() or not torch.linalg.det(matrix) > FLAT * matrix.norm() ** 3:
         raise no_camera(number)
     rotation, upper = torch.linalg.qr(matrix)
     signs = upper.diagonal().sign()
