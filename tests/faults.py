@@ -15,8 +15,8 @@ TABLE, PAGE = HERE / "faults.toml", HERE / "faults.md"
 ROOMS = {
     "": "Shared rooms", "hamer": "Hands (hamer)", "llava_map": "Maps (llava_map)",
     "vavae_microdoppler": "Spectrograms (vavae_microdoppler)", "scenes": "Scenes (vggt_eth3d, da3_eth3d)",
-    "vggt_eth3d": "Scenes by VGGT (vggt_eth3d)", "da3_eth3d": "Scenes by Depth Anything 3 (da3_eth3d)",
 }  # fmt: skip
+SCENES = ("scenes", "vggt_eth3d", "da3_eth3d")
 HEAD = """# Faults, and what notices them
 
 Each row is a fault that happened elsewhere (in a published project, in a user's report) or here before it was mended.
@@ -34,9 +34,10 @@ class Fault(NamedTuple):
 
     @property
     def room(self) -> str:
-        """The recipe that the guard belongs to, or what recipes of scenes share; "" for the rooms of all."""
+        """The recipe that the guard belongs to, or the recipes of scenes together; "" for the rooms of all."""
         parts = self.guard.partition(":")[0].split(".")
-        return parts[2] if parts[1] == "recipes" and len(parts) > 2 else "scenes" if parts[1] == "scenes" else ""
+        name = parts[2] if parts[1] == "recipes" and len(parts) > 2 else parts[1]
+        return "scenes" if name in SCENES else name if name in ROOMS else ""
 
 
 @functools.cache

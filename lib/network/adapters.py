@@ -57,10 +57,9 @@ def drop_less(module: nn.Module, kind: str) -> None:
     if kind == "pixel":
         return
     for layer in module.modules():
-        if type(layer).__module__.startswith("peft.") and isinstance(getattr(layer, "base_layer", None), nn.Conv2d):
-            dropout = layer.lora_dropout[ADAPTER]
-            if isinstance(dropout, nn.Dropout):
-                layer.lora_dropout[ADAPTER] = nn.Dropout2d(dropout.p) if kind == "channel" else nn.Identity()
+        dropouts: Any = getattr(layer, "lora_dropout", None)  # PEFT has no types
+        if dropouts and isinstance(layer.base_layer, nn.Conv2d) and isinstance(dropouts[ADAPTER], nn.Dropout):
+            dropouts[ADAPTER] = nn.Dropout2d(dropouts[ADAPTER].p) if kind == "channel" else nn.Identity()
 
 
 def matched(module: nn.Module, spec: LoraSpec, name: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Trains the base of a demo from nothing, on generic worlds of boxes: the demo's buildings are new to it."""
 
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib import recipes
+from lib.core.config import compose
 from lib.core.order import Key, mix, noise_seed
 from lib.core.records import Batch, Sample, Stage
 from lib.core.run import atomic
@@ -20,6 +23,21 @@ FLOOR_RATIO = 0.01  # of the peak: where the rate begins and ends
 FIRST_WORLD = 1_000_000  # seeds of box worlds; the demo's streets have seeds of their own kind
 
 Loss = Callable[[Batch, int], tuple[Tensor, dict[str, Tensor]]]  # of a batch in a step, and its parts
+
+
+def words(description: str, steps: int, out: Path) -> argparse.Namespace:
+    """What a person may say: --steps, --lr, --out."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--out", type=Path, default=out)
+    return parser.parse_args()
+
+
+def demo_config(recipe: str) -> Any:
+    """The settings of the demo of a recipe's default preset."""
+    loaded = recipes.load(recipe)
+    return compose(loaded, next(iter(loaded.PRESETS)), True, "full", {})[0]
 
 
 def train(network: nn.Module, loss_of: Loss, config: Settings, steps: int, lr: float, worlds: int) -> Any:

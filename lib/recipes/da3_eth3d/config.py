@@ -7,6 +7,7 @@ from lib.core.config import to_dotted
 from lib.core.errors import Stop
 from lib.recipes.da3_eth3d.sections import DEMO_SIZE, Settings
 from lib.recipes.da3_eth3d.size import NAMES
+from lib.scenes import demo
 
 
 @dataclass
@@ -80,59 +81,8 @@ PRESETS = {
     "small_head_full": preset(SMALL, "head_full"),
 }
 
-TRAINED_ON = ["linden", "market", "mill", "station", "quarry", "orchard", "foundry", "brewery", "library", "bakery"]
-
-# The same streets as VGGT's demo, so that runs of both can be compared.
-DEMO = {f"model.{name}": value for name, value in to_dotted(DEMO_SIZE).items()} | {
-    "model.weights": "demo",
-    "model.image_width_px": 112,
-    "model.image_height_px": 84,
-    "data.stand_in": True,
-    "data.stand_in_views": 10,
-    "data.scenes": (
-        [
-            "linden",
-            "market",
-            "mill",
-            "station",
-            "quarry",
-            "orchard",
-            "foundry",
-            "brewery",
-            "library",
-            "bakery",
-        ]  # as the folders are called
-    ),
-    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"],
-    "data.frames": [3, 3],
-    "data.samples_per_epoch": 80,
-    "cache.policy": "tokens",  # new samples in every epoch, whatever the machine: the README's numbers
-    "train.epochs": 8,
-    "train.lr": 1e-3,
-    "train.global_batch": 2,
-    "train.micro_batch": 2,
-}
-
-TINY = {  # all five steps in half a minute
-    "data.scenes": TRAINED_ON,
-    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"],
-    "data.frames": [3, 3],
-    "data.samples_per_epoch": 80,
-    "cache.policy": "tokens",  # new samples in every epoch, whatever the machine: the README's numbers
-    "train.epochs": 8,
-    "train.lr": 1e-3,
-    "train.global_batch": 2,
-    "train.micro_batch": 2,
-}
-
-TINY = {  # all five steps in half a minute
-    "data.scenes": ["linden", "market"],
-    "data.val_scenes": ["harbour"],
-    "data.stand_in_views": 6,
-    "data.frames": [2, 2],
-    "data.samples_per_epoch": 8,
-    "train.epochs": 2,
-}
+DEMO = demo.DEMO | {f"model.{name}": value for name, value in to_dotted(DEMO_SIZE).items()}
+TINY = demo.TINY
 
 EXPECTED = {
     "base_b": "held-out depth error clearly below the untouched base",

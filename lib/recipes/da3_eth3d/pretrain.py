@@ -5,15 +5,12 @@
 Twelve minutes on one core. Every other batch has known cameras, so that the base knows what to do with them.
 """
 
-import argparse
 import dataclasses
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lib import recipes
-from lib.core.config import compose
 from lib.core.records import Batch
 from lib.recipes.da3_eth3d import assemble, losses
 from lib.recipes.da3_eth3d.config import Config
@@ -25,18 +22,15 @@ POSED_EVERY = 2  # batches; the published training has known cameras in a fifth 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo" / "base.safetensors")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--steps", type=int, default=700)
-    words = parser.parse_args()
-    found = train(words.steps, words.lr).state_dict()
-    pretrain.write({f"model.{name}": tensor for name, tensor in found.items()}, words.out)
+    home = Path(__file__).parent
+    said = pretrain.words(str(__doc__).split("\n")[0], 700, home / "demo" / "base.safetensors")
+    tensors = train(said.steps, said.lr).state_dict()
+    pretrain.write({f"model.{name}": tensor for name, tensor in tensors.items()}, said.out)
 
 
 def train(steps: int, lr: float) -> DA3:
     """The trained network in evaluation mode."""
-    config: Config = compose(recipes.load("da3_eth3d"), "base_b", True, "full", {})[0]
+    config: Config = pretrain.demo_config("da3_eth3d")
     weights = dataclasses.replace(config.loss, ray_weight=0.5, camera_weight=2.0, depth_weight=5.0)
     torch.manual_seed(0)
     network = DA3(config.model)

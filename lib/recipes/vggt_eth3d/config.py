@@ -6,6 +6,7 @@ from lib.core.config import to_dotted
 from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.sections import Settings
 from lib.recipes.vggt_eth3d.size import DEMO_SIZE
+from lib.scenes import demo
 
 
 @dataclass
@@ -81,37 +82,9 @@ PRESETS = {
     "head_full": GUIDE | {"lora.strategy": "head_full"},
 }
 
-STREETS = ["linden", "market", "mill", "station", "quarry", "orchard", "foundry", "brewery", "library", "bakery"]
-
 # A network of 1.9 million parameters with every part of the large one, on procedural buildings.
-DEMO = {
-    "model.weights": "demo",
-    "model.image_width_px": 112,
-    "model.image_height_px": 84,
-    **{f"model.{name}": value for name, value in to_dotted(DEMO_SIZE).items()},
-    "data.stand_in": True,
-    "data.scenes": STREETS,
-    "data.stand_in_views": 10,
-    "data.val_scenes": ["harbour", "chapel", "garden", "viaduct", "college"],
-    "data.frames": [3, 3],
-    "data.samples_per_epoch": 80,
-    "cache.policy": "tokens",  # new samples in every epoch, whatever the machine: the README's numbers
-    "train.epochs": 8,
-    "train.lr": 1e-3,
-    "train.micro_batch": 2,
-    "train.global_batch": 2,
-}
-
-# PIPELINE_SCALE=tiny: all five steps in 45 seconds.
-TINY = {
-    "data.scenes": ["linden", "market"],
-    "data.val_scenes": ["harbour"],
-    "data.stand_in_views": 6,
-    "data.frames": [2, 2],
-    "data.samples_per_epoch": 8,
-    "train.epochs": 2,
-}
-
+DEMO = demo.DEMO | {f"model.{name}": value for name, value in to_dotted(DEMO_SIZE).items()}
+TINY = demo.TINY
 
 EXPECTED = {
     "strategy_a": "held-out depth error below the untouched base; only the depth head is adapted",

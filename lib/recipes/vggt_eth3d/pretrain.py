@@ -5,15 +5,12 @@
 About 20 minutes on one core.
 """
 
-import argparse
 import dataclasses
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lib import recipes
-from lib.core.config import compose
 from lib.core.records import Batch
 from lib.recipes.vggt_eth3d import losses
 from lib.recipes.vggt_eth3d.config import Config
@@ -27,16 +24,8 @@ LAYER_SCALE = 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("--steps", type=int, default=5200)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--out", type=Path, default=TARGET)
-    args = parser.parse_args()
-    pretrain.write(train(demo_config(), args.steps, args.lr).state_dict(), args.out)
-
-
-def demo_config() -> Config:
-    return compose(recipes.load("vggt_eth3d"), "strategy_b", True, "full", {})[0]
+    said = pretrain.words(str(__doc__).split("\n")[0], 5200, TARGET)
+    pretrain.write(train(pretrain.demo_config("vggt_eth3d"), said.steps, said.lr).state_dict(), said.out)
 
 
 def train(config: Config, steps: int, lr: float) -> VGGT:

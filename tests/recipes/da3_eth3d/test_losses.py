@@ -78,7 +78,7 @@ def learned_by_heart(confidence: str, steps: int = 400) -> tuple[float, float]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return float(parts["conf_depth"]), float(sure.max())
+    return parts["conf_depth"].item(), sure.max().item()
 
 
 def test_one_scene_learned_by_heart_does_not_run_away():
