@@ -253,23 +253,13 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     }
     several = sum(bool(r.columns["several"]) for r in usable)
     more = {
-        "axes of an image": axes_of(config) if config.data.kind == "iq" else "",
+        "axes of an image": radar.axes(radar.of_settings(config.data, config.model.image_px))
+        if config.data.kind == "iq"
+        else "",
         "users with nothing to test on": some(untested) if untested else "",
         "files of several pictures, of which the first is used": several,
     }
     return found | {name: value for name, value in more.items() if value}
-
-
-def axes_of(config: Config) -> str:
-    """Of raw echoes: what the settings make of them."""
-    how = radar.of_settings(config.data, config.model.image_px)
-    step_m_s, hop_ms = (how.high_m_s - how.low_m_s) / (how.side_px - 1), 1000 * how.hop_pulses / how.prf_hz
-    notch = f", slower than {how.notch_m_s:g} m/s left out" if how.notch_m_s else ""
-    return (
-        f"velocity {how.high_m_s:g} to {how.low_m_s:g} m/s, {step_m_s:.3g} m/s a row{notch}; "
-        f"time {how.duration_s:g} s, {hop_ms:.3g} ms a column; Hann window of {how.window_s:g} s; "
-        f"{how.range_db:g} dB in {how.colours}"
-    )
 
 
 def recognised(usable: list[Record]) -> str:

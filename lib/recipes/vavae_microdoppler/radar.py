@@ -55,6 +55,17 @@ def of_settings(data: DataConfig, side_px: int) -> Spectrogram:
     )  # fmt: skip
 
 
+def axes(how: Spectrogram) -> str:
+    """What a person reads of an image's axes."""
+    step_m_s, hop_ms = (how.high_m_s - how.low_m_s) / (how.side_px - 1), 1000 * how.hop_pulses / how.prf_hz
+    notch = f", slower than {how.notch_m_s:g} m/s left out" if how.notch_m_s else ""
+    return (
+        f"velocity {how.high_m_s:g} to {how.low_m_s:g} m/s, {step_m_s:.3g} m/s a row{notch}; "
+        f"time {how.duration_s:g} s, {hop_ms:.3g} ms a column; Hann window of {how.window_s:g} s; "
+        f"{how.range_db:g} dB in {how.colours}"
+    )
+
+
 def power(signal: np.ndarray, how: Spectrogram) -> np.ndarray:
     """Complex pulses (t,) -> power (side_px, columns) of the whole recording: rows from high to low velocity, `side_px`
     columns per `duration_s`. ValueError: too few pulses for one image.
