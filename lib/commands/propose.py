@@ -3,6 +3,7 @@ output of the step: a person has to look at it first.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from lib.core.errors import Stop
@@ -30,11 +31,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(job: Job) -> None:
     """The recipe drafts; it asks for the model once the inputs are known to be sound, or not at all."""
     wishes = {name: getattr(job.args, name) for name in WISHES}
-    job.recipe.propose(job.config, lambda: current(job), job.args.propose, job.args.out, wishes)
+    with contextlib.ExitStack() as entered:
+        job.recipe.propose(job.config, lambda: current(job, entered), job.args.propose, job.args.out, wishes)
 
 
-def current(job: Job) -> Parts:
-    """The adapted model where the run has a checkpoint, else the base; answers need no gradients from here on."""
+def current(job: Job, entered: contextlib.ExitStack) -> Parts:
+    """The adapted model where the run has a checkpoint, else the base.
+
+    From here on and until `entered` is left, computing is without gradients and in the run's precision.
+    """
     import torch
 
     from lib.core import machine
@@ -58,6 +63,8 @@ def current(job: Job) -> Parts:
     parts, _ = evaluate.network(job, "adapted" if source else "base", session, source or Path())
     assert parts is not None
     adapters.set_mode(parts, training=False)
+    entered.enter_context(torch.no_grad())
+    entered.enter_context(accelerator.autocast())
     return parts
 
 

@@ -56,6 +56,9 @@ def carry(config: Config, network: Any, folder: Path, files: list[str], frames: 
         picture = read_frame(folder, file) if undrafted else None
         if picture is not None:
             fill(config, network, folder, [(entry, wanted(entry, picture)) for entry in undrafted])
+            for entry in undrafted:
+                if not entry.get("given"):  # where it was looked for is where the hand was a frame ago
+                    entry["box"] = np.round(next(following(folder, entry)), 1).tolist()
         boxes = {entry["hand"]: box for entry in frames[file] for box in following(folder, entry)}
 
 

@@ -55,6 +55,7 @@ def main() -> None:
     print("base:   ", apart(hands, truth))
     correct(folder, hands, truth)
     labels = (hands / "hands.json").read_bytes()
+    step(2, folder, *run, "--force")  # hands.json is another one now
     for number in (3, 4, 5):
         step(number, folder, *run)
     again(hands)
