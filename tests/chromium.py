@@ -68,16 +68,20 @@ class Page:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+        self.resize(width, height)
         self.go(address)
+
+    def resize(self, width: int, height: int) -> None:
+        """A window of this size; of a telephone below 600 px."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def go(self, address: str | Path) -> None:
         """Opens a file or an address and waits until it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=address.resolve().as_uri() if isinstance(address, Path) else address)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        url = address.resolve().as_uri() if isinstance(address, Path) else address
+        self.call("Page.navigate", url=url)
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
     def run(self, script: str) -> Any:
         """The value of a script; a promise is waited for."""
