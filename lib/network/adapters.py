@@ -58,9 +58,10 @@ def drop_less(module: nn.Module, kind: str) -> None:
         return
     for layer in module.modules():
         if type(layer).__module__.startswith("peft.") and isinstance(getattr(layer, "base_layer", None), nn.Conv2d):
-            dropout = layer.lora_dropout[ADAPTER]
+            dropouts: Any = layer.lora_dropout
+            dropout = dropouts[ADAPTER]
             if isinstance(dropout, nn.Dropout):
-                layer.lora_dropout[ADAPTER] = nn.Dropout2d(dropout.p) if kind == "channel" else nn.Identity()
+                dropouts[ADAPTER] = nn.Dropout2d(dropout.p) if kind == "channel" else nn.Identity()
 
 
 def matched(module: nn.Module, spec: LoraSpec, name: str) -> list[str]:
