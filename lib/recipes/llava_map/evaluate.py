@@ -21,7 +21,12 @@ GroundTruth = list[tuple[int, np.ndarray]]  # of a frame: class and vertices (n,
 def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     """mAP, the guide's mAP, and AP of each class: over the thresholds and at each of them. All without a unit."""
     ends = ("", *(f"_{threshold}m" for threshold in config.data.thresholds_m))
-    names = ("mAP", "mAP_guide", *ablations.NAMES, *(f"AP_{name}{end}" for name in CLASSES for end in ends))
+    names = (
+        "mAP",
+        "mAP_guide",
+        *(ablations.NAMES if config.eval.ablations else ()),
+        *(f"AP_{name}{end}" for name in CLASSES for end in ends),
+    )
     return {name: Metric("", lower_is_better=False) for name in names}
 
 
