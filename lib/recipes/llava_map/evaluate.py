@@ -25,7 +25,8 @@ def measures(config: Config, stage: Stage) -> dict[str, Metric]:
         "mAP": named("mAP", "Average precision over classes and distances: how well lines are found.", True),
         "mAP_guide": named("mAP, guide's threshold", guides, True),
     }
-    found |= {name: named(f"mAP {words}", f"The same network, {words}.") for name, words in ablations.WORDS.items()}
+    if config.eval.ablations:
+        found |= {name: named(f"mAP {words}", f"The same network, {words}.") for name, words in ablations.WORDS.items()}
     for name in CLASSES:
         plain = name.replace("ped_", "pedestrian ")
         found[f"AP_{name}"] = named(f"AP of {plain}", f"Average precision of {plain} lines over all distances.", True)

@@ -39,7 +39,7 @@ DEMO = {
 # PIPELINE_SCALE=tiny: all five steps in 45 seconds.
 TINY = {
     "model.image_px": 32, "data.stand_in_users": 3, "data.stand_in_recordings": 3, "data.stand_in_windows": 2,
-    "train.epochs": 3, "train.global_batch": 4, "train.micro_batch": 4, "eval.utility": False,
+    "train.epochs": 3, "train.global_batch": 4, "train.micro_batch": 4,
 }  # fmt: skip
 
 EXPECTED = {

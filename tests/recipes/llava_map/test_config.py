@@ -63,7 +63,7 @@ BOUNDS = {
     "model.decoder_layers": ((0, -1), (1,)),
     "model.decoder_heads": ((0, -4, 5), (1, 8)),
     "data.version": (("", "v1.0", "v1.0-test"), ("v1.0-mini",)),
-    "data.split": (("", "random"), ("geographic",)),
+    "data.split": (("", "random"), ("geographic", "newsplit")),
     "data.geographic_share": ((0, 1, -0.1, 1.5, NAN), (0.001, 0.9)),
     "data.geographic_gap_m": ((-1, NAN, float("inf")), (0,)),
     "data.width_px": ((0, -1, 31), (32,)),  # one token of the default encoder
@@ -83,10 +83,18 @@ BOUNDS = {
     "train.lr_llm": ((-1e-4, NAN, 1e9), (0,)),
     "train.stage3": (("", "half"), ("full",)),
     "train.stage3_epochs": ((0, -1), (1,)),
+    "data.region": (("", "30x60"), ("100x50",)),
+    "eval.compared_points": ((0, 50), (200,)),
     "eval.detections": ((0, -1), (1,)),
     "eval.guide_threshold": ((-0.1, 1.1, NAN), (0, 1)),
 }
-EITHER_WAY = {"model.scene_interaction", "data.flip", "data.stand_in", "data.root"}  # true or false; empty: the default
+EITHER_WAY = {
+    "eval.ablations",
+    "model.scene_interaction",
+    "data.flip",
+    "data.stand_in",
+    "data.root",
+}  # true or false; empty: the default
 
 
 def own_settings() -> set[str]:

@@ -131,7 +131,7 @@ def test_few_scenes_are_described_without_an_interval(config):
 
 
 def test_map_is_split_by_location_night_and_rain(config):
-    found = {tag: (count, value) for tag, count, value in evaluate.by_tag(config, rows(config, [0.0, 5.0, 5.0]))}
+    found = {tag: (count, value) for tag, count, value in evaluate.by_tag(config, rows(config, [0.0, 3.0, 3.0]))}
     assert {tag: count for tag, (count, _) in found.items()} == {
         "town-0": 2,
         "town-1": 1,
@@ -140,7 +140,7 @@ def test_map_is_split_by_location_night_and_rain(config):
         "dry": 3,
     }
     assert found["town-1"][1] == found["night"][1] == 0 and found["day"][1] > 0.1
-    whole = evaluate.summarise(config, STAGE2, rows(config, [0.0, 5.0, 5.0]))["mAP"]
+    whole = evaluate.summarise(config, STAGE2, rows(config, [0.0, 3.0, 3.0]))["mAP"]
     assert found["dry"][1] == pytest.approx(whole)
 
 
@@ -171,7 +171,7 @@ def test_an_ablation_is_scored_beside_the_network_and_changes_nothing_of_it(conf
 
     def network_outputs(config, parts, batch):
         asked.append(sorted(parts.modules))
-        return [outputs(config.model.points, 0.0 if "llm" in parts.modules else 5.0)] * 2
+        return [outputs(config.model.points, 0.0 if "llm" in parts.modules else 3.0)] * 2
 
     monkeypatch.setattr(evaluate, "network_outputs", network_outputs)
     monkeypatch.setitem(ablations.TAKEN, "mAP_other_pictures", lambda modules, batch: (modules, batch))

@@ -43,7 +43,7 @@ def test_sixteen_bits_reach_the_network(tmp_path):
     assert (record.status, record.columns["mode"]) == ("ok", "I;16") and record.perceptual_hash
     record.columns["label"] = "0"
     image = sample(tmp_path / "out", record)["image"]
-    assert image.shape == (3, 64, 64) and image.dtype == np.float32 and len(np.unique(image)) > 2000
+    assert image.shape == (3, 64, 64) and image.dtype == np.float32 and len(np.unique(image)) > 1000
     expected = level_arrays.levels(configured(), tmp_path / "a.npy") / 32767.5 - 1
     np.testing.assert_allclose(image[1], expected, atol=1e-6)
 
