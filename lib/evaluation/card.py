@@ -100,7 +100,7 @@ def table(scores: dict[str, Any]) -> Iterator[str]:
     yield f"| metric | {scores['comparison']} | adapted | trivial predictor | 95 % interval of the difference |"
     yield "|---|---|---|---|---|"
     for name, one in scores["metrics"].items():
-        unit = scores["units"][name]
+        unit = scores["units"].get(name, "")
         cells = " | ".join(number(one[column]) for column in ("base", "adapted", "trivial"))
         yield f"| {name}{f' ({unit})' if unit else ''} | {cells} | {interval(one)} |"
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lib import recipes
+from lib import api, recipes
 from lib.core.errors import Stop
 from lib.core.records import Stage
 from lib.recipes.da3_eth3d import assemble, evaluate
@@ -17,7 +17,7 @@ from lib.recipes.da3_eth3d import predict as prediction
 from lib.recipes.da3_eth3d.base import ALIASES
 from lib.recipes.da3_eth3d.config import PRESETS
 from lib.scenes import samples
-from tests import one_step
+from tests import one_step, pages
 from tests.core.test_code import refuse_hidden_reads
 
 STAGE = Stage("adapt", 1, kind="m")
@@ -156,6 +156,10 @@ def test_five_steps_from_the_shipped_base_predict_and_export(step, tmp_path, mon
     assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "points.ply").exists()
     assert step(5, "--run", "one", "--export", "merged") == 0
+    page = pages.run("da3_eth3d", NAME="runs/one", PHOTOS=photos)
+    assert page["depth"].shape == page["images"][:, 0].shape and page["cam_from_world"].shape[1:] == (3, 4)
+    read = api.load("runs/one/export/merged").adapted(page["images"][None])["depth"]
+    assert (read[0, ..., 0] - page["depth"]).abs().max() <= 1e-4 * page["depth"].abs().max()
     base = load_file(Path(assemble.__file__).parent / "demo" / "base.safetensors")
     merged = load_file(next(folder.glob("export/merged/**/model.safetensors")))
     assert merged.keys() == base.keys() and all(name.startswith("model.") for name in merged)
