@@ -48,12 +48,14 @@ def note_opening(event, values):
     path, mode = Path(os.path.abspath(os.fsdecode(values[0]))), values[1] if isinstance(values[1], str) else ""
     kept = [root for root in OPENED["below"] if path.is_relative_to(root)]
     if set(mode) & set("wx+") and kept:
-        if not any(part.startswith(".") and part.endswith(".tmp") for part in path.relative_to(kept[0]).parts):
+        inside = path.relative_to(kept[0]).parts
+        if TRACKER not in inside and not any(part.startswith(".") and part.endswith(".tmp") for part in inside):
             OPENED["unguarded"].add(path)
     elif mode.startswith("r") and str(path) in hashes.expected and sys._getframe(1).f_code is not HASHING:
         OPENED["unread"] |= {path for root in kept if path.is_relative_to(root / "cache")}
 
 
+TRACKER = "tensorboard"  # the folder of its own files, which no step reads
 HASHING = hashes.sha256_of.__code__  # what `checked` itself opens a file with
 sys.addaudithook(note_opening)
 
