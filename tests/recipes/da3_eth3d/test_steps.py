@@ -99,9 +99,10 @@ def test_a_scene_with_known_cameras_keeps_them_and_their_unit(made, places, rend
     with torch.no_grad():
         prediction.predict(config, STAGE, parts, str(scene), tmp_path / "out")
     scale = json.loads((tmp_path / "out" / "scale.json").read_text())["network_units_per_given_unit"]
-    called, images, known = prediction.scene(config, scene)
+    photos, known = prediction.scene(config, scene)
+    called = photos.called
     with torch.no_grad():
-        own = prediction.run(config, parts, images, known)
+        own = prediction.run(config, parts, photos.images, known)
     depth = np.load(tmp_path / "out" / f"{called[0]}.depth.npy")
     np.testing.assert_allclose(depth * scale, own["depth"][0, ..., 0].numpy(), rtol=1e-4)
     import pycolmap
