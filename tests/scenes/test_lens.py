@@ -12,7 +12,7 @@ import pytest
 from lib.scenes import lens
 from lib.scenes.crop import crop, kept_share, rays, resample, seen
 
-ROOT = Path(lens.__file__).parents[3]
+ROOT = Path(lens.__file__).parents[2]
 WIDTH, HEIGHT = 240, 160
 WIDE = lens.camera("SIMPLE_RADIAL", 168, 126, [92.0, 84, 63, -0.25])  # folds back 1.155 from the axis, 70.8 px from it
 FISHEYE = lens.camera("FISHEYE", 168, 126, [40.0, 40, 84, 63])  # 120 degrees to the left and to the right

@@ -184,7 +184,10 @@ def test_a_seed_gives_the_same_cameras_again():
     given = given + 0.05 * torch.randn(given.shape, generator=torch.Generator().manual_seed(0))
     sure = torch.ones(given.shape[:-1])
     one, again = (ray_pose.cameras(given, sure, HEIGHT_PX, WIDTH_PX, seed=3) for _ in range(2))
-    assert torch.equal(one.cam_from_world, again.cam_from_world) and torch.equal(one.intrinsics, again.intrinsics)
+    assert torch.equal(ray_pose.drawn(600, 3), ray_pose.drawn(600, 3))
+    # LAPACK's last bits depend on where its memory lies, so the cameras are not compared bit by bit.
+    torch.testing.assert_close(one.cam_from_world, again.cam_from_world, rtol=0, atol=1e-6)
+    torch.testing.assert_close(one.intrinsics, again.intrinsics, rtol=1e-6, atol=0)
     assert not torch.equal(ray_pose.drawn(600, 3), ray_pose.drawn(600, 4))
 
 
