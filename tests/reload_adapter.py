@@ -58,7 +58,7 @@ def scored_again(job: Any, export: Path) -> dict[tuple[str, str], float]:
         rows, frozen = [], uncached(parts, accelerator)
         for index in range(sampler.length):  # one by one, as step 5 does
             rows += scoring.rows(job.recipe, job.config, stage, parts, sampler, [index], accelerator, frozen)
-    return {(row.sample_id, number): value for row in rows for number, value in row.numbers.items()}
+    return {(row.sample_id, name): value for row in rows for name, value in row.numbers.items() if value == value}
 
 
 def card_code(card: Path) -> str:
@@ -67,7 +67,7 @@ def card_code(card: Path) -> str:
 
 def column(path: Path, name: str) -> dict[tuple[str, str], float]:
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row[name] not in ("", "None")]
+        rows = [row for row in csv.DictReader(file) if row[name]]  # an empty cell has no value
         return {(row["sample_id"], row["number"]): float(row[name]) for row in rows}
 
 

@@ -109,20 +109,21 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     from safetensors.torch import load_file
 
     from lib.recipes.vggt_eth3d.model import VGGT
-    from lib.recipes.vggt_eth3d.pretrain import TARGET, demo_config
+    from lib.recipes.vggt_eth3d.pretrain import TARGET
+    from lib.scenes.pretrain import demo_config
 
     export, images = root / "runs" / NAME / "export", torch.rand(1, 2, 3, 84, 112)
     base = load_file(TARGET)
     merged = load_file(export / "merged" / "model.safetensors")
     assert merged.keys() == base.keys()
-    one, other = (VGGT(demo_config().model).eval() for _ in range(2))
+    one, other = (VGGT(demo_config("vggt_eth3d").model).eval() for _ in range(2))
     one.load_state_dict({name: tensor.float() for name, tensor in base.items()})
     adapted = peft.PeftModel.from_pretrained(one, export / "adapter").eval()
     other.load_state_dict(merged)
     with torch.no_grad():
         first, second = adapted(images)["depth"], other(images)["depth"]
     assert (first - second).abs().max() <= 1e-5 * first.abs().max()
-    page = pages.run("vggt_eth3d", NAME=root / "runs" / NAME, PHOTOS=next(root.glob("data/vggt_eth3d/scenes/*/images")))
+    page = pages.run("vggt_eth3d", NAME=root / "runs" / NAME, PHOTOS=next(root.glob("data/vggt_eth3d/scenes/*/images/*")))
     frames, height, width = page["depth"].shape
     assert page["cam_from_world"].shape == (frames, 3, 4) and page["intrinsics"].shape == (frames, 3, 3)
     assert page["images"].shape == (frames, 3, height, width)

@@ -72,7 +72,9 @@ def test_paused_and_resumed_is_bit_equal(step, whole, monkeypatch, folder, capsy
 
 def test_a_run_with_a_fused_optimiser_goes_on_bit_equal(step, whole, folder, monkeypatch):
     monkeypatch.setattr(gradients, "FUSED", ("cpu",))
-    wanted = whole("train.epochs=1", "train.lr=0.004")  # `prepared` keeps runs by their words: no other test takes these
+    wanted = whole(
+        "train.epochs=1", "train.lr=0.004"
+    )  # `prepared` keeps runs by their words: no other test takes these
     stop_at(monkeypatch, 3)
     assert step(4) == 75 and step(4) == 0 and step(5) == 0
     assert equal_files(folder) == wanted

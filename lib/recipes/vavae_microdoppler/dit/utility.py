@@ -28,32 +28,32 @@ def hits(config: Config, parts: Parts, image: Tensor, label: Tensor) -> dict[str
     """{utility_real, utility_both, utility_generated: (n,)}: shares of the seeds whose classifier names the user of
     held-out images (n, 3, h, w). The classifiers of a network are trained when it is first asked for.
     """
-    velocity = parts.modules["dit"]
+    velocity, found = parts.modules["dit"], {}
     if velocity not in KNOWN:
-        with torch.enable_grad(), torch.inference_mode(False):
-            KNOWN[velocity] = trained(config, parts)
-    found = {}
-    for diet, classifiers in KNOWN[velocity].items():
-        named = [classifier(image).argmax(1) == label for classifier in classifiers]
-        found[f"utility_{diet}"] = torch.stack(named).float().mean(0)
+        KNOWN[velocity] = trained(config, parts, generated(config, parts))
+    with torch.autocast(image.device.type, enabled=False):  # a measure is taken in fp32
+        for diet, classifiers in KNOWN[velocity].items():
+            named = [classifier(image).argmax(1) == label for classifier in classifiers]
+            found[f"utility_{diet}"] = torch.stack(named).float().mean(0)
     return found
 
 
-def trained(config: Config, parts: Parts) -> Classifiers:
+def trained(config: Config, parts: Parts, made: tuple[Tensor, Tensor]) -> Classifiers:
+    """made: what the network generates, as `generated` gives it. Trained in fp32, as the judge is."""
     reference = parts.modules["reference"]
     device, users = reference.mean.device, len(reference.users)
     real = reference.learning_images, reference.learning_labels
-    made = generated(config, parts, reference.learning_labels[:GENERATED])
     both = torch.cat([real[0], made[0]]), torch.cat([real[1], made[1]])
     sets: dict[str, tuple[Tensor, Tensor]] = {"real": real, "both": both, "generated": made}
-    return {diet: [judge.learn(*sets[diet], users, device, seed) for seed in SEEDS] for diet in DIET}
+    with torch.enable_grad(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        return {diet: [judge.learn(*sets[diet], users, device, seed) for seed in SEEDS] for diet in DIET}
 
 
 @torch.no_grad()
-def generated(config: Config, parts: Parts, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(small images (n, 3, 64, 64) uint8, labels (n,)) of new noise, on the CPU."""
+def generated(config: Config, parts: Parts) -> tuple[Tensor, Tensor]:
+    """(small images (n, 3, 64, 64) uint8, labels (n,)) of new noise, on the CPU; as many of each user as there are."""
     reference, found = parts.modules["reference"], []
-    shape = reference.latent_shape
+    shape, labels = reference.latent_shape, reference.learning_labels[:GENERATED]
     for start in range(0, len(labels), BATCH):
         mine = labels[start : start + BATCH]
         noise = torch.from_numpy(Key(config.train.seed, SEEDS[0], start).generator().standard_normal(
