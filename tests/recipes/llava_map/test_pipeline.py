@@ -33,7 +33,8 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     held_out = [frame for frame in read_frames(world, stand_in.VERSION)[0] if frame.location == LOCATIONS[3]]
     submitted = read_json(folder / "figures" / "submission.json")
     assert submitted.keys() == {frame.token for frame in held_out} and len(held_out) == scores["n_samples"] == 2
-    assert {path.name for path in (folder / "figures").glob("*.png")} == {"frame_00.png", "precision_recall.png"}
+    drawn = {path.name for path in (folder / "figures").glob("*.png")}
+    assert drawn == {"frame_00.png", "precision_recall.png", "mAP_by_tag.png"}
     assert step(5, "--predict", f"{world}#{held_out[0].token}", "--out", str(tmp_path / "out")) == 0
     [best, *_] = read_json(tmp_path / "out" / "predictions.json")[held_out[0].token]
     alike = [line for line in submitted[held_out[0].token] if line["class"] == best["class"]]
