@@ -19,7 +19,7 @@ def test_a_backward_pass_that_makes_nan_is_named():
 
 def test_the_first_module_whose_output_is_not_finite_is_named():
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    net[0].weight.data = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # infinity less infinity; drawn ones may give infinity
+    net[0].weight.data = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # infinity less infinity, always
     words = r"net\.0 \(Linear\) is the first module whose output is not finite"
     with pytest.raises(Stop, match=words), anomaly.named(Parts({"net": net})):
         net(torch.full((1, 2), float("inf")))
