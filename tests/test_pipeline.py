@@ -123,7 +123,8 @@ def test_plain_peft_loads_the_exported_adapter_and_the_merged_file_has_the_base_
     with torch.no_grad():
         first, second = adapted(images)["depth"], other(images)["depth"]
     assert (first - second).abs().max() <= 1e-5 * first.abs().max()
-    page = pages.run("vggt_eth3d", NAME=root / "runs" / NAME, PHOTOS=next(root.glob("data/vggt_eth3d/scenes/*/images/*")))
+    photos = next(root.glob("data/vggt_eth3d/scenes/*/images/*"))
+    page = pages.run("vggt_eth3d", NAME=root / "runs" / NAME, PHOTOS=photos)
     frames, height, width = page["depth"].shape
     assert page["cam_from_world"].shape == (frames, 3, 4) and page["intrinsics"].shape == (frames, 3, 3)
     assert page["images"].shape == (frames, 3, height, width)
