@@ -22,7 +22,7 @@ SETTINGS = (
     "train.stages=[align,reconstruct,margin,dit] train.plan=deep train.epochs=6 train.reconstruct_share=1 "
     "train.margin_share=1 train.dit_share=2 train.evaluate_epochs=20 data.stand_in_users=2 data.stand_in_windows=1 "
     "train.global_batch=2 train.micro_batch=2 eval.resamples=20 dit.sampling_steps=4 model.dit_depth=2 "
-    "session.reserve_seconds=0"
+    "session.reserve_seconds=0 eval.utility=false"
 )
 RUN = "chain"
 
