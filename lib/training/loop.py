@@ -22,7 +22,7 @@ from lib.core.run import append_line
 from lib.network import adapters, anomaly, audit, gradients, sharding
 from lib.network.batches import Batches
 from lib.network.gradients import GradientSum
-from lib.training import memory, workers
+from lib.training import memory, trackers, workers
 from lib.training.one_step import following, optimiser_step
 from lib.training.selection import evaluate, is_due, out_of_patience
 from lib.training.state import Training, begin, restore, restore_optimisers, save
@@ -151,9 +151,7 @@ def write_log(training: Training, record: dict[str, float], seconds: float, wait
     times = {"step": training.step, "seconds": round(seconds, 4), "waited_seconds": round(waited_seconds, 4)}
     times |= {"samples_per_second": round(rate, 3), "memory_bytes": used}
     append_line(training.folder / "timing.jsonl", times)
-    for tracker in training.accelerator.trackers:  # Accelerate's own `log` would wait for the disk in every step
-        for name in [name for name in record if name != "step"]:
-            tracker.tracker.add_scalar(name, record[name], training.step)
+    trackers.log_step(training, {name: value for name, value in record.items() if name != "step"})
 
 
 def resident_bytes() -> int:

@@ -27,7 +27,7 @@ from lib.network.setup import (
     read_prepared,
     uncached,
 )
-from lib.training import keeping
+from lib.training import keeping, trackers
 from lib.training.loop import run_stage
 from lib.training.state import Training
 
@@ -196,12 +196,11 @@ def train_stage(
     )
     ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
     training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
-    open_tracker(training)
+    trackers.open_for(training)
     if fresh and not warm_start(job, stage, manifest, training):
         training.base_rows = base_rows
     run_stage(training, resume)
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    trackers.close(accelerator)
     if is_first_rank():
         write_record(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
     accelerator.wait_for_everyone()
@@ -228,22 +227,6 @@ def say_what_trains(parts: Parts, folder: Path) -> None:
     print(layers.text(folder))
     found, trainable = counted(len(rows), "trained layer"), f"{trained:,} of {total:,} parameters"
     print(f"  {found}, {trainable} ({100 * trained / total:.3f} %): {folder / 'layers.csv'}", flush=True)
-
-
-def open_tracker(training: Training) -> None:
-    """Accelerate's trackers, with the settings: TensorBoard's file is train/<stage>/tensorboard/, the others have a
-    project of the run's name.
-    """
-    training.folder.mkdir(parents=True, exist_ok=True)
-    training.accelerator.project_configuration.logging_dir = training.folder
-    job = training.job
-    project = "tensorboard" if job.args.log_with == "tensorboard" else job.run.name
-    training.accelerator.init_trackers(project, as_scalars(job.record["config"]))
-
-
-def as_scalars(settings: dict[str, Any]) -> dict[str, Any]:
-    """What trackers take for a setting: lists become text."""
-    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
 
 
 def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> bool:

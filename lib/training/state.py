@@ -21,6 +21,7 @@ from lib.network.batches import Batches
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
 from lib.network.lineage import Lineage
+from lib.training import trackers
 
 
 @dataclass
@@ -130,8 +131,7 @@ def write(
             write_record(training.folder / "best.json", state["best"] | {"leaders": state["leaders"]})
         kept = [one["step"] for one in state["leaders"]]
         checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
-        for tracker in training.accelerator.trackers:
-            tracker.tracker.flush()
+        trackers.flush(training.accelerator)
     training.job.clock.note_finishing(time.monotonic() - started)
 
 
