@@ -181,9 +181,7 @@ class LoraSpec:
     dropout: float = 0.0
     peft: dict[str, Any] = field(default_factory=dict)  # further fields of peft.LoraConfig
     expected: int | None = None  # trainable parameters by the recipe's table; None = not in the table
-    conv_dropout: str = (
-        "pixel"  # what is dropped of the input of a convolution: pixels, whole channels ("channel"), none
-    )
+    conv_dropout: str = "pixel"  # of the input of a convolution are dropped pixels, whole channels ("channel"), or none
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,7 @@ def origin(error: BaseException) -> BaseException:
 
 def may_change(error: Exception) -> bool:
     status = status_of(error)
-    broken = type(origin(error)).__name__ in (
-        "ConnectError",
-        "ReadError",
-        "RemoteProtocolError",
-        "ReadTimeout",
-        "WriteError",
-    )
-    return status in RETRIED or (not status and broken)
+    return status in RETRIED or (not status and type(origin(error)).__name__ in BROKEN)
 
 
 def status_of(error: Exception) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib.core import code
 from lib.core.run import Run, existing, read_json
+from lib.evaluation import origin
 
 NO_RESULT = (
     "**This adapter comes from a demo: a small network on stand-in data. Its numbers show that the pipeline works and "
@@ -112,8 +112,7 @@ def words(asset: dict[str, Any]) -> str:
 
 def revision() -> str:
     """The commit of the clone that this code lies in, with a word where files were changed since."""
-    git = ["git", "-C", str(code.REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return origin.git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return "not from a clone"

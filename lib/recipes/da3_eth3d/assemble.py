@@ -53,9 +53,7 @@ def frozen_features(config: Config, network: DA3) -> records.FrozenFeatures | No
     return records.FrozenFeatures(
         f"blocks 0-{config.model.alt_start - 1} of a picture",
         lambda sample: sample["units"],
-        lambda sample, unit: network.front(torch.as_tensor(sample["images"][unit])[None, None].to(network.device))[
-            0, 0
-        ],
+        lambda sample, unit: one_picture(network, sample["images"][unit]),
         costs.frozen_front(config),
         changed,
     )

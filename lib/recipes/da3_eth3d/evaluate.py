@@ -23,13 +23,11 @@ def measures(config: Config, stage: Stage) -> dict[str, Metric]:
 def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
     """`lib.scenes.evaluate.rows` of what the network predicts."""
     given = config.data.poses == "given"
-    if parts is None:
-        rows = alone = evaluate.rows(stage, batch, None)
-    else:
-        rows = evaluate.rows(stage, batch, predicted(config, parts, batch, given))
-        alone = evaluate.rows(stage, batch, predicted(config, parts, batch, False)) if given else []
-    for row, other in zip(rows, alone if given else [], strict=False):
-        row.numbers.update({name + ALONE: other.numbers[name] for name in BOTH_WAYS})
+    rows = evaluate.rows(stage, batch, predicted(config, parts, batch, given) if parts else None)
+    if given:
+        alone = evaluate.rows(stage, batch, predicted(config, parts, batch, False)) if parts else rows
+        for row, other in zip(rows, alone, strict=True):
+            row.numbers.update({name + ALONE: other.numbers[name] for name in BOTH_WAYS})
     return rows
 
 

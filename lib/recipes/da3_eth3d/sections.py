@@ -29,9 +29,8 @@ class ModelConfig(ModelSize, sections.NetworkConfig):
     published width.
     """
 
-    weights: str = (
-        "depth-anything/DA3-BASE"  # or depth-anything/DA3-SMALL, or your own: a file (.safetensors), or its folder
-    )
+    # Or depth-anything/DA3-SMALL, or your own: a file (.safetensors), or its folder.
+    weights: str = "depth-anything/DA3-BASE"
     image_width_px: int = 504
 
     def __post_init__(self) -> None:

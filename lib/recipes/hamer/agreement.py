@@ -63,11 +63,24 @@ def fit(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 def distance(places: np.ndarray, flat: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Mean distance (...) of places (..., 21, 2) from flat (..., 21, 2), after the best scale >= 0 and shift."""
+    laid, target, weight = best_fit(places, flat, seen)
+    return (weight * np.linalg.norm(flat - target - laid, axis=-1)).sum(-1)
+
+
+def onto(places: np.ndarray, flat: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The places (..., 21, 2) after that scale and shift."""
+    laid, target, _ = best_fit(places, flat, seen)
+    return np.asarray(laid + target)
+
+
+def best_fit(places: np.ndarray, flat: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The scaled places about their mean, the mean that they are shifted to, and the weight of each."""
     weight = seen / np.maximum(seen.sum(-1, keepdims=True), 1)
-    places, flat = (array - (weight[..., None] * array).sum(-2, keepdims=True) for array in (places, flat))
+    middle, target = ((weight[..., None] * array).sum(-2, keepdims=True) for array in (places, flat))
+    places, flat = places - middle, flat - target
     shared, own = ((weight[..., None] * places * array).sum((-2, -1)) for array in (flat, places))
     scale = np.maximum(shared / np.maximum(own, 1e-18), 0)
-    return (weight * np.linalg.norm(flat - scale[..., None, None] * places, axis=-1)).sum(-1)
+    return scale[..., None, None] * places, target, weight
 
 
 def anatomy(joints: np.ndarray, shortest: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lib.core.run import atomic
+from lib.recipes.hamer import agreement
 from lib.recipes.hamer.agreement import BONES, LEAST_POINTS, NEAREST_M
 from lib.recipes.hamer.labelled import Hand
 from lib.recipes.hamer.skeleton import skeleton
@@ -55,18 +56,7 @@ def projected_bones(points: np.ndarray, joints: np.ndarray) -> list[tuple[np.nda
     ways = [joints[:, :2]]
     if (joints[seen, 2] > NEAREST_M).all():
         ways.append(joints[:, :2] / np.where(joints[:, 2:3] > NEAREST_M, joints[:, 2:3], np.inf))
-    laid = min((onto(way, points, seen) for way in ways), key=lambda each: off(each, points, seen))
+    best = min(ways, key=lambda way: float(agreement.distance(way, points[:, :2], seen)))
+    laid = agreement.onto(best, points[:, :2], seen)
     known = joints[:, 3] > 0
     return [(laid[a], laid[b]) for a, b in BONES if known[a] and known[b]]
-
-
-def onto(places: np.ndarray, points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Places (21, 2) after the scale and shift that lay the seen ones best onto points (21, 3)."""
-    middle, target = places[seen].mean(0), points[seen, :2].mean(0)
-    own = ((places[seen] - middle) ** 2).sum()
-    shared = ((places[seen] - middle) * (points[seen, :2] - target)).sum()
-    return np.asarray((places - middle) * max(shared / max(own, 1e-18), 0) + target)
-
-
-def off(places: np.ndarray, points: np.ndarray, seen: np.ndarray) -> float:
-    return float(np.linalg.norm(places[seen] - points[seen, :2], axis=1).mean())

@@ -47,9 +47,7 @@ HIGHER = {
     "memorisation_ratio": ("Distance from training", "Nearest training image, over that of held-out ones.", True),
     "precision": ("Precision", "Share of generated images that look like held-out ones.", False),
     "recall": ("Recall", "Share of held-out images that look like generated ones.", False),
-    "utility_real": ("Classifier from real images", "How often it names the user of a held-out image.", False),
-    "utility_both": ("Classifier from real and generated", "The same, taught by both.", False),
-    "utility_generated": ("Classifier from generated images", "The same, taught by generated ones alone.", False),
+    **{f"utility_{diet}": (*words, False) for diet, words in utility.DIET.items()},
     "utility_gain": ("What generated images add", "Real and generated, less real alone.", False),
 }
 

@@ -16,7 +16,12 @@ from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import generate, judge
 
 SEEDS = (101, 102, 103)
-DIET = ("real", "both", "generated")  # what a classifier learns from
+# What a classifier learns from: title and meaning of how often it is right.
+DIET = {
+    "real": ("Classifier from real images", "How often it names the user of a held-out image."),
+    "both": ("Classifier from real and generated", "The same, taught by both."),
+    "generated": ("Classifier from generated images", "The same, taught by generated ones alone."),
+}
 BATCH = 32
 GENERATED = 2000  # images at most; the users take turns
 
