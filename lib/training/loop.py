@@ -151,7 +151,8 @@ def write_log(training: Training, record: dict[str, float], seconds: float, wait
     times = {"step": training.step, "seconds": round(seconds, 4), "waited_seconds": round(waited_seconds, 4)}
     times |= {"samples_per_second": round(rate, 3), "memory_bytes": used}
     append_line(training.folder / "timing.jsonl", times)
-    trackers.log_step(training, {name: value for name, value in record.items() if name != "step"})
+    values = {name: value for name, value in record.items() if name != "step"}
+    trackers.log_step(training.accelerator, values, training.step)
 
 
 def resident_bytes() -> int:

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from lib.core import machine, steps
+from lib.core import steps
 from lib.core.errors import Paused, Stop
 from lib.core.hashes import folder_fault
 from lib.core.job import Job
-from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, read_json, write_record
@@ -23,6 +22,7 @@ from lib.network.setup import (
     choosing,
     finished_steps,
     make_stage_inputs,
+    open_device,
     open_feature_cache,
     read_prepared,
     uncached,
@@ -37,14 +37,12 @@ def run(job: Job) -> list[Path]:
 
     Paused: the session ends, or a stage is left that --stages did not ask for.
     """
-    torch.set_num_threads(job.record["threads"])
     if job.args.force:
         for lowered in ("micro_batch", "gradient_checkpointing"):
             job.record.pop(lowered, None)  # when memory was short; a new training starts from the settings
     if job.record.get("gradient_checkpointing"):
         job.config.train.gradient_checkpointing = True
-    precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
-    accelerator = open_accelerator(precision, job.run.folder, job.args.log_with.split(","))
+    accelerator, precision = open_device(job, job.args.log_with.split(","))
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
     with sharding.decided(job, accelerator):
@@ -196,7 +194,7 @@ def train_stage(
     )
     ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
     training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
-    trackers.open_for(training)
+    trackers.open_for(job, folder, accelerator)
     if fresh and not warm_start(job, stage, manifest, training):
         training.base_rows = base_rows
     run_stage(training, resume)
