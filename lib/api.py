@@ -49,8 +49,7 @@ def job_of(run: Run, inputs: tuple[Path, ...]) -> Job:
     """What step 5 would work on."""
     record = existing(run.record)
     recipe = recipes.find(run.root, record["recipe"])
-    settings = record["overrides"] | record.get("decided", {})
-    config, _ = configuration.compose(recipe, record["preset"], record["demo"], record["scale"], settings)
+    config = configuration.of_record(recipe, record, record.get("decided", {}))
     args = argparse.Namespace(inputs=list(inputs))
     return Job(5, run, recipe, config, record, args, Clock(None, 0.0, time.monotonic()))
 

@@ -138,16 +138,12 @@ def unit(key: str) -> str:
     return next((word for ending, word in UNITS.items() if key.endswith(ending)), "")
 
 
-def meanings(kind: Any, path: str = "") -> dict[str, str]:
+def meanings(kind: Any) -> dict[str, str]:
     """Dotted key -> the comment beside the field, or above it; of an inherited field that of the class it is from."""
-    found: dict[str, str] = {}
-    for field in dataclasses.fields(kind):
-        inner = field.default_factory if dataclasses.is_dataclass(field.default_factory) else field.type
-        if dataclasses.is_dataclass(inner):
-            found |= meanings(inner, f"{path}{field.name}.")
-        else:
-            said = (comments(base).get(field.name, "") for base in kind.__mro__[:-1])
-            found[path + field.name] = next(filter(None, said), "")
+    found = {}
+    for key, section, _ in configuration.walk(kind):
+        said = (comments(base).get(key.rpartition(".")[2], "") for base in section.__mro__[:-1])
+        found[key] = next(filter(None, said), "")
     return found
 
 

@@ -42,17 +42,13 @@ def current(job: Job, entered: contextlib.ExitStack) -> Parts:
     """
     import torch
 
-    from lib.core import machine
-    from lib.core.processes import accelerator as open_accelerator
     from lib.core.records import Manifest
     from lib.data import places
     from lib.evaluation import evaluate
     from lib.network import adapters, checkpoint
-    from lib.network.setup import make_stage_inputs
+    from lib.network.setup import make_stage_inputs, open_device
 
-    torch.set_num_threads(job.record["threads"])
-    precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
-    accelerator = open_accelerator(precision, job.run.folder)
+    accelerator, _ = open_device(job)
     asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     stage = job.recipe.stages(job.config, Manifest([], Path()))[-1]
     asset_dirs, nothing = make_stage_inputs(job, stage, Manifest([], Path()), asset_dirs, accelerator)

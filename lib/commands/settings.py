@@ -49,8 +49,7 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     recipe = recipes.find(args.root, stored["recipe"])
     said = dict(configuration.parse_override(text) for text in args.overrides)
     asked = stored["overrides"] | said
-    everything = stored["overrides"] | stored.get("decided", {}) | said
-    config, _ = configuration.compose(recipe, stored["preset"], stored["demo"], stored["scale"], everything)
+    config = configuration.of_record(recipe, stored, stored.get("decided", {}) | said)
     if not args.plan:
         refuse_changes(run, stored["config"], config)
         refuse_absent_checkpoint(run, said.get("eval.checkpoint", ""))

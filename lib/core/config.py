@@ -267,16 +267,25 @@ def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
     return OmegaConf.to_object(tree)
 
 
-def leaves(kind: Any, path: str = "") -> dict[str, str]:
+def of_record(recipe: Recipe, record: dict[str, Any], further: dict[str, Any]) -> Any:
+    """The settings that run.json states, with further ones laid over what the user said."""
+    asked = record["overrides"] | further
+    return compose(recipe, record["preset"], record["demo"], record["scale"], asked)[0]
+
+
+def leaves(kind: Any) -> dict[str, str]:
     """Every dotted key of a dataclass type with the name of its type; "dict" is a free mapping."""
-    found: dict[str, str] = {}
+    return {key: type_name(inner) for key, _, inner in walk(kind)}
+
+
+def walk(kind: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, the section's class, the field's type) of every setting of a dataclass type."""
     for f in dataclasses.fields(kind):
         inner = f.default_factory if dataclasses.is_dataclass(f.default_factory) else f.type
         if dataclasses.is_dataclass(inner):
-            found |= leaves(inner, f"{path}{f.name}.")
+            yield from walk(inner, f"{path}{f.name}.")
         else:
-            found[path + f.name] = type_name(inner)
-    return found
+            yield path + f.name, kind, inner
 
 
 def silent_everywhere() -> set[str]:

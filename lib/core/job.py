@@ -36,10 +36,7 @@ class Job:
 
     def composed(self, decided: dict[str, Any]) -> Any:
         """The run's settings with what the recipe decided laid over them; {} gives them as the user said them."""
-        record = self.record
-        overrides = record["overrides"] | decided
-        made = configuration.compose(self.recipe, record["preset"], record["demo"], record["scale"], overrides)[0]
-        return configuration.note_reads(made, self.read)
+        return configuration.note_reads(configuration.of_record(self.recipe, self.record, decided), self.read)
 
     def settle(self, decided: dict[str, Any]) -> None:
         """What the recipe decided counts from now on, and in every later session of this run."""

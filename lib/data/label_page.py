@@ -30,6 +30,13 @@ def small(picture: "Image.Image") -> "Image.Image":
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
+def save(picture: "Image.Image", path: Path) -> None:
+    """One of the small pictures; the folder of them is made where it is not there."""
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as temporary:
+        picture.save(temporary, format="JPEG", quality=85)
+
+
 def write(folder: Path, mode: str, pictures: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]]) -> Path:
     """mode: "hands" or "regions". pictures: file, width, height, small (a small picture, or ""), mask (regions).
 

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from lib.core import machine, steps
+from lib.core import steps
 from lib.core.contract import main_measure
 from lib.core.job import Job
-from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import Run, append_line, atomic_folder, cut_log, existing, read_json, read_log, write_record
@@ -20,7 +17,7 @@ from lib.core.words import counted
 from lib.data import places, split
 from lib.evaluation import board, fonts, origin, report, statistics
 from lib.network import adapters, audit, checkpoint, scoring, sharding
-from lib.network.setup import build_base, make_stage_inputs, open_feature_cache, read_prepared
+from lib.network.setup import build_base, make_stage_inputs, open_device, open_feature_cache, read_prepared
 
 COLUMNS = ("base", "adapted", "trivial")
 UNIT = "held-out samples"  # of the step's progress: each of them once per column
@@ -42,9 +39,7 @@ class Session(NamedTuple):
 @contextlib.contextmanager
 def opened(job: Job) -> Iterator[Session]:
     """The device, the assets and the held-out data; where the step shards, its processes as one group."""
-    torch.set_num_threads(job.record["threads"])
-    devices, wanted = machine.devices_here(), job.config.train.precision
-    accelerator = open_accelerator(machine.precision(devices, wanted, job.recipe.PRECISIONS)[0], job.run.folder)
+    accelerator, _ = open_device(job)
     with sharding.decided(job, accelerator):
         with job.unwatched():
             asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)

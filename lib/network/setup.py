@@ -1,15 +1,18 @@
 """From a run to the network of one stage: its data, its inputs, the base, adapters, the cache of frozen features."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib.core import code, steps
+import torch
+
+from lib.core import code, machine, steps
 from lib.core import config as configuration
 from lib.core.errors import Stop
 from lib.core.job import Job
+from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import alone, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, read_json, read_memo
@@ -24,6 +27,13 @@ def read_prepared(job: Job) -> Manifest:
     folder = next(job.run.root / name for name in outputs if name.startswith("cache/"))
     prepared.expect_noted(folder, job.run.command(3, "--force"))
     return split.read_manifest(job.run.manifest, folder)
+
+
+def open_device(job: Job, trackers: Sequence[str] = ("tensorboard",)) -> tuple[Any, str]:
+    """Accelerate's device and processes, and the precision in which this run computes on it."""
+    torch.set_num_threads(job.record["threads"])
+    precision = machine.precision(machine.devices_here(), job.config.train.precision, job.recipe.PRECISIONS)[0]
+    return open_accelerator(precision, job.run.folder, trackers), precision
 
 
 def make_stage_inputs(

@@ -10,7 +10,6 @@ from typing import Any
 
 from lib.core.errors import Stop
 from lib.core.records import Parts
-from lib.core.run import atomic
 from lib.core.words import counted
 from lib.data import label_page, pictures
 from lib.scenes import colmap
@@ -44,9 +43,7 @@ def photographs(root: Path, scene: colmap.Scene) -> Iterator[dict[str, Any]]:
             if not (root / name).exists():
                 least = (label_page.SMALL_PX, label_page.SMALL_PX)
                 small = label_page.small(pictures.read(view.image, upright=False, at_least=least))
-                (root / SMALL).mkdir(exist_ok=True)
-                with atomic(root / name) as temporary:
-                    small.save(temporary, format="JPEG", quality=85)
+                label_page.save(small, root / name)
         except pictures.Unreadable as error:
             print(f"  skipped {view.image}: {error}", flush=True)
             continue

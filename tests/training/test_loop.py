@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lib.core.errors import Stop
 from lib.core.run import existing, read_json, read_log
-from lib.network import checkpoint, gradients
+from lib.network import checkpoint, gradients, setup
 from lib.training import loop, one_step, stages
 from tests.equal import equal_files
 
@@ -222,7 +222,7 @@ def test_one_objective_that_is_always_bad_stops_although_the_other_is_good(step,
 @pytest.fixture
 def scaled(monkeypatch):
     """Training with a gradient scaler, as in fp16 on a GPU; scaled(step) says at which steps the gradients overflow."""
-    real_open, real_accumulate = stages.open_accelerator, one_step.accumulate
+    real_open, real_accumulate = setup.open_accelerator, one_step.accumulate
 
     def opened(*arguments):
         accelerator = real_open(*arguments)
@@ -236,7 +236,7 @@ def scaled(monkeypatch):
                 stage.sums[objective.name].flat[0] = float("inf")
             return totals, seen
 
-        monkeypatch.setattr(stages, "open_accelerator", opened)
+        monkeypatch.setattr(setup, "open_accelerator", opened)
         monkeypatch.setattr(one_step, "accumulate", accumulate)
 
     return put

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib.core.run import atomic
 from lib.data import label_page, pictures
 from lib.recipes.hamer.skeleton import skeleton
 
@@ -26,10 +25,7 @@ def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, A
             points = np.array(entry["keypoints_2d"], float)
             points[:, :2] *= scale
             drawn = skeleton(drawn, points)
-    path = folder / small_name(file)
-    path.parent.mkdir(exist_ok=True)
-    with atomic(path) as temporary:
-        Image.fromarray(drawn).save(temporary, format="JPEG", quality=85)
+    label_page.save(Image.fromarray(drawn), folder / small_name(file))
 
 
 def write(folder: Path, entries: list[dict[str, Any]]) -> Path:

@@ -12,6 +12,7 @@ from lib.recipes.da3_eth3d import heads
 from lib.recipes.da3_eth3d.size import ModelSize
 from lib.scenes import dpt, geometry
 from tests.recipes.da3_eth3d.networks import LITTLE, cameras, largest_difference, network, outputs, photos
+from tests.scenes.recomputed import kept_bytes, refuse_other_gradients
 
 
 def test_outputs_have_the_names_and_shapes_that_losses_and_scores_take():
@@ -266,26 +267,12 @@ def test_checkpointing_gives_the_same_gradients():
         {name: gradient for name, gradient in trained_gradients(on).items() if not name.startswith("cam_enc")}
         for on in (False, True)
     )
-    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in plain.values())
-    for name, gradient in plain.items():  # sums over views are taken in another order
-        assert (recomputed[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
+    refuse_other_gradients(plain, recomputed)
 
 
 def test_checkpointing_keeps_less():
-    def kept(checkpointing: bool) -> int:
-        sizes = []
-
-        def pack(tensor):
-            sizes.append(tensor.nbytes)
-            return tensor
-
-        built = network()
-        built.gradient_checkpointing = checkpointing
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            built(photos())
-        return sum(sizes)
-
-    assert kept(True) < kept(False) / 3
+    with_it, without = (kept_bytes(network, photos(), on) for on in (True, False))
+    assert with_it < without / 3
 
 
 @pytest.mark.parametrize("changed, named", [

@@ -10,6 +10,7 @@ from lib.core.errors import Stop
 from lib.recipes.vggt_eth3d.model import VGGT, PatchEmbed
 from lib.recipes.vggt_eth3d.size import ModelSize
 from lib.scenes import dpt, layers
+from tests.scenes.recomputed import kept_bytes, refuse_other_gradients
 
 SMALL = {
     "img_size": 42, "embed_dim": 32, "depth": 4, "num_heads": 2, "patch_embed_depth": 2, "patch_embed_num_heads": 2,
@@ -181,26 +182,12 @@ def trained_gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
 
 def test_checkpointing_gives_the_same_gradients():
     plain, recomputed = trained_gradients(False), trained_gradients(True)
-    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in plain.values())
-    for name, gradient in plain.items():  # sums over frames are taken in another order
-        assert (recomputed[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
+    refuse_other_gradients(plain, recomputed)
 
 
 def test_checkpointing_keeps_less():
-    def kept(checkpointing: bool) -> int:
-        sizes = []
-
-        def pack(tensor):
-            sizes.append(tensor.nbytes)
-            return tensor
-
-        built = network()
-        built.gradient_checkpointing = checkpointing
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            built(photos())
-        return sum(sizes)
-
-    assert kept(True) < kept(False) / 4
+    with_it, without = (kept_bytes(network, photos(), on) for on in (True, False))
+    assert with_it < without / 4
 
 
 def test_heads_stay_in_fp32_under_autocast():
