@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -29,7 +30,9 @@ def score_in_another_space(step, one):
     assert step(1, *one, *SMALLEST, "eval.inception=detector.pt") == 0 and step(5, *one) == 0
     assert read_json(Path("one/runs/walks/run.json"))["decided"]["train.plan"] == "deep"
     found = read_json(Path("one/runs/walks/eval/scores.json"))["metrics"]["frechet_inception"]
-    assert found["base"] > 0 and found["adapted"] > 0 and found["verdict"]
+    assert found["base"] > 0 and found["adapted"] > 0
+    assert found["difference"] == pytest.approx(found["adapted"] - found["base"])
+    assert found["verdict"] == ""  # which the main metric alone has (tests/evaluation/test_statistics.py)
 
 
 def content(folder: str) -> dict[str, bytes]:
