@@ -58,8 +58,13 @@ def found(asked: str) -> list[Message]:
 
 def fits(message: Message, asked: str) -> bool:
     """Do the fragments stand in the text, in their order?"""
-    parts = message.fragments
-    return bool(parts) and re.search(".*".join(map(re.escape, parts)), asked, re.DOTALL) is not None
+    at = 0
+    for part in message.fragments:
+        at = asked.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return at > 0
 
 
 @functools.cache
