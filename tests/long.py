@@ -97,7 +97,8 @@ def measured(recipe: str, preset: str, root: Path, through_papermill: bool) -> d
 
 def table(recipe: str, result: dict) -> list[str]:
     """The README's tables of a recipe, line by line: one for each main metric, and below it what else was scored."""
-    presets, lines, first = result["presets"], [], {}
+    presets, lines = result["presets"], []
+    first: dict[str, dict] = {}
     for metric in dict.fromkeys(row["metric"] for row in presets.values()):
         rows = {preset: row for preset, row in presets.items() if row["metric"] == metric}
         scores = f"{metric}: trivial predictor | {column(rows)} | adapted"

@@ -101,7 +101,7 @@ def find(module: ast.Module, path: str) -> Function:
         node = next((one for one in body if getattr(one, "name", "") == name), None)
         if node is None:
             raise LookupError(f"there is no {path}")
-        body = node.body
+        body = getattr(node, "body", [])
     if not isinstance(node, Function):
         raise LookupError(f"{path} is no function")
     return node

@@ -15,13 +15,13 @@ Everything takes turns, on one core; the medians count, least and most stand bes
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from lib.core import machine
 from tests.bench import demos, loop_host, map_speed, preparing, slopes, turns, vggt
 
 FULL_TURNS = 3  # of a full-size step
-MAP = SimpleNamespace(nodes=120_000, frames=500)  # as many nodes as nuScenes' largest map
+MAP = argparse.Namespace(nodes=120_000, frames=500)  # as many nodes as nuScenes' largest map
 
 
 def main() -> None:
@@ -53,20 +53,23 @@ def main() -> None:
 
 def sections() -> dict[str, Callable[[argparse.Namespace], dict[str, Any]]]:
     return {
-        **{f"vggt_{letter}": lambda args, letter=letter: of_vggt(letter, args) for letter in vggt.LETTERS},
-        **{name: lambda args, name=name: in_folder(lambda root: demos.measure(name, root, args.turns))
-           for name in demos.RECIPES},
+        **{f"vggt_{letter}": functools.partial(of_vggt, letter) for letter in vggt.LETTERS},
+        **{name: functools.partial(of_demo, name) for name in demos.RECIPES},
         "host": lambda args: loop_host.measure(args.turns),
         "prepare": lambda args: preparing.measure(args.turns),
         "start": lambda args: in_folder(demos.start_up),
         "slopes": lambda args: slopes.measure(args.turns),
         "map": lambda args: in_folder(lambda root: map_speed.ground_truth(root, MAP)),
-    }  # fmt: skip
+    }
 
 
 def of_vggt(letter: str, args: argparse.Namespace) -> dict[str, Any]:
     full = args.gpu and torch.cuda.is_available()
     return vggt.measure(letter, FULL_TURNS if full else args.turns, full)
+
+
+def of_demo(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    return in_folder(lambda root: demos.measure(name, root, args.turns))
 
 
 def in_folder(work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

@@ -168,11 +168,11 @@ def until_first_step(path: str) -> None:
 
         def find_spec(self, name: str, path: object, target: object = None) -> None:
             if name == "lib.training.stages":
-                sys.meta_path.remove(self)  # type: ignore[arg-type]
+                sys.meta_path.remove(self)
                 from lib.training import loop
 
-                loop.optimiser_step = begin  # type: ignore[assignment]
+                loop.optimiser_step = begin  # type: ignore[attr-defined,assignment]
 
-    sys.meta_path.insert(0, Patch())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Patch())
     sys.argv[0] = path
     runpy.run_path(path, run_name="__main__")

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ class Diffusers(nn.Module):
         from diffusers import DiTTransformer2DModel
 
         self.null = size.labels
-        self.network = DiTTransformer2DModel(
+        self.network: Any = DiTTransformer2DModel(
             num_attention_heads=size.heads,
             attention_head_dim=size.width // size.heads,
             in_channels=size.latent_channels,

@@ -27,6 +27,24 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def both_ways(unit: torch.Tensor, names: list[str], files: Path, kept: Units) -> dict[str, Callable[[], object]]:
+
+    def write_files() -> None:
+        for name in names:
+            save_file({"output": unit}, files / name)
+
+    def write_units() -> None:
+        for name in names:
+            kept.put(name, unit)
+
+    return {
+        "files_write": write_files,
+        "units_write": write_units,
+        "files_read": lambda: [torch.stack([load_file(files / name)["output"]]) for name in names],
+        "units_read": lambda: [kept.stack([name]) for name in names],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -41,13 +59,7 @@ def main() -> None:
         for turn in range(TURNS):
             files, kept = Path(root) / f"files{turn}", Units(Path(root) / f"frozen-features-{turn}", float("inf"))
             files.mkdir()
-            work: dict[str, Callable[[], object]] = {
-                "files_write": lambda files=files: [save_file({"output": unit}, files / name) for name in names],
-                "units_write": lambda kept=kept: [kept.put(name, unit) for name in names],
-                "files_read": lambda files=files: [torch.stack([load_file(files / n)["output"]]) for n in names],
-                "units_read": lambda kept=kept: [kept.stack([name]) for name in names],
-            }
-            for name, one in work.items():
+            for name, one in both_ways(unit, names, files, kept).items():
                 found.setdefault(name, []).append(timed(one))
     milliseconds = {
         name: {

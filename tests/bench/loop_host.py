@@ -22,7 +22,7 @@ from torch import nn
 from lib.core.config import TrainConfig
 from lib.core.records import Group, LoraSpec, Objective, Parts, Sampler, Stage
 from lib.network import adapters, gradients
-from lib.training import loop, one_step, stages
+from lib.training import loop, one_step, trackers
 from lib.training.state import Training
 from tests.bench import turns
 
@@ -56,7 +56,10 @@ def training(
     settings = SimpleNamespace(train=TrainConfig(workers=str(workers)))
     collate = lambda config, stage, samples: {"x": torch.stack([sample["x"] for sample in samples])}  # noqa: E731
     recipe = SimpleNamespace(collate=collate, name="bench")
-    job = SimpleNamespace(recipe=recipe, config=settings, record={}, args=SimpleNamespace(detect_anomaly=False))
+    record: dict[str, Any] = {"config": {}}
+    job: Any = SimpleNamespace(
+        recipe=recipe, config=settings, record=record, args=SimpleNamespace(detect_anomaly=False)
+    )
     objective = Objective("fit", loss, (Group("all", r"net\..*", 1e-4),))
     made = Training(
         job, Stage("adapt", 10_000), folder, processes.accelerator("fp32", folder), parts, wrapped, [objective],
@@ -64,7 +67,7 @@ def training(
     )  # fmt: skip
     loop.set_up(made)
     made.movement = None  # it watches the first steps only
-    stages.open_tracker(made)
+    trackers.open_for(job, folder, made.accelerator)
     return made
 
 
@@ -77,7 +80,7 @@ def drawn(index: int, key: Any) -> dict[str, Any]:
     return {"sample_id": str(index), "x": torch.ones(WIDTH)}
 
 
-def step_of(made: Training) -> Callable[[], None]:
+def step_of(made: Training) -> Callable[[], object]:
     def step() -> None:
         one_step.optimiser_step(made)
         made.step += 1
@@ -85,7 +88,7 @@ def step_of(made: Training) -> Callable[[], None]:
     return step
 
 
-def plain(made: Training) -> Callable[[], None]:
+def plain(made: Training) -> Callable[[], object]:
     """The same network in a loop of one's own."""
     module, tensors = made.parts.modules["net"], list(made.tensors.values())
     optimiser = torch.optim.AdamW(tensors, lr=1e-4)
@@ -102,7 +105,7 @@ def plain(made: Training) -> Callable[[], None]:
     return step
 
 
-def milliseconds(work: dict[str, Callable[[], None]], turns_each: int) -> dict[str, dict[str, float]]:
+def milliseconds(work: dict[str, Callable[[], object]], turns_each: int) -> dict[str, dict[str, float]]:
     """`turns.in_turns` of one call of each, in ms."""
     found = turns.in_turns(work, turns_each, STEPS)
     return {name: {key: round(1000 * value, 3) for key, value in one.items()} for name, one in found.items()}

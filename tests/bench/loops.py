@@ -21,7 +21,7 @@ from lib.core.records import Parts, Sampler, Stage
 from lib.network import adapters
 from lib.network.batches import to_device
 from lib.network.frozen_features import FeatureCache
-from lib.training import loop, one_step, stages
+from lib.training import loop, one_step, trackers
 from lib.training.state import Training
 
 Step = Callable[[], object]
@@ -41,8 +41,8 @@ def training(folder: Path, recipe: Any, config: Any, stage: Stage, parts: Parts,
     wrapped = adapters.attach(parts)
     for module in parts.modules.values():
         module.to(device())
-    args, record = SimpleNamespace(detect_anomaly=False), {"workers": 0}
-    job = SimpleNamespace(recipe=recipe, config=config, record=record, args=args)
+    args, record = SimpleNamespace(detect_anomaly=False), {"workers": 0, "config": {}}
+    job: Any = SimpleNamespace(recipe=recipe, config=config, record=record, args=args)
     cache = FeatureCache(parts, folder / "units" if keep else None, ROOM_BYTES) if parts.frozen_features else None
     objectives = recipe.objectives(config, stage)
     made = Training(
@@ -51,7 +51,7 @@ def training(folder: Path, recipe: Any, config: Any, stage: Stage, parts: Parts,
     )  # fmt: skip
     loop.set_up(made)
     made.movement = None  # it watches the first steps only
-    stages.open_tracker(made)
+    trackers.open_for(job, folder, made.accelerator)
     return made
 
 
@@ -83,7 +83,7 @@ def floor(made: Training) -> Step:
     return step
 
 
-class Samples(Dataset):  # type: ignore[type-arg]
+class Samples(Dataset):
     def __init__(self, length: int, read: Callable[[int], Any]):
         self.length, self.read = length, read
 
@@ -104,7 +104,7 @@ def peer(recipe: Any, config: Any, stage: Stage, parts: Parts, length: int, read
         module.requires_grad_(False)
         if spec := parts.lora.get(name):
             layers = adapters.matched(module, spec, name)
-            settings = {"r": spec.rank, "lora_alpha": spec.alpha, "lora_dropout": spec.dropout}
+            settings: dict[str, Any] = {"r": spec.rank, "lora_alpha": spec.alpha, "lora_dropout": spec.dropout}
             peft.get_peft_model(module, peft.LoraConfig(**settings, target_modules=layers))
     adapters.open_fully(parts)
     objectives, tensors = recipe.objectives(config, stage), adapters.trainable(parts)

@@ -163,7 +163,8 @@ def matching() -> dict:
 def precision(frames: int) -> dict:
     """50 predictions a frame near 9 lines, as on the validation split; extrapolated from fewer frames."""
     rng = np.random.default_rng(0)
-    started, by_class = time.process_time(), [[], [], []]
+    by_class: list[list[Any]] = [[], [], []]
+    started = time.process_time()
     for _ in range(frames):
         truth = [(int(label), line(rng)) for label in rng.integers(0, 3, 9)]
         labels, scores = rng.integers(0, 3, 50), rng.random(50)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lib.recipes.hamer import crop as hands
 from lib.recipes.vavae_microdoppler.stand_in import Walks, images
-from lib.recipes.vggt_eth3d import crop, depth
+from lib.scenes import crop, depth
 from tests.bench import turns, vggt
 
 NETWORK_PX = (518, 392)

@@ -17,9 +17,9 @@ from lib import recipes
 from lib.core.config import compose
 from lib.core.order import Key
 from lib.core.records import Sampler, Stage
-from lib.recipes.vggt_eth3d import samples
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
+from lib.scenes import samples
 from lib.training.keeping import MOST_SHARE
 from tests.bench import loops, turns
 
@@ -181,7 +181,8 @@ def shares(config: Config) -> dict[str, float]:
         layers, aggregator = counted(lambda: network.layers(images, patches, 0))
 
     def head() -> None:
-        network.predict(layers, *images.shape[-2:])["depth"].sum().backward()
+        depth: Any = network.predict(layers, *images.shape[-2:])["depth"]
+        depth.sum().backward()
 
     _, heads = counted(head)
     whole = dino + aggregator + heads
