@@ -5,6 +5,7 @@ scene (0 = unknown) and, with data.region_masks, `<view>.region.npy` (h, w) bool
 cameras and covisibility. A view that is on disk is not made again.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -219,12 +220,16 @@ def split(config: Settings, records: list[Record], out: Path) -> Split:
 
 
 def refuse_short_scenes(config: Settings, records: list[Record]) -> None:
+    images, usable = Counter(map(scene_of, records)), Counter(scene_of(one) for one in records if one.status == "ok")
     for scene in config.data.scenes + config.data.val_scenes:
-        mine = [record for record in records if record.sample_id.startswith(f"{scene}/")]
-        usable = sum(record.status == "ok" for record in mine)
-        if usable < FEWEST_VIEWS:
-            cause = f"the scene {scene} has {counted(usable, 'usable image')} of {len(mine)}, but a sample needs two"
+        if usable[scene] < FEWEST_VIEWS:
+            counts = f"{counted(usable[scene], 'usable image')} of {images[scene]}"
+            cause = f"the scene {scene} has {counts}, but a sample needs two"
             raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes, or mend its images")
+
+
+def scene_of(record: Record) -> str:
+    return record.sample_id.partition("/")[0]
 
 
 def gap(config: Settings, records: list[Record], stored: dict[str, Any], held_out: str) -> dict[str, str]:
