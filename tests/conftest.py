@@ -24,6 +24,11 @@ recipes.load(str(TOY))  # from here on `lib.recipes.toy` can be imported
 REALLY_INSPECT = machine.inspect_machine
 
 
+def pytest_collection_modifyitems(items):
+    """Long files first, so that the two processes end at nearly the same moment; xdist would begin with many tests."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @functools.cache
 def inspected(*names: str) -> str:
     return json.dumps(REALLY_INSPECT(dict.fromkeys(names, ROOT)))

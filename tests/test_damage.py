@@ -1,4 +1,7 @@
-"""Whatever of a finished run is damaged, step 5 says the same scores or says what is broken."""
+"""Whatever of a finished run is damaged, step 5 says the same scores or says what is broken.
+
+DAMAGES=20 in the environment tries as many places of each kind as the suite tries once.
+"""
 
 import os
 import random
@@ -15,7 +18,8 @@ RECORDS = (
     "split.json", "manifest.csv", "train/adapt/best.json", "train/adapt/done.json", "train/adapt/log.jsonl",
     "eval/scores.json", "eval/per_sample.csv", "report.html", "../../places.json", "../../cache/hashes.json",
 )  # fmt: skip
-PLACES = 2  # of each file
+PLACES = int(os.environ.get("DAMAGES", "1"))  # of each file and of each kind of artifact
+pytestmark = pytest.mark.long
 
 
 def damaged(content: bytes, place: int, how: str) -> bytes:
@@ -44,7 +48,7 @@ def test_damaged_records_never_change_a_score(step, prepared, capsys, folder, na
         else:
             assert existing(folder / "eval" / "scores.json") == scores
         file.write_bytes(whole)
-        assert step(5) == 0 and existing(folder / "eval" / "scores.json") == scores
+    assert step(5) == 0 and existing(folder / "eval" / "scores.json") == scores
 
 
 ARTIFACTS = {
@@ -74,11 +78,11 @@ def flipped_at(root, pattern, draw):
 
 @pytest.mark.parametrize("kind", ARTIFACTS)
 def test_a_flipped_bit_anywhere_is_refused_rebuilt_or_fallen_back_from(step, prepared, capsys, folder, tmp_path, kind):
-    """Steps 4 and 5 are carried out again over the damaged file; DAMAGES=20 tries as many places of each kind."""
+    """Steps 4 and 5 are carried out again over the damaged file."""
     prepared(*STAGES, last=5)
     assert step(5, "--export", "merged") == 0
     scores, draw, outcomes = existing(folder / "eval" / "scores.json"), random.Random(kind), Counter()
-    for _ in range(int(os.environ.get("DAMAGES", PLACES))):
+    for _ in range(PLACES):
         kept = shutil.copytree(tmp_path, tmp_path.with_name("kept"), copy_function=shutil.copy2)
         file = flipped_at(tmp_path, ARTIFACTS[kind], draw)
         outcomes[outcome(step, capsys, folder, kind, file, scores)] += 1

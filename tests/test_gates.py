@@ -7,6 +7,8 @@ import pytest
 
 from lib.core.code import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("gate", ["ruff check", "ruff format --check", "mypy"])
 def test_the_whole_repository_passes(gate):

@@ -13,6 +13,8 @@ import pytest
 from lib import api
 from tests import pages
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "vggt_eth3d-strategy_b-demo"
 REAL_SCENES = ROOT.parent / "shared" / "realdata" / "scenes"

@@ -11,6 +11,8 @@ import pytest
 from lib.commands import sweep
 from lib.core.errors import Stop
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -12,6 +12,8 @@ from lib.core import config as configuration
 from lib.core.run import SCRIPTS, STEPS, read_json
 from tests.conftest import TOY
 
+pytestmark = pytest.mark.long
+
 STALE = Path(__file__).with_name("stale_steps.txt")  # module by module: the steps that a change of it makes stale
 
 

@@ -18,6 +18,8 @@ import pytest
 from lib.core import group, processes
 from lib.core.run import SCRIPTS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("train.epochs=8", "train.micro_batch=1", "train.checkpoint_steps=2", "train.fault=slow")
 QUIET = ("train.evaluate_epochs=6", "session.reserve_seconds=2")

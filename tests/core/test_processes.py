@@ -15,6 +15,8 @@ from lib.core.errors import Stop
 from lib.core.run import SCRIPTS, read_json, read_log, write_record
 from lib.core.session import Clock
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("train.epochs=2", "train.micro_batch=1", "train.checkpoint_steps=4")
 

@@ -17,6 +17,8 @@ from lib.network import checkpoint, gradients, setup
 from lib.training import loop, one_step, stages
 from tests.equal import equal_files
 
+pytestmark = pytest.mark.long
+
 
 def log(folder, stage="adapt"):
     return {

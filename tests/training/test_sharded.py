@@ -19,6 +19,8 @@ from lib.network import checkpoint, pieces, sharding
 from lib.training import loop
 from tests import ranks
 
+pytestmark = pytest.mark.long
+
 SETTINGS = ("train.epochs=2", "train.micro_batch=1", "eval.select_samples=3", "train.log_seconds=0")
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from lib.recipes.da3_eth3d import losses, ray_pose
@@ -9,6 +10,8 @@ from lib.recipes.da3_eth3d.codes import published_code
 from lib.recipes.da3_eth3d.sections import LossConfig
 from lib.scenes import geometry
 from lib.scenes import losses as common
+
+pytestmark = pytest.mark.long
 
 SIZE_PX = (28, 42)
 

@@ -20,6 +20,8 @@ from lib.scenes import samples
 from tests import one_step, pages
 from tests.core.test_code import refuse_hidden_reads
 
+pytestmark = pytest.mark.long
+
 STAGE = Stage("adapt", 1, kind="m")
 RECIPE = recipes.load("da3_eth3d")
 

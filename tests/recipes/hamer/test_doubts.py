@@ -9,6 +9,8 @@ from lib.recipes.hamer import conventions, data, mano_file
 from lib.recipes.hamer.geometry import hand_rotations
 from lib.recipes.hamer.mano import Mano
 
+pytestmark = pytest.mark.long
+
 RING_AND_PINKY = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 17, 18, 19, 20, 13, 14, 15, 16]
 FLIP = np.array([1.0, -1, -1])
 

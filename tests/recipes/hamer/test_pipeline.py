@@ -5,12 +5,15 @@ with 2D scores.
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from lib import api
 from tests import pages, reload_adapter
 from tests.recipes.hamer import real_hands
+
+pytestmark = pytest.mark.long
 
 FEW = (
     "--recipe",

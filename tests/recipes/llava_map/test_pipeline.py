@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -13,6 +14,8 @@ from lib.recipes.llava_map import predict, stand_in
 from lib.recipes.llava_map.roadmap import LOCATIONS
 from lib.recipes.llava_map.tables import read_frames
 from tests import pages, reload_adapter
+
+pytestmark = pytest.mark.long
 
 
 def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):

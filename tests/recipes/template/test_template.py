@@ -21,6 +21,8 @@ from lib.core.contract import OPTIONAL
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_json
 from lib.data import places
 
+pytestmark = pytest.mark.long
+
 ROOT = code.REPOSITORY
 TEMPLATE = ROOT / "lib" / "recipes" / "template"
 README = (ROOT / "lib" / "recipes" / "README.md").read_text(encoding="utf-8")

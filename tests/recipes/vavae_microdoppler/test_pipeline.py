@@ -12,6 +12,8 @@ from lib.core.run import read_json
 from tests import pages
 from tests.recipes.vavae_microdoppler.test_inception import Means
 
+pytestmark = pytest.mark.long
+
 SMALLEST = (
     "--recipe", "vavae_microdoppler", "--demo", "model.image_px=32",
     "data.stand_in_users=2", "data.stand_in_recordings=4", "data.stand_in_windows=1",

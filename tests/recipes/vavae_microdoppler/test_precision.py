@@ -27,7 +27,7 @@ from lib.training import loop
 from lib.training.state import Training
 from tests import one_step, reload_adapter
 
-pytestmark = pytest.mark.usefixtures("new_precision")
+pytestmark = [pytest.mark.usefixtures("new_precision"), pytest.mark.long]
 RECIPE = recipes.load("vavae_microdoppler")
 SMALL = DEMO | TINY | {"train.micro_batch": 2, "train.global_batch": 2, "eval.batch": 2, "dit.sampling_steps": 2}
 # Stated tolerances of the untouched base: bf16 keeps 8 bits. Shares are of four test images, of which one may change.

@@ -19,6 +19,8 @@ from lib.scenes.data import prepare
 from tests import one_step, reload_adapter
 from tests.scenes.conftest import STAGE
 
+pytestmark = pytest.mark.long
+
 SMALL = (
     "data.stand_in_views=3", "data.samples_per_epoch=2", "train.epochs=1", "eval.lengths=[1,2]",
     "eval.sequences_per_scene=2", "eval.resamples=10", "eval.figures=1",

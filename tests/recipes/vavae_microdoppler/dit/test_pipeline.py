@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -16,6 +17,8 @@ from lib.core.run import read_log
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published
 from lib.recipes.vavae_microdoppler.config import Config
 from tests.test_pipeline import ROOT
+
+pytestmark = pytest.mark.long
 
 STAGES = ("align", "reconstruct", "margin", "dit")
 SETTINGS = (
