@@ -8,7 +8,9 @@ def equal_files(folder: Path) -> dict[str, bytes]:
     from lib.core.run import read_json
 
     stage = folder / "train" / "adapt"
-    names = {max(p.name for p in stage.glob("step-*")), f"step-{read_json(stage / 'best.json')['step']:06d}"}
+    names = {max(p.name for p in stage.glob("step-*"))}
+    if best := read_json(stage / "best.json"):  # a stage without evaluations keeps its last checkpoint
+        names.add(f"step-{best['step']:06d}")
     files = [
         p
         for name in names

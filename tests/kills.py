@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = "vggt_eth3d-strategy_b-demo"
 MARK = "PIPELINE_TESTED_BY"  # in the environment of everything that a step starts
 LONGEST_S, ENDS_WITHIN_S = 900, 60  # of a step; of what a killed process leaves running
-SETTINGS = ("train.checkpoint_minutes=0", "train.epochs=1")
+SETTINGS = ("train.checkpoint_minutes=0", "train.epochs=1", "train.micro_batch=1")  # a sample for each of two processes
 
 
 def main() -> int:

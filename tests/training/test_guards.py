@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib import recipes
 from lib.core.errors import Stop
 from lib.core.records import Group, Objective
 from lib.core.run import existing
@@ -117,7 +118,7 @@ def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, pr
     """The probe of memory and every step train; every evaluation, step 5 and --predict do not."""
     prepared("train.epochs=1", "lora.dropout=0.5")
     monkeypatch.setattr(memory, "probe", lambda training: memory.train_on(training, memory.largest_sample(training)))
-    modes: dict[str, list[bool]] = {"train": [], "score": [], "predict": []}
+    modes: dict[str, list[bool]] = {"train": [], "score": [], "predict": [], "draft": []}
 
     def note(what, parts):
         if parts is not None:
@@ -132,9 +133,12 @@ def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, pr
     monkeypatch.setattr(recipe, "squared_error", lambda fault: noting("train", loss, 0))
     monkeypatch.setattr(recipe, "score_batch", noting("score", recipe.score_batch, 2))
     monkeypatch.setattr(recipe, "predict", noting("predict", recipe.predict, 2))
+    monkeypatch.setitem(recipes.DEFAULTS, "propose", lambda config, model, *wishes: note("draft", model()))
     assert step(4) == 0 and step(5) == 0
     assert step(5, "--predict", str(tmp_path), "--out", str(tmp_path / "out")) == 0
-    assert all(modes.values()) and all(modes["train"]) and not any(modes["score"]) and not any(modes["predict"])
+    assert step(2, "--propose", str(tmp_path)) == 0
+    assert all(modes.values()) and all(modes["train"])
+    assert not any(modes["score"] + modes["predict"] + modes["draft"])
 
 
 def test_an_asset_that_has_seen_the_test_side_stops(step, prepared, capsys, monkeypatch):
