@@ -114,7 +114,7 @@ def test_what_is_trained_and_spread_is_refused_with_a_scaler(monkeypatch):
     loop.refuse_half_precision(training)
 
 
-def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, prepared, monkeypatch, tmp_path):
+def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, prepared, monkeypatch, capsys, tmp_path):
     """The probe of memory and every step train; every evaluation, step 5 and --predict do not."""
     prepared("train.epochs=1", "lora.dropout=0.5")
     monkeypatch.setattr(memory, "probe", lambda training: memory.train_on(training, memory.largest_sample(training)))
@@ -136,7 +136,9 @@ def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, pr
     monkeypatch.setitem(recipes.DEFAULTS, "propose", lambda config, model, *wishes: note("draft", model()))
     assert step(4) == 0 and step(5) == 0
     assert step(5, "--predict", str(tmp_path), "--out", str(tmp_path / "out")) == 0
+    capsys.readouterr()
     assert step(2, "--propose", str(tmp_path)) == 0
+    assert "drafted by the adapted model of step-000005" in capsys.readouterr().out
     assert all(modes.values()) and all(modes["train"])
     assert not any(modes["score"] + modes["predict"] + modes["draft"])
 
