@@ -28,7 +28,7 @@ SMALL = {
     "model.patch_embed_num_heads": 6, "model.dpt_intermediate_layers": [2, 5, 8, 11], "model.dpt_features": 24,
     "model.dpt_output_hidden": 24, "model.dpt_out_channels": [24, 48, 64, 64], "model.camera_trunk_depth": 1,
     "model.camera_num_heads": 6, "model.img_size": 252, "model.image_width_px": 252, "model.image_height_px": 168,
-    "data.frames": [4, 4],
+    "data.frames": [4, 4], "lora.rank": 2,  # of 24 channels in the head: what 16 of the published 256 cost
 }  # fmt: skip
 FULL = {"model.image_width_px": 518, "model.image_height_px": 392, "data.frames": [8, 8]}
 BOTH = {"model.weights": "none.safetensors", "train.global_batch": 1, "train.micro_batch": 1}
