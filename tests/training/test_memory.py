@@ -36,10 +36,10 @@ def test_the_micro_batch_is_halved_before_the_first_step_and_kept_in_the_run(
 
 
 def test_the_trial_runs_with_dropout_as_the_training_does(step, prepared, monkeypatch):
-    """In evaluation mode it would keep fewer activations, and the first step would run out of memory."""
+    """In evaluation mode, as a scoring leaves it, it would keep fewer activations: the first step runs out of memory."""
     from lib.recipes.toy import recipe as toy
 
-    modes, real = [], toy.squared_error
+    modes, real, train_on = [], toy.squared_error, memory.train_on
 
     def watched(fault):
         loss = real(fault)
@@ -50,8 +50,14 @@ def test_the_trial_runs_with_dropout_as_the_training_does(step, prepared, monkey
 
         return noted
 
+    def after_a_scoring(training, sample):
+        for module in training.parts.modules.values():
+            module.eval()
+        train_on(training, sample)
+
     probing(monkeypatch)
     prepared("train.epochs=1", "lora.dropout=0.5")
+    monkeypatch.setattr(memory, "train_on", after_a_scoring)
     monkeypatch.setattr(toy, "squared_error", watched)
     assert step(4) == 0
     assert modes[0] == {True}
