@@ -36,7 +36,7 @@ def test_the_micro_batch_is_halved_before_the_first_step_and_kept_in_the_run(
 
 
 def test_the_trial_runs_with_dropout_as_the_training_does(step, prepared, monkeypatch):
-    """In evaluation mode, as a scoring leaves it, it would keep fewer activations: the first step runs out of memory."""
+    """In evaluation mode, as a scoring leaves it, it would keep fewer activations: the first step runs short of it."""
     from lib.recipes.toy import recipe as toy
 
     modes, real, train_on = [], toy.squared_error, memory.train_on
