@@ -98,6 +98,7 @@ def through_network(forward: Forward, given: list[Photo], at_once: int, folder: 
             continue
         found += placed(chunk, answer, folder, len(found))
         shared = chunk.last(common(views))
+        del chunk, answer  # or both stay in memory while the next ones are made
     if not found:
         raise Stop(f"none of {counted(len(given), 'photo')} can be used", "give other photos to --predict")
     return found

@@ -108,4 +108,4 @@ def test_no_more_pictures_are_held_for_many_photos_than_for_few(tmp_path):
 
     for count in (12, 30):
         walked(tmp_path / str(count), Truth(), count, 6, partial(read, count))
-    assert most[12] == most[30] <= 6 + 2
+    assert most[12] == most[30] == 6
