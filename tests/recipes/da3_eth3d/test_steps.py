@@ -158,8 +158,9 @@ def test_five_steps_from_the_shipped_base_predict_and_export(step, tmp_path, mon
     assert scores["main"]["metric"] == "mae" and "mae_without_poses" in scores["metrics"]
     refuse_hidden_reads(folder)
     photos = "data/da3_eth3d/scenes/harbour/images/dslr_images_undistorted"
-    assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out")) == 0
-    assert (tmp_path / "out" / "points.ply").exists()
+    metres = ("--scale", "DSC_0001.JPG DSC_0002.JPG 3")
+    assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out"), *metres) == 0
+    assert (tmp_path / "out" / "points.ply").exists() and (tmp_path / "out" / "scale.json").exists()
     assert step(5, "--run", "one", "--export", "merged") == 0
     page = pages.run("da3_eth3d", NAME="runs/one", PHOTOS=photos)
     assert page["depth"].shape == page["images"][:, 0].shape and page["cam_from_world"].shape[1:] == (3, 4)
