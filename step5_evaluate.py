@@ -25,6 +25,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predict", default="", metavar="INPUTS", help="run the adapted model on these inputs")
     parser.add_argument("--out", type=Path, help="folder for --predict")
     parser.add_argument(
+        "--scale",
+        action="append",
+        default=[],
+        metavar="KNOWN",
+        help='unit for --predict: "a.jpg b.jpg 2.5" apart, "a.jpg 120,340 810,335 1.2", or a folder of known poses',
+    )
+    parser.add_argument(
         "--export", default="", choices=("adapter", "merged", "hub"), help="write export/ (hub: also push it)"
     )
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")

@@ -12,6 +12,7 @@ What is called and what comes back is the recipe's (lib/recipes/<name>/README.md
 import argparse
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,16 @@ class Trained:
             module.requires_grad_(False).to(self.session.accelerator.device)
         return self.job.recipe.network(self.config, self.stage, parts).eval()
 
-    def predict(self, inputs: str | Path, out: str | Path = "") -> Path:
-        """Step 5's --predict: files in `out`, or in predictions/ of the run; returns that folder."""
+    def predict(self, inputs: str | Path, out: str | Path = "", scale: Sequence[str] = ()) -> Path:
+        """Step 5's --predict (and --scale): files in `out`, or in predictions/ of the run; returns that folder."""
         import torch
 
         folder = Path(out) if out else self.job.run.folder / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         assert self.adapted is not None  # on the device, in evaluation mode
         with torch.no_grad(), self.session.accelerator.autocast():
-            self.job.recipe.predict(self.config, self.stage, self.adapted_parts, str(inputs), folder)
+            given = (self.config, self.stage, self.adapted_parts, str(inputs), folder)
+            self.job.recipe.predict_scaled(*given, scale) if scale else self.job.recipe.predict(*given)
         return folder
 
     @property

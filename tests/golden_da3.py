@@ -10,7 +10,7 @@ from lib.recipes.da3_eth3d import base, codes, known_cameras, preprocess, ray_po
 from lib.recipes.da3_eth3d.model import DA3
 from lib.recipes.da3_eth3d.size import ModelSize
 from lib.recipes.da3_eth3d.trunk import IMAGENET_MEAN, IMAGENET_STD
-from lib.scenes import geometry
+from lib.scenes import geometry, similarity
 from tests.golden import Case, Distance, Tolerance, Waiver
 
 # The words of a case's config that are called otherwise here; the others are the same.
@@ -129,11 +129,11 @@ def cameras(case: Case) -> dict[str, Tensor]:
         known_cameras.normalised(case.inputs["tight_extrinsics"][..., :3, :])
     )
     given, depth = given[0, :, :3], case.inputs["predicted_depth"]
-    similarity = known_cameras.similarity(given, case.inputs["predicted_extrinsics"][..., :3, :])
+    fit = similarity.of_cameras(given, case.inputs["predicted_extrinsics"][..., :3, :])
     return found | {
-        "scale_input_to_prediction": similarity.scale,
-        "to_input.depth": depth / similarity.scale, "to_input.extrinsics": given,
-        "to_prediction.depth": depth, "to_prediction.extrinsics": four_rows(known_cameras.moved(given, similarity)),
+        "scale_input_to_prediction": fit.scale,
+        "to_input.depth": depth / fit.scale, "to_input.extrinsics": given,
+        "to_prediction.depth": depth, "to_prediction.extrinsics": four_rows(similarity.moved(given, fit)),
     }  # fmt: skip
 
 

@@ -51,7 +51,12 @@ MEANT = {
         "time_limit",
     ),
 }  # fmt: skip
-NEEDS = (("out", "predict", ""), ("hub_repository", "export", "hub"), ("public", "export", "hub"))
+NEEDS = (
+    ("out", "predict", ""),
+    ("scale", "predict", ""),
+    ("hub_repository", "export", "hub"),
+    ("public", "export", "hub"),
+)
 
 Work = Callable[[Job], list[Path] | int]  # returns the step's outputs, or the exit code of children that did it all
 AddFlags = Callable[[argparse.ArgumentParser], None]

@@ -29,7 +29,16 @@ from lib.core.records import (
 
 FACE = ("Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "FUNCTIONS")
 # What a recipe need not have; `lib.recipes` answers.
-OPTIONAL = ("comparison", "stage_inputs", "decide", "base_limits", "propose", "network", "read_export")
+OPTIONAL = (
+    "comparison",
+    "stage_inputs",
+    "decide",
+    "base_limits",
+    "propose",
+    "network",
+    "predict_scaled",
+    "read_export",
+)
 
 
 class Recipe(Protocol):
@@ -177,6 +186,11 @@ class Recipe(Protocol):
 
         parts: merged or adapted, in evaluation mode, on the device, under autocast. Stop: the inputs cannot be read.
         """
+
+    def predict_scaled(
+        self, config: Any, stage: Stage, parts: Parts, inputs: str, out: Path, scale: Sequence[str]
+    ) -> None:
+        """Optional. `predict`, in the unit that step 5's --scale states. Stop: a statement cannot be, or two differ."""
 
     def propose(
         self, config: Any, parts: Callable[[], Parts], inputs: str, out: str, wishes: Mapping[str, str]

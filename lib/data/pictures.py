@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_PIXELS = 160_000_000
 TOO_LARGE = f"it has more than {MOST_PIXELS // 10**6} million pixels, too large to be read"
 # Not EPS (it starts Ghostscript), ICO and PSD (their header tells another size), TGA (noise passes for a picture).
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 BACKGROUND = (255, 255, 255)  # of transparent pixels: white, as on paper and in VGGT's published example
 # EXIF orientation -> the name in PIL.Image.Transpose of what turns the stored picture upright.
 TURNS = {
@@ -97,7 +97,7 @@ def opened(source: Path | bytes) -> Iterator[Any]:
     from PIL import Image
 
     Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # a build of Pillow may lack AVIF
+    formats = readable()
     try:
         with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             warnings.simplefilter("ignore")
@@ -113,6 +113,13 @@ def opened(source: Path | bytes) -> Iterator[Any]:
         raise Unreadable(reason(error)) from error
 
 
+def readable() -> list[str]:
+    """Those of FORMATS that are here: a build of Pillow may lack AVIF, and HEIF comes with the package pillow-heif."""
+    from PIL import Image
+
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def reason(error: Exception) -> str:
     """A sentence for what Pillow or the file system raised."""
     from PIL import Image, UnidentifiedImageError
@@ -122,7 +129,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit: 179 million pixels
         return TOO_LARGE
     if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged, or in no format or depth that can be read ({', '.join(FORMATS)})"
+        return f"it is damaged, or in no format or depth that can be read ({', '.join(readable())})"
     return f"it cannot be decoded ({' '.join(str(error).split())[:120] or type(error).__name__})"
 
 

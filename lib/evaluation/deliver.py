@@ -38,7 +38,8 @@ def predict(job: Job, session: Session) -> None:
     assert parts is not None
     adapters.set_mode(parts, training=False)
     with torch.no_grad(), session.accelerator.autocast(), silent_copy(job.args.out) as out:
-        job.recipe.predict(job.config, session.stage, parts, job.args.predict, out)
+        given = (job.config, session.stage, parts, job.args.predict, out)
+        job.recipe.predict_scaled(*given, job.args.scale) if job.args.scale else job.recipe.predict(*given)
     if is_first_rank():
         print(f"predictions are in {job.args.out}")
 

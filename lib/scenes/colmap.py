@@ -7,13 +7,14 @@ Poses are camera-from-world with OpenCV axes, in the unit of the scene.
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.core.errors import Stop, nearest
-from lib.scenes import colmap_files, nerfstudio
+from lib.scenes import colmap_files, nerfstudio, rigs
 
 ETH3D = "dslr_calibration_undistorted"
 # Where COLMAP models lie inside a scene; of several the largest is read, because COLMAP begins a new one wherever it
@@ -39,11 +40,18 @@ class Scene:
     views: tuple[View, ...]  # in the order of their file names
     points: np.ndarray  # (points, 3) float64, in the world; may be empty
 
+    @cached_property
+    def is_mixed(self) -> bool:
+        """Whether some photographs stand and others lie."""
+        return len({view.camera.width >= view.camera.height for view in self.views}) > 1
+
 
 def read(folder: Path) -> Scene:
     """The scene in `folder`. Stop names the file that is missing, unknown or damaged."""
     place = model_folder(folder)
     model = nerfstudio.read(folder) if place.name == nerfstudio.FILE else colmap_files.read(place)
+    if place.is_dir():
+        rigs.refuse_other_poses(place, model.images)
     images = sorted(model.images, key=lambda image: image.name)
     if outside := next((image.name for image in images if Path(image.name).is_absolute()), ""):
         raise Stop(f"{place} lists the image {outside}, but names are relative to {folder / 'images'}")

@@ -112,15 +112,23 @@ def new_image(number: int, quaternion: list[float], translation: list[float], *r
     name, camera, seen = rest
     if not Path(name).name:
         raise Damaged(f"image {number} is called {name!r}, which names no file")
+    try:
+        pose = rigid(quaternion, translation)
+    except Damaged as error:
+        raise Damaged(f"the pose of {name} is {error}") from error
+    return Image(number, name, camera, pose, np.unique(seen[seen >= 0]))
+
+
+def rigid(quaternion: list[float], translation: list[float]) -> np.ndarray:
+    """(3, 4) float64. quaternion: w, x, y, z of any length but 0."""
     w, x, y, z = quaternion
     length = math.hypot(w, x, y, z)
     if not (0 < length < math.inf) or not all(map(math.isfinite, translation)):
-        raise Damaged(f"the pose of {name} is not finite, or no rotation")
+        raise Damaged("not finite, or no rotation")
     rotation = lens.pycolmap().Rotation3d(np.array([x, y, z, w]))
     if abs(length - 1) > 1e-12:  # written with fewer digits
         rotation.normalize()
-    pose = np.concatenate([rotation.matrix(), np.array(translation)[:, None]], 1)
-    return Image(number, name, camera, pose, np.unique(seen[seen >= 0]))
+    return np.concatenate([rotation.matrix(), np.array(translation)[:, None]], 1)
 
 
 def new_points(ids: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

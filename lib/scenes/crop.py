@@ -1,5 +1,9 @@
 """Photographs at network resolution: an isotropic crop around the principal point, free of lens distortion.
 
+All pictures of a sample have one size. Of a photograph that stands among lying ones a crop would keep half; it is taken
+whole instead, with BACKGROUND beside it and no depth there (VGGT's published "pad"). Samples by orientation would lose
+the pairs that see the same from both, which are what the network learns views from.
+
 Pixel coordinates: COLMAP puts the centre of the first pixel at (0.5, 0.5), the network's geometry at (0, 0).
 """
 
@@ -28,31 +32,43 @@ class Crop:
     height: int  # px
     scale: float  # network pixels per source pixel at the principal point
     intrinsics: np.ndarray  # (3, 3) float64 in px, pixel centres at integers
+    filled: bool = True  # by the photograph of a pinhole camera
 
 
-def crop(camera: Any, width: int, height: int) -> Crop:
+def crop(camera: Any, width: int, height: int, whole: bool = False) -> Crop:
     """The largest view of `width` x `height` that is centred on the principal point and needs no padding.
 
     camera: a pycolmap.Camera. The scale is the same in x and y, as in the published training. The principal point lies
     at exactly (width / 2, height / 2), which is what the pose code assumes when it decodes (the original is up to a
-    pixel off, because it crops whole pixels). Of a wide lens the corners may show nothing (`seen`). Stop: the principal
-    point lies too near the edge.
+    pixel off, because it crops whole pixels). Of a wide lens the corners may show nothing (`seen`). whole: the smallest
+    view that leaves nothing of the photograph out. Stop: the principal point lies too near the edge.
     """
-    reach_x, reach_y, whole = reach(camera)
+    (left, right, top, bottom), complete = reach(camera)
     focal_x, focal_y = lens.focal_px(camera)
+    if whole:
+        near_x, near_y = (
+            (width - 1) / 2,
+            (height - 1) / 2,
+        )  # from the principal point to the near edge of the first pixel
+        scale = min(near_x / (focal_x * max(left, right)), near_y / (focal_y * max(top, bottom)))
+        return around_axis(camera, width, height, scale, filled=False)
     half_x, half_y = (width + 1) / 2, (height + 1) / 2  # from the principal point to the far edge of the last pixel
-    scale = max(half_x / (focal_x * reach_x), half_y / (focal_y * reach_y))
+    scale = max(half_x / (focal_x * min(left, right)), half_y / (focal_y * min(top, bottom)))
     scale *= 1 + 1e-9  # rounding must not lead outside
-    if whole and scale > 2 * max(width / camera.width, height / camera.height):
+    if complete and scale > 2 * max(width / camera.width, height / camera.height):
         where = f"the principal point of camera {camera.camera_id} lies so near the edge"
         raise Stop(f"{where} that a crop around it loses most of the image")
-    return Crop(
-        width, height, scale, np.array([[focal_x * scale, 0, width / 2], [0, focal_y * scale, height / 2], [0, 0, 1]])
-    )
+    return around_axis(camera, width, height, scale, filled=True)
 
 
-def reach(camera: Any) -> tuple[float, float, bool]:
-    """How far the image reaches from the axis on its nearer side, in x and y, on the plane at distance 1.
+def around_axis(camera: Any, width: int, height: int, scale: float, filled: bool) -> Crop:
+    focal_x, focal_y = lens.focal_px(camera)
+    intrinsics = np.array([[focal_x * scale, 0, width / 2], [0, focal_y * scale, height / 2], [0, 0, 1]])
+    return Crop(width, height, scale, intrinsics, filled)
+
+
+def reach(camera: Any) -> tuple[list[float], bool]:
+    """How far the image reaches from the axis to the left, right, top and bottom, on the plane at distance 1.
 
     And whether that is as far as the photograph goes: a wide lens ends before, where it folds back or where MOST_REACH
     is.
@@ -69,7 +85,7 @@ def reach(camera: Any) -> tuple[float, float, bool]:
             far.append(float(np.nanmin(distances)))
     if camera.model_name not in lens.PINHOLES and max(far) > MOST_REACH:
         far, whole = [min(value, MOST_REACH) for value in far], False
-    return min(far[:2]), min(far[2:]), whole
+    return far, whole
 
 
 def on_line(axis: int, at: float | np.ndarray, across: float | np.ndarray) -> np.ndarray:
@@ -126,7 +142,7 @@ def resample(image: Any, camera: Any, crop: Crop) -> np.ndarray:
     from scipy.ndimage import map_coordinates
 
     coarser = round(camera.width / image.width)
-    if camera.model_name in lens.PINHOLES:  # then the crop is a rectangle of the photograph
+    if camera.model_name in lens.PINHOLES and crop.filled:  # then the crop is a rectangle of the photograph
         left = camera.principal_point_x - (crop.width + 1) / 2 / crop.scale
         top = camera.principal_point_y - (crop.height + 1) / 2 / crop.scale
         box = (left, top, left + crop.width / crop.scale, top + crop.height / crop.scale)
@@ -146,8 +162,8 @@ def resample(image: Any, camera: Any, crop: Crop) -> np.ndarray:
 
 
 def seen(camera: Any, crop: Crop) -> np.ndarray:
-    """(h, w) bool: which pixels of the crop the photograph shows; of a pinhole camera all."""
-    if camera.model_name in lens.PINHOLES:
+    """(h, w) bool: which pixels of the crop the photograph shows; of a pinhole camera that fills it all."""
+    if camera.model_name in lens.PINHOLES and crop.filled:
         return np.ones((crop.height, crop.width), bool)
     pixels = lens.in_photograph(camera, rays(crop)[..., :2].reshape(-1, 2))
     return np.isfinite(pixels).all(1).reshape(crop.height, crop.width)

@@ -83,7 +83,7 @@ def refuse_two_units(config: Settings, scene: colmap.Scene, usable: list[colmap.
     factors = []
     for view in usable if len(scene.points) else ():
         known = np.load(out / f"{view.name}.depth.npy", mmap_mode="r")
-        factors.append(depth.factor_to_points(known, scene, view, frame_of(config, view)))
+        factors.append(depth.factor_to_points(known, scene, view, frame_of(config, scene, view)))
     if factors and (factor := float(np.median(factors))) != 1:
         raise Stop(
             f"the depth of {scene.folder} is {factor:.4g} times what its COLMAP model says, but both need one unit",
@@ -109,13 +109,13 @@ def prepare_view(config: Settings, view: colmap.View, scene: colmap.Scene, out: 
         record.status, record.reason = "skipped", stop.cause + (f" ({stop.command})" if stop.command else "")
         return record
     image, known = (np.load(out / f"{view.name}.{kind}.npy", mmap_mode="r") for kind in ("image", "depth"))
-    frame = frame_of(config, view)
+    frame = frame_of(config, scene, view)
     record.sha256, record.perceptual_hash = sha256_of(view.image), perceptual_hash(image.mean(-1))
     record.columns = {
         "depth": "map" if depth_map else depth.without_map(scene),
         "valid_share": round(float((known > 0).mean()), 4),
         "kept_share": round(kept_share(view.camera, frame), 4),  # of the photograph's area, in the network's crop
-        "masked_share": round(1 - float(seen(view.camera, frame).mean()), 4),  # of the crop, beyond a wide lens
+        "masked_share": round(1 - float(seen(view.camera, frame).mean()), 4),  # of the crop, beside the photograph
     }
     if masks:
         record.columns["region"] = "mask" if regions.find(masks, scene, view) else "none"
@@ -131,7 +131,7 @@ def write_arrays(
     out: Path,
 ) -> None:
     """Picture, region and depth of a view at network resolution. Stop: a broken file, or too little depth."""
-    frame = frame_of(config, view)
+    frame = frame_of(config, scene, view)
     pixels = resample(read_image(view.image, view.camera, frame), view.camera, frame)
     known = depth.known_depth(scene, view, frame, depth_map, depth.dropped_values(config.data.drop_obs_masks))
     if (count := int((known > 0).sum())) < MIN_VALID_PX:
@@ -142,8 +142,11 @@ def write_arrays(
     save(out / f"{view.name}.depth.npy", known)
 
 
-def frame_of(config: Settings, view: colmap.View) -> Crop:
-    return crop(view.camera, config.model.image_width_px, config.model.image_height_px)
+def frame_of(config: Settings, scene: colmap.Scene, view: colmap.View) -> Crop:
+    """What the network sees of a view: where photographs of a scene stand and lie, at least KEPT of each."""
+    size = config.model.image_width_px, config.model.image_height_px
+    frame = crop(view.camera, *size)
+    return crop(view.camera, *size, whole=True) if scene.is_mixed and kept_share(view.camera, frame) < KEPT else frame
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -156,7 +159,7 @@ def write_scene(config: Settings, scene: colmap.Scene, usable: list[colmap.View]
     views = {
         view.name: {
             "cam_from_world": view.cam_from_world.tolist(),
-            "intrinsics": frame_of(config, view).intrinsics.tolist(),
+            "intrinsics": frame_of(config, scene, view).intrinsics.tolist(),
         }
         for view in usable
     }

@@ -5,7 +5,10 @@ depth at the pixel it lands on says the same surface and leads back to the pixel
 is the mean of what its views say, so its reprojection error is what their depths and cameras disagree by.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,12 +16,24 @@ from torch import Tensor
 from lib.scenes import geometry
 
 STEP_PX = 4  # tracks begin on a grid
+MOST_BEGINNINGS = 400_000  # of tracks; where there would be more, the grid is coarser
 NEIGHBOURS = 8  # views, the nearest cameras, in which a point is looked for
+HELD = 2 * NEIGHBOURS  # views that are in memory at once
 # Two views see one surface within this relative depth, and when a point comes back this near to its pixel. True depth
 # has 1 665 tracks in the tests' miniature; where each view's depth is 1.3 times the one before, there are 28.
 SAME_SURFACE = 0.02
 BACK_PX = 1.5
 ERROR_PX = 2.0  # tracks with a larger mean reprojection error are left out
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a view sees: depth (h, w), points (h, w, 3) in the world, sure (h, w) bool, image (h, w, 3) uint8."""
+
+    depth: Tensor
+    points: Tensor
+    sure: Tensor
+    image: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,34 +50,89 @@ class Tracks:
     pixel: Tensor
 
 
-def find(
-    images: Tensor, points: Tensor, cam_from_world: Tensor, intrinsics: Tensor, confident: Tensor, depth: Tensor
-) -> Tracks:
-    """images (s, 3, h, w) in 0..1; points (s, h, w, 3), each pixel's in the world; cameras (s, 3, 4), intrinsics
-    (s, 3, 3) in px; confident (s, h, w) bool; depth (s, h, w).
+@dataclass(frozen=True)
+class Seen:
+    """Observations of the points of one view: track (m,), its view (m,) and pixel (m, 2), and what that view says of
+    the point, where it is (m, 3) and its colour (m, 3) in 0..255.
     """
-    taken, found, total = torch.zeros_like(confident), [], 0
-    for view in range(len(images)):
-        pixel = beginnings(confident[view] & ~taken[view])
-        seen = [(torch.arange(len(pixel)), torch.full((len(pixel),), view), pixel)]
-        for other in nearest_cameras(cam_from_world, view):
-            landed, agrees = looked_up(view, other, pixel, points, cam_from_world, intrinsics, confident, depth)
-            seen.append((agrees.nonzero()[:, 0], torch.full((int(agrees.sum()),), other), landed[agrees]))
-        track, views, pixels = (torch.cat(part) for part in zip(*seen, strict=True))
-        kept = torch.bincount(track, minlength=len(pixel)) > 1
-        stays = kept[track]
-        track, views, pixels = (kept.cumsum(0) - 1)[track[stays]], views[stays], pixels[stays]
-        taken[views, pixels[:, 1], pixels[:, 0]] = True
-        found.append((track + total, views, pixels))
-        total += int(kept.sum())
-    track, views, pixels = (torch.cat(part) for part in zip(*found, strict=True))
-    return accepted(total, track, views, pixels, images, points, cam_from_world, intrinsics)
+
+    track: Tensor
+    view: Tensor
+    pixel: Tensor
+    points: Tensor
+    colours: Tensor
+
+    def only(self, which: Tensor, track: Tensor) -> "Seen":
+        return Seen(track, self.view[which], self.pixel[which], self.points[which], self.colours[which])
 
 
-def beginnings(free: Tensor) -> Tensor:
-    """The pixels (n, 2), x and y, of a grid that are free (h, w)."""
-    row, column = free[::STEP_PX, ::STEP_PX].nonzero().mT
-    return torch.stack([column, row], -1) * STEP_PX
+def find(
+    cam_from_world: Tensor, intrinsics: Tensor, sizes: list[tuple[int, int]], surface: Callable[[int], Surface]
+) -> Tracks:
+    """cam_from_world (s, 3, 4), intrinsics (s, 3, 3) and sizes (height, width) of the views, all in px; surface(view)
+    is asked for when it is needed, and at most HELD of them are held.
+    """
+    held = lru_cache(HELD)(surface)
+    step = grid_step(sizes)
+    begun = [
+        torch.zeros(len(range(0, height, step)), len(range(0, width, step)), dtype=torch.bool)
+        for height, width in sizes
+    ]
+    found, total = [], 0
+    for view in range(len(sizes)):
+        pixel = beginnings(held(view).sure[::step, ::step] & ~begun[view], step)
+        seen = observations(view, pixel, cam_from_world, intrinsics, held)
+        mark(begun, step, seen)
+        found.append(accepted(seen, total, cam_from_world, intrinsics))
+        total += len(found[-1].points)
+    return Tracks(*joined(found))
+
+
+def grid_step(sizes: list[tuple[int, int]]) -> int:
+    """In px: STEP_PX, or as many as keep the beginnings of all views below MOST_BEGINNINGS."""
+    pixels = sum(height * width for height, width in sizes)
+    return max(STEP_PX, math.ceil((pixels / MOST_BEGINNINGS) ** 0.5))
+
+
+def beginnings(free: Tensor, step: int) -> Tensor:
+    """The pixels (n, 2), x and y, of a grid that are free."""
+    row, column = free.nonzero().mT
+    return torch.stack([column, row], -1) * step
+
+
+def observations(
+    view: int, pixel: Tensor, cam_from_world: Tensor, intrinsics: Tensor, surface: Callable[[int], Surface]
+) -> Seen:
+    """Of the points of a view's pixels (n, 2) those that another view sees too, tracks numbered from 0."""
+    here = surface(view)
+    seen = [look(here, torch.arange(len(pixel)), view, pixel)]
+    for other in nearest_cameras(cam_from_world, view):
+        cameras = (cam_from_world[view], intrinsics[view], cam_from_world[other], intrinsics[other])
+        landed, agrees = looked_up(here, surface(other), pixel, *cameras)
+        seen.append(look(surface(other), agrees.nonzero()[:, 0], other, landed[agrees]))
+    together = Seen(*joined(seen))
+    kept = torch.bincount(together.track, minlength=len(pixel)) > 1
+    stays = kept[together.track]
+    return together.only(stays, (kept.cumsum(0) - 1)[together.track[stays]])
+
+
+def joined(parts: list[Tracks] | list[Seen]) -> Iterator[Tensor]:
+    """Field by field."""
+    return (torch.cat([getattr(one, part.name) for one in parts]) for part in fields(parts[0]))
+
+
+def look(surface: Surface, track: Tensor, view: int, pixel: Tensor) -> Seen:
+    column, row = pixel.mT
+    colours = surface.image[row, column].double()
+    return Seen(track, torch.full((len(pixel),), view), pixel, surface.points[row, column].double(), colours)
+
+
+def mark(begun: list[Tensor], step: int, seen: Seen) -> None:
+    """No second track begins at a pixel that is seen by one."""
+    on_grid = (seen.pixel % step == 0).all(-1)
+    for view in seen.view.unique().tolist():
+        column, row = (seen.pixel[on_grid & (seen.view == view)] // step).mT
+        begun[view][row, column] = True
 
 
 def nearest_cameras(cam_from_world: Tensor, view: int) -> list[int]:
@@ -73,52 +143,40 @@ def nearest_cameras(cam_from_world: Tensor, view: int) -> list[int]:
 
 
 def looked_up(
-    view: int,
-    other: int,
+    here: Surface,
+    there: Surface,
     pixel: Tensor,
-    points: Tensor,
-    cam_from_world: Tensor,
+    camera: Tensor,
     intrinsics: Tensor,
-    confident: Tensor,
-    depth: Tensor,
+    other_camera: Tensor,
+    other_intrinsics: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Where the points of a view's pixels (n, 2) land in another one, (n, 2) in whole px, and if it agrees (n,)."""
-    height_px, width_px = depth.shape[1:]
-    here = points[view, pixel[:, 1], pixel[:, 0]]
-    place, in_camera = geometry.project(here, cam_from_world[other], intrinsics[other])
+    height_px, width_px = there.depth.shape
+    points = here.points[pixel[:, 1], pixel[:, 0]]
+    place, in_camera = geometry.project(points, other_camera, other_intrinsics)
     limits = place.new_tensor([width_px - 1, height_px - 1])
     inside = (in_camera[:, 2] > 0) & ((place >= 0) & (place <= limits)).all(-1)
     landed = torch.where(inside[:, None], place, 0).round().long()
-    there = depth[other, landed[:, 1], landed[:, 0]]
-    agrees = (
-        inside & confident[other, landed[:, 1], landed[:, 0]] & ((in_camera[:, 2] / there - 1).abs() < SAME_SURFACE)
-    )
-    back, _ = geometry.project(points[other, landed[:, 1], landed[:, 0]], cam_from_world[view], intrinsics[view])
-    return landed, agrees & ((back - pixel).norm(dim=-1) < BACK_PX)
+    column, row = landed.mT
+    alike = (in_camera[:, 2] / there.depth[row, column] - 1).abs() < SAME_SURFACE
+    back, _ = geometry.project(there.points[row, column], camera, intrinsics)
+    return landed, inside & there.sure[row, column] & alike & ((back - pixel).norm(dim=-1) < BACK_PX)
 
 
-def accepted(
-    count: int,
-    track: Tensor,
-    view: Tensor,
-    pixel: Tensor,
-    images: Tensor,
-    points: Tensor,
-    cam_from_world: Tensor,
-    intrinsics: Tensor,
-) -> Tracks:
-    """The tracks whose mean reprojection error is at most ERROR_PX, numbered anew."""
-    row, column = pixel[:, 1], pixel[:, 0]
-    middle = mean(count, track, points[view, row, column].double())
-    colour = mean(count, track, images[view, :, row, column].double())
-    place, _ = geometry.project(middle[track][:, None], cam_from_world[view].double(), intrinsics[view].double())
-    error_px = mean(count, track, (place[:, 0] - pixel).norm(dim=-1, keepdim=True))[:, 0]
+def accepted(seen: Seen, first: int, cam_from_world: Tensor, intrinsics: Tensor) -> Tracks:
+    """The tracks whose mean reprojection error is at most ERROR_PX, numbered from `first` on."""
+    count = int(seen.track.max()) + 1 if len(seen.track) else 0
+    middle, colour = mean(count, seen.track, seen.points), mean(count, seen.track, seen.colours)
+    cameras, own = cam_from_world[seen.view].double(), intrinsics[seen.view].double()
+    place, _ = geometry.project(middle[seen.track][:, None], cameras, own)
+    error_px = mean(count, seen.track, (place[:, 0] - seen.pixel).norm(dim=-1, keepdim=True))[:, 0]
     good = error_px <= ERROR_PX
-    stays = good[track]
-    order = track[stays].argsort(stable=True)
-    renumbered = (good.cumsum(0) - 1)[track[stays]][order]
-    colours = (colour[good] * 255).round().to(torch.uint8)
-    return Tracks(middle[good], colours, error_px[good], renumbered, view[stays][order], pixel[stays][order])
+    stays = good[seen.track]
+    order = seen.track[stays].argsort(stable=True)
+    renumbered = first + (good.cumsum(0) - 1)[seen.track[stays]][order]
+    view, pixel = seen.view[stays][order], seen.pixel[stays][order]
+    return Tracks(middle[good], colour[good].round().to(torch.uint8), error_px[good], renumbered, view, pixel)
 
 
 def mean(count: int, track: Tensor, values: Tensor) -> Tensor:

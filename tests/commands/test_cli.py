@@ -260,6 +260,7 @@ def test_json_of_a_step_is_alone_on_stdout(step, prepared, capfd):
     (1, ("--list", "--force"), ("--force does nothing with --list",)),
     (4, ("--plan", "--stages", "a"), ("--stages does nothing with --plan",)),
     (5, ("--out", "there"), ("--out does nothing without --predict",)),
+    (5, ("--scale", "a.jpg b.jpg 2"), ("--scale does nothing without --predict",)),
     (5, ("--export", "merged", "--hub-repository", "a/b"), ("--hub-repository does nothing without --export hub",)),
     (2, ("--accept-code",), ("unrecognized arguments: --accept-code", "step2_download.py --help")),
 ])  # fmt: skip

@@ -2,11 +2,13 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from lib import recipes
 from lib.core.errors import Stop
+from lib.core.records import Stage
 from tests.conftest import TOY
 
 
@@ -33,3 +35,8 @@ def test_what_is_missing_misspelt_or_takes_other_parameters_is_named(toy, file, 
         del sys.modules[name]
     with pytest.raises(Stop, match=said):
         recipes.load(str(toy))
+
+
+def test_a_scale_is_refused_where_predictions_have_no_free_unit():
+    with pytest.raises(Stop, match="predictions of this recipe have no free unit"):
+        recipes.load("hamer").predict_scaled(None, Stage("adapt", 1), None, "photos", Path("out"), ["a.jpg b.jpg 2"])

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lib.core.errors import Stop
-from lib.scenes.crop import crop, kept_share, rays, read_image, resample
+from lib.scenes.crop import crop, kept_share, rays, read_image, resample, seen
 
 CAMERAS = {
     "PINHOLE": [170.0, 171.0, 117.0, 79.0],
@@ -128,3 +128,20 @@ def test_unusable_photographs_are_refused_by_name(tmp_path):
     Image.fromarray(np.linspace(0, 9, 38400, dtype=np.float32).reshape(160, 240)).save(tmp_path / "g.tiff")
     with pytest.raises(Stop, match=r"g\.tiff: its float values go from 0 to 9"):
         read_image(tmp_path / "g.tiff", camera("PINHOLE"), WHOLE)
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "OPENCV"])
+def test_a_standing_photograph_is_seen_whole_in_a_lying_frame(model):
+    """Red is 0.97 x and green 0.97 y, as above; beside the photograph lies white, and no pixel counts as seen."""
+    standing = pycolmap.Camera(model=model, width=160, height=240, params=[171, 170, 82, 119, *CAMERAS[model][4:]])
+    across, down = np.meshgrid(np.arange(160) + 0.5, np.arange(240) + 0.5)
+    photograph = Image.fromarray(np.rint(0.97 * np.stack([across, down, 0 * down], -1)).astype(np.uint8))
+    frame = crop(standing, 112, 84, whole=True)
+    assert frame.intrinsics[:2, 2].tolist() == [56, 42]
+    assert kept_share(standing, crop(standing, 112, 84)) < 0.55 and kept_share(standing, frame) == 1
+    shown, known = resample(photograph, standing, frame), seen(standing, frame)
+    assert (shown[~known] == 255).all() and known.sum() == pytest.approx(112 * 84 * 0.5, rel=0.08)
+    wanted = 0.97 * standing.img_from_cam(rays(frame).reshape(-1, 3)).reshape(84, 112, 2)
+    inner = known & np.roll(known, 2, 0) & np.roll(known, -2, 0) & np.roll(known, 2, 1) & np.roll(known, -2, 1)
+    error = (shown[..., :2] - wanted)[inner]
+    assert np.abs(error).max() < 2.5 and np.abs(error.mean(0)).max() < 0.15

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from lib.core.errors import Stop
 from lib.core.order import Key
@@ -132,6 +133,57 @@ def test_every_view_of_a_wide_lens_is_used(settings, tmp_path, cameras, masked):
     assert np.isfinite(depth).all() and (depth > 0).sum() > 100
     summary = summarise_data(config, records)["linden"]
     assert summary["unit"] == "unknown" and ("masked_share" in summary) == masked
+
+
+def test_a_standing_photograph_among_lying_ones_is_prepared_whole(rendered, settings, tmp_path):
+    """The same photograph, turned by a quarter: the others keep their arrays, and its depth is what it was, turned."""
+    plain = plain_layout(rendered / "linden", tmp_path / "lying" / "linden")
+    turned = shutil.copytree(plain, tmp_path / "mixed" / "linden")
+    stand_up(turned, "DSC_0002.JPG")
+    config = settings(data__scenes=["linden"], data__val_scenes=[])
+    lying, mixed = (
+        prepared(config, root, out) for root, out in ((plain.parent, tmp_path / "a"), (turned.parent, tmp_path / "b"))
+    )
+    kept = [{record.sample_id: record.columns["kept_share"] for record in records} for records in (lying, mixed)]
+    assert kept[1] == kept[0] and mixed[1].columns["masked_share"] > 0.4
+    arrays = [contents(out / "linden") for out in (tmp_path / "a", tmp_path / "b")]
+    other = {name for name in arrays[0] if arrays[0][name] != arrays[1].get(name)}
+    assert other == {"DSC_0002.image.npy", "DSC_0002.depth.npy", "scene.json"}
+    whole, small = (np.load(tmp_path / out / "linden" / "DSC_0002.depth.npy") for out in "ab")
+    rows, columns = np.nonzero(small)
+    assert len(rows) > 30 and abs(columns - 63).max() <= 84 / 126 * 42 + 1  # 84 px high, so 56 wide
+    # One pixel of the standing picture is 1.5 of the lying one; it is turned clockwise about the principal point.
+    row, column = np.rint(42 - 1.5 * (columns - 63)).astype(int), np.rint(63 + 1.5 * (rows - 42)).astype(int)
+    there = whole[row.clip(0, 83), column.clip(0, 125)]
+    both = there > 0
+    assert both.sum() > 5 and np.median(np.abs(small[rows, columns][both] / there[both] - 1)) < 0.02
+
+
+def plain_layout(street, folder):
+    """images/ and sparse/0 alone: depth comes from points."""
+    shutil.copytree(street / "images", folder / "images")
+    shutil.copytree(street / "dslr_calibration_undistorted", folder / "sparse" / "0")
+    return folder
+
+
+def stand_up(scene, name):
+    """Turns a photograph clockwise, with its camera: x' = height - y, y' = x."""
+    [path] = scene.rglob(name)
+    Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path, quality=95)
+    cameras, images = (scene / "sparse" / "0" / f"{part}.txt" for part in ("cameras", "images"))
+    [camera] = [line.split() for line in cameras.read_text().splitlines() if not line.startswith("#")]
+    _, model, width, height, fx, fy, cx, cy = camera
+    assert model == "PINHOLE"
+    cameras.write_text(cameras.read_text() + f"9 PINHOLE {height} {width} {fy} {fx} {float(height) - float(cy)} {cx}\n")
+    lines = images.read_text().splitlines()
+    [at] = [number for number, line in enumerate(lines) if line.endswith(name)]
+    number, *pose, _, called = lines[at].split()
+    quarter = Rotation.from_matrix([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    w, x, y, z = map(float, pose[:4])
+    x, y, z, w = (quarter * Rotation.from_quat([x, y, z, w])).as_quat()
+    t = quarter.apply(np.array(pose[4:7], float))
+    lines[at] = f"{number} {w} {x} {y} {z} {t[0]} {t[1]} {t[2]} 9 {called}"
+    images.write_text("\n".join(lines) + "\n")
 
 
 def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path):

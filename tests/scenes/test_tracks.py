@@ -21,13 +21,22 @@ def truth():
     depth = torch.from_numpy(np.where(np.isfinite(depth), depth, 0)).double()
     cameras = torch.from_numpy(np.stack([cam_from_world(view) for view in range(VIEWS)]))
     intrinsics = torch.from_numpy(INTRINSICS).expand(VIEWS, 3, 3)
-    images = torch.rand(VIEWS, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        256, (VIEWS, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return depth, cameras, intrinsics, images
 
 
-def found(depth, cameras, intrinsics, images):
+def found(depth, cameras, intrinsics, images, sure=True, asked=None):
+    """asked: gets the number of each view that is made."""
     points = geometry.world_points_from_depth(depth, cameras, intrinsics)
-    return tracks.find(images, points, cameras, intrinsics, depth > 0, depth)
+
+    def surface(view):
+        if asked is not None:
+            asked.append(view)
+        return tracks.Surface(depth[view], points[view], (depth[view] > 0) & sure, images[view])
+
+    return tracks.find(cameras, intrinsics, [tuple(one.shape) for one in depth], surface)
 
 
 def test_true_depth_gives_tracks_whose_points_lie_where_their_pixels_look(truth):
@@ -60,10 +69,19 @@ def test_views_that_disagree_share_almost_no_point(truth):
 
 def test_pixels_that_are_not_sure_are_in_no_track(truth):
     depth, cameras, intrinsics, images = truth
-    points = geometry.world_points_from_depth(depth, cameras, intrinsics)
-    sure = (depth > 0) & (torch.arange(WIDTH) < 60)
-    seen = tracks.find(images, points, cameras, intrinsics, sure, depth)
+    seen = found(depth, cameras, intrinsics, images, torch.arange(WIDTH) < 60)
     assert len(seen.points) and (seen.pixel[:, 0] < 60).all()
+
+
+def test_more_views_make_a_coarser_grid_and_each_is_made_once_while_it_is_held(truth, monkeypatch):
+    asked = []
+    whole = found(*truth, asked=asked)
+    assert sorted(asked) == list(range(VIEWS))
+    monkeypatch.setattr(tracks, "MOST_BEGINNINGS", 4 * 15 * 10)  # a grid of 8 px
+    coarse = found(*truth)
+    assert 0 < len(coarse.points) < len(whole.points) / 2
+    begun = coarse.track.diff(prepend=torch.tensor([-1])) > 0
+    assert (coarse.pixel[begun] % 8 == 0).all()
 
 
 def test_pycolmap_opens_the_model_and_measures_the_same_errors(truth, tmp_path):

@@ -17,5 +17,5 @@ FUNCTIONS = {
     "sources": "assets",
     "assemble": "build objectives",
     "evaluate": "measures score_batch",
-    "predict": "predict",
+    "predict": "predict predict_scaled",
 }

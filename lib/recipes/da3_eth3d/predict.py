@@ -1,10 +1,13 @@
 """The adapted network on a folder of photos, or on a COLMAP scene whose cameras it is told.
 
 What it writes: lib/scenes/predict.py. Of a scene with known cameras, these are the ones that are written, in their own
-world, and depth has their unit; `scale.json` says by how much the network's own unit was larger.
+world, and depth has their unit.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +15,18 @@ from torch import Tensor
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
-from lib.core.run import write_json
 from lib.recipes.da3_eth3d import assemble, costs
 from lib.recipes.da3_eth3d.config import Config
 from lib.recipes.da3_eth3d.evaluate import code_of_rays
-from lib.recipes.da3_eth3d.known_cameras import refuse_some, similarity
-from lib.scenes import colmap, geometry
+from lib.recipes.da3_eth3d.known_cameras import refuse_some
+from lib.scenes import chunks, colmap
 from lib.scenes import predict as scenes
-from lib.scenes.crop import crop, read_image, resample
+from lib.scenes import scale as scales
+from lib.scenes.crop import Crop, read_image, resample, seen
+from lib.scenes.data import frame_of
+from lib.scenes.photos import PHOTOS, Photo, Window, photographs
 
 MOST_VIEWS = 18  # the published training had 2 to 18, and memory stays flat beyond them
-Known = tuple[Tensor, Tensor]  # cameras from world (s, 3, 4) and intrinsics (s, 3, 3) in px
 
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
@@ -30,59 +34,59 @@ def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) 
 
     Stop: nothing in it can be used, cameras are known for some of the photos only, or their unit cannot be told.
     """
+    predict_scaled(config, stage, parts, inputs, out, [])
+
+
+def predict_scaled(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path, scale: Sequence[str]) -> None:
+    """As `predict`, in the unit that `scale` says (lib/scenes/scale.py). Stop: it cannot be, or does not agree."""
     folder = Path(inputs)
     is_scene = (folder / "images").is_dir()
-    photos, known = scene(config, folder) if is_scene else (scenes.photographs(config, folder), None)
-    found = run(config, parts, photos.images, known)
-    if known:
-        found = in_given_world(found, known, out)
-    scenes.write(out, photos, found)
+    if is_scene and scale:
+        raise Stop(
+            f"--scale says the unit of a prediction, and the cameras of {folder} say it already",
+            f"leave --scale out, or predict {folder / 'images'} without its cameras",
+        )
+    photos = scene(config, folder) if is_scene else photographs(config, folder, out)
+    scenes.predict(photos, forward(config, parts), MOST_VIEWS, out, scales.read(list(scale), photos))
 
 
-def scene(config: Config, folder: Path) -> tuple[scenes.Photos, Known]:
+def scene(config: Config, folder: Path) -> list[Photo]:
     """The pictures and cameras of a COLMAP scene, cut as step 3 cuts them."""
     read = colmap.read(folder)
     listed = {view.image.name for view in read.views}
-    there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in scenes.PHOTOS]
+    there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in PHOTOS]
     refuse_some(sum(path.name in listed for path in there), len(there))
     views = [view for view in read.views if view.image.is_file()]
     if not views:
         raise Stop(f"{folder} has no photograph that its COLMAP model lists", "give a folder of photos to --predict")
-    cuts = [crop(view.camera, config.model.image_width_px, config.model.image_height_px) for view in views]
-    pixels = [
-        resample(read_image(view.image, view.camera, cut), view.camera, cut)
-        for view, cut in zip(views, cuts, strict=True)
-    ]
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-    poses, intrinsics = np.stack([view.cam_from_world for view in views]), np.stack([cut.intrinsics for cut in cuts])
-    photos = scenes.Photos([view.name for view in views], images, [])
-    return photos, (torch.tensor(poses).float(), torch.tensor(intrinsics).float())
+    return [photo(view, frame_of(config, read, view)) for view in views]
 
 
-def run(config: Config, parts: Parts, images: Tensor, known: Known | None) -> dict[str, Tensor]:
-    """As `lib.scenes.predict.run`, at most MOST_VIEWS at once."""
+def photo(view: colmap.View, cut: Crop) -> Photo:
+    camera = (view.cam_from_world, cut.intrinsics)
+    window, shown = Window(0, 0, cut.width, cut.height), partial(seen, view.camera, cut)
+    return Photo(view.name, partial(pixels, view, cut), window, shown=shown, camera=camera)
+
+
+def pixels(view: colmap.View, cut: Crop) -> np.ndarray:
+    """(h, w, 3) uint8. Stop: the photograph cannot be used; with known cameras none is left out."""
+    return resample(read_image(view.image, view.camera, cut), view.camera, cut)
+
+
+def forward(config: Config, parts: Parts) -> chunks.Forward:
     network, by_rays = parts.modules[costs.MODULE], config.eval.cameras == "rays"
 
-    def forward(views: Tensor, chunk: list[int]) -> dict[str, Tensor]:
-        views = views.to(network.device)
-        told = None
-        if known:
-            cameras = {"extrinsics": known[0][chunk][None], "intrinsics": known[1][chunk][None]}
-            told = assemble.known({name: value.to(network.device) for name, value in cameras.items()})
-        found = network(views, known=told, rays=by_rays)
+    def of_views(views: Tensor, photos: list[Photo]) -> dict[str, Tensor]:
+        found = network(views.to(network.device), known=told(photos, network.device), rays=by_rays)
         return found | {"pose_enc": code_of_rays(found)} if by_rays else found
 
-    return scenes.run(forward, images, MOST_VIEWS)
+    return of_views
 
 
-def in_given_world(found: dict[str, Tensor], known: Known, out: Path) -> dict[str, Tensor]:
-    """Depth in the unit of the given cameras, and these cameras instead of the predicted ones.
-
-    Stop: the given cameras are one, or lie in one place.
-    """
-    height_px, width_px = found["depth"].shape[1:3]
-    predicted, _ = geometry.decode_cameras(found["pose_enc"], height_px, width_px)
-    scale = float(similarity(known[0], predicted).scale)
-    write_json(out / "scale.json", {"network_units_per_given_unit": scale})
-    code = geometry.encode_cameras(*known, height_px, width_px)
-    return found | {"depth": found["depth"] / scale, "pose_enc": code}
+def told(photos: list[Photo], device: Any) -> tuple[Tensor, Tensor] | None:
+    """The known cameras of photos as the camera encoder wants them, None where they are not known."""
+    cameras = [photo.camera for photo in photos if photo.camera]
+    if not cameras:
+        return None
+    extrinsics, intrinsics = (torch.from_numpy(np.stack(part))[None].float() for part in zip(*cameras, strict=True))
+    return assemble.known({"extrinsics": extrinsics.to(device), "intrinsics": intrinsics.to(device)})

@@ -10,7 +10,7 @@ FUNCTIONS = {
     "sources": "assets",
     "assemble": "build objectives",
     "evaluate": "score_batch base_limits",
-    "predict": "predict",
+    "predict": "predict predict_scaled",
     "lib.scenes.data": "prepare split summarise_data",
     "lib.scenes.samples": "sampler collate",
     "lib.scenes.stages": "stages",

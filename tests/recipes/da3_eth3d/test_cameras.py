@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from lib.core.errors import Stop
 from lib.recipes.da3_eth3d import codes, known_cameras, ray_pose, reference
-from lib.scenes import geometry
+from lib.scenes import geometry, similarity
 from tests.recipes.da3_eth3d.networks import cameras
 
 HEIGHT_PX, WIDTH_PX = 70, 98
@@ -104,9 +104,9 @@ def on_line(views: int) -> torch.Tensor:
 @pytest.mark.parametrize("given", [known(6), known(12), on_line(2), on_line(5)])
 def test_the_similarity_of_known_and_predicted_cameras_is_found_also_for_two_views(given):
     predicted = similar(given, 0.25)
-    found = known_cameras.similarity(given, predicted)
+    found = similarity.of_cameras(given, predicted)
     assert abs(float(found.scale) - 0.25) < 1e-9
-    torch.testing.assert_close(known_cameras.moved(given, found), predicted, rtol=0, atol=1e-8)
+    torch.testing.assert_close(similarity.moved(given, found), predicted, rtol=0, atol=1e-8)
 
 
 def test_of_ten_views_or_more_a_bad_one_does_not_count():
@@ -114,14 +114,14 @@ def test_of_ten_views_or_more_a_bad_one_does_not_count():
     predicted = similar(given, 2.0)
     bad = predicted.clone()
     bad[3, :, 3] += 4
-    assert abs(float(known_cameras.similarity(given, bad).scale) - 2) < 1e-6
-    assert abs(float(known_cameras.similarity(given[:9], bad[:9]).scale) - 2) > 1e-3
+    assert abs(float(similarity.of_cameras(given, bad).scale) - 2) < 1e-6
+    assert abs(float(similarity.of_cameras(given[:9], bad[:9]).scale) - 2) > 1e-3
 
 
 @pytest.mark.parametrize("given", [on_line(3)[:1], on_line(3)[:1].expand(4, -1, -1)])
 def test_one_view_or_one_place_has_no_unit(given):
     with pytest.raises(Stop, match="the unit of depth cannot be told"):
-        known_cameras.similarity(given, given)
+        similarity.of_cameras(given, given)
 
 
 def test_known_cameras_are_seen_from_view_0_in_units_of_the_lower_median_distance():

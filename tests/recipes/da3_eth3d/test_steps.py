@@ -17,6 +17,7 @@ from lib.recipes.da3_eth3d import predict as prediction
 from lib.recipes.da3_eth3d.base import ALIASES
 from lib.recipes.da3_eth3d.config import PRESETS
 from lib.scenes import samples
+from lib.scenes.photos import as_tensor
 from tests import one_step, pages
 from tests.core.test_code import refuse_hidden_reads
 
@@ -100,18 +101,19 @@ def test_a_scene_with_known_cameras_keeps_them_and_their_unit(made, places, rend
     parts = assemble.build(config, STAGE, places)
     with torch.no_grad():
         prediction.predict(config, STAGE, parts, str(scene), tmp_path / "out")
-    scale = json.loads((tmp_path / "out" / "scale.json").read_text())["network_units_per_given_unit"]
-    photos, known = prediction.scene(config, scene)
-    called = photos.called
+    photos = prediction.scene(config, scene)
+    called = [photo.called for photo in photos]
+    scale = json.loads((tmp_path / "out" / "scale.json").read_text())["network_units_per_given_unit"][called[0]]
     with torch.no_grad():
-        own = prediction.run(config, parts, photos.images, known)
+        images = as_tensor([photo.read() for photo in photos])
+        own = prediction.forward(config, parts)(images[None], photos)
     depth = np.load(tmp_path / "out" / f"{called[0]}.depth.npy")
-    np.testing.assert_allclose(depth * scale, own["depth"][0, ..., 0].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(depth * scale, own["depth"][0, 0, ..., 0].numpy(), rtol=1e-4)
     import pycolmap
 
     model = pycolmap.Reconstruction(tmp_path / "out" / "sparse")
     first = next(image for image in model.images.values() if image.name == f"{called[0]}.png")
-    np.testing.assert_allclose(first.cam_from_world().matrix(), known[0][0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(first.cam_from_world().matrix(), photos[0].camera[0], atol=1e-4)
 
 
 def test_cameras_of_some_photos_only_are_refused(made, places, rendered, tmp_path):
@@ -156,8 +158,9 @@ def test_five_steps_from_the_shipped_base_predict_and_export(step, tmp_path, mon
     assert scores["main"]["metric"] == "mae" and "mae_without_poses" in scores["metrics"]
     refuse_hidden_reads(folder)
     photos = "data/da3_eth3d/scenes/harbour/images/dslr_images_undistorted"
-    assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out")) == 0
-    assert (tmp_path / "out" / "points.ply").exists()
+    metres = ("--scale", "DSC_0001.JPG DSC_0002.JPG 3")
+    assert step(5, "--run", "one", "--predict", photos, "--out", str(tmp_path / "out"), *metres) == 0
+    assert (tmp_path / "out" / "points.ply").exists() and (tmp_path / "out" / "scale.json").exists()
     assert step(5, "--run", "one", "--export", "merged") == 0
     page = pages.run("da3_eth3d", NAME="runs/one", PHOTOS=photos)
     assert page["depth"].shape == page["images"][:, 0].shape and page["cam_from_world"].shape[1:] == (3, 4)
