@@ -185,11 +185,15 @@ def make_map(folder: Path) -> None:
     for layer, kinds in roadmap.KINDS.items():
         if "line_token" in kinds or "polygon_token" in kinds:
             content[layer] = [{"token": layer, "line_token": "l", "polygon_token": "p"}]
+    arc = {"start_pose": [10.0, 0.0, 1.5], "shape": "LSR", "radius": 40.0, "segment_length": [9.0, 10.0, 8.0]}
+    content["lane_connector"] = [{"token": "joint", "polygon_token": None}]
+    content["arcline_path_3"] = {"lane": [arc]}
+    content["connectivity"] = {"lane": {"incoming": [], "outgoing": ["joint"]}}
     (folder / "m.json").write_text(json.dumps(content))
 
 
 def read_map(folder: Path) -> Any:
-    return roadmap.RoadMap.read(folder / "m.json").vectors(10, 15, 0.3, (15.0, 30.0))
+    return roadmap.RoadMap.read(folder / "m.json", centreline=True).vectors(10, 15, 0.3, (15.0, 30.0))
 
 
 def make_tables(folder: Path) -> None:

@@ -23,7 +23,8 @@ RESULTS = ROOT / "tests" / "long_results.json"
 # recipe -> presets; the first one runs through papermill, all five steps, and is what the time limit is about
 CLAIMS = {
     "vggt_eth3d": ("strategy_b", "strategy_a", "strategy_c", "head_full"), "da3_eth3d": ("base_b",),
-    "hamer": ("rank8", "rank4", "rank16"), "vavae_microdoppler": ("three_stages", "dit_scratch_s"),
+    "hamer": ("rank8", "rank4", "rank16"),
+    "vavae_microdoppler": ("three_stages", "dit_scratch_s", "dit_frozen", "dit_lora"),
     "llava_map": ("stage2", "no_llm"),
 }  # fmt: skip
 # recipe -> further metrics that the README names
@@ -35,6 +36,9 @@ ALSO = {
         "user_accuracy_real",
         "diversity_ratio",
         "memorisation_ratio",
+        "utility_real",
+        "utility_both",
+        "utility_generated",
     )
 }
 POLL_SECONDS = 1.0
@@ -96,11 +100,14 @@ def measured(recipe: str, preset: str, root: Path, through_papermill: bool) -> d
 
 
 def table(recipe: str, result: dict) -> list[str]:
-    """The README's tables of a recipe, line by line: one for each main metric, and below it what else was scored."""
+    """The README's tables of a recipe, line by line: one for each main metric and what it is compared with, and below
+    it what else was scored.
+    """
     presets, lines = result["presets"], []
     first: dict[str, dict] = {}
-    for metric in dict.fromkeys(row["metric"] for row in presets.values()):
-        rows = {preset: row for preset, row in presets.items() if row["metric"] == metric}
+    for metric, comparison in dict.fromkeys((row["metric"], row["comparison"]) for row in presets.values()):
+        of_table = {"metric": metric, "comparison": comparison}
+        rows = {preset: row for preset, row in presets.items() if of_table.items() <= row.items()}
         scores = f"{metric}: trivial predictor | {column(rows)} | adapted"
         lines.append(f"| preset | {scores} | 95 % interval of the difference | verdict |")
         lines.append("|---|---|---|---|---|---|")
@@ -113,6 +120,20 @@ def table(recipe: str, result: dict) -> list[str]:
     held_out = f"{one['n_samples']} held-out samples of {one['n_groups']} groups, {one['resampled']} resampled"
     costs = ", ".join(cost(preset, row) for preset, row in first.items())
     return [*lines, f"Measured by `python -m tests.long {recipe}`: {held_out}; all five steps took {costs}."]
+
+
+def strategies(result: dict) -> list[str]:
+    """Of the generator's presets, for the recipe's page: what they reach, beside training from scratch."""
+    head = "| preset | Fréchet distance | right user | classifier taught by real, both, generated images |"
+    lines = [head, "|---|---|---|---|"]
+    for preset, row in result["presets"].items():
+        if "user_accuracy" in row["also"]:
+            shares = {name: f"{100 * metric['adapted']:.0f} %" for name, metric in row["also"].items()}
+            learnt = ", ".join(share for name, share in shares.items() if name.startswith("utility_"))
+            lines.append(
+                f"| `{preset}` | {row['adapted']:.3f} | {shares['user_accuracy']} | {learnt or 'not measured'} |"
+            )
+    return lines
 
 
 def cost(preset: str, row: dict) -> str:

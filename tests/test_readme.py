@@ -94,6 +94,12 @@ def test_result_table_is_what_the_long_run_measured(recipe):
         assert line in README
 
 
+def test_the_page_of_spectrograms_says_what_each_way_of_training_the_generator_reached():
+    page = (ROOT / "lib" / "recipes" / "vavae_microdoppler" / "README.md").read_text(encoding="utf-8")
+    results = json.loads(long.RESULTS.read_text())["vavae_microdoppler"]
+    assert "\n".join(long.strategies(results)) in page
+
+
 def test_messages_of_the_table_exist_in_the_code():
     """Troubleshooting goes by message: each fragment between …, commas and semicolons must stand in the code."""
     code = "\n".join(

@@ -176,7 +176,8 @@ class Recipe(Protocol):
     def figures(self, config: Any, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
         """Pictures of the report, as PNG files in `out`: names become captions, and the first one heads the page.
 
-        base, adapted: rows of the same samples in the same order; only the first `eval.figures` have arrays.
+        base, adapted: rows of the same samples in the same order; those of `Sampler.pictured` have arrays, or the first
+        `eval.figures`.
         """
 
     # ------------------------------------------------------------------------------------------ what a user takes home

@@ -169,6 +169,7 @@ class Sampler:
 
     length: int  # samples in an epoch (train) or in all (select, val)
     draw: Callable[[int, Any], Sample]
+    pictured: tuple[int, ...] | None = None  # of "test": whose arrays are kept for `figures`; None: the first ones
 
 
 @dataclass(frozen=True)

@@ -105,13 +105,14 @@ def scored(
     """The rows of a column, with a pause after each round of samples, one on every process; what was scored before the
     pause is read back.
 
-    The first `eval.figures` samples are scored in every call, because their pictures are not kept on disk.
+    The samples that are drawn are scored first and in every call, because their pictures are not kept on disk.
     """
-    path, pictured = partial_folder(job, source) / f"{column}.jsonl", job.config.eval.figures
+    path, pictured = partial_folder(job, source) / f"{column}.jsonl", sampler.pictured
+    pictured = range(min(job.config.eval.figures, sampler.length)) if pictured is None else pictured
     accelerator, of_job = session.accelerator, (job.recipe, job.config, session.stage)
 
     kept = rows_on_disk(path, sampler.length, accelerator)
-    left = [index for index in range(sampler.length) if index not in kept or index < pictured]
+    left = [*pictured, *(index for index in range(sampler.length) if index not in kept and index not in pictured)]
     mine = [[index] for index in scoring.of_rounds(left, accelerator)]
     batches = scoring.batches_of(*of_job, sampler, accelerator, feature_cache, mine, workers(job))
 
@@ -130,7 +131,7 @@ def scored(
                 kept[index] = row
             job.advance(begun + len(kept), total, UNIT)
             seconds = (time.monotonic() - started) / max(1, len(kept) - before)
-            if indices[-1] >= pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
+            if indices[-1] not in pictured and any_asks(accelerator, not job.clock.has_time(seconds)):
                 raise job.clock.pause()
     if is_first_rank():
         print(f"  {column}: {counted(len(kept), 'sample')} in {time.monotonic() - started:.1f} s", flush=True)

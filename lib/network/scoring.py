@@ -5,7 +5,7 @@ the same function (`score_batch` with parts None).
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib.core.contract import Recipe
@@ -112,17 +112,19 @@ def divided_rows(
     return scored
 
 
-def one_each(score: Callable[[list[int]], list[Row]], indices: list[int], accelerator: Any, pictured: int) -> list[Row]:
+def one_each(
+    score: Callable[[list[int]], list[Row]], indices: list[int], accelerator: Any, pictured: Sequence[int]
+) -> list[Row]:
     """The rows of at most as many samples as there are processes, one on each of them; every process gets all rows.
 
     score: `rows` of one network and sampler. Who has no sample of its own scores the last one again, and drops it.
-    Samples from `pictured` on lose their arrays.
+    Samples that are not `pictured` lose their arrays.
     """
     from accelerate.utils import gather_object
 
     [mine] = of_rounds(indices, accelerator)
     [row] = score([mine])
-    if mine >= pictured:
+    if mine not in pictured:
         row.arrays.clear()
     found: list[Row] = gather_object([row]) if accelerator.num_processes > 1 else [row]
     return found[: len(indices)]

@@ -116,7 +116,7 @@ def shortest_bones(joints: np.ndarray) -> float:
 
 def pose_errors(layer: "Mano", labels: Sequence[Labels], sides: Sequence[bool]) -> list[float]:
     """`pose_error` of each hand. sides: is it a right one?"""
-    joints = joints_of(layer, labels, sides)
+    joints, _ = surfaces(layer, labels, sides)
     return [float(pose_error(each, label.keypoints_3d)) for each, label in zip(joints, labels, strict=True)]
 
 
@@ -131,8 +131,10 @@ def pose_error(posed: np.ndarray, joints: np.ndarray) -> np.ndarray:
     return np.where(asked, (seen * apart).sum(-1) / np.maximum(seen.sum(-1), 1), np.nan)
 
 
-def joints_of(layer: "Mano", labels: Sequence[Labels], sides: Sequence[bool]) -> np.ndarray:
-    """(n, 21, 3) m: the joints of pose and shape in the camera's axes, OpenPose order; of no pose, the flat hand's."""
+def surfaces(layer: "Mano", labels: Sequence[Labels], sides: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (n, 21, 3) m in OpenPose's order and vertices (n, 778, 3) m of pose and shape, in the camera's axes; of no
+    pose, the flat hand's.
+    """
     import torch
 
     from lib.recipes.hamer.geometry import hand_rotations
@@ -142,5 +144,6 @@ def joints_of(layer: "Mano", labels: Sequence[Labels], sides: Sequence[bool]) ->
     ]
     betas = torch.from_numpy(np.stack([label.betas for label in labels]).astype(np.float32))
     with torch.no_grad():
-        joints = layer(*hand_rotations(torch.from_numpy(np.stack(poses).astype(np.float32))), betas)[1].numpy()
-    return joints * np.where(np.array(sides)[:, None, None], [1, 1, 1], [-1, 1, 1])
+        vertices, joints = layer(*hand_rotations(torch.from_numpy(np.stack(poses).astype(np.float32))), betas)
+    back = np.where(np.array(sides)[:, None, None], [1, 1, 1], [-1, 1, 1])
+    return joints.numpy() * back, vertices.numpy() * back

@@ -91,7 +91,7 @@ def write_shard(config: Config, found: list[Hand], mano: ManoModel, path: Path) 
             record.perceptual_hash = splits.perceptual_hash(windows.preview(picture, hand))
             rows.append(windows.window(picture, hand, labels, config.data.keep_side_px))
             kept.append(hand)
-    looks.draw(rows, kept, path)
+    looks.draw(rows, kept, path, mano)
     metadata = {"records": json.dumps([dataclasses.asdict(record) for record in records])}
     with atomic(path) as temporary:
         save_file(windows.packed(rows), temporary, metadata=metadata)

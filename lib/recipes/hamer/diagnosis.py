@@ -101,7 +101,7 @@ def trials(hand: Hand, said: Conventions, mano: ManoModel, layer: "Mano | None")
         except BadLabel:
             continue
         model = unmirrored(layer) if layer and shape == "unused" and not hand.right else layer
-        yield Trial(other, labels, agreement.joints_of(model, [labels], [hand.right])[0] if model and posed else None)
+        yield Trial(other, labels, agreement.surfaces(model, [labels], [hand.right])[0][0] if model and posed else None)
 
 
 def unmirrored(layer: "Mano") -> "Mano":

@@ -1,8 +1,8 @@
 """Readers of further published sets, in their official layout. What their labels mean is in conventions.FIXED.
 
 COCO-WholeBody: annotations/coco_wholebody_{train,val}_v1.0.json beside train2017/ and val2017/; 2D alone.
-HO3D v2 and v3: train/SEQUENCE/{rgb,meta}/NNNN; right hands, OpenGL's axes, MANO's joint order. Its evaluation set has
-no public hands in this form and is not read.
+HO3D v2 and v3: train/SEQUENCE/{rgb,meta}/NNNN; right hands, OpenGL's axes, MANO's joint order. Its evaluation set
+(evaluation.txt, evaluation/SEQUENCE/...) says of a hand its box and its wrist: boxes without labels here.
 DexYCB: SUBJECT/SEQUENCE/CAMERA/{color,labels}_NNNNNN and calibration/mano_*/mano.yml; poses are PCA numbers without the
 mean. Betas of left hands are MANO_LEFT's and are not used.
 InterHand2.6M: images/ and annotations/{train,val,test}/InterHand2.6M_*_{data,camera,joint_3d,MANO_NeuralAnnot}.json;
@@ -21,7 +21,7 @@ from lib.recipes.hamer import pickles
 from lib.recipes.hamer.conventions import BadLabel, confident
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.data_config import DataConfig
-from lib.recipes.hamer.labelled import DAMAGED, Hand, attempt, box_of, group_of, load_json, table
+from lib.recipes.hamer.labelled import DAMAGED, Hand, attempt, group_of, load_json, pixels_of, place, table
 
 Reader = Callable[[DataConfig, Path], Iterator[Hand]]
 OPENGL = np.array([1.0, -1, -1])
@@ -46,15 +46,21 @@ def whole(what: str) -> Callable[[Reader], Reader]:
     return wrap
 
 
-def place(hand: Hand, data: DataConfig, points: np.ndarray) -> None:
-    hand.centre, hand.side_px = box_of(points, data.box_factor)
+def listed(file: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """(image, annotation, side) of every hand that a list in COCO's form may hold."""
+    content = load_json(file)
+    images = {each["id"]: each for each in content["images"]}
+    for each in content["annotations"]:
+        for side in ("left", "right"):
+            yield images[each["image_id"]], each, side
 
 
-def pixels_of(joints: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Joints (21, 3) m in OpenCV's axes through a camera (3, 3) -> (21, 2) px."""
-    flat = joints @ camera.T
-    with np.errstate(divide="ignore", invalid="ignore"):  # a depth of 0: the checks refuse what is not finite
-        return np.asarray(flat[:, :2] / flat[:, 2:])
+def posed(hand: Hand, data: DataConfig, points: Any, joints: Any, pose: Any, betas: Any) -> None:
+    """A hand with all labels: keypoints (21, 2) px and (21, 3) m, pose (48,), betas (10,). BadLabel: other shapes."""
+    flat, solid = table(points, "2D keypoints", (21, 2)), table(joints, "3D keypoints", (21, 3))
+    whole, shape = table(pose, "the pose", (48,)), table(betas, "betas", (10,))
+    hand.given = Labels(confident(flat), confident(solid), whole, shape, True, True)
+    place(hand, data, hand.given.keypoints_2d)
 
 
 def matching(root: Path, pattern: str, what: str) -> list[Path]:
@@ -71,15 +77,12 @@ def matching(root: Path, pattern: str, what: str) -> list[Path]:
 def coco_wholebody(data: DataConfig, root: Path) -> Iterator[Hand]:
     """Hands that are marked as valid; a picture is a group."""
     for file in matching(root, "annotations/coco_wholebody_*.json", "COCO-WholeBody"):
-        content, part = load_json(file), "train2017" if "train" in file.name else "val2017"
-        files = {each["id"]: each["file_name"] for each in content["images"]}
-        for each in content["annotations"]:
-            for side in ("left", "right"):
-                if each.get(f"{side}hand_valid"):
-                    source = f"{part}/{files[each['image_id']]}"
-                    name = f"{source}#{each['id']}-{side}"
-                    fill = coco_hand(data, each, side)
-                    yield attempt(name, group_of(data, name, source), root / source, source, fill)
+        part = "train2017" if "train" in file.name else "val2017"
+        for image, each, side in listed(file):
+            if each.get(f"{side}hand_valid"):
+                source = f"{part}/{image['file_name']}"
+                name = f"{source}#{each['id']}-{side}"
+                yield attempt(name, group_of(data, name, source), root / source, source, coco_hand(data, each, side))
 
 
 def coco_hand(data: DataConfig, each: dict[str, Any], side: str) -> Callable[[Hand], None]:
@@ -97,30 +100,66 @@ def coco_hand(data: DataConfig, each: dict[str, Any], side: str) -> Callable[[Ha
 
 @whole("HO3D")
 def ho3d(data: DataConfig, root: Path) -> Iterator[Hand]:
-    """A sequence is a group. A frame without a hand is a fault."""
-    for meta in matching(root, "train/*/meta/*.pkl", "HO3D"):
+    """A sequence is a group. A frame without a hand is a fault; one of the evaluation set trains nothing."""
+    tested, pattern = evaluation_frames(root), "train/*/meta/*.pkl"
+    trained = sorted(root.glob(pattern)) if tested else matching(root, pattern, "HO3D")
+    for meta in (*trained, *tested):
         sequence = meta.parent.parent
         name = f"{sequence.name}/{meta.stem}"
         pictures = (sequence / "rgb" / f"{meta.stem}{ending}" for ending in (".jpg", ".png"))
         image = next((path for path in pictures if path.exists()), sequence / "rgb" / f"{meta.stem}.png")
         source = image.relative_to(root).as_posix()
-        yield attempt(name, group_of(data, name, sequence.name), image, source, ho3d_hand(data, meta))
+        fill = (ho3d_box if meta in tested else ho3d_hand)(data, meta)
+        yield attempt(name, group_of(data, name, sequence.name), image, source, fill)
+
+
+def refuse_no_area(box: np.ndarray) -> None:
+    if not (np.isfinite(box).all() and (box[:2] < box[2:]).all()):
+        raise BadLabel(f"handBoundingBox {box.tolist()} has no area")
+
+
+def evaluation_frames(root: Path) -> list[Path]:
+    """evaluation/SEQUENCE/meta/NNNN.pkl of each line of evaluation.txt; none where only train/ was unpacked."""
+    if not (root / "evaluation").is_dir():
+        return []
+    file = root / "evaluation.txt"
+    try:
+        frames = [line.strip().split("/") for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [root / "evaluation" / sequence / "meta" / f"{number}.pkl" for sequence, number in frames]
+    except (OSError, ValueError) as error:
+        cause = f"{file} does not list the evaluation set, SEQUENCE/NUMBER on each line ({error})"
+        raise Stop(cause, "unpack evaluation.txt of HO3D beside evaluation/, or take that folder away") from error
+
+
+def ho3d_meta(meta: Path) -> dict[str, Any]:
+    """BadLabel: the file of one frame among many is not there, or damaged."""
+    try:
+        with meta.open("rb") as file:
+            found: dict[str, Any] = pickles.read(file, str(meta))
+    except (Stop, OSError) as error:
+        raise BadLabel(getattr(error, "cause", str(error))) from error
+    return found
 
 
 def ho3d_hand(data: DataConfig, meta: Path) -> Callable[[Hand], None]:
     def fill(hand: Hand) -> None:
-        try:
-            with meta.open("rb") as file:
-                found = pickles.read(file, str(meta))
-        except (Stop, OSError) as error:  # of one frame among many
-            raise BadLabel(getattr(error, "cause", str(error))) from error
+        found = ho3d_meta(meta)
         if found["handJoints3D"] is None or found["handPose"] is None:
             raise BadLabel("the frame has no annotated hand")
         joints = table(found["handJoints3D"], "handJoints3D", (21, 3), kind=np.float64)
         points = pixels_of(joints * OPENGL, table(found["camMat"], "camMat", (3, 3), kind=np.float64))
-        pose, betas = table(found["handPose"], "handPose", (48,)), table(found["handBeta"], "handBeta", (10,))
-        hand.given = Labels(confident(points), confident(joints), pose, betas, True, True)
-        place(hand, data, hand.given.keypoints_2d)
+        posed(hand, data, points, joints, found["handPose"], found["handBeta"])
+
+    return fill
+
+
+def ho3d_box(data: DataConfig, meta: Path) -> Callable[[Hand], None]:
+    """Of the evaluation set: the wrist alone is no label that a training could use."""
+
+    def fill(hand: Hand) -> None:
+        box = table(ho3d_meta(meta)["handBoundingBox"], "handBoundingBox", (4,))
+        refuse_no_area(box)
+        place(hand, data, np.hstack([box.reshape(2, 2), np.ones((2, 1))]))
 
     return fill
 
@@ -162,11 +201,7 @@ def dexycb_hand(data: DataConfig, labels: Path, right: bool, betas: Any) -> Call
             raise BadLabel(f"{labels.name} is damaged ({error})") from error
         if not np.any(pose) or (joints == -1).all():
             raise BadLabel("the frame has no annotated hand")
-        numbers = table(pose, "pose_m", (51,))
-        flat, solid = table(points, "joint_2d", (21, 2)), table(joints, "joint_3d", (21, 3))
-        shape = table(betas, "betas", (10,))
-        hand.given = Labels(confident(flat), confident(solid), numbers[:48], shape, True, True)
-        place(hand, data, hand.given.keypoints_2d)
+        posed(hand, data, points, joints, table(pose, "pose_m", (51,))[:48], betas)
 
     return fill
 
@@ -181,16 +216,12 @@ def interhand(data: DataConfig, root: Path) -> Iterator[Hand]:
         part = file.parent.name
         names = {each: file.with_name(file.name.replace("_data", f"_{each}")) for each in ("camera", "joint_3d", MANO)}
         beside = {each: load_json(path) if each != MANO or path.exists() else {} for each, path in names.items()}
-        content = load_json(file)
-        images = {each["id"]: each for each in content["images"]}
-        for each in content["annotations"]:
-            image = images[each["image_id"]]
-            for side in ("right", "left"):
-                if each["hand_type"] in (side, "interacting"):
-                    source = f"images/{part}/{image['file_name']}"
-                    name = f"{source}#{side}"
-                    group = group_of(data, name, f"{part}/Capture{image['capture']}")
-                    yield attempt(name, group, root / source, source, interhand_hand(data, beside, image, side))
+        for image, each, side in listed(file):
+            if each["hand_type"] in (side, "interacting"):
+                source = f"images/{part}/{image['file_name']}"
+                name = f"{source}#{side}"
+                group = group_of(data, name, f"{part}/Capture{image['capture']}")
+                yield attempt(name, group, root / source, source, interhand_hand(data, beside, image, side))
 
 
 def interhand_hand(

@@ -111,3 +111,14 @@ def box_of(keypoints_2d: np.ndarray, factor: float) -> tuple[np.ndarray, float]:
     low, high = points.min(0), points.max(0)
     width_px, height_px = factor * (high - low)
     return (low + high) / 2, square(width_px, height_px)
+
+
+def place(hand: Hand, data: DataConfig, points: np.ndarray) -> None:
+    hand.centre, hand.side_px = box_of(points, data.box_factor)
+
+
+def pixels_of(joints: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Joints (21, 3) m in OpenCV's axes through a camera (3, 3) -> (21, 2) px."""
+    flat = joints @ camera.T
+    with np.errstate(divide="ignore", invalid="ignore"):  # a depth of 0: the checks refuse what is not finite
+        return np.asarray(flat[:, :2] / flat[:, 2:])

@@ -4,7 +4,8 @@ The idea is that of LLaVA-Map (its guide); ground truth, losses and evaluation a
 2023).
 """
 
-from lib.recipes.llava_map.config import DEMO, EXPECTED, PRESETS, TINY, Config
+from lib.recipes.llava_map.config import Config
+from lib.recipes.llava_map.presets import DEMO, EXPECTED, PRESETS, TINY
 
 __all__ = ["DEMO", "EXPECTED", "FUNCTIONS", "PRECISIONS", "PRESETS", "TINY", "Config"]
 

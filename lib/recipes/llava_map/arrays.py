@@ -2,7 +2,7 @@
 
 The .npz has no pickle in it and holds
 
-    labels (lines,) int64           class of each line, an index into roadmap.CLASSES
+    labels (lines,) int64           class of each line, an index into the names of classes.py
     vertices (all vertices, 2)      of all lines one after another: metres, `bev` frame, float64
     ends (lines,) int64             where each line ends in them
     intrinsics (6, 3, 3)            in pixels of the kept pictures, float64

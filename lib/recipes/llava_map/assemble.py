@@ -98,9 +98,9 @@ def prompt_ids(config: Config, folder: Path) -> list[int]:
         checked(file)
     try:
         if (folder / "tokenizer.json").is_file():
-            ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(config.model.prompt).ids
+            ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(config.prompt).ids
         else:
-            ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(config.model.prompt)["input_ids"]
+            ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(config.prompt)["input_ids"]
     except Exception as error:  # each kind of tokenizer has its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Stop(f"{folder} has no tokenizer that can be read: {reason}", "bring the model's tokenizer") from error

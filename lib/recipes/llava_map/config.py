@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from lib.core import config
 from lib.core.config import allowed, at_least, one_of, refuse_bad_pattern, scored
 from lib.core.errors import Stop
+from lib.recipes.llava_map.classes import CENTRELINE, CLASSES
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
 from lib.recipes.llava_map.splits import OFFICIAL
 
@@ -68,6 +69,7 @@ class DataConfig:
     width_px: int = 800  # of each of the six pictures, as the encoder sees it
     height_px: int = 448  # as width_px
     region: str = "60x30"  # metres ahead and behind, to both sides; or 100x50. Thresholds and rays go with it
+    centreline: bool = False  # a fourth class, as in MapTRv2: ways along the middle of lanes; mAP is the mean of four
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
     # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
     colour_jitter: float = 0.0
@@ -89,6 +91,11 @@ class DataConfig:
         between("data.stand_in_scenes", self.stand_in_scenes, 1, len(OFFICIAL["train"]))  # they have official names
         between("data.stand_in_val_scenes", self.stand_in_val_scenes, 1, len(OFFICIAL["val"]))
         between("data.geographic_share", self.geographic_share, 0.001, 0.9)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what is mapped; a label is an index into them."""
+        return (*CLASSES, CENTRELINE) if self.centreline else CLASSES
 
     @property
     def half_extent_m(self) -> tuple[float, float]:
@@ -202,6 +209,11 @@ class Config:
         for name in ("width_px", "height_px"):  # a token of the encoder is so large
             at_least(f"data.{name}", getattr(self.data, name), stride_px)
 
+    @property
+    def prompt(self) -> str:
+        """What the language model reads: the fourth class is asked for where it is mapped."""
+        return self.model.prompt + (" Find the centre lines of lanes, too." if self.data.centreline else "")
+
     def trains_llm(self) -> bool:
         """Does a stage train the language model's own tensors, as far as names say?"""
         in_full = "stage3" in self.train.stages and self.train.stage3 == "full"
@@ -213,60 +225,3 @@ def between(key: str, value: float, low: float, high: float) -> None:
     allowed(key, f"{low:g} to {high:g}")
     if not low <= value <= high:
         raise Stop(f"{key}={value} is impossible: it must be between {low:g} and {high:g}")
-
-
-# The guide: queries and decoder 1e-4, Q-Former 1e-5, 12 epochs of trainval, 16 frames a step, 500 of 21 098 steps of
-# warm-up. Its clip of 0.1 belonged to a loss 20 times smaller; with MapTR's sums it is 35.
-GUIDE = {
-    "train.lr": 1e-4,
-    "train.lr_share_qformer": 0.1,
-    "train.weight_decay": 0.01,
-    "train.epochs": 12,
-    "train.global_batch": 16,
-    "train.warmup_ratio": 0.024,
-}
-STAGE3 = GUIDE | {
-    "train.stages": ["stage2", "stage3"],
-    "train.stage3_epochs": 3,
-    "lora.rank": 32,
-    "lora.alpha": 64.0,
-    "lora.dropout": 0.05,
-}
-PRESETS = {
-    "stage2": GUIDE,
-    "stage2_scratch_lr": GUIDE | {"train.lr": 4e-4, "train.lr_share_qformer": 0.25, "train.epochs": 24},
-    "stage3_lora": STAGE3 | {"train.stage3": "lora", "train.lr_llm": 1e-4},
-    "stage3_full": STAGE3 | {"train.stage3": "full", "train.lr_llm": 1e-6},
-    "no_llm": GUIDE | {"model.llm": "none", "model.scene_interaction": True},
-}
-
-# A network of 2 million parameters with every part of the large one, on procedural roads; frames of the last location
-# are held out.
-DEMO = {
-    "model.encoder": "demo", "model.qformer": "demo", "model.llm": "demo", "model.tokens_per_view": 16,
-    "model.prompt": "Map the road.",
-    "model.instances": 20, "model.points": 12, "model.decoder_width": 96, "model.decoder_layers": 3,
-    "data.stand_in": True, "data.width_px": 200, "data.height_px": 112,
-    "train.epochs": 6, "train.lr": 2e-3, "train.micro_batch": 4, "train.global_batch": 4,
-}  # fmt: skip
-
-# PIPELINE_SCALE=tiny: all five steps in 45 seconds.
-TINY = {
-    "data.stand_in_scenes": 6,
-    "data.stand_in_val_scenes": 2,
-    "data.stand_in_frames": 2,
-    "data.overlays": 1,
-    "train.epochs": 1,
-}
-
-EXPECTED = {
-    "stage2": "demo: mAP about 0.35 on unseen roads, where a straight road scores 0.10 and the pictures of another "
-    "scene lead to 0.04; crossings are right to 1.5 m only. nuScenes: nothing published for this network, MapTR's "
-    "ResNet-50 reaches 0.50 on the official split and such methods about half of that on a geographic one",
-    "stage2_scratch_lr": "faster than stage2: what is new is trained at rates that MapTR's head was trained at",
-    "stage3_lora": "not below stage2; whether the language model's adapters add anything is what the comparison with "
-    "no_llm says",
-    "stage3_full": "the language model in fp32 with gradients and moments, 170 GB for Vicuna-7B: several large cards",
-    "no_llm": "the ablation: what is left when map queries look at the scene tokens without a language model; demo: "
-    "mAP about 0.30",
-}

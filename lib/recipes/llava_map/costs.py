@@ -19,7 +19,7 @@ from lib.recipes.llava_map.language_model import (
 )
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS, EncoderSize, QFormerSize
 
-VIEWS, CLASSES, EMBEDDING, COORDINATE_OCTAVES = 6, 3, 64, 10
+VIEWS, EMBEDDING, COORDINATE_OCTAVES = 6, 64, 10
 PROMPT_TOKENS = 32  # about
 KEY_FRAMES = {"v1.0-trainval": 28_130, "v1.0-mini": 323}  # of the official training scenes
 
@@ -108,7 +108,7 @@ def decoder(config: Config, hidden: int) -> int:
     )
     attention = 4 * linear(dim, dim) + linear(dim, 2 * dim) + linear(2 * dim, dim) + 2 * norm(dim)
     offset = linear(2 * dim + 2 * EMBEDDING, dim) + linear(dim, dim // 2) + linear(dim // 2, 2)
-    layer = attention + offset + norm(dim) + linear(dim, CLASSES)
+    layer = attention + offset + norm(dim) + linear(dim, len(config.data.classes))
     return (
         reducers
         + config.model.instances * points * 2

@@ -21,7 +21,7 @@ from lib.data import cores, pictures
 from lib.recipes.llava_map import geometry, splits
 from lib.recipes.llava_map.arrays import lines_of, read_arrays, read_pictures, resized, write_arrays
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.roadmap import CLASSES, RoadMap, Vector
+from lib.recipes.llava_map.roadmap import RoadMap, Vector
 from lib.recipes.llava_map.tables import TAGS, Camera, Frame, read_frames
 
 JPEG_QUALITY = 95
@@ -55,7 +55,8 @@ def prepare_frame(config: Config, shown: tuple[Frame, bool], root: Path, out: Pa
     size_px = (config.data.width_px, config.data.height_px)
     if not arrays.exists():  # written after the pictures
         try:
-            vectors = vectors_of(config, frame, road_map(root / "maps" / "expansion" / f"{frame.location}.json"))
+            location = root / "maps" / "expansion" / f"{frame.location}.json"
+            vectors = vectors_of(config, frame, road_map(location, config.data.centreline))
             for camera in frame.cameras:
                 keep_picture(root, camera, picture_path(out, frame, camera.channel), size_px)
         except pictures.Unreadable as reason:
@@ -65,24 +66,24 @@ def prepare_frame(config: Config, shown: tuple[Frame, bool], root: Path, out: Pa
             record.status, record.reason = "skipped", f"the map of {frame.location} cannot be cut here ({error})"
             return record
         write_arrays(arrays, frame, vectors, size_px)
-    record.columns = columns_of(frame, read_arrays(arrays)["labels"])
+    record.columns = columns_of(frame, read_arrays(arrays)["labels"], config.data.classes)
     if drawn:
         overlay(config, frame, out)
     return record
 
 
 @functools.lru_cache(maxsize=4)  # nuScenes' locations
-def road_map(path: Path) -> RoadMap:
-    return RoadMap.read(path)
+def road_map(path: Path, centreline: bool) -> RoadMap:
+    return RoadMap.read(path, centreline)
 
 
-def columns_of(frame: Frame, labels: np.ndarray) -> dict[str, Any]:
+def columns_of(frame: Frame, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     """What manifest.csv says of a frame: where and when it is, and how many lines of each class it has."""
     x_m, y_m = frame.world_from_bev[:2, 3]
     place = {"location": frame.location, "x_m": round(float(x_m), 2), "y_m": round(float(y_m), 2)}
-    counts = np.bincount(labels, minlength=len(CLASSES)).tolist()
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
     tags = {tag: int(tag in frame.tags) for tag in TAGS}
-    return place | {"timestamp_us": frame.timestamp_us} | tags | dict(zip(CLASSES, counts, strict=True))
+    return place | {"timestamp_us": frame.timestamp_us} | tags | dict(zip(classes, counts, strict=True))
 
 
 def sha256(path: Path) -> str:
@@ -130,7 +131,7 @@ def overlay(config: Config, frame: Frame, out: Path) -> None:
         f"{frame.scene}  {frame.location}  ground truth",
         read_pictures(out / frame.scene / frame.token),
         arrays,
-        config.data.half_extent_m,
+        config.data,
         truth=list(zip(arrays["labels"].tolist(), lines_of(arrays), strict=True)),
     )
 
@@ -240,7 +241,7 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     """Lines by class and side, and how much of the held-out ground was driven while training or choosing."""
     usable = [record for record in records if record.status == "ok"]
     sides = {side: [record for record in usable if record.split == side] for side in ("train", "select", "test")}
-    summary: dict[str, Any] = {side: counted(mine) for side, mine in sides.items() if mine}
+    summary: dict[str, Any] = {side: counted(mine, config.data.classes) for side, mine in sides.items() if mine}
     pairs = (("test", "train"), ("test", "select"), ("select", "train"))
     return summary | {
         f"{one}_share_within_{NEAR_M:.0f}_m_of_{other}": round(leak(sides[one], sides[other]), 4)
@@ -249,15 +250,15 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     }
 
 
-def counted(records: list[Record]) -> dict[str, int]:
-    counts = np.array([[int(record.columns[name]) for name in CLASSES] for record in records]).reshape(-1, len(CLASSES))
+def counted(records: list[Record], classes: tuple[str, ...]) -> dict[str, int]:
+    counts = np.array([[int(record.columns[name]) for name in classes] for record in records]).reshape(-1, len(classes))
     found = {
         "frames": len(records),
         "scenes": len({record.group for record in records}),
         "most_in_a_frame": int(counts.sum(1).max(initial=0)),
         "frames_without": int((counts.sum(1) == 0).sum()),
     }
-    return found | dict(zip(CLASSES, counts.sum(0).tolist(), strict=True))
+    return found | dict(zip(classes, counts.sum(0).tolist(), strict=True))
 
 
 def leak(held_out: list[Record], seen: list[Record]) -> float:

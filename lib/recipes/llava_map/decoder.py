@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lib.recipes.llava_map.roadmap import CLASSES
-
 QUERY_STD = 0.02  # of the order of a language model's own embeddings
 PRIOR = 0.01  # of a query being a line: without it the focal loss starts among false alarms (Lin et al. 2017)
 EMBEDDING = 64
@@ -58,14 +56,14 @@ class SceneInteraction(nn.Module):
 class MapDecoder(nn.Module):
     """Features of instances and points to classes and to points in [0, 1] over the region, layer by layer."""
 
-    def __init__(self, instances: int, points: int, hidden: int, dim: int, layers: int, heads: int):
+    def __init__(self, instances: int, points: int, hidden: int, dim: int, layers: int, heads: int, classes: int):
         super().__init__()
         self.reduce_instance = reducer(hidden, [max(hidden // part, dim) for part in (2, 4, 8)] + [dim])
         self.reduce_point = reducer(hidden, [max(hidden // 4, dim), dim])
         self.reference = nn.Parameter(spread_lines(instances, points).logit())  # (instances, points, 2)
         self.coordinate = nn.Linear(4 * COORDINATE_OCTAVES, EMBEDDING)
         self.order = nn.Parameter(torch.randn(points, EMBEDDING) * QUERY_STD)
-        self.layers = nn.ModuleList(Refinement(dim, heads) for _ in range(layers))
+        self.layers = nn.ModuleList(Refinement(dim, heads, classes) for _ in range(layers))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (batch, instances * (1 + points), hidden) -> of every layer, logits (layers, batch, instances,
@@ -88,7 +86,7 @@ class MapDecoder(nn.Module):
 class Refinement(nn.Module):
     """One step: the points of an instance look at one another, then each moves; their mean is classified."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, classes: int):
         super().__init__()
         self.attention = nn.TransformerEncoderLayer(dim, heads, 2 * dim, 0.0, batch_first=True, norm_first=True)
         self.offset = nn.Sequential(
@@ -98,9 +96,9 @@ class Refinement(nn.Module):
             nn.ReLU(),
             zeroed(nn.Linear(dim // 2, 2)),
         )
-        classes = nn.Linear(dim, len(CLASSES))
-        nn.init.constant_(classes.bias, -math.log((1 - PRIOR) / PRIOR))
-        self.classify = nn.Sequential(nn.LayerNorm(dim), classes)
+        score = nn.Linear(dim, classes)
+        nn.init.constant_(score.bias, -math.log((1 - PRIOR) / PRIOR))
+        self.classify = nn.Sequential(nn.LayerNorm(dim), score)
 
     def forward(self, instance: Tensor, point: Tensor, place: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """instance (batch, instances, dim), point (batch, instances, points, dim), codes of place and order -> the

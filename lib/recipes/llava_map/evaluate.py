@@ -9,9 +9,9 @@ import numpy as np
 from lib.core.records import Batch, Metric, Parts, Row, Stage
 from lib.core.run import atomic
 from lib.recipes.llava_map import ablations, metrics
+from lib.recipes.llava_map.classes import CENTRELINE
 from lib.recipes.llava_map.config import Config
 from lib.recipes.llava_map.metrics import THRESHOLDS_M, Detections
-from lib.recipes.llava_map.roadmap import CLASSES
 
 GUIDE = "guide_"  # begins the numbers of the guide's variant: one class a query, score threshold
 HIT_BITS = 1 << np.arange(len(THRESHOLDS_M))  # every region has as many thresholds
@@ -27,7 +27,7 @@ def measures(config: Config, stage: Stage) -> dict[str, Metric]:
     }
     if config.eval.ablations:
         found |= {name: named(f"mAP {words}", f"The same network, {words}.") for name, words in ablations.WORDS.items()}
-    for name in CLASSES:
+    for name in config.data.classes:
         plain = name.replace("ped_", "pedestrian ")
         found[f"AP_{name}"] = named(f"AP of {plain}", f"Average precision of {plain} lines over all distances.", True)
         for limit in config.data.thresholds_m:
@@ -74,10 +74,11 @@ def straight_road(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The trivial predictor: the car in the right lane of a straight road with one lane a side, no crossing."""
     half_length_m = config.data.half_extent_m[1]
     ahead_m = np.linspace(-half_length_m, half_length_m, config.model.points)
-    road = (("divider", -1.75), ("boundary", 2.0), ("boundary", -5.5))  # class, x in metres
-    logits = np.full((len(road), len(CLASSES)), -9.0)
+    road = [("divider", -1.75), ("boundary", 2.0), ("boundary", -5.5)]  # class, x in metres
+    road += [(CENTRELINE, 0.0), (CENTRELINE, -3.5)] if config.data.centreline else []
+    logits = np.full((len(road), len(config.data.classes)), -9.0)
     for query, (name, _) in enumerate(road):
-        logits[query, CLASSES.index(name)] = 3.0
+        logits[query, config.data.classes.index(name)] = 3.0
     return logits, np.stack([np.stack([np.full_like(ahead_m, x_m), ahead_m], axis=1) for _, x_m in road])
 
 
@@ -90,9 +91,11 @@ def row(config: Config, batch: Batch, number: int, logits: np.ndarray, points: n
     scores, labels, lines = metrics.best_pairs(logits, points, config.eval.detections)
     numbers = packed(config, scores, labels, lines, truth, config.eval.detections)
     numbers |= {GUIDE + name: value for name, value in guide_numbers(config, logits, points, truth).items()}
-    numbers |= {f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(CLASSES)}
+    numbers |= {
+        f"truths_{name}": float(sum(label == i for label, _ in truth)) for i, name in enumerate(config.data.classes)
+    }
     arrays = {"folder": batch["folder"][number], "truth": truth, "predicted": shown(scores, labels, lines)}
-    submission = json.dumps(listed(scores, labels, lines), separators=(",", ":"))
+    submission = json.dumps(listed(config, scores, labels, lines), separators=(",", ":"))
     return Row(
         batch["sample_id"][number],
         batch["group"][number],
@@ -125,10 +128,10 @@ def shown(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[tup
     return [(label, line, score) for label, line, score in found if score > metrics.SHOWN_SCORE]
 
 
-def listed(scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[dict[str, Any]]:
+def listed(config: Config, scores: np.ndarray, labels: np.ndarray, lines: np.ndarray) -> list[dict[str, Any]]:
     """A frame's detections in the form of a submission; metres, x right and y ahead of the lidar."""
     return [
-        {"class": CLASSES[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()}
+        {"class": config.data.classes[label], "score": round(float(score), 5), "pts": np.round(line, 3).tolist()}
         for score, label, line in zip(scores, labels, lines, strict=True)
     ]
 
@@ -148,7 +151,7 @@ def packed(
     kind is 10 * class + 1, 2, 4 added up for a hit at each of the thresholds.
     """
     kinds = np.zeros(len(scores))
-    for label in range(len(CLASSES)):
+    for label in range(len(config.data.classes)):
         mine = labels == label
         similarities = metrics.similarity(list(lines[mine]), [line for other, line in truth if other == label],
             config.eval.compared_points)  # fmt: skip
@@ -172,7 +175,7 @@ def unpacked(row: Row, before: str) -> np.ndarray:
         pairs = pairs[pairs[:, 0] >= 0]
         kinds = pairs[:, 1].astype(int)
         row.arrays[key] = np.column_stack([pairs[:, 0], kinds // 10, (kinds % 10)[:, None] & HIT_BITS > 0])
-        row.arrays["truths"] = np.array([row.numbers[f"truths_{name}"] for name in CLASSES])
+        row.arrays["truths"] = np.array([value for name, value in row.numbers.items() if name.startswith("truths_")])
     found: np.ndarray = row.arrays[key]
     return found
 
@@ -184,7 +187,7 @@ def detections(rows: list[Row], before: str = "") -> list[Detections]:
     """The detections of all rows by class."""
     every = np.concatenate([unpacked(row, before) for row in rows])
     truths = np.sum([row.arrays["truths"] for row in rows], axis=0)
-    by_class = [every[every[:, 1] == label] for label in range(len(CLASSES))]
+    by_class = [every[every[:, 1] == label] for label in range(len(truths))]
     return [
         Detections(mine[:, 0], mine[:, 2:].astype(bool), int(count))
         for mine, count in zip(by_class, truths, strict=True)
@@ -194,13 +197,13 @@ def detections(rows: list[Row], before: str = "") -> list[Detections]:
 def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
     """AP by class and threshold, mAP, and the mAP of the guide's variant, which caps recall: not a benchmark value."""
     limits_m = config.data.thresholds_m
-    found = metrics.table(detections(rows), limits_m) | {"mAP_guide": mean_ap(config, rows, GUIDE)}
+    found = metrics.table(detections(rows), limits_m, config.data.classes) | {"mAP_guide": mean_ap(config, rows, GUIDE)}
     shown = [name for name in ablations.NAMES if f"{name}_score_00" in rows[0].numbers]
     return found | {name: mean_ap(config, rows, f"{name}_") for name in shown}
 
 
 def mean_ap(config: Config, rows: list[Row], before: str = "") -> float:
-    return metrics.table(detections(rows, before), config.data.thresholds_m)["mAP"]
+    return metrics.table(detections(rows, before), config.data.thresholds_m, config.data.classes)["mAP"]
 
 
 def by_tag(config: Config, rows: list[Row]) -> list[tuple[str, int, float]]:
@@ -221,7 +224,7 @@ def describe(config: Config, stage: Stage, scores: dict[str, Any], base: list[Ro
         f"held-out frames: {scores['n_samples']} of {scores['n_groups']} scenes",
         f"{'':<14}{f'AP {limits[0]} m':>10}" + "".join(f"{f'{limit} m':>8}" for limit in limits[1:]) + f"{'mean':>8}",
     ]
-    for name in CLASSES:
+    for name in config.data.classes:
         columns = (*(f"AP_{name}_{threshold}m" for threshold in limits), f"AP_{name}")
         cells = [found[column]["adapted"] for column in columns]
         lines.append(f"{name:<14}{cells[0]:>10.3f}" + "".join(f"{cell:>8.3f}" for cell in cells[1:]))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lib.core.errors import Stop
 
 FARTHEST_M = 1e7  # no map coordinate is a quarter of the Earth away
+LONGEST_LANE_M = 1e5  # of a piece of a lane: its points are half a metre apart
 LONGEST_NAME = 200  # file systems take 255 bytes, and endings are added
 GET_AGAIN = "bring the file again, as https://www.nuscenes.org/nuscenes has it"
 
@@ -50,7 +51,16 @@ def is_camera_matrix(value: Any) -> bool:
     return rows and value[0][0] > 0 and value[1][1] > 0 and value[2] == [0, 0, 1]
 
 
+def is_shape(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[LSR]{3}", value))
+
+
+def are_lengths(value: Any) -> bool:
+    return are_numbers(value, 3) and min(value) >= 0 and max(value) < LONGEST_LANE_M
+
+
 TEXT = Kind("text", lambda value: isinstance(value, str))
+TEXT_OR_NOTHING = Kind("text or null", lambda value: value is None or isinstance(value, str))
 TEXTS = Kind("a list of text", lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value))
 NAME = Kind("a name without / and a leading dot", is_file_name)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
@@ -60,10 +70,17 @@ METRES = Kind("a coordinate in metres", lambda value: is_number(value) and abs(v
 PLACE = Kind("three coordinates in metres", lambda value: are_numbers(value, 3) and max(map(abs, value)) < FARTHEST_M)
 ROTATION = Kind("a quaternion [w, x, y, z]", is_rotation)
 CAMERA_MATRIX = Kind("a 3 x 3 camera matrix", is_camera_matrix)
+POSE = Kind("x and y in metres and a heading", PLACE.fits)
+SHAPE = Kind("three letters of L, S and R", is_shape)
+RADIUS = Kind("a radius in metres", lambda value: is_number(value) and 0 < value < FARTHEST_M)
+LENGTHS = Kind("three lengths in metres", are_lengths)
 LIST = Kind("a list", lambda value: isinstance(value, list))
 
 
-def refuse_damaged(path: Path, record: Any, name: str, wanted: Mapping[str, Kind]) -> None:
+Kinds = Mapping[str, Kind]  # field -> what it must be
+
+
+def refuse_damaged(path: Path, record: Any, name: str, wanted: Kinds) -> None:
     """Stop where a record is not a JSON object or a field is absent or of another kind.
 
     name: which record it is, for the sentence: "record 17", "node 3".

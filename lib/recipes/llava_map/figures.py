@@ -6,7 +6,6 @@ from lib.core.records import Row, Stage
 from lib.recipes.llava_map import evaluate, metrics, scene_view
 from lib.recipes.llava_map.arrays import read_arrays, read_pictures
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.roadmap import CLASSES
 
 
 def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
@@ -26,7 +25,7 @@ def frame_figure(config: Config, row: Row, path: Path) -> None:
         f"{row.sample_id}: {drawn}",
         read_pictures(folder),
         read_arrays(folder.with_name(folder.name + ".npz")),
-        config.data.half_extent_m,
+        config.data,
         row.arrays["truth"],
         row.arrays["predicted"],
     )
@@ -50,9 +49,10 @@ def precision_recall(config: Config, path: Path, columns: dict[str, list[Row]]) 
     """A panel for each class, a curve for each threshold; `untrained` dotted, `trained` solid."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for label, name in enumerate(CLASSES):
-        axes = figure.add_subplot(1, 3, label + 1)
+    classes = config.data.classes
+    figure = Figure(figsize=(11 / 3 * len(classes), 3.6), layout="constrained")
+    for label, name in enumerate(classes):
+        axes = figure.add_subplot(1, len(classes), label + 1)
         for column, rows in columns.items():
             recall, precision = metrics.curve(evaluate.detections(rows)[label])
             for i, threshold in enumerate(config.data.thresholds_m):

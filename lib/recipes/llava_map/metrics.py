@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lib.recipes.llava_map.classes import CLASSES
 from lib.recipes.llava_map.polylines import resample
-from lib.recipes.llava_map.roadmap import CLASSES
 
 THRESHOLDS_M = (0.5, 1.0, 1.5)  # of the region of 60 x 30 m; config.REGIONS has those of others
 COMPARED_POINTS = 100
@@ -102,9 +102,11 @@ def curve(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     return true / max(detections.truths, 1), true / np.arange(1, len(order) + 1)[:, None]
 
 
-def table(by_class: list[Detections], thresholds_m: tuple[float, ...] = THRESHOLDS_M) -> dict[str, float]:
-    """AP by class and threshold, by class, and mAP over the three classes, whether they occur or not."""
-    rows = {name: average_precision(detections) for name, detections in zip(CLASSES, by_class, strict=True)}
+def table(
+    by_class: list[Detections], thresholds_m: tuple[float, ...] = THRESHOLDS_M, classes: tuple[str, ...] = CLASSES
+) -> dict[str, float]:
+    """AP by class and threshold, by class, and mAP over the classes, whether they occur or not."""
+    rows = {name: average_precision(detections) for name, detections in zip(classes, by_class, strict=True)}
     result = {
         f"AP_{name}_{threshold}m": float(ap)
         for name, aps in rows.items()

@@ -21,7 +21,13 @@ def new_parts(config: Config, hidden: int) -> dict[str, nn.Module]:
         "bridge": Bridge(ENCODERS[model.encoder].width, QFORMERS[model.qformer], model.tokens_per_view, hidden),
         "queries": MapQueries(model.instances, model.points, hidden),
         "decoder": MapDecoder(
-            model.instances, model.points, hidden, model.decoder_width, model.decoder_layers, model.decoder_heads
+            model.instances,
+            model.points,
+            hidden,
+            model.decoder_width,
+            model.decoder_layers,
+            model.decoder_heads,
+            len(config.data.classes),
         ),
     }
     if model.scene_interaction:

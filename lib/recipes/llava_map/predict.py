@@ -51,10 +51,10 @@ def predict_frame(config: Config, parts: Parts, frame: Frame, root: Path, out: P
         f"{frame.scene}  {frame.token}: {len(drawn)} lines with a score above {metrics.SHOWN_SCORE}",
         shown,
         {"intrinsics": intrinsics, "bev_from_cam": frame.bev_from_cam()},
-        config.data.half_extent_m,
+        config.data,
         predicted=drawn,
     )
-    return evaluate.listed(*found)
+    return evaluate.listed(config, *found)
 
 
 def chosen(folder: Path, wanted: str) -> list[Frame]:

@@ -12,8 +12,9 @@ from PIL import Image
 from lib import recipes
 from lib.core import config as settings
 from lib.recipes.llava_map import geometry, polylines, stand_in
+from lib.recipes.llava_map.classes import CLASSES
 from lib.recipes.llava_map.config import Config
-from lib.recipes.llava_map.roadmap import CLASSES, LOCATIONS, RoadMap, Vector
+from lib.recipes.llava_map.roadmap import LOCATIONS, RoadMap, Vector
 from lib.recipes.llava_map.tables import CAMERAS, Frame, read_frames
 
 SEED = 1007  # of the worlds; the demo's is Size.seed of stand_in_tables.py

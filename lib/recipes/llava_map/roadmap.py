@@ -14,10 +14,9 @@ import numpy as np
 import shapely
 
 from lib.core.errors import Stop
-from lib.recipes.llava_map import fields
+from lib.recipes.llava_map import fields, lanes
 from lib.recipes.llava_map.fields import METRES, TEXT, TEXTS
 
-CLASSES = ("divider", "ped_crossing", "boundary")
 LOCATIONS = ("boston-seaport", "singapore-hollandvillage", "singapore-onenorth", "singapore-queenstown")
 LINE_LAYERS = ("road_divider", "lane_divider")
 ROAD_LAYERS = ("road_segment", "lane")
@@ -36,12 +35,15 @@ KINDS = {
     **dict.fromkeys(LINE_LAYERS, LINE_OF),
     **dict.fromkeys(ROAD_LAYERS, POLYGON_OF),
 }
+# And of lanes, where their centre lines are wanted: some connectors have no polygon. The graph's two are by lane.
+LANE = {"token": TEXT, "polygon_token": fields.TEXT_OR_NOTHING}
+LANE_LAYERS, GRAPH = ("lane", "lane_connector"), ("arcline_path_3", "connectivity")
 EDGE_M = 0.2  # crossings are cut this much outside the region, boundaries inside: its own edge is not a boundary
 
 
 @dataclass(frozen=True)
 class Vector:
-    """One map element: class index into CLASSES and its vertices (n, 2) in metres, `bev` frame."""
+    """One map element: class index into the names of classes.py and its vertices (n, 2) in metres, `bev` frame."""
 
     label: int
     vertices: np.ndarray
@@ -55,26 +57,35 @@ class Layer:
         self.tree = shapely.STRtree(self.geometries)
 
     def near(self, patch: shapely.Geometry) -> np.ndarray:
-        """The geometries that meet a patch, in the order of the file: (n,) of shapely objects."""
-        found: np.ndarray = self.geometries[np.sort(self.tree.query(patch, predicate="intersects"))]
+        """The numbers of the geometries that meet a patch, in the order of the file: (n,) int."""
+        found: np.ndarray = np.sort(self.tree.query(patch, predicate="intersects"))
         return found
 
 
 class RoadMap:
     """The layers of one location that carry map vectors."""
 
-    def __init__(self, lines: list[shapely.Geometry], crossings: list[shapely.Geometry], roads: list[shapely.Geometry]):
+    def __init__(
+        self,
+        lines: list[shapely.Geometry],
+        crossings: list[shapely.Geometry],
+        roads: list[shapely.Geometry],
+        graph: lanes.Lanes = lanes.NONE,
+    ):
         self.lines, self.crossings, self.roads = Layer(lines), Layer(crossings), Layer(roads)
+        self.lanes, self.graph = Layer(graph.middles), graph
 
     @classmethod
-    def read(cls, path: Path) -> "RoadMap":
-        """The map of a location. Stop where the file is missing, of an older version, broken or incomplete."""
-        tables = read_expansion(path)
-        nodes = {token: (node["x"], node["y"]) for token, node in by_token(path, tables, "node").items()}
-        outlines, lines = by_token(path, tables, "polygon"), by_token(path, tables, "line")
+    def read(cls, path: Path, centreline: bool = False) -> "RoadMap":
+        """The map of a location, and with its centre lines where they are wanted. Stop where the file is missing, of an
+        older version, broken or incomplete.
+        """
+        tables = read_expansion(path, centreline)
+        nodes = {token: (node["x"], node["y"]) for token, node in by_token(path, tables, "node", KINDS["node"]).items()}
+        outlines, lines = (by_token(path, tables, layer, KINDS[layer]) for layer in ("polygon", "line"))
 
         def pointed(layer: str, key: str, others: Table) -> list[dict[str, Any]]:
-            return [lookup(others, record[key], path, layer) for record in checked(path, tables, layer)]
+            return [lookup(others, record[key], path, layer) for record in checked(path, tables, layer, KINDS[layer])]
 
         def line_layer(layer: str) -> list[shapely.Geometry]:
             found = (at(line["node_tokens"], nodes, path) for line in pointed(layer, "line_token", lines))
@@ -88,10 +99,11 @@ class RoadMap:
             [line for layer in LINE_LAYERS for line in line_layer(layer)],
             polygon_layer(CROSSING_LAYER),
             [area for layer in ROAD_LAYERS for area in polygon_layer(layer)],
+            lane_graph(path, tables, outlines, nodes) if centreline else lanes.NONE,
         )
 
     def vectors(self, x_m: float, y_m: float, yaw: float, half_extent_m: tuple[float, float]) -> list[Vector]:
-        """Map vectors around a world position (metres, yaw in radians): dividers, then crossings, then boundaries."""
+        """Map vectors around a world position (metres, yaw in radians): class after class, as classes.py lists them."""
         width_m, length_m = half_extent_m
         patch = shapely.box(-width_m, -length_m, width_m, length_m)
         turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])  # world from bev
@@ -99,13 +111,17 @@ class RoadMap:
         world_patch = shapely.transform(patch, lambda points: points @ turn.T + origin)
 
         def local(layer: Layer) -> np.ndarray:
-            shapes: np.ndarray = shapely.transform(layer.near(world_patch), lambda points: (points - origin) @ turn)
+            near = layer.geometries[layer.near(world_patch)]
+            shapes: np.ndarray = shapely.transform(near, lambda points: (points - origin) @ turn)
             return shapes
 
         dividers = pieces(shapely.intersection(local(self.lines), patch))
         crossings = outlines_within(local(self.crossings), patch, shapely.box(*grown(half_extent_m, EDGE_M)))
         boundaries = outlines_within(local(self.roads), patch, shapely.box(*grown(half_extent_m, -EDGE_M)))
-        return [Vector(label, line) for label, lines in enumerate((dividers, crossings, boundaries)) for line in lines]
+        here = [self.graph.tokens[number] for number in self.lanes.near(world_patch)]
+        ways = lanes.ways_within(here, local(self.lanes), patch, self.graph.followers)
+        classes = (dividers, crossings, boundaries, ways)
+        return [Vector(label, line) for label, lines in enumerate(classes) for line in lines]
 
 
 HOW_TO_GET = (
@@ -113,7 +129,7 @@ HOW_TO_GET = (
 )
 
 
-def read_expansion(path: Path) -> dict[str, Any]:
+def read_expansion(path: Path, centreline: bool) -> dict[str, Any]:
     """The JSON tables; version 1.3 is asked for because older packs lack layers and differ in geometry."""
     if not path.exists():
         raise Stop(f"{path} is missing: the map expansion is a download of its own, also for v1.0-mini", HOW_TO_GET)
@@ -126,25 +142,26 @@ def read_expansion(path: Path) -> dict[str, Any]:
     if str(tables.get("version", "1.0")) < "1.3":
         version = fields.shown(tables.get("version", "older than 1.1"))
         raise Stop(f"{path} is map expansion version {version}, and 1.3 is needed", HOW_TO_GET)
-    for layer in KINDS:
+    for layer in (*KINDS, *(LANE_LAYERS + GRAPH if centreline else ())):
+        kind, words = (dict, "a JSON object") if layer in GRAPH else (list, "a list")
         if layer not in tables:
             raise Stop(f"{path} has no layer {layer!r}", HOW_TO_GET)
-        if not isinstance(tables[layer], list):
-            raise Stop(f"{path}: the layer {layer!r} is {fields.shown(tables[layer])}, not a list", HOW_TO_GET)
+        if not isinstance(tables[layer], kind):
+            raise Stop(f"{path}: the layer {layer!r} is {fields.shown(tables[layer])}, not {words}", HOW_TO_GET)
     return tables
 
 
-def checked(path: Path, tables: dict[str, Any], layer: str) -> Iterator[dict[str, Any]]:
+def checked(path: Path, tables: dict[str, Any], layer: str, kinds: fields.Kinds) -> Iterator[dict[str, Any]]:
     """The records of a layer. Stop: one is damaged; it is named by its place in the layer."""
     for number, record in enumerate(tables[layer]):
-        fields.refuse_damaged(path, record, f"{layer} {number}", KINDS[layer])
+        fields.refuse_damaged(path, record, f"{layer} {number}", kinds)
         yield record
 
 
-def by_token(path: Path, tables: dict[str, Any], layer: str) -> Table:
+def by_token(path: Path, tables: dict[str, Any], layer: str, kinds: fields.Kinds) -> Table:
     """The records of a layer by their token. Stop: one is damaged, or two that differ have the same token."""
     found: Table = {}
-    for number, record in enumerate(checked(path, tables, layer)):
+    for number, record in enumerate(checked(path, tables, layer, kinds)):
         if found.get(record["token"], record) != record:
             raise Stop(f"{path}: {layer} {number} has the token {record['token']!r} of another one", HOW_TO_GET)
         found[record["token"]] = record
@@ -156,6 +173,18 @@ def lookup(table: dict[str, Any], token: str, path: Path, what: str) -> Any:
     if token not in table:
         raise Stop(f"{path}: a {what} points to {token!r}, which is not in the file", HOW_TO_GET)
     return table[token]
+
+
+def lane_graph(path: Path, tables: dict[str, Any], outlines: Table, nodes: dict[str, Vertex]) -> lanes.Lanes:
+    """The centre lines of the lanes that have an area; MapTRv2 leaves the others out."""
+
+    def has_area(lane: dict[str, Any]) -> bool:
+        token = lane["polygon_token"]
+        return token is not None and polygon(lookup(outlines, token, path, "lane"), nodes, path) is not None
+
+    records = [lane for layer in LANE_LAYERS for lane in by_token(path, tables, layer, LANE).values()]
+    drawn = [lane["token"] for lane in records if has_area(lane)]
+    return lanes.read(path, tables["arcline_path_3"], tables["connectivity"], drawn)
 
 
 def at(tokens: list[str], nodes: dict[str, Vertex], path: Path) -> list[Vertex]:

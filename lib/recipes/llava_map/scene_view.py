@@ -8,13 +8,13 @@ import numpy as np
 
 from lib.core.run import atomic
 from lib.recipes.llava_map import geometry, polylines
-from lib.recipes.llava_map.roadmap import CLASSES
+from lib.recipes.llava_map.config import DataConfig
 from lib.recipes.llava_map.tables import CAMERAS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#d62728", "#1f77b4", "#2ca02c")  # divider, ped_crossing, boundary
+COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e")  # divider, ped_crossing, boundary, centreline
 MOSAIC = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 CAR_M = (1.9, 4.8)
 NEAREST_DRAWN_M = 0.5  # in front of a camera
@@ -29,7 +29,7 @@ def scene_figure(
     title: str,
     pictures: np.ndarray,
     cameras: Mapping[str, np.ndarray],
-    half_extent_m: tuple[float, float],
+    data: DataConfig,
     truth: Lines = (),
     predicted: Scored = (),
 ) -> None:
@@ -43,7 +43,7 @@ def scene_figure(
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=(0.8, 1, 1, 1))
     above = figure.add_subplot(grid[:, 0])
-    bird_eye(above, half_extent_m, truth, predicted)
+    bird_eye(above, data, truth, predicted)
     for number, channel in enumerate(MOSAIC):
         view = CAMERAS.index(channel)
         axes = figure.add_subplot(grid[number // 3, 1 + number % 3])
@@ -60,7 +60,7 @@ def strokes(truth: Lines, predicted: Scored) -> Iterator[tuple[int, np.ndarray, 
     yield from ((label, vertices, "-", score) for label, vertices, score in predicted)
 
 
-def bird_eye(axes: "Axes", half_extent_m: tuple[float, float], truth: Lines, predicted: Scored) -> None:
+def bird_eye(axes: "Axes", data: DataConfig, truth: Lines, predicted: Scored) -> None:
     """x to the right, y ahead, metres, equal aspect; a dot marks where a line begins."""
     from matplotlib.patches import Rectangle
 
@@ -68,9 +68,9 @@ def bird_eye(axes: "Axes", half_extent_m: tuple[float, float], truth: Lines, pre
     for label, vertices, style, alpha in strokes(truth, predicted):
         axes.plot(*vertices.T, style, color=COLOURS[label], linewidth=1.6, alpha=alpha)
         axes.plot(*vertices[0], ".", color=COLOURS[label], markersize=5, alpha=alpha)
-    x_m, y_m = half_extent_m
+    x_m, y_m = data.half_extent_m
     axes.set(xlim=(-x_m, x_m), ylim=(-y_m, y_m), aspect="equal", xlabel="right, m", ylabel="ahead, m")
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(data.classes):
         axes.plot([], [], color=COLOURS[label], label=name)
     axes.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, columnspacing=0.8)
 

@@ -1,7 +1,9 @@
 """Tables and map expansions of the stand-in data set, in the nuScenes format."""
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ LAYERS = (
     "polygon", "line", "node", "drivable_area", "road_segment", "road_block", "lane", "ped_crossing", "walkway",
     "stop_line", "carpark_area", "road_divider", "lane_divider", "traffic_light", "lane_connector",
 )  # fmt: skip
+ARC_M, CONNECTOR_M = 0.1, 3.0  # how near arcs are to the middle of a lane; width of a connector
 TABLES = (
     "category", "attribute", "visibility", "instance", "sample_annotation", "sensor", "calibrated_sensor", "ego_pose",
     "log", "map", "scene", "sample", "sample_data",
@@ -72,14 +75,38 @@ class Expansion:
         for area in site.intersections:
             self.add("road_segment", polygon_token=self.polygon(area), is_intersection=True)
         no_dividers: dict[str, Any] = {"left_lane_divider_segments": [], "right_lane_divider_segments": []}
-        for area in site.lanes:
-            self.add("lane", polygon_token=self.polygon(area), **no_dividers)
+        lanes = [self.add("lane", polygon_token=self.polygon(area), **no_dividers) for area in site.lanes]
+        self.lane_graph(site, lanes)
         for area in site.crossings:
             self.add("ped_crossing", polygon_token=self.polygon(area), road_segment_token="")
         for layer, lines in (("road_divider", site.centre_lines), ("lane_divider", site.lane_lines)):
             for line in lines:
                 self.line(layer, line)
         self.add("drivable_area", polygon_tokens=[self.polygon(area) for area in shapely.get_parts(site.road)])
+
+    def lane_graph(self, site: Site, lanes: list[str]) -> None:
+        """The middle of every lane, and a connector across each gap between two stretches of one. lanes: tokens."""
+        for lane, line in zip(lanes, site.middles, strict=True):
+            self.middle(lane, line.simplify(ARC_M))
+        for one, other in site.joints:
+            across = shapely.LineString([site.middles[one].coords[-1], site.middles[other].coords[0]])
+            outline = self.polygon(across.buffer(CONNECTOR_M / 2, cap_style="flat"))
+            connector = self.add("lane_connector", polygon_token=outline)
+            self.middle(connector, across)
+            for before, after in ((lanes[one], connector), (connector, lanes[other])):
+                self.tables["connectivity"][before]["outgoing"].append(after)
+                self.tables["connectivity"][after]["incoming"].append(before)
+
+    def middle(self, lane: str, line: shapely.LineString) -> None:
+        """A line as nuScenes' arcs, each of them straight; none where it is empty."""
+        paths = []
+        for (x_m, y_m), end in itertools.pairwise(line.coords):
+            ahead_m, aside_m = end[0] - x_m, end[1] - y_m
+            heading, length_m = math.atan2(aside_m, ahead_m), math.hypot(ahead_m, aside_m)
+            poses = {"start_pose": [x_m, y_m, heading], "end_pose": [*end, heading]}
+            paths.append(poses | {"shape": "LSL", "radius": 100.0, "segment_length": [0.0, length_m, 0.0]})
+        self.tables["arcline_path_3"][lane] = paths
+        self.tables["connectivity"][lane] = {"incoming": [], "outgoing": []}
 
     def flaws(self) -> None:
         """What real files contain: a line without nodes and a polygon that crosses itself."""

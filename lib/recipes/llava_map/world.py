@@ -5,6 +5,7 @@ island. Lines that a camera could not see are not in the map, and what is painte
 learns here learns to see.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,8 @@ class Site:
     segments: list[shapely.Geometry] = field(default_factory=list)
     intersections: list[shapely.Geometry] = field(default_factory=list)
     lanes: list[shapely.Geometry] = field(default_factory=list)
+    middles: list[shapely.Geometry] = field(default_factory=list)  # of each lane a line in its direction, or nothing
+    joints: list[tuple[int, int]] = field(default_factory=list)  # lanes that go on in one another, across a gap
     centre_lines: list[shapely.Geometry] = field(default_factory=list)
     lane_lines: list[shapely.Geometry] = field(default_factory=list)
     crossings: list[shapely.Geometry] = field(default_factory=list)
@@ -112,9 +115,24 @@ def add_markings(site: Site, street: Street, gaps: shapely.Geometry) -> None:
         for lane in range(street.lanes):
             middle = street.line.offset_curve(side * (lane + 0.5) * street.lane_m)
             strip = middle.buffer(street.lane_m / 2 - 0.05, cap_style="flat")  # inside the road: no slivers in unions
-            site.lanes += parts(strip.difference(gaps).intersection(site.road.buffer(-0.02)))
+            add_lane(site, middle, side, parts(strip.difference(gaps).intersection(site.road.buffer(-0.02))))
             if lane:
                 site.lane_lines += parts(street.line.offset_curve(side * lane * street.lane_m).difference(gaps))
+
+
+def add_lane(site: Site, middle: shapely.LineString, side: int, areas: list[shapely.Geometry]) -> None:
+    """The stretches of one lane; cars on the right side (-1) drive along the street, those on the left against it."""
+    way, first = middle if side < 0 else middle.reverse(), len(site.lanes)
+    stretches = [way.intersection(area) for area in areas]
+    starts = [way.line_locate_point(shapely.Point(line.coords[0])) if is_line(line) else -1 for line in stretches]
+    order = [i for i in sorted(range(len(areas)), key=starts.__getitem__) if is_line(stretches[i])]
+    site.lanes += areas
+    site.middles += [line if is_line(line) else shapely.LineString() for line in stretches]
+    site.joints += [(first + one, first + other) for one, other in itertools.pairwise(order)]
+
+
+def is_line(geometry: shapely.Geometry) -> bool:
+    return geometry.geom_type == "LineString" and not geometry.is_empty
 
 
 def crossings(
@@ -143,5 +161,6 @@ def placed(site: Site, angle_deg: float, centre: tuple[float, float]) -> Site:
     def move(geometry: shapely.Geometry) -> shapely.Geometry:
         return affinity.translate(affinity.rotate(geometry, angle_deg, origin=(0, 0)), *centre)
 
-    lists = {name: [move(part) for part in value] for name, value in vars(site).items() if isinstance(value, list)}
-    return Site(move(site.path), move(site.road), yellow=site.yellow, **lists)
+    shapes = {name: value for name, value in vars(site).items() if isinstance(value, list) and name != "joints"}
+    moved = {name: [move(part) for part in value] for name, value in shapes.items()}
+    return Site(move(site.path), move(site.road), yellow=site.yellow, joints=site.joints, **moved)

@@ -15,7 +15,8 @@ FUNCTIONS = {
     "": {
         "costs": "plan",
         "sources": "assets",
-        "data": "prepare split summarise_data",
+        "data": "prepare summarise_data",
+        "membership": "split",
         "schedule": "stages",
         "autoencoder.decision": "decide",
     },

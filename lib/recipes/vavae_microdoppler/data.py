@@ -1,44 +1,37 @@
-"""A person's folders -> records, a split without leaks, and images at the network's size.
+"""A person's folders -> records, and images at the network's size.
 
     <root>/<user>/**/*.jpg    any image type, any folder names; each folder directly below the root is one user (label)
     <root>/<user>/**/*.npy    raw complex echoes instead (data.kind=iq): cut into windows and turned into spectrograms;
                               or spectrograms as real numbers (data.kind=arrays), kept in 16 bit
 
 Every file that is found is a record, used or skipped with the reason. layout.py says whose it is, recordings.py which
-recording it belongs to; a user is a label once an image of theirs is trained on.
+recording it belongs to, readers.py what is in it, membership.py on which side it is.
 """
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import Stop
-from lib.core.hashes import checked
-from lib.core.records import Record, Split
-from lib.core.run import atomic, write_json
+from lib.core.records import Record
+from lib.core.run import atomic
 from lib.data import cores, pictures
-from lib.data import split as splitting
-from lib.data.split import by_share, perceptual_hash
-from lib.recipes.vavae_microdoppler import echoes, level_arrays, radar, strategy
+from lib.data.split import perceptual_hash
+from lib.recipes.vavae_microdoppler import radar, strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.echo_files import Unusable
 from lib.recipes.vavae_microdoppler.layout import find_files
-from lib.recipes.vavae_microdoppler.recordings import GAP, SELECT, TEST, Recording, read_recordings, recordings_of
+from lib.recipes.vavae_microdoppler.membership import SIDES, users_of
+from lib.recipes.vavae_microdoppler.readers import READERS, at_size
+from lib.recipes.vavae_microdoppler.recordings import Recording, read_recordings, recordings_of
 from lib.recipes.vavae_microdoppler.stored import image_path, sample_name
 from lib.recipes.vavae_microdoppler.walk import File, natural, some
 
 if TYPE_CHECKING:
     from PIL import Image
-
-LABELS = "labels.json"
-BY = "recording"  # what a group of the split is
-SIDES = ("train", "select", "test")
-NOBODY = ("nobody's",)  # as the groups that choose: for none, lib.data.split would take all that a user trains with
 
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
@@ -98,136 +91,17 @@ def source_of(file: File) -> str:
     return f"asset:data/{file.name}"
 
 
-Images = Iterable[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB or 16-bit levels, what it was
-
-
-def image_of(config: Config, file: File) -> Images:
-    """Unreadable: the file cannot be opened, or is not a picture."""
-    header = pictures.header(file.path, upright=True)
-    seen = {"mode": header.mode, "width_px": header.width_px, "height_px": header.height_px, "several": header.several}
-    return [(sample_name(file.name), pictures.read(file.path, upright=True), seen)]
-
-
-def windows_of(config: Config, file: File) -> Images:
-    """OSError, Unusable: the file cannot be opened, or is not an echo."""
-    made, side = echoes.spectrograms(config, file.path), config.model.image_px
-    seen = {"mode": "iq", "width_px": side, "height_px": side, "several": False}
-    return ((sample_name(file.name, number), image, seen) for number, image in enumerate(made))
-
-
-def levels_of(config: Config, file: File) -> Images:
-    """OSError, Unusable: the file cannot be opened, or is no spectrogram."""
-    from PIL import Image
-
-    made = Image.fromarray(level_arrays.levels(config, file.path))
-    seen = {"mode": made.mode, "width_px": made.width, "height_px": made.height, "several": False}
-    return [(sample_name(file.name), made, seen)]
-
-
-READERS = {"images": image_of, "iq": windows_of, "arrays": levels_of}
-
-
 def keep(image: "Image.Image", side_px: int, out: Path, sample_id: str) -> str:
     """Writes the resized picture unless it is there; returns its perceptual hash (lib.data.split.perceptual_hash)."""
     import numpy as np
-    from PIL import Image
 
-    target = image_path(out, sample_id)
-    if image.size != (side_px, side_px):
-        image = image.resize((side_px, side_px), Image.Resampling.LANCZOS)
+    target, image = image_path(out, sample_id), at_size(image, side_px)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic(target) as temporary:
             image.save(temporary, format="PNG", compress_level=1)
     grey = np.asarray(image)
     return perceptual_hash((grey >> 8).astype(np.uint8) if grey.dtype == np.uint16 else np.asarray(image.convert("L")))
-
-
-# ---------------------------------------------------------------------------------------------- the split
-
-
-def split(config: Config, records: list[Record], out: Path) -> Split:
-    """Whole recordings of every user are held out, in a seeded order, until they make val_share of that user's images,
-    and of a user with three or more also some that choose the checkpoint. The labels are given here.
-
-    Stop: nothing can be used, or nothing can be held out.
-    """
-    usable = [record for record in records if record.status == "ok"]
-    if not usable:
-        raise Stop("none of the data can be used", "see the reasons in manifest.csv")
-    test: list[str] = []
-    select: list[str] = []
-    images: dict[str, list[Record]] = {user: [] for user in users_of(records)}
-    for record in usable:
-        images[record.columns["user"]].append(record)
-    for mine in images.values():
-        held, chosen = sides_of(config, mine)
-        test += held
-        select += chosen
-    if not test:
-        raise Stop(
-            "every user has one recording only, which would be on both sides",
-            "bring a second recording of somebody, or tell recordings apart with data.recordings_csv",
-        )
-    reason = "between the blocks of one user, where windows may overlap"
-    gap = {r.sample_id: reason for r in records if r.status == "ok" and is_block(r, GAP)}
-    wish = Split(BY, tuple(test), gap, select_groups=tuple(select) or NOBODY)
-    return give_labels(records, wish, config.train.seed, out)
-
-
-def users_of(records: list[Record]) -> list[str]:
-    return sorted({r.columns["user"] for r in records} - {""}, key=natural)
-
-
-def is_block(record: Record, block: str) -> bool:
-    return record.columns["recognised"] == "time" and record.group.endswith(f"/{block}")
-
-
-def sides_of(config: Config, mine: list[Record]) -> tuple[list[str], list[str]]:
-    """(recordings to test on, recordings that choose the checkpoint) of one user's usable records. One recording at
-    least is left for training, so of two only one is held out, and of one nothing.
-    """
-    if any(r.columns["recognised"] == "time" for r in mine):
-        test, select = ({r.group for r in mine if is_block(r, block)} for block in (TEST, SELECT))
-        alone = not any(r.group not in test | select and not is_block(r, GAP) for r in mine)
-        return ([], []) if alone else (sorted(test), sorted(select))
-    if len({r.group for r in mine}) < 2:
-        return [], []
-    test = set(by_share(mine, BY, config.data.val_share, config.train.seed).val_groups)
-    rest = [r for r in mine if r.group not in test]
-    if len({r.group for r in rest}) < 2 or not config.eval.select_share:
-        return sorted(test), []
-    return sorted(test), list(by_share(rest, BY, config.eval.select_share, config.train.seed).val_groups)
-
-
-def give_labels(records: list[Record], wish: Split, seed: int, out: Path) -> Split:
-    """A user with a usable training image is a label; what others have is dropped with the reason.
-
-    The split is tried on copies, because near-duplicates of held-out images leave the training side there.
-    """
-    tried = [replace(record, columns=dict(record.columns)) for record in records]
-    splitting.apply(tried, wish, seed)
-    trained = {r.columns["user"] for r in tried if r.status == "ok" and r.split == "train"}
-    labels = {user: number for number, user in enumerate(sorted(trained, key=natural))}
-    dropped = dict(wish.dropped)
-    for record in records:
-        user = record.columns["user"]
-        record.columns["label"] = labels.get(user, "") if record.status == "ok" else ""
-        if record.status == "ok" and user not in labels:
-            dropped.setdefault(record.sample_id, f"no image of {user} is left to train on, so there is no label for it")
-    write_labels(labels, out)
-    return replace(wish, dropped=dropped)
-
-
-def write_labels(labels: dict[str, int], out: Path) -> None:
-    """labels.json: user -> label, in natural order; the null class of the DiT is not in it."""
-    write_json(out / LABELS, labels)
-
-
-def read_labels(out: Path) -> dict[str, int]:
-    """User -> label, from the cache of step 3."""
-    found: dict[str, int] = json.loads(checked(out / LABELS).read_text(encoding="utf-8"))
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- what a person sees

@@ -1,7 +1,8 @@
 """Arrays of numbers in the formats that radars and their toolboxes write: .npy .npz .mat .h5 .hdf5 .csv.
 
 A file is opened, not read: `.npy`, `.mat` of version 7.3 and `.h5` give the slices that are asked for, so that an hour
-of echoes takes no more memory than one image. Older `.mat`, `.npz` and `.csv` are read as a whole.
+of echoes takes no more memory than one image. Older `.mat`, `.npz` and `.csv` can only be read as a whole, on each core
+that prepares: large ones are refused.
 """
 
 import re
@@ -14,6 +15,7 @@ from lib.core.errors import Stop
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows
 Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
 
 
@@ -51,6 +53,7 @@ def of_numpy(path: Path, variable: str) -> Array:
 def of_zip(path: Path, variable: str) -> Array:
     import numpy as np
 
+    refuse_large(path)
     with np.load(path, allow_pickle=False) as stored:
         return stored[chosen(stored.files, variable)]
 
@@ -62,6 +65,7 @@ def of_matlab(path: Path, variable: str) -> Array:
     with path.open("rb") as file:
         if file.read(19) == b"MATLAB 7.3 MAT-file":
             return Turned(of_hdf5(path, variable))
+    refuse_large(path)
     numeric = [name for name, _, kind in whosmat(path) if kind not in ("cell", "struct", "char", "object", "opaque")]
     return loadmat(path, variable_names=[(name := chosen(numeric, variable))])[name]
 
@@ -88,6 +92,7 @@ def of_text(path: Path, variable: str) -> Array:
     """Columns of numbers, split by commas, semicolons, tabs or blanks; a line of names above them; i or j for roots."""
     import numpy as np
 
+    refuse_large(path)
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows = [line.replace(";", ",").replace("\t", ",").replace(",", " ").split() for line in lines if line.strip()]
     rows = rows[1:] if rows and not is_number(rows[0][0]) else rows
@@ -95,6 +100,13 @@ def of_text(path: Path, variable: str) -> Array:
         raise Unusable("its lines have different numbers of columns")
     found = np.array([[number(word) for word in row] for row in rows])
     return found if found.imag.any() else found.real
+
+
+def refuse_large(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MOST_WHOLE_BYTES:
+        cause = f"it has {size / 1e9:.1f} GB and its format is read as a whole"
+        raise Unusable(f"{cause}: save it as .npy, .h5 or .mat of version 7.3 (MATLAB: save -v7.3), or cut it")
 
 
 def is_number(word: str) -> bool:

@@ -51,5 +51,6 @@ EXPECTED = {
     "no collapse, no copies",
     "dit_frozen": "the published XL with new class table, modulations and last layer: in the demo a judge gives two "
     "images of three to the right user (chance: one of six)",
-    "dit_lora": "the published XL with adapters: the same marks as dit_scratch_s from fewer recordings",
+    "dit_lora": "the published XL with adapters: in the demo a judge gives four images of five to the right user, as "
+    "after dit_scratch_s",
 }

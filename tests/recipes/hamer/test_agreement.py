@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
-from lib.recipes.hamer import agreement, checks, conventions, diagnosis
+from lib.recipes.hamer import agreement, checks, conventions, diagnosis, looks
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.labelled import Hand
 from lib.recipes.hamer.mano import Mano
@@ -53,6 +54,23 @@ def test_joints_of_pose_and_shape_are_the_labelled_ones_on_both_sides(posed, han
     assert max(agreement.pose_errors(Mano(hand), found, sides)) < 2e-5
     found[1].keypoints_3d[:, 3] = 0
     assert np.isnan(agreement.pose_errors(Mano(hand), found, sides)[1])
+
+
+def test_the_mesh_of_pose_and_shape_lies_over_the_hand(posed, hand):
+    """On the right of a look; it covers the keypoints that its joints are, of right and left hands alike."""
+    for entry in posed[:4]:
+        labels = labels_of(entry)
+        one = Hand("h", "g", b"", "h", entry["hand"] == "right", labels=labels)
+        row = {"pixels": np.zeros((160, 160, 3), np.uint8), "centre": np.full(2, 80.0), "side_px": 90.0} | {
+            name: getattr(labels, name) for name in ("keypoints_2d", "keypoints_3d")}  # fmt: skip
+        [surface] = looks.meshes([0], [one], hand).values()
+        both = np.asarray(looks.look(row, surface), int)
+        scale = both.shape[0] // 160
+        mesh = both[:, both.shape[1] // 2 :].max(2) > 0
+        column, line = (scale * labels.keypoints_2d[:, :2].round().astype(int)).T
+        assert both.shape[1] == 2 * both.shape[0] and 0.02 < mesh.mean() < 0.5
+        assert distance_transform_edt(~mesh)[line, column].max() < 4 * scale  # of 160 px; finger tips lie on its edge
+        assert np.asarray(looks.look(row)).shape[1] == both.shape[0]
 
 
 def test_anatomy_knows_openpose_order_from_every_other(posed):

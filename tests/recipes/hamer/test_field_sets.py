@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from lib.core.errors import Stop
+from lib.core.records import Manifest
 from lib.recipes.hamer import data, formats, mano_file
 from lib.recipes.hamer.conventions import ORDER
 from lib.recipes.hamer.crop import mirrored
@@ -194,6 +195,51 @@ def test_a_set_that_is_not_there_or_damaged_is_one_sentence(written, mano, tmp_p
                 faults = [stop.cause]
             assert any(faults), (path.name, damage)
         path.write_bytes(content)
+
+
+def test_ho3ds_evaluation_set_is_boxes_that_teach_nothing(written, configure, mano, mano_folder, tmp_path):
+    root, hands = written("ho3d")
+    box = [0.0, 0.0, 90.0, 70.0]  # a corner of the picture is a place as any other
+    for number in range(2):
+        meta = root / "evaluation" / "SM1" / "meta" / f"{number:04d}.pkl"
+        picture(root / "evaluation" / "SM1" / "rgb" / f"{number:04d}.png")
+        meta.parent.mkdir(exist_ok=True)
+        meta.write_bytes(pickle.dumps({"handBoundingBox": box, "handJoints3D": np.zeros(3)}, protocol=2))
+    with pytest.raises(Stop, match=r"evaluation\.txt does not list the evaluation set"):
+        read("ho3d", root, mano)
+    (root / "evaluation.txt").write_text("SM1/0000\nSM1/0001\nSM1/0002\n\n")
+    found = read("ho3d", root, mano)
+    assert len(found) == len(hands) + 3 and "No such file" in found[-1].fault
+    assert found[-2].centre.tolist() == [45, 35] and found[-2].side_px >= 90 and not found[-2].fault
+    config = configure(data__format="ho3d", data__root=str(root), model__mano="licensed")
+    (tmp_path / "out").mkdir()
+    records = list(data.prepare(config, {"data": root, "mano": mano_folder}, tmp_path / "out"))
+    boxes = [record for record in records if record.group == "SM1" and record.status == "ok"]
+    assert len(boxes) == 2 and {record.columns["labelled"] for record in boxes} == {0}
+    assert "SM1" not in data.split(config, records, tmp_path).val_groups
+    for record in boxes:
+        record.split = "train"
+    assert data.taught(Manifest(boxes, tmp_path)) == []
+
+
+@pytest.mark.parametrize("box", [[], [1, 2, 3], [5, 5, 5, 9], [9, 9, 1, 1], [0, 0, np.nan, 9], "none", None])
+def test_a_box_of_the_evaluation_set_that_is_none_is_a_fault(written, mano, box):
+    root, _ = written("ho3d")
+    meta = root / "evaluation" / "SM1" / "meta" / "0000.pkl"
+    meta.parent.mkdir(parents=True)
+    meta.write_bytes(pickle.dumps({"handBoundingBox": box}, protocol=2))
+    for text, said in (
+        ("SM1/0000", "handBoundingBox"),
+        ("", ""),
+        ("SM1", "SEQUENCE/NUMBER"),
+        ("a/b/c", "SEQUENCE/NUMBER"),
+    ):
+        (root / "evaluation.txt").write_text(text)
+        try:
+            faults = [hand.fault for hand in read("ho3d", root, mano) if hand.group == "SM1"]
+        except Stop as stop:
+            faults = [stop.cause]
+        assert said in "".join(faults) and bool(faults) == bool(text)
 
 
 def test_a_frame_without_a_hand_is_a_fault_and_no_place(written, mano):

@@ -92,6 +92,7 @@ EITHER_WAY = {
     "eval.ablations",
     "model.scene_interaction",
     "data.flip",
+    "data.centreline",
     "data.stand_in",
     "data.root",
 }  # true or false; empty: the default

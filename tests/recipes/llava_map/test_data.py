@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.core.records import Record
-from lib.recipes.llava_map import arrays, data, roadmap, splits, stand_in, tables
+from lib.recipes.llava_map import arrays, classes, data, roadmap, splits, stand_in, tables
 from lib.recipes.llava_map.tables import read_frames
 
 NOWHERE = Path("/nowhere")  # the split looks at records alone
@@ -22,7 +22,7 @@ def test_every_frame_is_prepared_with_cameras_pictures_and_lines(manifest, confi
     stored = arrays.read_arrays(manifest.arrays / f"{record.sample_id}.npz")
     size_px = config.data.height_px, config.data.width_px
     assert arrays.read_pictures(manifest.arrays / record.sample_id).shape == (6, 3, *size_px)
-    counted = sum(int(record.columns[name]) for name in roadmap.CLASSES)
+    counted = sum(int(record.columns[name]) for name in classes.CLASSES)
     assert counted == len(stored["labels"]) == len(arrays.lines_of(stored)) > 0
 
 
@@ -210,7 +210,7 @@ def test_share_of_seen_ground_is_told_for_every_pair_of_sides(config):
     sides = {"scene-0001": "train", "scene-0002": "select", "scene-0003": "test"}
     for record in records:
         record.split = sides[record.group]
-        record.columns |= dict.fromkeys(roadmap.CLASSES, 1)
+        record.columns |= dict.fromkeys(classes.CLASSES, 1)
     summary = data.summarise_data(config, records)
     assert summary["train"]["most_in_a_frame"] == 3 and summary["select"]["frames"] == summary["test"]["frames"] == 2
     shares = {key: value for key, value in summary.items() if "share" in key}

@@ -7,7 +7,7 @@ import pytest
 
 from lib.core.records import Row, Stage
 from lib.recipes.llava_map import evaluate, metrics
-from lib.recipes.llava_map.roadmap import CLASSES
+from lib.recipes.llava_map.classes import CLASSES
 
 STAGE2 = Stage("stage2", 1)
 
@@ -142,6 +142,19 @@ def test_map_is_split_by_location_night_and_rain(config):
     assert found["town-1"][1] == found["night"][1] == 0 and found["day"][1] > 0.1
     whole = evaluate.summarise(config, STAGE2, rows(config, [0.0, 3.0, 3.0]))["mAP"]
     assert found["dry"][1] == pytest.approx(whole)
+
+
+def test_a_fourth_class_is_measured_where_it_is_mapped(config):
+    config.data.centreline = True
+    batch = frames(1)
+    batch["labels"] = [np.array([2, 3, 2])]  # the line in the middle is a centre line
+    logits, lines = outputs(config.model.points)
+    logits = np.column_stack([logits[:, [1, 1, 2]], logits[:, 0]])
+    found = evaluate.summarise(config, STAGE2, [evaluate.row(config, batch, 0, logits, lines)])
+    assert found["AP_centreline"] == found["AP_boundary"] == 1 and found["mAP"] == pytest.approx(2 / 4)
+    assert set(found) == set(evaluate.measures(config, STAGE2))
+    assert "centre lines" in config.prompt and config.prompt.startswith(config.model.prompt)
+    assert evaluate.straight_road(config)[0].argmax(1).tolist() == [0, 2, 2, 3, 3]
 
 
 def test_the_larger_region_has_its_own_thresholds(config):

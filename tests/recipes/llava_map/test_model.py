@@ -88,6 +88,7 @@ def test_qformer_has_the_255_published_names(full_size):
 def test_closed_forms_equal_the_networks(name, llm):
     config = Config()
     config.model.encoder, config.model.llm, config.model.scene_interaction = name, llm, llm in ("none", "demo")
+    config.data.centreline = llm == "demo"
     body = language_model.body(config)
     with torch.device("meta"):
         parts = model.published_parts(config)

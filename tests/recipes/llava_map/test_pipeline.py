@@ -1,5 +1,6 @@
 """The five steps in this process, with the shipped base and a world of four scenes: stages, submission, prediction."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.long
 def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folder, tmp_path, capsys):
     words = ("--recipe", "llava_map", "--preset", "stage3_lora", "--demo", f"data.root={world}")
     short = ("train.epochs=1", "train.stage3_epochs=1", "train.log_seconds=0", "eval.resamples=20")
-    settings = (*words, *short, "eval.figures=1", "data.overlays=1")
+    # the fourth class takes a few more queries than the demo's 20
+    settings = (*words, *short, "eval.figures=1", "data.overlays=1", "data.centreline=true", "model.instances=30")
     for number in range(1, 6):
         assert step(number, *(settings if number == 1 else ())) == 0
     shown = capsys.readouterr().out
@@ -39,6 +41,8 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     drawn = {path.name for path in (folder / "figures").glob("*.png")}
     assert drawn == {"frame_00.png", "precision_recall.png", "mAP_by_tag.png"}
     assert step(5, "--predict", f"{world}#{held_out[0].token}", "--out", str(tmp_path / "out")) == 0
+    assert {"AP_centreline", "AP_centreline_0.5m"} < scores["metrics"].keys()
+    assert all(int(row["centreline"]) > 0 for row in csv.DictReader((folder / "manifest.csv").open()))
     [best, *_] = read_json(tmp_path / "out" / "predictions.json")[held_out[0].token]
     alike = [line for line in submitted[held_out[0].token] if line["class"] == best["class"]]
     near = [line for line in alike if abs(line["score"] - best["score"]) < 0.02]
@@ -46,7 +50,7 @@ def test_both_stages_are_trained_scored_submitted_and_predict(step, world, folde
     assert any(np.allclose(line["pts"], best["pts"], atol=0.2) for line in near)
     found = pages.run("llava_map", NAME=folder, NUSCENES=world)
     instances, points = found["run"].config.model.instances, found["run"].config.model.points
-    assert found["logits"].shape == (1, instances, 3) and found["points"].shape == (1, instances, points, 2)
+    assert found["logits"].shape == (1, instances, 4) and found["points"].shape == (1, instances, points, 2)
     read = api.load(folder / "export" / "merged").adapted
     batch = predict.as_batch(found["run"].config, found["frame"], world, found["run"].device)
     assert torch.allclose(read(**batch)["pred_points"], found["points"], atol=1e-4)

@@ -9,7 +9,8 @@ import shapely
 
 from lib.core.errors import Stop
 from lib.recipes.llava_map import geometry, polylines, stand_in
-from lib.recipes.llava_map.roadmap import CLASSES, RoadMap
+from lib.recipes.llava_map.classes import CLASSES
+from lib.recipes.llava_map.roadmap import RoadMap
 from lib.recipes.llava_map.stand_in_tables import LAYERS
 
 HALF = (15.0, 30.0)

@@ -10,7 +10,7 @@ from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.core.records import Manifest, Record, Stage
 from lib.data import split as splitting
-from lib.recipes.vavae_microdoppler import data, layout, recordings
+from lib.recipes.vavae_microdoppler import data, layout, membership, recordings
 from lib.recipes.vavae_microdoppler.autoencoder import samples
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import image_path
@@ -44,11 +44,11 @@ def folders(root: Path, users=("ID_1", "ID_2", "ID_10"), recordings=4, windows=2
 def prepared(config: Config, root: Path, out: Path) -> tuple[list[Record], dict]:
     """As step 3 does it."""
     records = list(data.prepare(config, {"data": root}, out))
-    wish = data.split(config, records, out)
+    wish = membership.split(config, records, out)
     return records, splitting.apply(records, wish, 42, config.eval.select_share)
 
 
-def sides(records: list[Record], user: str) -> dict[str, list[str]]:
+def groups_by_side(records: list[Record], user: str) -> dict[str, list[str]]:
     """side -> groups of a user's usable records."""
     mine = [r for r in records if r.columns["user"] == user and r.status == "ok"]
     return {side: sorted({r.group for r in mine if r.split == side}) for side in data.SIDES}
@@ -61,7 +61,7 @@ def test_recordings_are_on_one_side_and_every_user_is_on_all_three(tmp_path):
         found[record.group].add(record.split)
     assert all(len(side) == 1 for side in found.values()) and proof["overlap"] == NOTHING
     for user in ("ID_1", "ID_2", "ID_10"):
-        assert [len(groups) for groups in sides(records, user).values()] == [2, 1, 1]
+        assert [len(groups) for groups in groups_by_side(records, user).values()] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (12, [8, 1, 3])])
@@ -70,7 +70,7 @@ def test_every_user_keeps_recordings_to_train_on(tmp_path, count, wanted):
     for number in range(count):
         picture(root / "z" / f"session_{number}" / "0.png", 5000 + number)
     records, _ = prepared(configured(), root, tmp_path / "out")
-    assert [len(groups) for groups in sides(records, "z").values()] == wanted
+    assert [len(groups) for groups in groups_by_side(records, "z").values()] == wanted
 
 
 def test_users_with_two_recordings_lose_none_to_the_choice_of_the_checkpoint(tmp_path):
@@ -108,7 +108,7 @@ def test_a_held_out_image_that_lies_in_a_training_recording_too_is_taken_from_tr
 
 def test_labels_follow_the_natural_order_of_the_folders(tmp_path):
     records, _ = prepared(configured(), folders(tmp_path / "in"), tmp_path / "out")
-    assert data.read_labels(tmp_path / "out") == {"ID_1": 0, "ID_2": 1, "ID_10": 2}
+    assert membership.read_labels(tmp_path / "out") == {"ID_1": 0, "ID_2": 1, "ID_10": 2}
     assert {(r.columns["user"], r.columns["label"]) for r in records} == {("ID_1", 0), ("ID_2", 1), ("ID_10", 2)}
 
 
@@ -118,7 +118,7 @@ def test_a_user_without_a_readable_image_has_records_and_no_label(tmp_path):
         (root / "a").mkdir(exist_ok=True)
         (root / "a" / f"rec{number}.png").write_bytes(b"no picture")
     records, _ = prepared(configured(), root, tmp_path / "out")
-    assert data.read_labels(tmp_path / "out") == {"b": 0, "c": 1}
+    assert membership.read_labels(tmp_path / "out") == {"b": 0, "c": 1}
     assert [r.status for r in records if r.columns["user"] == "a"] == ["skipped"] * 3
 
 
@@ -127,7 +127,7 @@ def test_a_user_whose_training_images_are_all_copies_of_held_out_ones_has_no_lab
     for number in range(4):
         picture(root / "a" / f"rec{number}.png", 7000)
     records, proof = prepared(configured(), root, tmp_path / "out")
-    assert data.read_labels(tmp_path / "out") == {"b": 0, "c": 1} and proof["overlap"] == NOTHING
+    assert membership.read_labels(tmp_path / "out") == {"b": 0, "c": 1} and proof["overlap"] == NOTHING
     mine = [r for r in records if r.columns["user"] == "a"]
     assert {r.status for r in mine} == {"skipped"} and "no image of a is left to train on" in mine[0].reason
 
@@ -226,7 +226,7 @@ def test_where_nothing_can_be_used_the_records_keep_their_reasons(tmp_path):
         (tmp_path / "in" / user / "rec0.png").write_bytes(b"no image")
     records = list(data.prepare(configured(), {"data": tmp_path / "in"}, tmp_path / "out"))
     with pytest.raises(Stop, match="none of the data can be used"):
-        data.split(configured(), records, tmp_path / "out")
+        membership.split(configured(), records, tmp_path / "out")
     assert all("damaged" in record.reason for record in records)
 
 
@@ -310,7 +310,7 @@ def test_silence_and_damage_are_reasons_and_their_user_is_trained_on(tmp_path):
     records, _ = prepared(config, tmp_path / "in", tmp_path / "out")
     reasons = {r.sample_id: r.reason for r in records if r.status == "skipped"}
     assert "one colour" in reasons["a/rec1.npy#0"] and "not a NumPy array" in reasons["a/rec2.npy"]
-    assert sides(records, "a") == {"train": ["a/rec0"], "select": [], "test": []}
+    assert groups_by_side(records, "a") == {"train": ["a/rec0"], "select": [], "test": []}
     assert "a" in data.summarise_data(config, records)["users with nothing to test on"]
 
 

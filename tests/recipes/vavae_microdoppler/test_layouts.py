@@ -127,6 +127,14 @@ def test_a_file_that_was_cut_is_one_reason(tmp_path, kind, share):
         images(path)
 
 
+def test_a_large_file_that_has_no_windows_says_which_formats_have_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(echo_files, "MOST_WHOLE_BYTES", 1000)
+    for name in ("e.mat", "e.npz", "e.csv"):
+        with pytest.raises(Unusable, match=r"is read as a whole: save it as \.npy, \.h5 or \.mat of version 7\.3"):
+            images(saved(tmp_path, name, PAIRS))
+    assert len(images(saved(tmp_path, "e.npy", PAIRS))) == 1
+
+
 def test_hdf5_without_h5py_says_what_to_install(tmp_path, monkeypatch):
     import sys
 

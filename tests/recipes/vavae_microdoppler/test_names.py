@@ -61,6 +61,8 @@ def test_axes_are_drawn_where_they_are_known(tmp_path, texts):
     config.data.kind = "iq"
     of_autoencoder.reconstructions(config, rows(), rows(), tmp_path / "a.png")
     assert {"time (s)", "velocity (m/s)"} <= set(texts)
+    drawn = [text for text in texts if "/" in text and text[-1].isdigit()]
+    assert [text.rpartition("/")[0] for text in drawn] == [names.drawable(user) for user in USERS for _ in range(3)]
     texts.clear()
     of_autoencoder.reconstructions(Config(), rows(), rows(), tmp_path / "a.png")
     assert "time (s)" not in texts

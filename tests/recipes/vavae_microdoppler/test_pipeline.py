@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lib import api
@@ -103,6 +105,9 @@ def check_scores(folder: Path) -> None:
     assert of_images | {"frechet_vgg32", "user_silhouette"} <= scores["metrics"].keys()
     pictures = {"reconstruction_results.png", "users_in_the_latents.png"}
     assert pictures | {"latent_statistics.json"} <= {p.name for p in folder.glob("figures/*")}
+    tested = pd.read_csv(folder / "manifest.csv").query("split == 'test'")
+    with Image.open(folder / "figures" / "reconstruction_results.png") as drawn:
+        assert drawn.height == round(2.6 * 90 * tested["user"].nunique())
     fields = json.loads((folder / "figures" / "latent_statistics.json").read_text())
     assert len(fields["global_mean"]) == len(fields["global_std"]) == fields["latent_dim"] == 32
     assert fields["spatial_size"] == 4

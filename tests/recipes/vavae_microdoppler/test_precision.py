@@ -16,7 +16,7 @@ from lib.core.records import Manifest, Stage
 from lib.core.run import read_json
 from lib.data import split as splitting
 from lib.network import scoring
-from lib.recipes.vavae_microdoppler import data, metrics, stand_in
+from lib.recipes.vavae_microdoppler import data, membership, metrics, stand_in
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import flow, judge
 from lib.recipes.vavae_microdoppler.dit import objectives as dit_objectives
@@ -42,7 +42,7 @@ def prepared(tmp_path_factory) -> Manifest:
     stand_in.make(root, stand_in.Walks(users=2, recordings=3, windows=2, side_px=64, difference=0.7))
     config = from_dotted(Config, SMALL)
     records = list(data.prepare(config, {"data": root}, out))
-    splitting.apply(records, data.split(config, records, out), 42)
+    splitting.apply(records, membership.split(config, records, out), 42)
     for record in records:
         record.columns["label"] = str(record.columns["label"])
     return Manifest(records, out)

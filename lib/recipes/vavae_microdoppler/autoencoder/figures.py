@@ -23,28 +23,28 @@ def figures(config: Config, stage: Stage, base: list[Row], adapted: list[Row], o
 
 
 def reconstructions(config: Config, base: list[Row], adapted: list[Row], path: Path) -> None:
-    """A held-out image per column: original, untouched base, adapted model, and where the latter is wrong."""
+    """A row per user, with a held-out image: original, untouched base, adapted model, and where the latter is wrong."""
     from matplotlib.figure import Figure
 
     both = zip(base, adapted, strict=True)
     pairs = [(one, other) for one, other in both if "recon" in one.arrays and "recon" in other.arrays]
     if not pairs:
         return
+    pairs.sort(key=lambda pair: pair[0].numbers["label"])
     extent = axes_of(config)
-    figure = Figure(figsize=(2.6 * len(pairs), 10.4), layout="constrained")
-    axes = figure.subplots(4, len(pairs), squeeze=False)
-    for column, (one, other) in enumerate(pairs):
+    figure = Figure(figsize=(10.4, 2.6 * len(pairs)), layout="constrained")
+    for line, (one, other) in zip(figure.subplots(len(pairs), 4, squeeze=False), pairs, strict=True):
         error = np.abs(other.arrays["recon"] - other.arrays["image"]).mean(0) / 2
         pictures = [shown(one.arrays["image"]), shown(one.arrays["recon"]), shown(other.arrays["recon"]), error]
         of_base, of_adapted = (f"{row.numbers['psnr']:.1f} dB" for row in (one, other))
         titles = [one.sample_id, f"base {of_base}", f"adapted {of_adapted}", "error of the adapted"]
-        for row, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        for axes, picture, title in zip(line, pictures, titles, strict=True):
             # colours count for the error alone
-            axes[row][column].imshow(picture, cmap="magma", vmin=0, vmax=0.3, extent=extent, aspect="auto")
-            axes[row][column].set_title(names.drawable(title), fontsize=8, family=names.fonts())
+            axes.imshow(picture, cmap="magma", vmin=0, vmax=0.3, extent=extent, aspect="auto")
+            axes.set_title(names.drawable(title), fontsize=8, family=names.fonts())
             if extent is None:
-                axes[row][column].axis("off")
-            axes[row][column].tick_params(labelsize=6)
+                axes.axis("off")
+            axes.tick_params(labelsize=6)
     if extent is not None:
         figure.supxlabel("time (s)", fontsize=8)
         figure.supylabel("velocity (m/s)", fontsize=8)

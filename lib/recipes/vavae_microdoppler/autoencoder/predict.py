@@ -1,10 +1,11 @@
 """The adapted autoencoder for others: one file for a DiT, one under the published names, one folder for diffusers; and
-reconstructions of a person's own images.
+reconstructions of a person's own images and echoes.
 """
 
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,12 @@ from lib.recipes.vavae_microdoppler import metrics
 from lib.recipes.vavae_microdoppler.autoencoder import published
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, from_published, moments_of, to_published
+from lib.recipes.vavae_microdoppler.autoencoder.samples import network_input
 from lib.recipes.vavae_microdoppler.config import Config
+from lib.recipes.vavae_microdoppler.echo_files import Unusable
+from lib.recipes.vavae_microdoppler.readers import READERS, at_size
 from lib.recipes.vavae_microdoppler.stored import printable
-from lib.recipes.vavae_microdoppler.walk import IMAGE_TYPES, File, walk
+from lib.recipes.vavae_microdoppler.walk import ARRAY_TYPES, IMAGE_TYPES, TYPES, File, walk
 
 EXPORTED = {"projection": "linear_proj.", "perceptual": "loss.perceptual_loss."}  # the stage dit compares by the latter
 
@@ -65,50 +69,57 @@ def read_export(config: Config, stage: Stage, parts: Parts, folder: Path) -> Non
 
 def predict(config: Config, stage: Stage, parts: Parts, inputs: str, out: Path) -> None:
     """Reconstructs the images of a folder (or one image) as PNG of the network's size; PSNR of each in psnr.csv, and
-    why another one could not be read. A file's whole name is kept: w0.jpg becomes w0.jpg.png, and w0.png another one.
+    why another one could not be read. In a run of echoes or arrays (data.kind) these are read too, as step 3 reads
+    them: of an echo, every window. A file's whole name is kept: w0.jpg becomes w0.jpg.png, the second window of
+    walk.npy becomes walk.npy#1.png.
 
-    Stop: no image there, or none that can be read.
+    Stop: nothing there that the run can read; a library is missing.
     """
     import pandas as pd
 
-    place = Path(inputs)
     rows: list[tuple[str, float | None, str]] = []
-    for file in files_at(place):
+    for file in files_at(config, Path(inputs)):
         try:
-            if file.problem:
-                raise pictures.Unreadable(file.problem)
-            image = read(file.path, config.model.image_px)
+            for name, image in read(config, file):
+                recon, quality = reconstruct(parts.modules["autoencoder"], image)
+                with atomic(out / f"{name}.png") as temporary:
+                    Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(temporary, format="PNG")
+                rows.append((name, round(quality, 3), ""))
         except pictures.Unreadable as error:
             print(f"  {file.name}: {error}", flush=True)
             rows.append((file.name, None, str(error)))
-            continue
-        recon, quality = reconstruct(parts.modules["autoencoder"], image)
-        target = out / f"{file.name}.png"
-        with atomic(target) as temporary:
-            Image.fromarray(metrics.to_uint8(recon)[0].cpu().numpy()).save(temporary, format="PNG")
-        rows.append((file.name, round(quality, 3), ""))
     table = pd.DataFrame(rows, columns=["file", "psnr_db", "problem"]).astype({"psnr_db": NUMBER})
     write_table(out / "psnr.csv", table)
     if table["psnr_db"].isna().all():
-        raise Stop(f"--predict {inputs}: none of its {len(rows)} images can be read", "their reasons are in psnr.csv")
+        raise Stop(f"--predict {inputs}: none of its {len(rows)} files can be read", "their reasons are in psnr.csv")
 
 
-def files_at(place: Path) -> list[File]:
-    """The image, or those of a folder. Stop: there is none."""
+def files_at(config: Config, place: Path) -> list[File]:
+    """The file, or those of a folder. Stop: there is none."""
     if place.is_file():
         return [File(place, printable(place.name))]
-    found = sorted(walk(place, "", IMAGE_TYPES, Counter(), ()), key=lambda file: file.name) if place.is_dir() else []
+    types = tuple(dict.fromkeys((*IMAGE_TYPES, *TYPES[config.data.kind])))
+    found = sorted(walk(place, "", types, Counter(), ()), key=lambda file: file.name) if place.is_dir() else []
     if not found:
-        types = ", ".join(IMAGE_TYPES)
-        raise Stop(f"--predict {place}: no image there ({types})", "give an image or a folder of images")
+        cause = f"--predict {place}: nothing there that a run of data.kind={config.data.kind} reads"
+        raise Stop(f"{cause} ({', '.join(types)})", "give such a file or a folder of them, or another run")
     return found
 
 
-def read(path: Path, side_px: int) -> torch.Tensor:
-    """(1, 3, side, side) in [-1, 1], as step 3 makes it. Unreadable: it is not a picture."""
-    picture = pictures.read(path, upright=True).resize((side_px, side_px), Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray((pixels / 127.5 - 1).transpose(2, 0, 1)))[None]
+def read(config: Config, file: File) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and (1, 3, side, side) in [-1, 1] of each picture of a file, as step 3 makes it.
+
+    Unreadable: it cannot be read, or a window of it.
+    """
+    if file.problem:
+        raise pictures.Unreadable(file.problem)
+    kind = config.data.kind if file.path.suffix.lower() in ARRAY_TYPES else "images"
+    try:
+        for name, picture, _ in READERS[kind](config, file):
+            pixels = np.asarray(at_size(picture, config.model.image_px))
+            yield name, torch.from_numpy(network_input(pixels))[None]
+    except (OSError, Unusable) as error:
+        raise pictures.Unreadable(str(error)) from error
 
 
 def reconstruct(autoencoder: AutoencoderKL, image: torch.Tensor) -> tuple[torch.Tensor, float]:

@@ -12,13 +12,24 @@ from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import image_path
 
+MOST_DRAWN = 24  # users of the figure of reconstructions
+
 
 def sampler(config: Config, stage: Stage, manifest: Manifest, side: str) -> Sampler:
     """Images of one side in the manifest's order, of "select" evenly spaced ones. Keys are not used."""
     records = manifest.side(side)
     if side == "select" and len(records) > config.eval.select_samples:
         records = [records[i * len(records) // config.eval.select_samples] for i in range(config.eval.select_samples)]
-    return Sampler(len(records), lambda index, key: sample(manifest.arrays, records[index]))
+    pictured = one_of_each(records) if side == "test" and config.eval.figures else None
+    return Sampler(len(records), lambda index, key: sample(manifest.arrays, records[index]), pictured)
+
+
+def one_of_each(records: list[Record]) -> tuple[int, ...]:
+    """The number of the first image of every user, in the order of the labels; of at most MOST_DRAWN users."""
+    first: dict[int, int] = {}
+    for number, record in enumerate(records):
+        first.setdefault(int(record.columns["label"]), number)
+    return tuple(first[label] for label in sorted(first)[:MOST_DRAWN])
 
 
 def sample(arrays: Path, record: Record) -> Sample:
@@ -31,11 +42,7 @@ def sample(arrays: Path, record: Record) -> Sample:
     """
     from PIL import Image
 
-    stored = np.asarray(Image.open(checked(image_path(arrays, record.sample_id))))
-    if stored.ndim == 2:  # levels of an array in 16 bit, which no colour has made coarser
-        image = np.repeat(stored.astype(np.float32)[None] / 32767.5 - 1, 3, 0)
-    else:
-        image = np.ascontiguousarray((stored.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1))
+    image = network_input(np.asarray(Image.open(checked(image_path(arrays, record.sample_id)))))
     return {
         "sample_id": record.sample_id,
         "group": record.group,
@@ -44,6 +51,15 @@ def sample(arrays: Path, record: Record) -> Sample:
         "sha256": record.sha256,
         "image": image,
     }
+
+
+def network_input(stored: np.ndarray) -> np.ndarray:
+    """A picture (h, w, 3) uint8, or levels (h, w) uint16, which no colour has made coarser -> (3, h, w) float32 in
+    [-1, 1], contiguous.
+    """
+    if stored.ndim == 2:
+        return np.repeat(stored.astype(np.float32)[None] / 32767.5 - 1, 3, 0)
+    return np.ascontiguousarray((stored.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1))
 
 
 def collate(config: Config, stage: Stage, samples: list[Sample]) -> Batch:

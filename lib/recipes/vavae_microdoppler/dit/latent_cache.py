@@ -34,7 +34,7 @@ from lib.core.hashes import folder_fault
 from lib.core.records import Manifest, Stage
 from lib.core.run import read_json, write_json
 from lib.network import lineage, weights
-from lib.recipes.vavae_microdoppler import data
+from lib.recipes.vavae_microdoppler import membership
 from lib.recipes.vavae_microdoppler.autoencoder import assemble
 from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
 from lib.recipes.vavae_microdoppler.autoencoder.published import of_base
@@ -74,7 +74,7 @@ def stage_inputs(
     latent_parts.write_judged(folder, config, manifest, asset_dirs, autoencoder, pause)
     latent_parts.keep(folder / "autoencoder.safetensors", lambda: to_published(autoencoder.cpu()))
     ancestors = [asset_dirs["base"], *([earlier[1]] if earlier else [])]
-    lineage.of_run(manifest, data.BY, ancestors).write(folder)
+    lineage.of_run(manifest, membership.BY, ancestors).write(folder)
     write_json(folder / ABOUT, about(config, manifest, fingerprint))
     return folder
 
@@ -113,17 +113,17 @@ def named(fingerprint: str, config: Config, manifest: Manifest) -> str:
 
 def about(config: Config, manifest: Manifest, fingerprint: str) -> dict[str, Any]:
     shape = [config.model.latent_channels, config.model.latent_side, config.model.latent_side]
-    users = list(data.read_labels(manifest.arrays))
+    users = list(membership.read_labels(manifest.arrays))
     return {"autoencoder": fingerprint, "shape": shape, "users": users, "samples": sides(manifest)}
 
 
 def sides(manifest: Manifest) -> dict[str, list[str]]:
-    return {side: [record.sample_id for record in manifest.side(side)] for side in data.SIDES}
+    return {side: [record.sample_id for record in manifest.side(side)] for side in membership.SIDES}
 
 
 def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
     """A folder that another run made: for the same autoencoder and the same images, or not at all."""
-    if seen := lineage.seen(manifest, data.BY, folder, f"the autoencoder of dit.latents={folder}"):
+    if seen := lineage.seen(manifest, membership.BY, folder, f"the autoencoder of dit.latents={folder}"):
         raise Stop(seen, MAKE_THEM)
     found = read_json(folder / ABOUT)
     if found is None:

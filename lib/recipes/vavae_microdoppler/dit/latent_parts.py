@@ -15,7 +15,7 @@ from lib.core.order import Key
 from lib.core.records import Manifest, Record
 from lib.core.run import atomic
 from lib.network import weights
-from lib.recipes.vavae_microdoppler import data
+from lib.recipes.vavae_microdoppler import membership
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
 from lib.recipes.vavae_microdoppler.autoencoder.published import of_base, require
@@ -141,7 +141,7 @@ def write_judged(
     """The judge, and what it and the perceptual network say of every real image and of its reconstruction."""
     if (folder / "features.safetensors").exists():
         return
-    device, count = next(autoencoder.parameters()).device, len(data.read_labels(manifest.arrays))
+    device, count = next(autoencoder.parameters()).device, len(membership.read_labels(manifest.arrays))
     keep(folder / "learning.safetensors", lambda: learning(manifest))
     keep(folder / "judge.safetensors", lambda: learned(folder, count, device).state_dict())
     pause()
@@ -175,7 +175,7 @@ def perceptual_network(config: Config, asset_dirs: dict[str, Path]) -> Perceptua
 
 def compared_records(manifest: Manifest) -> list[Record]:
     """In the order of features.safetensors: training side first, every side in the manifest's order."""
-    return [record for side in data.SIDES for record in manifest.side(side)]
+    return [record for side in membership.SIDES for record in manifest.side(side)]
 
 
 @torch.no_grad()

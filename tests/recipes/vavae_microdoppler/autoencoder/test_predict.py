@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from lib.core.errors import Stop
+from lib.recipes.vavae_microdoppler import echoes
 from lib.recipes.vavae_microdoppler.autoencoder import predict
 from lib.recipes.vavae_microdoppler.autoencoder.evaluate import describe
 from lib.recipes.vavae_microdoppler.data import keep
 from lib.recipes.vavae_microdoppler.stored import image_path
+from lib.recipes.vavae_microdoppler.walk import File
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import ALIGN, build, configured, file
 
 __all__ = ["file"]  # a fixture
@@ -48,13 +50,50 @@ def test_a_picture_is_read_as_step_3_reads_it(tmp_path):
     exif[274] = 6
     noise = np.random.default_rng(3).integers(0, 256, (40, 64, 4), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "p.png", exif=exif)
-    image = predict.read(tmp_path / "p.png", 32)
+    config = configured()
+    config.model.image_px = 32
+    [(name, image)] = predict.read(config, File(tmp_path / "p.png", "p.png"))
     keep(predict.pictures.read(tmp_path / "p.png", upright=True), 32, tmp_path, "p.png")
     stored = np.asarray(Image.open(image_path(tmp_path, "p.png")), np.float32) / 127.5 - 1
-    assert image.is_contiguous() and np.array_equal(image[0].permute(1, 2, 0), stored)
+    assert name == "p.png" and image.is_contiguous() and np.array_equal(image[0].permute(1, 2, 0), stored)
 
 
-@pytest.mark.parametrize(("content", "word"), [(None, "no image there"), (b"x", "none of its 1 images can be read")])
+def test_echoes_and_arrays_are_read_as_step_3_reads_them(file, tmp_path, capsys):
+    """Two windows of one echo; the reasons of one that is too short and of one with a NaN."""
+    config = configured()
+    config.data.kind, config.data.duration_s, config.data.stride_s = "iq", 0.4, 0.4
+    inputs, out, rng = tmp_path / "in", tmp_path / "out", np.random.default_rng(5)
+    inputs.mkdir(), out.mkdir()
+    echo = np.exp(1j * np.cumsum(rng.normal(0.2, 0.1, 1600))) + 0.01
+    for name, pulses in (("walk.npy", echo), ("short.npy", echo[:50])):
+        np.save(inputs / name, pulses)
+    echo[1300] = np.nan
+    np.save(inputs / "gap.npy", echo)
+    picture(inputs / "drawn.png", 1)
+    predict.predict(config, ALIGN, build(config, file), str(inputs), out)
+    found = rows(out)
+    windows = {name for name in found if name.startswith("walk")}
+    assert len(windows) > 1 and {"walk.npy#0", "walk.npy#1", "drawn.png"} < found.keys()
+    assert {f"{name}.png" for name, row in found.items() if not row["problem"]} == {
+        path.name for path in out.glob("*.png")
+    }
+    assert "too few" in found["short.npy"]["problem"] and "NaN" in found["gap.npy"]["problem"]
+    walk = File(inputs / "walk.npy", "walk.npy")
+    made = [np.asarray(image) for image in echoes.spectrograms(config, walk.path)]
+    read = [image[0].permute(1, 2, 0).numpy() for _, image in predict.read(config, walk)]
+    assert np.array_equal(np.stack(made).astype(np.float32) / 127.5 - 1, np.stack(read))
+    config.data.kind, config.data.values = "arrays", "db"
+    np.save(inputs / "levels.npy", np.linspace(-30, 0, 64 * 64).reshape(64, 64))
+    [(_, image)] = predict.read(config, File(inputs / "levels.npy", "levels.npy"))
+    assert len(np.unique(image)) > 256  # 16 bit
+    config.data.kind = "images"
+    with pytest.raises(Stop, match="none of its 1 files can be read"):
+        predict.predict(config, ALIGN, build(config, file), str(walk.path), out)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(None, "nothing there that a run"), (b"x", "none of its 1 files can be read")]
+)
 def test_nothing_to_predict_is_one_sentence(file, tmp_path, content, word):
     (tmp_path / "in").mkdir()
     if content:

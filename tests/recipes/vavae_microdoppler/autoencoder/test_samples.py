@@ -38,6 +38,17 @@ def test_the_images_that_choose_the_best_checkpoint_are_spread_over_their_side(t
     assert [sample["sample_id"] for sample in drawn(tmp_path, "test")] == ["x/11", "x/12", "x/13", "x/14"]
 
 
+def test_one_image_of_every_user_is_drawn_in_the_order_of_their_labels(tmp_path):
+    records = manifest(tmp_path).records
+    for record, label in zip(records, [*[0] * 11, 7, 3, 7, 3], strict=True):
+        record.columns["label"] = str(label)
+    config = from_dotted(Config, {"eval.figures": 1})
+    assert sampler(config, ALIGN, Manifest(records, tmp_path), "test").pictured == (1, 0)
+    assert sampler(config, ALIGN, Manifest(records, tmp_path), "train").pictured is None
+    config.eval.figures = 0
+    assert sampler(config, ALIGN, Manifest(records, tmp_path), "test").pictured is None
+
+
 def test_images_and_batches_are_contiguous_channels_first(tmp_path):
     samples = drawn(tmp_path, "train")
     assert all(sample["image"].flags["C_CONTIGUOUS"] for sample in samples)

@@ -12,9 +12,9 @@ from lib.core.order import Key
 from lib.core.records import Manifest, Parts, Record, Stage
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.data import write_labels
 from lib.recipes.vavae_microdoppler.dit import assemble, judge, latent_cache, samples
 from lib.recipes.vavae_microdoppler.dit.model import LightningDiT
+from lib.recipes.vavae_microdoppler.membership import write_labels
 from lib.recipes.vavae_microdoppler.stored import image_path
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import configured as small_config
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import published
