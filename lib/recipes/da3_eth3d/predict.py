@@ -19,7 +19,7 @@ from lib.recipes.da3_eth3d.evaluate import code_of_rays
 from lib.recipes.da3_eth3d.known_cameras import refuse_some, similarity
 from lib.scenes import colmap, geometry
 from lib.scenes import predict as scenes
-from lib.scenes.crop import crop, read_image, resample
+from lib.scenes.crop import Crop, crop, kept_share, read_image, resample
 
 MOST_VIEWS = 18  # the published training had 2 to 18, and memory stays flat beyond them
 Known = tuple[Tensor, Tensor]  # cameras from world (s, 3, 4) and intrinsics (s, 3, 3) in px
@@ -49,6 +49,7 @@ def scene(config: Config, folder: Path) -> tuple[scenes.Photos, Known]:
     if not views:
         raise Stop(f"{folder} has no photograph that its COLMAP model lists", "give a folder of photos to --predict")
     cuts = [crop(view.camera, config.model.image_width_px, config.model.image_height_px) for view in views]
+    say_what_is_cut(views, cuts)
     pixels = [
         resample(read_image(view.image, view.camera, cut), view.camera, cut)
         for view, cut in zip(views, cuts, strict=True)
@@ -57,6 +58,16 @@ def scene(config: Config, folder: Path) -> tuple[scenes.Photos, Known]:
     poses, intrinsics = np.stack([view.cam_from_world for view in views]), np.stack([cut.intrinsics for cut in cuts])
     photos = scenes.Photos([view.name for view in views], images, [])
     return photos, (torch.tensor(poses).float(), torch.tensor(intrinsics).float())
+
+
+def say_what_is_cut(views: list[colmap.View], cuts: list[Crop]) -> None:
+    """Each camera has a crop of its own: photos of another shape than the network's lose more."""
+    for view, cut in zip(views, cuts, strict=True):
+        if (kept := kept_share(view.camera, cut)) < scenes.KEPT:
+            said = (
+                f"{kept:.0%} of it is seen, the rest is cut off: it has {view.camera.width} x {view.camera.height} px"
+            )
+            print(f"  {view.image.name}: {said}, the network sees {cut.width} x {cut.height}", flush=True)
 
 
 def run(config: Config, parts: Parts, images: Tensor, known: Known | None) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -150,14 +151,46 @@ def test_a_scene_with_known_cameras_keeps_them_and_their_unit(made, places, rend
     np.testing.assert_allclose(first.cam_from_world().matrix(), known[0][0].numpy(), atol=1e-4)
 
 
-def test_cameras_of_some_photos_only_are_refused(made, places, rendered, tmp_path):
+def one_photo_more(photos: list[Path], cameras: Path) -> None:
+    (photos[0].parent / "extra.JPG").write_bytes(photos[0].read_bytes())
+
+
+def one_photo_alone(photos: list[Path], cameras: Path) -> None:
+    for photo in photos[1:]:
+        photo.unlink()
+
+
+def another_centre(photos: list[Path], cameras: Path) -> None:
+    *lines, camera = cameras.read_text().splitlines()
+    cameras.write_text("\n".join([*lines, " ".join([*camera.split()[:-2], "20", "72"])]))
+
+
+def another_shape(photos: list[Path], cameras: Path) -> None:
+    with Image.open(photos[2]) as photo:
+        photo.crop((0, 0, 100, 144)).save(photos[2])
+
+
+@pytest.mark.parametrize("harm, said", [
+    (one_photo_more, "known for 6 of 7 views"), (one_photo_alone, "cannot be told from 1 known camera"),
+    (another_centre, "the principal point of camera 1 lies so near the edge"),
+    (another_shape, "is 100 x 144 pixels, its camera 216 x 144"),
+])  # fmt: skip
+def test_a_scene_that_cannot_be_meant_is_refused_and_leaves_nothing(harm, said, made, places, rendered, tmp_path):
     scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
-    first = min((scene / "images").rglob("*.JPG"))
-    (first.parent / "extra.JPG").write_bytes(first.read_bytes())
+    harm(sorted((scene / "images").rglob("*.JPG")), scene / "sparse" / "0" / "cameras.txt")
     parts = assemble.build(made(), STAGE, places)
-    with pytest.raises(Stop, match="6 of 7 views"):
+    with pytest.raises(Stop, match=said), torch.no_grad():
         prediction.predict(made(), STAGE, parts, str(scene), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_scene_with_known_cameras_loses_is_said(made, rendered, tmp_path, capsys):
+    scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
+    prediction.scene(made(model__image_width_px=56, model__image_height_px=84), scene)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6 and "45% of it is seen, the rest is cut off: it has 216 x 144 px" in said[0]
+    prediction.scene(made(), scene)
+    assert capsys.readouterr().out == ""
 
 
 def eth3d_as_colmap(street: Path, folder: Path) -> Path:
