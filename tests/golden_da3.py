@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.recipes.da3_eth3d import base, codes, known_cameras, preprocess, ray_pose, reference
+from lib.recipes.da3_eth3d import base, codes, known_cameras, ray_pose, reference
 from lib.recipes.da3_eth3d.model import DA3
 from lib.recipes.da3_eth3d.size import ModelSize
 from lib.recipes.da3_eth3d.trunk import IMAGENET_MEAN, IMAGENET_STD
 from lib.scenes import geometry, similarity
+from tests import golden_da3_pictures
 from tests.golden import Case, Distance, Tolerance, Waiver
 
 # The words of a case's config that are called otherwise here; the others are the same.
@@ -145,15 +146,15 @@ def four_rows(rigid: Tensor) -> Tensor:
 def pictures(case: Case) -> dict[str, Distance | Tensor]:
     """The config's table of sizes counts as well: it must agree whole before any picture is compared."""
     for row in case.config["sizes"]:
-        found = preprocess.sizes(row["width"], row["height"], case.config["process_res"], row["method"])
+        found = golden_da3_pictures.sizes(row["width"], row["height"], case.config["process_res"], row["method"])
         assert found.seen == (row["out_width"], row["out_height"]), f"{row}: {found}"
-        ours = preprocess.intrinsics(np.array(row["intrinsics_in"]), row["width"], row["height"], found)
+        ours = golden_da3_pictures.intrinsics(np.array(row["intrinsics_in"]), row["width"], row["height"], found)
         assert np.allclose(ours, row["intrinsics_out"], rtol=1e-4, atol=1e-6), f"{row}: {ours}"
     results: dict[str, Distance | Tensor] = {}
     mean, deviation = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     for number, row in enumerate(case.config["pictures"]):
         photo = case.inputs[f"picture{number}"].numpy()
-        pixels = torch.tensor(preprocess.picture(photo, row["process_res"], row["method"])).permute(2, 0, 1)
+        pixels = torch.tensor(golden_da3_pictures.picture(photo, row["process_res"], row["method"])).permute(2, 0, 1)
         ours, expected = (pixels / 255 - mean) / deviation, case.expected[f"picture{number}.normalised"]
         same = ours.shape == expected.shape
         results[f"picture{number}.normalised"] = Distance((ours - expected).abs().mean().item()) if same else ours

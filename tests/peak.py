@@ -20,6 +20,7 @@ def seconds_since(started: float) -> float:
 
 def planned_gb(plan: Plan) -> dict[str, float]:
     """A recipe's estimate by part, and its sum."""
+    assert plan.footprint is not None, "this recipe plans no memory"
     found = {name: round(size / 1e9, 2) for name, size in footprint.parts(plan.footprint).items()}
     return found | {"sum": round(sum(found.values()), 2)}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lib.recipes.da3_eth3d import heads, preprocess, ray_pose
+from lib.recipes.da3_eth3d import heads, ray_pose
 from lib.recipes.da3_eth3d import trunk as backbone
 from lib.recipes.da3_eth3d.model import DA3
 from lib.recipes.da3_eth3d.trunk import Trunk
 from lib.scenes import dpt
 from lib.scenes.layers import Rope
-from tests import golden
+from tests import golden, golden_da3_pictures
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "golden" / "da3"  # beside the checkout, where there is one
 B, C, D = "b_nonsquare_four_views", "c_square_two_views_lowvar", "d_pose_conditioned_three_views"
@@ -143,5 +143,5 @@ if SHARED.is_dir():
         assert failures("f_ray_to_pose") > 0
 
     def test_sides_that_are_cut_to_whole_patches_are_caught(monkeypatch):
-        monkeypatch.setattr(preprocess, "nearest", lambda side: side // 14 * 14)
+        monkeypatch.setattr(golden_da3_pictures, "nearest", lambda side: side // 14 * 14)
         assert failures("h_preprocess") > 0

@@ -36,3 +36,15 @@ def refuse_without_match(key: str, patterns: Iterable[str], matches: Callable[[s
     for pattern in patterns:
         if not matches(pattern):
             raise Stop(f"{key} has {pattern!r}, which matches nothing that can be trained: it is a whole name")
+
+
+def refuse_unkept_blocks(config: Settings, blocks: int) -> None:
+    """Stop: cache.policy=blocks without frozen blocks that see several views, or without samples that come again."""
+    if config.cache.policy != "blocks":
+        return
+    if not blocks:
+        cause = "cache.policy=blocks, but no block that sees several views lies before the first trained layer"
+        raise Stop(cause, "cache.policy=tokens")
+    if not config.data.distinct_epochs:
+        cause = "cache.policy=blocks keeps what belongs to a whole sample, and with data.distinct_epochs=0 none"
+        raise Stop(f"{cause} comes again", "add data.distinct_epochs=1 or more, or leave it to cache.policy=auto")

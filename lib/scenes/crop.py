@@ -20,6 +20,7 @@ from lib.scenes import lens
 # How far from the axis a crop of a lens reaches, on the plane at depth 1 (63 degrees): farther out a flat picture
 # stretches what the lens shows to many times its size.
 MOST_REACH = 2.0
+KEPT = 0.8  # a photograph of which the network would see a smaller share is not cut, or it is said
 FINER = 2  # times the crop's resolution: what LANCZOS is given, at least; a JPEG is decoded no finer
 RAYS = 128  # along each side, where shares of a photograph are counted
 

@@ -21,14 +21,13 @@ from lib.core.words import counted
 from lib.data import cores
 from lib.data.split import by_share, perceptual_hash
 from lib.scenes import colmap, depth, regions
-from lib.scenes.crop import Crop, crop, kept_share, read_image, resample, seen
+from lib.scenes.crop import KEPT, Crop, crop, kept_share, read_image, resample, seen
 from lib.scenes.sections import Settings
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
 FEWEST_VIEWS = 2  # of a scene: a sample needs two
 MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
 AGREES = 0.1  # relative depth within which two views see the same surface
-KEPT = 0.8  # a smaller share of the photographs' area in the network's crop is said
 
 
 def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:

@@ -4,11 +4,11 @@ An estimate: kernels' own workspace is not in it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 
 from lib.core.records import Block, Footprint
-from lib.scenes.sections import DenseSize
+from lib.scenes.sections import DenseSize, Settings
 from lib.scenes.shapes import Named
 
 
@@ -45,6 +45,20 @@ def tensors_of_blocks(shapes: Iterable[str], blocks: str) -> list[list[str]]:
         if block_name := re.match(blocks, name):
             found.setdefault(block_name[0], []).append(name)
     return list(found.values())
+
+
+def epoch_bytes(config: Settings, blocks: int, read: Sequence[int], special: int, width: int) -> int:
+    """Of what the first `blocks` blocks make of an epoch of samples (`fronts.packed`), in fp32; 0 where none is kept.
+
+    read: the blocks that heads read; special: tokens of a view beside its patches; width: of a token.
+    """
+    if not blocks or config.data.colour_jitter or config.data.scale_jitter:
+        return 0
+    model, kept = config.model, [index for index in read if index < blocks]
+    patches = (model.image_height_px // model.patch_size) * (model.image_width_px // model.patch_size)
+    tokens = sum(config.data.frames) / 2 * (patches + special)
+    numbers = (2 * len(kept) + (blocks - 1 not in kept)) * width
+    return int(config.data.samples_per_epoch * tokens * numbers * 4)
 
 
 def block_bytes(width: int, ratio: float, tokens: int, number: int, dropout: float, copies: bool) -> int:

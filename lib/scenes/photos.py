@@ -18,7 +18,7 @@ from lib.core.errors import Stop
 from lib.core.words import counted
 from lib.data import pictures
 from lib.scenes.colmap_writer import Picture
-from lib.scenes.crop import FINER
+from lib.scenes.crop import FINER, KEPT
 from lib.scenes.sections import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 HEIC = (".heic", ".heif")  # Pillow alone does not read it
 PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *HEIC)
-KEPT = 0.8  # a photo of which less would be seen is not cut
 
 
 class Window(NamedTuple):

@@ -4,6 +4,7 @@
 
 a step   vggt_a, vggt_b, vggt_c, hamer, vavae_microdoppler, llava_map: ours by default, ours with nothing kept, a
          person's own loop with PEFT and Accelerate (tests/bench/loops.py), the floor
+         da3_small_b: at full size, by what is kept, and part by part
 host     milliseconds of a step beside the network, part by part, at full-size tensor counts
 prepare  step 3: a photo and a depth map of 24 megapixels, a hand, a simulated spectrogram
 start    step 3, --help, --plan and the first optimiser step of the tiny demo
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 
 from lib.core import machine
-from tests.bench import demos, loop_host, map_speed, preparing, slopes, turns, vggt
+from tests.bench import da3, demos, loop_host, map_speed, preparing, slopes, turns, vggt
 
 FULL_TURNS = 3  # of a full-size step
 MAP = argparse.Namespace(nodes=120_000, frames=500)  # as many nodes as nuScenes' largest map
@@ -55,6 +56,7 @@ def sections() -> dict[str, Callable[[argparse.Namespace], dict[str, Any]]]:
     return {
         **{f"vggt_{letter}": functools.partial(of_vggt, letter) for letter in vggt.LETTERS},
         **{name: functools.partial(of_demo, name) for name in demos.RECIPES},
+        "da3_small_b": lambda args: in_folder(lambda root: da3.measure(root, args.turns)),
         "host": lambda args: loop_host.measure(args.turns),
         "prepare": lambda args: preparing.measure(args.turns),
         "start": lambda args: in_folder(demos.start_up),

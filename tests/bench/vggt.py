@@ -107,12 +107,21 @@ def weights(config: Config, folder: Path) -> None:
 
 def photographed(config: Config, folder: Path) -> samples.Scene:
     """A walk past a wall: photos as a camera leaves them, and beside them what step 3 makes of them."""
+    scene, generator = walk(config, folder), np.random.default_rng(0)
+    for name in scene.views:
+        photo = photograph(generator)
+        photo.save(folder / f"{name}.jpg", quality=92)
+        small = photo.resize((config.model.image_width_px, config.model.image_height_px))
+        np.save(folder / f"{name}.image.npy", np.asarray(small))
+    return scene
+
+
+def walk(config: Any, folder: Path) -> samples.Scene:
+    """The same walk as step 3 leaves it, in noise."""
     width, height = config.model.image_width_px, config.model.image_height_px
     generator, names = np.random.default_rng(0), [f"{number}" for number in range(VIEWS)]
     for name in names:
-        photo = photograph(generator)
-        photo.save(folder / f"{name}.jpg", quality=92)
-        np.save(folder / f"{name}.image.npy", np.asarray(photo.resize((width, height))))
+        np.save(folder / f"{name}.image.npy", generator.integers(0, 256, (height, width, 3), np.uint8))
         np.save(folder / f"{name}.depth.npy", 1 + generator.random((height, width), dtype=np.float32))
     poses = np.tile(np.eye(3, 4), (VIEWS, 1, 1))
     poses[:, 0, 3] = np.linspace(0, 1, VIEWS)

@@ -13,6 +13,7 @@ from lib.recipes.da3_eth3d.base import load
 from lib.recipes.da3_eth3d.config import Config
 from lib.recipes.da3_eth3d.known_cameras import normalised
 from lib.recipes.da3_eth3d.model import DA3
+from lib.scenes import fronts
 
 
 def build(config: Config, stage: records.Stage, asset_dirs: dict[str, Path]) -> records.Parts:
@@ -45,18 +46,27 @@ def lora(config: Config) -> records.LoraSpec:
     )
 
 
+def kept_blocks(config: Config) -> int:
+    """How many blocks belong to what is kept of a whole sample; 0 where only pictures are kept."""
+    return costs.frozen_blocks(config) if config.cache.policy == "blocks" else 0
+
+
 def frozen_features(config: Config, network: DA3) -> records.FrozenFeatures | None:
-    """What the blocks that see one picture make of it; None where one of them is trained."""
+    """What is computed once; None where a block that sees one picture is trained."""
     if not costs.has_frozen_front(config):
         return None
-    changed = "augmentation changes the images" if config.data.colour_jitter or config.data.scale_jitter else ""
-    return records.FrozenFeatures(
-        f"blocks 0-{config.model.alt_start - 1} of a picture",
-        lambda sample: sample["units"],
+    first, blocks = config.model.alt_start, costs.frozen_blocks(config)
+    of_picture = fronts.Front(
+        f"blocks 0-{first - 1} of a picture",
         lambda sample, unit: one_picture(network, sample["images"][unit]),
-        costs.frozen_front(config),
-        changed,
+        costs.frozen_front(config, first),
     )
+    of_sample = fronts.Front(
+        f"blocks 0-{blocks - 1} of a sample",
+        lambda sample, unit: whole_sample(network, sample, blocks, config.data.poses == "given"),
+        costs.frozen_front(config, blocks),
+    )
+    return fronts.frozen_features(config, of_picture, of_sample if blocks else None)
 
 
 def one_picture(network: DA3, image: Any) -> Tensor:
@@ -64,15 +74,31 @@ def one_picture(network: DA3, image: Any) -> Tensor:
     return network.front(torch.as_tensor(image)[None, None].to(network.device))[0, 0]
 
 
+def whole_sample(network: DA3, sample: records.Sample, blocks: int, posed: bool) -> Tensor:
+    """What the first `blocks` blocks make of a sample, (s, 1 + n, channels).
+
+    Picture by picture as far as they see one, so that it is the same to the last bit as going on from kept pictures.
+    """
+    given = {name: torch.as_tensor(sample[name])[None] for name in ("images", "extrinsics", "intrinsics")}
+    batch = {name: value.to(network.device) for name, value in given.items()}
+    pictures = torch.stack([one_picture(network, image) for image in batch["images"][0]])[None]
+    return network.front_of_views(batch["images"], pictures, known(batch) if posed else None, blocks)[0]
+
+
 def forward(config: Config, parts: records.Parts, batch: records.Batch, posed: bool, rays: bool) -> dict[str, Any]:
     """Predictions of a batch (`DA3.forward`), from the frozen front where the loop has put it there.
 
-    posed: with the batch's cameras as known ones. The first view is always the reference, as the ground truth has it.
+    posed: with the batch's cameras as known ones; what is kept of a whole sample serves only where it was made so. The
+    first view is always the reference, as the ground truth has it.
     """
-    network = parts.modules[costs.MODULE]
-    front = batch.get("frozen_features")
-    kept = None if front is None else front.to(network.device).float()  # the stream between blocks is fp32
-    return network(batch["images"], kept, known(batch) if posed else None, rays=rays)
+    network, front, blocks = parts.modules[costs.MODULE], batch.get("frozen_features"), kept_blocks(config)
+    if blocks and posed != (config.data.poses == "given"):
+        front = None
+    told = known(batch) if posed else None
+    if front is None:
+        return network(batch["images"], known=told, rays=rays)
+    kept = front.to(network.device).float()  # the stream between blocks is fp32
+    return network(batch["images"], kept[:, 0] if blocks else kept, told, rays=rays, blocks=blocks)
 
 
 def known(batch: records.Batch) -> tuple[Tensor, Tensor]:

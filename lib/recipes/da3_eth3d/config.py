@@ -15,16 +15,13 @@ class Config(Settings):
     """The recipe's settings, checked against one another."""
 
     def __post_init__(self) -> None:
-        from lib.scenes.checks import refuse_long_stand_in, refuse_uneven_batches, refuse_without_region
+        from lib.recipes.da3_eth3d import costs
+        from lib.scenes import checks
 
-        for check in (refuse_without_region, refuse_uneven_batches, refuse_long_stand_in):
+        for check in (checks.refuse_without_region, checks.refuse_uneven_batches, checks.refuse_long_stand_in):
             check(self)
-        if self.cache.policy == "blocks":
-            raise Stop(
-                "cache.policy=blocks would keep blocks that see several views, which this recipe does not do",
-                "cache.policy=tokens, which keeps the blocks that see one picture",
-            )
         self.check_trained()
+        checks.refuse_unkept_blocks(self, costs.frozen_blocks(self))
 
     def check_trained(self) -> None:
         """Stop: a regex that matches nothing, nothing that is trained, or a chain that is trained without a loss."""

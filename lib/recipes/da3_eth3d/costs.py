@@ -138,15 +138,28 @@ def is_dead(name: str) -> bool:
 
 def has_frozen_front(config: Settings) -> bool:
     """Whether nothing before the first block that sees several views is trained: then it can be kept per picture."""
-    before = "|".join(str(index) for index in range(config.model.alt_start))
-    front = rf"backbone\.pretrained\.(cls_token|pos_embed|patch_embed\..*|blocks\.({before})\..*)"
-    return not any(re.fullmatch(front, name) for name in trained_names(config))
+    size, front = config.model, frozen_front(config, config.model.alt_start)
+    read = any(index < size.alt_start for index in size.out_layers)  # its front is more than one tensor
+    return not read and not any(re.fullmatch(front, f"{MODULE}.{name}") for name in trained_names(config))
 
 
-def frozen_front(config: Settings) -> str:
-    """A regex over "<module>.<tensor>" of all that `DA3.front` runs through."""
-    before = "|".join(str(index) for index in range(config.model.alt_start))
-    return rf"{MODULE}\.backbone\.pretrained\.(cls_token|pos_embed|patch_embed\..*|blocks\.({before})\..*)"
+def frozen_blocks(config: Settings) -> int:
+    """How many of the first blocks are frozen with all that lies before them; 0 where none of them sees several views.
+
+    Cameras that go into the network lie before the first of those.
+    """
+    told = config.data.poses == "given" and any(name.startswith("cam_enc.") for name in trained_names(config))
+    blocks = first_trained(config) if has_frozen_front(config) and not told else 0
+    return blocks if blocks > config.model.alt_start else 0
+
+
+def frozen_front(config: Settings, blocks: int) -> str:
+    """A regex over "<module>.<tensor>" of all that the first `blocks` blocks run through, their inputs among it."""
+    indices = "|".join(str(index) for index in range(blocks))
+    of_views = r"|camera_token" if blocks > config.model.alt_start else ""
+    found = rf"backbone\.pretrained\.(cls_token|pos_embed|patch_embed\..*{of_views}|blocks\.({indices})\..*)"
+    told = of_views and config.data.poses == "given"
+    return rf"{MODULE}\.({found}|cam_enc\..*)" if told else rf"{MODULE}\.{found}"
 
 
 # ---------------------------------------------------------------------------------------------- memory
@@ -157,7 +170,8 @@ def plan(config: Settings) -> Plan:
     fewest, most = config.data.frames
     fewer = {"data.frames": [min(fewest, most // 2), most // 2]} if most > 1 else {}
     whole = sum(prod(shape) for shape in tensors(config.model).values())
-    return Plan(whole, trainable(config), footprint(config), lighter=fewer)
+    kept = memory.epoch_bytes(config, frozen_blocks(config), config.model.out_layers, 1, config.model.embed_dim)
+    return Plan(whole, trainable(config), footprint(config), lighter=fewer, blocks_bytes=kept)
 
 
 def footprint(config: Settings) -> Footprint:

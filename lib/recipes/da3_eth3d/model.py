@@ -13,6 +13,7 @@ from lib.recipes.da3_eth3d.heads import CameraDecoder, CameraEncoder, DualDPT
 from lib.recipes.da3_eth3d.size import ModelSize
 from lib.recipes.da3_eth3d.trunk import Front, Trunk
 from lib.scenes.dpt import DenseHead
+from lib.scenes.fronts import packed, unpacked
 
 Known = tuple[Tensor, Tensor]  # cameras (b, s, 3, 4), from world, and intrinsics (b, s, 3, 3) in px
 
@@ -39,17 +40,19 @@ class DA3(nn.Module):
         known: Known | None = None,
         rays: bool = False,
         reference: str = "first",
+        blocks: int = 0,
     ) -> dict[str, Tensor | list[Tensor]]:
         """RGB in 0..1 (b, s, 3, h, w), h and w multiples of the patch -> predictions:
 
         depth (b, s, h, w, 1), depth_conf (b, s, h, w), pose_enc (b, s, 9) in the code of `lib.scenes.geometry`, and
         pose_enc_list with it alone; pose_code (b, s, 9) as published, camera to world. With `rays` also ray (b, s, 8
         rows, 8 columns, 6), direction before origin, and ray_conf, for rows and columns of patches. Their unit is not
-        metric: one scale for all of one call. `front` is `self.front(images)`. `known` cameras replace the learned
-        camera tokens; their world and unit should be those of `known_cameras.normalised`. `reference`: whose camera is
-        the world where three views or more come without cameras (reference.py); the outputs keep the given order.
+        metric: one scale for all of one call. `known` cameras replace the learned camera tokens; their world and unit
+        should be those of `known_cameras.normalised`. `reference`: whose camera is the world where three views or more
+        come without cameras (reference.py); the outputs keep the given order. `front` is `self.front(images)`, or with
+        `blocks` what `self.front_of_views` says of so many.
         """
-        read = self.read(images, front, known, reference)
+        read = self.read(images, front, known, reference, blocks)
         # exp() and 3x3 convolutions lose too much in half precision.
         with torch.autocast(images.device.type, enabled=False):
             patches = [layer.float() for layer in read.patches]
@@ -64,16 +67,37 @@ class DA3(nn.Module):
         assert not early, "a network whose heads read such a block has no front of one tensor"
         return self.trunk.front(images).tokens
 
-    def read(self, images: Tensor, front: Tensor | None, known: Known | None, reference: str) -> Read:
+    def front_of_views(self, images: Tensor, front: Tensor, known: Known | None, blocks: int) -> Tensor:
+        """What the first `blocks` blocks, more than `alt_start`, leave to the others (`fronts.packed`).
+
+        It depends on all views, on their order, for the first one is the reference, and on `known` cameras. `front` is
+        `self.front(images)`.
+        """
+        tokens = self.trunk.start(front, self.camera_condition(known, *images.shape[-2:]) if known else None)
+        tokens, layers = self.trunk.across(images, tokens, self.size.alt_start, blocks)
+        return packed(layers, tokens, blocks)
+
+    def read(self, images: Tensor, front: Tensor | None, known: Known | None, reference: str, blocks: int = 0) -> Read:
+        if blocks:
+            assert front is not None and reference == "first", "what views made of one another has its reference view"
+            early, tokens = unpacked(front, self.size.out_layers, blocks, self.size.embed_dim)
+            layers, chosen = early | self.trunk.across(images, tokens, blocks, self.size.depth)[1], None
+        else:
+            layers, chosen = self.from_pictures(images, front, known, reference)
+        found = [layers[index] for index in self.size.out_layers]
+        return Read([self.half_normalised(one)[:, :, 1:] for one in found], [one[:, :, 0] for one in found], chosen)
+
+    def from_pictures(
+        self, images: Tensor, front: Tensor | None, known: Known | None, reference: str
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """`Trunk.forward` from the pictures, or from what is kept of each of them."""
         if front is None:
             of_pictures = self.trunk.front(images)
         else:
             assert reference in ("first", "middle"), "a kept front has no class tokens to choose by"
             of_pictures = Front(front, front[:, :, 0], {})
         tokens = self.camera_condition(known, *images.shape[-2:]) if known else None
-        layers, chosen = self.trunk(images, of_pictures, tokens, reference)
-        found = [layers[index] for index in self.size.out_layers]
-        return Read([self.half_normalised(one)[:, :, 1:] for one in found], [one[:, :, 0] for one in found], chosen)
+        return self.trunk(images, of_pictures, tokens, reference)
 
     def half_normalised(self, layer: Tensor) -> Tensor:
         alone, after = layer.chunk(2, -1)

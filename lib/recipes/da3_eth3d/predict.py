@@ -22,7 +22,7 @@ from lib.recipes.da3_eth3d.known_cameras import refuse_some
 from lib.scenes import chunks, colmap
 from lib.scenes import predict as scenes
 from lib.scenes import scale as scales
-from lib.scenes.crop import Crop, read_image, resample, seen
+from lib.scenes.crop import KEPT, Crop, kept_share, read_image, resample, seen
 from lib.scenes.data import frame_of
 from lib.scenes.photos import PHOTOS, Photo, Window, photographs
 
@@ -59,7 +59,9 @@ def scene(config: Config, folder: Path) -> list[Photo]:
     views = [view for view in read.views if view.image.is_file()]
     if not views:
         raise Stop(f"{folder} has no photograph that its COLMAP model lists", "give a folder of photos to --predict")
-    return [photo(view, frame_of(config, read, view)) for view in views]
+    cuts = [frame_of(config, read, view) for view in views]
+    say_what_is_cut(views, cuts)
+    return [photo(view, cut) for view, cut in zip(views, cuts, strict=True)]
 
 
 def photo(view: colmap.View, cut: Crop) -> Photo:
@@ -71,6 +73,16 @@ def photo(view: colmap.View, cut: Crop) -> Photo:
 def pixels(view: colmap.View, cut: Crop) -> np.ndarray:
     """(h, w, 3) uint8. Stop: the photograph cannot be used; with known cameras none is left out."""
     return resample(read_image(view.image, view.camera, cut), view.camera, cut)
+
+
+def say_what_is_cut(views: list[colmap.View], cuts: list[Crop]) -> None:
+    """Each camera has a crop of its own: photos of another shape than the network's lose more."""
+    for view, cut in zip(views, cuts, strict=True):
+        if (kept := kept_share(view.camera, cut)) < KEPT:
+            said = (
+                f"{kept:.0%} of it is seen, the rest is cut off: it has {view.camera.width} x {view.camera.height} px"
+            )
+            print(f"  {view.image.name}: {said}, the network sees {cut.width} x {cut.height}", flush=True)
 
 
 def forward(config: Config, parts: Parts) -> chunks.Forward:

@@ -97,19 +97,31 @@ class Trunk(nn.Module):
             index = chosen(reference, front.class_tokens)
             order = reference_first(index, views)
             tokens = reordered(tokens, order)
-        if camera_tokens is None:
-            others = self.camera_token[:, 1:].expand(-1, views - 1, -1)
-            camera_tokens = torch.cat([self.camera_token[:, :1], others], 1).expand(len(tokens), -1, -1)
-        late = self.across(images, torch.cat([camera_tokens[:, :, None].to(tokens.dtype), tokens[:, :, 1:]], 2))
+        started = self.start(tokens, camera_tokens)
+        _, late = self.across(images, started, self.size.alt_start, self.size.depth)
         if order is not None:
             late = {block: reordered(layer, order.argsort(-1)) for block, layer in late.items()}
         return front.layers | late, index
 
-    def across(self, images: Tensor, tokens: Tensor) -> dict[int, Tensor]:
-        """The blocks from `alt_start` on, in turn inside each view and over the tokens of all."""
+    def start(self, tokens: Tensor, camera_tokens: Tensor | None) -> Tensor:
+        """The token stream (b, s, 1 + n, c) whose class tokens have made place for camera tokens (b, s, c).
+
+        None: the learned ones, of which the first view has one of its own.
+        """
+        if camera_tokens is None:
+            others = self.camera_token[:, 1:].expand(-1, tokens.shape[1] - 1, -1)
+            camera_tokens = torch.cat([self.camera_token[:, :1], others], 1).expand(len(tokens), -1, -1)
+        return torch.cat([camera_tokens[:, :, None].to(tokens.dtype), tokens[:, :, 1:]], 2)
+
+    def across(self, images: Tensor, tokens: Tensor, first: int, last: int) -> tuple[Tensor, dict[int, Tensor]]:
+        """Blocks `first`..`last`-1, none before `alt_start`, in turn inside each view and over the tokens of all.
+
+        The stream after them, and the layers among them that heads read. They may go on at any block: one that looks
+        across views comes right after one that does not, whose output the stream then is.
+        """
         alone, layers, shape = tokens, {}, tokens.shape  # `alone`: after the last block inside the view
         one_view, all_views = self.turns(images)
-        for index in range(self.size.alt_start, self.size.depth):
+        for index in range(first, last):
             if self.size.crosses(index):
                 turn = all_views if index >= self.size.rope_start else None
                 tokens = recomputed(self.gradient_checkpointing, self.blocks[index], tokens.flatten(1, 2), turn)
@@ -118,7 +130,7 @@ class Trunk(nn.Module):
                 tokens = alone = self.in_view(index, tokens, one_view)
             if index in self.size.out_layers:
                 layers[index] = torch.cat([alone, tokens], -1)
-        return layers
+        return tokens, layers
 
     def in_view(self, index: int, tokens: Tensor, one_view: Rope) -> Tensor:
         turn = one_view if index >= self.size.rope_start else None

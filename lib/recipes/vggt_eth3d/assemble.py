@@ -13,6 +13,7 @@ from lib.recipes.vggt_eth3d import costs, losses
 from lib.recipes.vggt_eth3d.base import weight_file
 from lib.recipes.vggt_eth3d.config import Config
 from lib.recipes.vggt_eth3d.model import VGGT
+from lib.scenes import fronts
 
 BLOCKS = (costs.BLOCKS,)
 NOT_BUILT = {"point_head": r"point_head\..*", "track_head": r"track_head\..*"}
@@ -61,11 +62,7 @@ def lora(config: Config) -> LoraSpec:
 
 
 def front_blocks(config: Config) -> int:
-    """How many pairs of blocks belong to the frozen features.
-
-    Patch tokens belong to an image. The output of blocks belongs to a sample, whose frames and order it depends on, so
-    it is worth keeping only where samples come again (data.distinct_epochs).
-    """
+    """How many pairs of blocks belong to the frozen features."""
     return (costs.frozen_blocks(config) or 0) if config.cache.policy == "blocks" else 0
 
 
@@ -74,25 +71,15 @@ def frozen_features(config: Config, network: VGGT) -> FrozenFeatures | None:
     blocks = costs.frozen_blocks(config)
     if blocks is None:
         return None
-    augmented = config.data.colour_jitter or config.data.scale_jitter
-    refused = "augmentation changes the images" if augmented else ""
-    deeper = FrozenFeatures(
+    of_picture = fronts.Front(
+        "patch tokens", lambda sample, unit: one_image(network, sample, unit), costs.frozen_front(0)
+    )
+    of_sample = fronts.Front(
         f"blocks 0-{blocks - 1}",
-        lambda sample: [sample["sample_id"]],
         lambda sample, unit: whole_sample(network, sample, blocks),
         costs.frozen_front(blocks),
-        refused,
     )
-    if front_blocks(config):
-        return deeper
-    return FrozenFeatures(
-        "patch tokens",
-        lambda sample: sample["units"],
-        lambda sample, unit: one_image(network, sample, unit),
-        costs.frozen_front(0),
-        refused,
-        deeper if blocks and config.cache.policy == "auto" else None,
-    )
+    return fronts.frozen_features(config, of_picture, of_sample if blocks else None)
 
 
 def one_image(network: VGGT, sample: Sample, unit: int) -> Tensor:

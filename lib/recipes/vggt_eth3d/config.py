@@ -14,6 +14,7 @@ class Config(Settings):
     """The recipe's settings, checked against one another."""
 
     def __post_init__(self) -> None:
+        from lib.recipes.vggt_eth3d import costs
         from lib.scenes import checks
 
         if self.model.base_precision == "bf16" and self.train.precision not in ("bf16", "fp16"):
@@ -25,19 +26,7 @@ class Config(Settings):
         checks.refuse_uneven_batches(self)
         checks.refuse_long_stand_in(self)
         self.check_trained()
-        self.check_kept()
-
-    def check_kept(self) -> None:
-        """Stop: cache.policy=blocks without frozen blocks, or without samples that come again."""
-        from lib.recipes.vggt_eth3d import costs
-
-        if self.cache.policy != "blocks":
-            return
-        if not costs.frozen_blocks(self):
-            raise Stop("cache.policy=blocks, but no block lies before the first trained layer: use cache.policy=tokens")
-        if not self.data.distinct_epochs:
-            cause = "cache.policy=blocks keeps what belongs to a whole sample, and with data.distinct_epochs=0 none"
-            raise Stop(f"{cause} comes again: add data.distinct_epochs=1 or more, or leave it to cache.policy=auto")
+        checks.refuse_unkept_blocks(self, costs.frozen_blocks(self) or 0)
 
     def check_trained(self) -> None:
         """Stop: a regex that matches nothing, nothing that is trained, or a trained layer that is held in bf16."""

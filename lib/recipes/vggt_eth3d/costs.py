@@ -142,20 +142,10 @@ def plan(config: Settings) -> Plan:
     parameters = sum(prod(shape) for shape in tensors(config.model).values())
     fewest, most = config.data.frames
     fewer = {"data.frames": [min(fewest, most // 2), most // 2]} if most > 1 else {}
-    kept = blocks_bytes(config)
-    return Plan(parameters, trainable(config), footprint(config), lighter=fewer, pace=pace(config), blocks_bytes=kept)
-
-
-def blocks_bytes(config: Settings) -> int:
-    """Of what `VGGT.front` of all frozen blocks makes of an epoch of samples, in fp32; 0 where it may not be kept."""
     size, blocks = config.model, frozen_blocks(config) or 0
-    if not blocks or config.data.colour_jitter or config.data.scale_jitter:
-        return 0
-    patches = (size.image_height_px // size.patch_size) * (size.image_width_px // size.patch_size)
-    tokens = sum(config.data.frames) / 2 * (patches + SPECIAL_TOKENS + size.num_register_tokens)
-    kept = [index for index in size.kept_layers if index < blocks]
-    width = (2 * len(kept) + (blocks - 1 not in kept)) * size.embed_dim
-    return int(config.data.samples_per_epoch * tokens * width * 4)
+    special = SPECIAL_TOKENS + size.num_register_tokens
+    kept = memory.epoch_bytes(config, blocks, size.kept_layers, special, size.embed_dim)
+    return Plan(parameters, trainable(config), footprint(config), lighter=fewer, pace=pace(config), blocks_bytes=kept)
 
 
 def pace(config: Settings) -> Pace | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lib.recipes.vggt_eth3d.heads import CameraHead, inverse_log
 from lib.recipes.vggt_eth3d.size import SPECIAL_TOKENS, ModelSize
 from lib.scenes.dpt import DPTHead
+from lib.scenes.fronts import packed, unpacked
 from lib.scenes.layers import Block, Rope, recomputed, rope
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,24 +47,23 @@ class VGGT(nn.Module):
     def front(self, images: Tensor, blocks: int) -> Tensor:
         """What the patch embed and the first `blocks` pairs of blocks make of the images, in one tensor.
 
-        blocks = 0: patch tokens (b, s, n, c), which depend on their own frame alone. Otherwise the kept layers among
-        the first `blocks` and the token stream, side by side; they depend on all frames and their order. That is (b, s,
-        tokens, 2c * kept + c), or 2c * kept where the last block is kept, whose second half is the stream.
+        blocks = 0: patch tokens (b, s, n, c), which depend on their own frame alone. Otherwise as `fronts.packed`,
+        which depends on all frames and their order.
         """
         patches = self.aggregator.patch_tokens(images)
         if not blocks:
             return patches
         tokens, layers = self.aggregator.run(self.aggregator.start(patches), self.grid(images), 0, blocks)
-        stream = [] if blocks - 1 in layers else [tokens]
-        return torch.cat([*layers.values(), *stream], -1)
+        return packed(layers, tokens, blocks)
 
     def layers(self, images: Tensor, front: Tensor, blocks: int) -> dict[int, Tensor]:
         """The aggregator layers that the heads read, by index, going on from the front: (b, s, tokens, 2c) each."""
-        kept, width = [index for index in self.size.kept_layers if index < blocks], self.size.embed_dim
-        early = front.split([2 * width] * len(kept) + [width] * (blocks - 1 not in kept), -1)
-        tokens = early[-1][..., -width:] if blocks else self.aggregator.start(early[-1])
+        if blocks:
+            early, tokens = unpacked(front, self.size.kept_layers, blocks, self.size.embed_dim)
+        else:
+            early, tokens = {}, self.aggregator.start(front)
         _, late = self.aggregator.run(tokens, self.grid(images), blocks, self.size.depth)
-        return dict(zip(kept, early, strict=False)) | late
+        return early | late
 
     def predict(self, layers: dict[int, Tensor], height_px: int, width_px: int) -> dict[str, Tensor | list[Tensor]]:
         """What the heads make of the aggregator's layers; shapes as in `forward`."""

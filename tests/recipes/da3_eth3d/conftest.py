@@ -14,6 +14,7 @@ from lib.recipes.da3_eth3d.model import DA3
 from lib.recipes.da3_eth3d.sections import DEMO_SIZE
 from lib.recipes.da3_eth3d.size import SMALL, ModelSize
 from lib.scenes.data import prepare
+from tests.recipes.da3_eth3d.networks import LITTLE
 from tests.scenes.conftest import rendered
 
 __all__ = ["rendered"]
@@ -36,6 +37,12 @@ def made():
 def places(tmp_path_factory):
     """The folder of a random base, saved with the hub's names."""
     return {"base": random_base(DEMO_SIZE, tmp_path_factory.mktemp("base"))}
+
+
+@pytest.fixture(scope="session")
+def little_places(tmp_path_factory):
+    """As `places`, narrow and with the blocks of the published networks."""
+    return {"base": random_base(ModelSize(**LITTLE), tmp_path_factory.mktemp("little"))}
 
 
 @pytest.fixture(scope="session")

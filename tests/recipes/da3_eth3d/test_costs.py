@@ -1,9 +1,12 @@
 """Names, shapes and counts from closed forms are those of the network, and the published ones."""
 
+import re
+
 import peft
 import pytest
 import torch
 
+from lib.commands.cost import kept
 from lib.core.config import from_dotted
 from lib.core.footprint import card_bytes
 from lib.core.records import LoraSpec
@@ -11,6 +14,7 @@ from lib.network import adapters
 from lib.recipes.da3_eth3d import costs
 from lib.recipes.da3_eth3d.config import PRESETS, Config
 from lib.recipes.da3_eth3d.model import DA3
+from lib.recipes.da3_eth3d.size import TRUNK
 
 T4_BYTES = 15e9  # of 16 GB what a process may have
 
@@ -56,6 +60,35 @@ def test_a_t4_holds_every_preset_without_checkpointing(preset):
     assert card_bytes(costs.footprint(settings(preset, train__precision="fp16"))) < T4_BYTES
 
 
-@pytest.mark.parametrize("preset, kept", [("base_a", True), ("base_b", True), ("base_c", False)])
-def test_the_front_is_kept_where_none_of_it_is_trained(preset, kept):
-    assert costs.has_frozen_front(settings(preset)) == kept
+@pytest.mark.parametrize("preset, changed, pictures, blocks", [
+    ("base_a", {}, True, 12), ("base_b", {}, True, 6), ("base_c", {}, False, 0), ("small_head_full", {}, True, 12),
+    ("base_b", {"lora__targets": [rf"{TRUNK}blocks\.4\.attn\.qkv"]}, True, 0),
+    ("base_b", {"lora__targets": [rf"{TRUNK}blocks\.3\.attn\.qkv"]}, False, 0),
+    ("base_b", {"lora__full": [rf"da3\.{TRUNK}camera_token"]}, True, 0),
+    ("base_b", {"lora__full": [r"da3\.cam_enc\..*"]}, True, 6),
+    ("base_b", {"lora__full": [r"da3\.cam_enc\..*"], "data__poses": "given"}, True, 0),
+    ("base_b", {"model__weights": "own", "model__out_layers": [3, 5, 7, 9]}, False, 0),  # read: one of a picture
+])  # fmt: skip
+def test_the_front_is_kept_where_none_of_it_is_trained(preset, changed, pictures, blocks):
+    config = settings(preset, **changed)
+    assert (costs.has_frozen_front(config), costs.frozen_blocks(config)) == (pictures, blocks)
+
+
+@pytest.mark.parametrize("changed", [{}, {"data__poses": "given"}])
+def test_the_front_of_a_sample_runs_through_its_blocks_and_what_their_cameras_come_from(changed):
+    config = settings("base_b", **changed)
+    names = [name for name in costs.tensors(config.model) if re.fullmatch(costs.frozen_front(config, 6), f"da3.{name}")]
+    parts = {re.sub(r"\.\d+\..*", "", name.removeprefix("backbone.pretrained.")) for name in names}
+    inputs = {"cls_token", "camera_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "blocks"}
+    assert parts - inputs == {name for name in parts if name.startswith("cam_enc")}
+    assert parts >= inputs and ("cam_enc.trunk" in parts) == bool(changed)
+    assert {int(found[1]) for name in names if (found := re.search(r"blocks\.(\d+)", name))} == set(range(6))
+
+
+@pytest.mark.parametrize("preset, gigabytes", [("small_b", 2.7), ("base_a", 21.3), ("base_c", 0.0)])
+def test_the_plan_says_what_is_kept_of_samples(preset, gigabytes):
+    """Five views of 865 tokens; of b block 5, of a all four layers that heads read, of c nothing."""
+    config = settings(preset)
+    plan = costs.plan(config)
+    assert plan.blocks_bytes / 2e9 == pytest.approx(gigabytes / 2, rel=0.02)
+    assert ("an epoch of samples takes" in kept(config, plan)) == bool(gigabytes)

@@ -36,11 +36,14 @@ def test_without_rays_their_chain_does_not_run():
 
 
 @pytest.mark.parametrize("known", [None, cameras(batch=2)])
-def test_going_on_from_the_kept_front_changes_nothing(known):
+@pytest.mark.parametrize("blocks", [0, 5, 6, 7, 12])
+def test_going_on_from_the_kept_front_changes_nothing(blocks, known):
     built, images = network(), photos(batch=2)
     with torch.no_grad():
         front = built.front(images)
-    assert largest_difference(outputs(built, images, known=known), outputs(built, images, front, known)) == 0
+        front = built.front_of_views(images, front, known, blocks) if blocks else front
+    again = outputs(built, images, front, known, blocks=blocks)
+    assert largest_difference(outputs(built, images, known=known), again) == 0
 
 
 def test_the_front_of_a_view_does_not_depend_on_the_others():
@@ -167,6 +170,8 @@ def test_a_kept_front_has_no_class_tokens_to_choose_by():
     built, images = network(), photos()
     with pytest.raises(AssertionError, match="class tokens"):
         built(images, built.front(images), reference="saddle_balanced")
+    with pytest.raises(AssertionError, match="has its reference view"):
+        built(images, built.front(images), reference="middle", blocks=6)
 
 
 def test_known_cameras_take_the_place_of_the_learned_tokens():

@@ -26,7 +26,8 @@ from lib.recipes.da3_eth3d.sources import assets
     ({"lora.targets": ["head.nothing"]}, "matches nothing"),
     ({"lora.strategy": "a", "loss.depth_weight": 0.0}, "only the depth head is trained"),
     ({"loss.depth_weight": 0.0, "loss.camera_weight": 0.0}, "nothing would be learned"),
-    ({"cache.policy": "blocks"}, "blocks that see several views"),
+    ({"cache.policy": "blocks"}, "comes again"),
+    ({"cache.policy": "blocks", "lora.strategy": "c", "data.distinct_epochs": 1}, "before the first trained layer"),
     ({"loss.confidence": "floored"}, "loss.confidence"),
     ({"train.micro_batch": 2, "train.global_batch": 2}, "needs samples of one length"),
 ])  # fmt: skip

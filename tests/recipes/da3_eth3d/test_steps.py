@@ -6,20 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lib import api, recipes
+from lib.core.config import to_dotted
 from lib.core.errors import Stop
+from lib.core.order import Key
 from lib.core.records import Stage
+from lib.network import adapters
+from lib.network.frozen_features import FeatureCache
 from lib.recipes.da3_eth3d import assemble, evaluate
 from lib.recipes.da3_eth3d import predict as prediction
 from lib.recipes.da3_eth3d.base import ALIASES
 from lib.recipes.da3_eth3d.config import PRESETS
+from lib.recipes.da3_eth3d.size import ModelSize
 from lib.scenes import samples
 from lib.scenes.photos import as_tensor
 from tests import one_step, pages
 from tests.core.test_code import refuse_hidden_reads
+from tests.recipes.da3_eth3d.networks import LITTLE
 
 pytestmark = pytest.mark.long
 
@@ -71,17 +78,47 @@ def test_known_cameras_change_the_answer_and_both_ways_are_scored(made, places, 
     assert "mae_without_poses" not in evaluate.measures(made(), STAGE)
 
 
-def test_the_kept_front_gives_what_the_pictures_give(made, places, manifest):
-    config, batch = held_out(made, manifest)
+# At one size the presets differ by strategy alone; in c no block is frozen.
+@pytest.mark.parametrize("preset, poses", [
+    ("base_b", "none"), ("base_b", "given"), ("base_a", "none"), ("small_head_full", "none"),
+])  # fmt: skip
+def test_what_is_kept_of_pictures_and_of_samples_changes_no_bit(preset, poses, made, little_places, manifest, tmp_path):
+    """Loss, gradients and held-out depth with nothing kept, with tokens and with blocks, computed and read again."""
+    found = {}
+    for policy in ("none", "tokens", "blocks"):
+        size = {f"model__{name}": value for name, value in to_dotted(ModelSize(**LITTLE)).items()}
+        own = size | {"model__weights": str(little_places["base"] / "base.safetensors"), "data__poses": poses}
+        config = made(preset, **own, cache__policy=policy, data__distinct_epochs=1)
+        folder = None if policy == "none" else tmp_path / policy
+        found[policy] = list(twice(config, little_places, manifest, folder))
+    one, *others = [numbers for both in found.values() for numbers in both]
+    assert len(others) == 5 and all(other.keys() == one.keys() for other in others)
+    assert any(one[name].abs().max() > 0 for name in one if "layer1_rn" in name)
+    for other in others:
+        assert not [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def twice(config, places, manifest, folder):
+    """What a training sample and a held-out one give, first where nothing is kept of them, and once more."""
     parts = assemble.build(config, STAGE, places)
-    front = parts.frozen_features
-    sample = {name: value[0] for name, value in batch.items()}
-    with torch.no_grad():
-        kept = torch.stack([front.compute(sample, unit) for unit in range(len(sample["images"]))])[None]
-        one, other = (
-            assemble.forward(config, parts, b, False, False) for b in (batch, batch | {"frozen_features": kept})
-        )
-    torch.testing.assert_close(one["depth"], other["depth"])
+    torch.manual_seed(0)
+    adapters.attach(parts)
+    cache, trained = FeatureCache(parts, folder, 1e9), adapters.trainable(parts)
+    blocks = 6 if config.lora.strategy == "b" else 12
+    assert (
+        cache.frozen.name
+        == ("blocks 0-3 of a picture", f"blocks 0-{blocks - 1} of a sample")[config.cache.policy == "blocks"]
+    )
+    drawn = [samples.sampler(config, STAGE, manifest, side).draw(4, Key(0, 0, 4)) for side in ("train", "test")]
+    for _ in range(2):
+        torch.manual_seed(1)  # of dropout
+        with torch.no_grad():
+            one, other = (samples.collate(config, STAGE, [cache.fill(sample)]) for sample in drawn)
+            held_out = {posed: evaluate.predicted(config, parts, other, posed) for posed in (True, False)}
+        loss, _ = assemble.loss(config)(parts, one, 0)
+        gradients = dict(zip(trained, torch.autograd.grad(loss, trained.values()), strict=True))
+        depths = {f"depth, cameras known: {posed}": found["depth"] for posed, found in held_out.items()}
+        yield gradients | depths | {"loss": loss.detach()}
 
 
 def test_cameras_by_rays_replace_the_decoders(made, places, manifest):
@@ -116,14 +153,46 @@ def test_a_scene_with_known_cameras_keeps_them_and_their_unit(made, places, rend
     np.testing.assert_allclose(first.cam_from_world().matrix(), photos[0].camera[0], atol=1e-4)
 
 
-def test_cameras_of_some_photos_only_are_refused(made, places, rendered, tmp_path):
+def one_photo_more(photos: list[Path], cameras: Path) -> None:
+    (photos[0].parent / "extra.JPG").write_bytes(photos[0].read_bytes())
+
+
+def one_photo_alone(photos: list[Path], cameras: Path) -> None:
+    for photo in photos[1:]:
+        photo.unlink()
+
+
+def another_centre(photos: list[Path], cameras: Path) -> None:
+    *lines, camera = cameras.read_text().splitlines()
+    cameras.write_text("\n".join([*lines, " ".join([*camera.split()[:-2], "20", "72"])]))
+
+
+def another_shape(photos: list[Path], cameras: Path) -> None:
+    with Image.open(photos[2]) as photo:
+        photo.crop((0, 0, 100, 144)).save(photos[2])
+
+
+@pytest.mark.parametrize("harm, said", [
+    (one_photo_more, "known for 6 of 7 views"), (one_photo_alone, "cannot be told from 1 known camera"),
+    (another_centre, "the principal point of camera 1 lies so near the edge"),
+    (another_shape, "is 100 x 144 pixels, its camera 216 x 144"),
+])  # fmt: skip
+def test_a_scene_that_cannot_be_meant_is_refused_and_leaves_nothing(harm, said, made, places, rendered, tmp_path):
     scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
-    first = min((scene / "images").rglob("*.JPG"))
-    (first.parent / "extra.JPG").write_bytes(first.read_bytes())
+    harm(sorted((scene / "images").rglob("*.JPG")), scene / "sparse" / "0" / "cameras.txt")
     parts = assemble.build(made(), STAGE, places)
-    with pytest.raises(Stop, match="6 of 7 views"):
+    with pytest.raises(Stop, match=said), torch.no_grad():
         prediction.predict(made(), STAGE, parts, str(scene), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_scene_with_known_cameras_loses_is_said(made, rendered, tmp_path, capsys):
+    scene = eth3d_as_colmap(rendered / "harbour", tmp_path / "scene")
+    prediction.scene(made(model__image_width_px=56, model__image_height_px=84), scene)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6 and "45% of it is seen, the rest is cut off: it has 216 x 144 px" in said[0]
+    prediction.scene(made(), scene)
+    assert capsys.readouterr().out == ""
 
 
 def eth3d_as_colmap(street: Path, folder: Path) -> Path:
@@ -150,7 +219,8 @@ def test_the_export_has_the_names_and_the_notes_of_its_base(made, places, tmp_pa
 
 def test_five_steps_from_the_shipped_base_predict_and_export(step, tmp_path, monkeypatch):
     monkeypatch.setenv("PIPELINE_SCALE", "tiny")
-    words = ("--recipe", "da3_eth3d", "--demo", "data.poses=given", "eval.resamples=20", "eval.figures=1")
+    kept = ("cache.policy=blocks", "data.distinct_epochs=1")
+    words = ("--recipe", "da3_eth3d", "--demo", "data.poses=given", "eval.resamples=20", "eval.figures=1", *kept)
     for number in range(1, 6):
         assert step(number, "--run", "one", *(words if number == 1 else ())) == 0
     folder = tmp_path / "runs" / "one"

@@ -179,8 +179,8 @@ def test_what_is_kept_is_named_by_the_policy(settings):
 
 
 @pytest.mark.parametrize("other, said", [
-    ({"data__distinct_epochs": 0}, "comes again: add data.distinct_epochs"),
-    ({"data__distinct_epochs": 1, "lora__strategy": "c"}, "no block lies before the first trained layer"),
+    ({"data__distinct_epochs": 0}, "with data.distinct_epochs=0 none comes again"),
+    ({"data__distinct_epochs": 1, "lora__strategy": "c"}, "lies before the first trained layer"),
 ])  # fmt: skip
 def test_blocks_that_cannot_be_kept_are_refused(settings, other, said):
     with pytest.raises(Stop, match=said):

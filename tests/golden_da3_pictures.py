@@ -1,4 +1,6 @@
-"""Pictures at the network's size, by the four ways of the published inference; no torch.
+"""Pictures at the network's size by the four ways of the published inference, which golden cases compare.
+
+No step uses them: pictures are cut around the principal point in training and in prediction (lib/scenes/crop.py).
 
 upper_bound: the longest side becomes `side_px`; lower_bound: the shortest. Then both sides become whole patches:
 resize takes the nearest number of them, crop cuts what is over at the edges. Pictures come as RGB, and the network
