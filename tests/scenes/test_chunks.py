@@ -106,6 +106,6 @@ def test_no_more_pictures_are_held_for_many_photos_than_for_few(tmp_path):
         weakref.finalize(picture, gone)
         return picture
 
-    for count in (12, 30):
+    for count in (12, 20):
         walked(tmp_path / str(count), Truth(), count, 6, partial(read, count))
-    assert most[12] == most[30] == 6
+    assert most[12] == most[20] == 6
