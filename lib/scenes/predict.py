@@ -14,13 +14,16 @@ folder without its suffix.
 - `scale.json`: where the unit is given, by how much the network's own was larger for each photo
 """
 
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lib.core.errors import Stop
 from lib.core.run import atomic, write_json
 from lib.core.words import counted
 from lib.scenes import chunks, colmap_writer, montage, tracks
@@ -42,10 +45,7 @@ def predict(photos: list[Photo], forward: Forward, at_once: int, out: Path, scal
 
     Stop: none can be used, two do not fit into memory, or the unit cannot be told.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob("*".join(RAW)):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=out, prefix=RAW[0], suffix=RAW[1]) as raw:
+    with made(out), tempfile.TemporaryDirectory(dir=out, prefix=RAW[0], suffix=RAW[1]) as raw:
         views = chunks.through_network(forward, photos, at_once, Path(raw))
         with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
             if scale:
@@ -57,6 +57,21 @@ def predict(photos: list[Photo], forward: Forward, at_once: int, out: Path, scal
                 write_piece(out, [view for view in views if view.piece == piece])
     sizes = sorted({f"{view.photo.window.width} x {view.photo.window.height}" for view in views})
     print(f"{counted(len(views), 'photo')}, {' or '.join(sizes)} px each")
+
+
+@contextlib.contextmanager
+def made(out: Path) -> Iterator[None]:
+    """The folder is there, without what a killed prediction left in it; a new one goes again where a Stop ends this."""
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob("*".join(RAW)):
+        shutil.rmtree(leftover)
+    try:
+        yield
+    except Stop:
+        if is_new:
+            shutil.rmtree(out)
+        raise
 
 
 def write_piece(out: Path, views: list[View]) -> None:
