@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "decide": lambda config, score: {},
     "base_limits": lambda config, stage, manifest: {},
     "propose": lambda config, parts, inputs, out, wishes: no_drafts(),
+    "adopt": lambda config, file, asset_dirs, attached, out: no_imports(),
     "network": lambda config, stage, parts: next(iter(parts.modules.values())),
     "read_export": lambda config, stage, parts, folder: None,  # lib.api reads the one file itself
 }
@@ -41,6 +42,10 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
 
 def no_drafts() -> None:
     raise Stop("this recipe drafts no labels", "leave --propose out")
+
+
+def no_imports() -> None:
+    raise Stop("this recipe imports nothing that other programs made", "leave --import out")
 
 
 def load(name: str) -> Recipe:

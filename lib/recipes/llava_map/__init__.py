@@ -18,4 +18,5 @@ FUNCTIONS = {
     "evaluate": "measures comparison score_batch summarise describe",
     "figures": "figures",
     "predict": "predict export network read_export",
+    "adopt": "adopt",
 }

@@ -15,6 +15,7 @@ FUNCTIONS = {
     "": {
         "costs": "plan",
         "sources": "assets",
+        "adopt": "adopt",
         "data": "prepare split summarise_data",
         "schedule": "stages",
         "autoencoder.decision": "decide",

@@ -24,11 +24,20 @@ from lib.core.run import atomic, write_json
 from lib.data import cores, pictures
 from lib.data import split as splitting
 from lib.data.split import by_share, perceptual_hash
-from lib.recipes.vavae_microdoppler import echoes, level_arrays, radar, strategy
+from lib.recipes.vavae_microdoppler import echoes, given_split, level_arrays, radar, strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.echo_files import Unusable
 from lib.recipes.vavae_microdoppler.layout import find_files
-from lib.recipes.vavae_microdoppler.recordings import GAP, SELECT, TEST, Recording, read_recordings, recordings_of
+from lib.recipes.vavae_microdoppler.recordings import (
+    BY,
+    GAP,
+    NOBODY,
+    SELECT,
+    TEST,
+    Recording,
+    read_recordings,
+    recordings_of,
+)
 from lib.recipes.vavae_microdoppler.stored import image_path, sample_name
 from lib.recipes.vavae_microdoppler.walk import File, natural, some
 
@@ -36,9 +45,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LABELS = "labels.json"
-BY = "recording"  # what a group of the split is
+DATA = "asset:data/"  # before a file's name, as a record's source
 SIDES = ("train", "select", "test")
-NOBODY = ("nobody's",)  # as the groups that choose: for none, lib.data.split would take all that a user trains with
 
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
@@ -50,6 +58,7 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
     root = asset_dirs["data"]
     found = find_files(config.data, root)
     listed = read_recordings(config.data, root)
+    given = given_split.of_files(config.data, asset_dirs, [f.name for files in found.users.values() for f in files])
     for note in found.notes:
         print(f"  {note}", flush=True)
     for file in found.strays:
@@ -58,7 +67,9 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
     for user, files in found.users.items():
         used += zip(files, recordings_of(config.data, user, files, listed, config.eval.select_share), strict=True)
     for records in cores.in_order(config, partial(records_of, out=out), used):
-        yield from records
+        for record in records:
+            record.columns |= {"given": given.get(file_name(record), "")} if config.data.split else {}
+            yield record
 
 
 def records_of(config: Config, used: tuple[File, Recording], out: Path) -> list[Record]:
@@ -95,7 +106,11 @@ def skipped(file: File, group: str, reason: str, by: str = "") -> Record:
 
 
 def source_of(file: File) -> str:
-    return f"asset:data/{file.name}"
+    return f"{DATA}{file.name}"
+
+
+def file_name(record: Record) -> str:
+    return record.source.removeprefix(DATA)
 
 
 Images = Iterable[tuple[str, "Image.Image", dict[str, Any]]]  # sample id, RGB or 16-bit levels, what it was
@@ -155,6 +170,8 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     usable = [record for record in records if record.status == "ok"]
     if not usable:
         raise Stop("none of the data can be used", "see the reasons in manifest.csv")
+    if config.data.split:
+        return give_labels(records, given_split.wish(config, usable, select_of), config.train.seed, out)
     test: list[str] = []
     select: list[str] = []
     images: dict[str, list[Record]] = {user: [] for user in users_of(records)}
@@ -195,9 +212,14 @@ def sides_of(config: Config, mine: list[Record]) -> tuple[list[str], list[str]]:
         return [], []
     test = set(by_share(mine, BY, config.data.val_share, config.train.seed).val_groups)
     rest = [r for r in mine if r.group not in test]
+    return sorted(test), select_of(config, rest)
+
+
+def select_of(config: Config, rest: list[Record]) -> list[str]:
+    """Recordings that choose the checkpoint, of those that are not held out; one at least is left for training."""
     if len({r.group for r in rest}) < 2 or not config.eval.select_share:
-        return sorted(test), []
-    return sorted(test), list(by_share(rest, BY, config.eval.select_share, config.train.seed).val_groups)
+        return []
+    return list(by_share(rest, BY, config.eval.select_share, config.train.seed).val_groups)
 
 
 def give_labels(records: list[Record], wish: Split, seed: int, out: Path) -> Split:
@@ -251,12 +273,14 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
         "sizes": dict(sizes.most_common(5)),
         "by amount of data (guide)": strategy.by_amount(sides["train"]),
     }
+    leaking = [r for r in records if r.reason in (given_split.LEAK, given_split.NEAR)]
     several = sum(bool(r.columns["several"]) for r in usable)
     more = {
         "axes of an image": radar.axes(radar.of_settings(config.data, config.model.image_px))
         if config.data.kind == "iq"
         else "",
         "users with nothing to test on": some(untested) if untested else "",
+        "left out, as data.split holds out what is like them": len(leaking),
         "files of several pictures, of which the first is used": several,
     }
     return found | {name: value for name, value in more.items() if value}
@@ -271,5 +295,5 @@ def recognised(usable: list[Record]) -> str:
         how = (
             f"in time (names tell no recordings) for {some(sorted(users, key=natural))}" if by == "time" else f"by {by}"
         )
-        said.append(f"{len(groups)} {how}, e.g. {mine[0].source.removeprefix('asset:data/')} in {mine[0].group}")
+        said.append(f"{len(groups)} {how}, e.g. {mine[0].source.removeprefix(DATA)} in {mine[0].group}")
     return "; ".join(said) or "none"
