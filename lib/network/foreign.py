@@ -56,13 +56,8 @@ def read(file: Path, network: nn.Module | None = None) -> tuple[Layers, list[str
     if lost:
         raise Stop(*lost_base(file, lost, len(base), {name: base[name].numel() for name in lost}, layers))
     under = {name for name in base if name.rpartition(".")[0] in layers}
-    refuse(
-        file,
-        "only a part of its base: missing under adapters",
-        sorted(under - {*same}) if same else [],
-        SAVE_AGAIN,
-        "tensor",
-    )
+    absent = sorted(under - {*same}) if same else []
+    refuse(file, "only a part of its base: missing under adapters", absent, SAVE_AGAIN, "tensor")
     return layers, others, len(same)
 
 

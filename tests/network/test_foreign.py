@@ -50,7 +50,7 @@ def test_an_imported_state_dict_is_scored_as_it_was_there(step, prepared, tmp_pa
     assert step(4, "--checkpoint", checkpoint) == 2
     assert "nobody can say whether it has seen" in capsys.readouterr().err
     assert step(1, "train.accept_seen=true", "train.lr=0", "train.epochs=1") == 0
-    assert step(4, "--force", "--checkpoint", checkpoint) == 0 and step(5) == 0
+    assert step(4, "--checkpoint", checkpoint) == 0 and step(5) == 0
     x = torch.linspace(-1, 1, 80).reshape(10, 8)
     run = api.load(folder)
     torch.testing.assert_close(run.adapted(x), model(x))
