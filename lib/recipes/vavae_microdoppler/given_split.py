@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from lib.core.errors import Stop
 from lib.core.hashes import checked
@@ -47,7 +48,7 @@ def read(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     twice: set[str] = set()
     for word, side in SIDES.items():
-        listed = content.get(word, []) if isinstance(content, dict) else None
+        listed: Any = content.get(word, []) if isinstance(content, dict) else None
         lists = listed.values() if isinstance(listed, dict) else [listed]
         if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in lists):
             raise Stop(f"{file} is no split: {word!r} is no list of paths, nor one per user", how)
