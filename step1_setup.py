@@ -33,9 +33,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(job: Job) -> list[Path]:
     from lib.core import machine
 
-    found = machine.inspect_machine({"root": job.run.root})
+    places = {"root": job.run.root}
+    if not job.run.cache.is_relative_to(job.run.root):
+        places["cache"] = job.run.cache
+    found = machine.inspect_machine(places)
     show(found)
-    problems = machine.problems(found, {"root": MIN_FREE_BYTES})
+    if "cache" in places:
+        print(f"  slow disk   --root is a network disk: caches go to {job.run.cache}, and are made again next session")
+    problems = machine.problems(found, dict.fromkeys(places, MIN_FREE_BYTES))
     if problems:
         raise Stop("; ".join(problem.cause for problem in problems), problems[0].fix)
     precision, reason = machine.precision(found["devices"], job.config.train.precision, job.recipe.PRECISIONS)

@@ -1,26 +1,38 @@
 """Step 2 of 5: bring or find the weights and the data, verify every hash, list what you must fetch yourself.
 
 Leaves assets.json in the run; files go to data/<recipe>/<asset>/ or stay where they were found. Pauses between files.
-With --propose FOLDER|VIDEO the run's model then drafts labels for pictures of your own.
+With --propose FOLDER|VIDEO the run's model then drafts labels for pictures of your own. With --import FILE what another
+program left (adapters, a split) is taken into imported/ of the run.
 """
 
+import argparse
+import functools
 import sys
 from pathlib import Path
 
-from lib.commands import cli, propose
+from lib.commands import adopt, cli, propose
 from lib.core.job import Job
 from lib.core.run import write_json
 from lib.core.words import counted
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    propose.add_flags(parser)
+    adopt.add_flags(parser)
+
+
 def work(job: Job) -> list[Path]:
     """The drafts may lie in the folder of the run's own data, whose list of files is then made once more."""
     propose.refuse_alone(job.args)
-    if job.args.propose:
+    if job.args.propose or job.args.imported:
         job.run.stamp(2).unlink(missing_ok=True)  # it knows the list of files as it was before
+    if job.args.propose:
         bring(job)
         propose.run(job)
-    return bring(job)
+    brought = functools.cache(lambda: bring(job))
+    if job.args.imported:
+        adopt.run(job, brought)
+    return brought()
 
 
 def bring(job: Job) -> list[Path]:
@@ -41,4 +53,4 @@ def bring(job: Job) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(2, work, propose.add_flags, again=("propose",)))
+    sys.exit(cli.main(2, work, add_flags, again=("propose", "imported")))

@@ -63,6 +63,8 @@ def test_every_step_leaves_what_the_design_says(finished):
     ):
         assert (folder / name).stat().st_size > 0, name
     assert list(folder.glob("train/adapt/tensorboard/events*")) and list(folder.glob("figures/*.png"))
+    [scene, *_] = json.loads((folder / "split.json").read_text())["groups"]["test"]
+    assert f"<figcaption>A held-out sequence of {scene}, its first photo" in (folder / "report.html").read_text()
     assert json.loads((folder / "split.json").read_text())["overlap"] == {"groups": 0, "files": 0, "near_duplicates": 0}
 
 

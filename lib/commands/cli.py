@@ -285,17 +285,12 @@ def carry_out(job: Job, work: Work) -> int:
     if isinstance(outputs, int):  # children did the work and wrote the stamp
         return outputs
     if is_first_rank():
-        names = [relative_name(job.run, path) for path in outputs]
+        names = [job.run.name_of(path) for path in outputs]
         job.note_made_from()
         steps.write_stamp(job.run, job.step, "complete", job.made_from, job.progress, names, time.time() - started)
         following = f"; next: {job.run.command(job.step + 1)}" if job.step < 5 else ""
         print(f"step {job.step} ({STEPS[job.step]}): done in {time.time() - started:.0f} s{following}", flush=True)
     return DONE
-
-
-def relative_name(run: Run, path: Path) -> str:
-    """An output as a stamp names it: below the run's folder, else below the root."""
-    return str(path.relative_to(run.folder if path.is_relative_to(run.folder) else run.root))
 
 
 def earlier_steps(job: Job) -> int:

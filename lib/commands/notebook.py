@@ -15,6 +15,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from urllib.parse import quote
 
 from lib.core.code import REPOSITORY
 from lib.core.errors import DONE, PAUSED, Stop, nearest
-from lib.core.run import SCRIPTS, Run, read_record
+from lib.core.run import GOOGLE_DRIVE, SCRIPTS, Run, read_record
 
 # lasting lines of one step that a notebook keeps; later ones replace one another
 MAX_LINES = 1000
@@ -37,6 +38,8 @@ LAST_LINES = 20
 PROGRESS_SECONDS = 0.5  # between two updates of the progress line
 PICTURE_PX = 1100  # of a figure in the notebook; the report has it whole
 OUTPUT_PATH = "PAPERMILL_OUTPUT_PATH"  # what papermill --inject-output-path calls it
+DRIVE = Path(GOOGLE_DRIVE) / "MyDrive"
+ON_DRIVE = "fine-tuning"  # the folder in it
 WORDS_OF = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -107,7 +110,22 @@ def parameters(given: Mapping[str, Any], history: Sequence[str]) -> dict[str, An
     for name in injected(history):
         if name not in KNOWN and not name.startswith("PAPERMILL_"):
             raise Stop(f"the notebook has no parameter {name!r}: {nearest(name, KNOWN)}", "papermill --help-notebook")
-    return {name: as_flag(name, given[name]) if name == "demo" else as_text(name, given[name]) for name in KNOWN}
+    found = {name: as_flag(name, given[name]) if name == "demo" else as_text(name, given[name]) for name in KNOWN}
+    return found | {"root": found["root"] or on_drive()}
+
+
+def on_drive() -> str:
+    """The root where none is named: on Colab a folder of Google Drive, if it is mounted; else "", the clone."""
+    if DRIVE.is_dir():
+        root, free_gb = str(DRIVE / ON_DRIVE), shutil.disk_usage(DRIVE).free / 1e9
+        print(
+            f"root = {root!r}   (Google Drive is mounted, so the run outlives this session; {free_gb:.0f} GB are free)"
+        )
+        return root
+    if any(name.startswith("COLAB_") for name in os.environ):
+        print("What is made here is gone when this machine is. To keep it, mount Google Drive and run this cell again:")
+        print("    from google.colab import drive; drive.mount('/content/drive')")
+    return ""
 
 
 def injected(history: Sequence[str]) -> list[str]:
@@ -285,6 +303,7 @@ def show_scores(run: Run, record: dict[str, Any]) -> None:
     print(report.verdict(scores, record))
     if figures := sorted((run.folder / "figures").glob("*.png")):
         show_picture(figures[0])
+        print(report.caption(figures[0]))
     table = report.metrics(scores)
     rows = [report.shown(row) for _, row in table[table["front"]].iterrows()]
     show_html(report.tables().metrics(rows, scores["main"]["metric"]) + report.tables().reading())

@@ -5,6 +5,7 @@ checkpoints and exports a list, log lines a checksum each.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def verify(folder: Path, told: dict[str, Any]) -> int:
     kinds = {
         "records": records(folder),
         "outputs": outputs(folder),
-        "checkpoints": hashed(folder, "train/*/step-*"),
+        "checkpoints": chain(hashed(folder, "train/*/step-*"), hashed(folder, "imported/step-*")),
         "exports": hashed(folder, "export/*"),
         "log lines": logs(folder),
     }

@@ -35,6 +35,7 @@ OPTIONAL = (
     "decide",
     "base_limits",
     "propose",
+    "adopt",
     "network",
     "predict_scaled",
     "read_export",
@@ -174,7 +175,8 @@ class Recipe(Protocol):
         """What step 5 prints of eval/scores.json (`scores`): a few lines of text."""
 
     def figures(self, config: Any, stage: Stage, base: list[Row], adapted: list[Row], out: Path) -> None:
-        """Pictures of the report, as PNG files in `out`: names become captions, and the first one heads the page.
+        """Pictures of the report, as PNG files in `out`; the first by name heads the page. Captions are the PNG's text
+        "Description": what is shown, and of which group. Without one it is the name.
 
         base, adapted: rows of the same samples in the same order; those of `Sampler.pictured` have arrays, or the first
         `eval.figures`.
@@ -200,6 +202,22 @@ class Recipe(Protocol):
 
         parts(): the adapted model, or the base where nothing is trained yet, as for `predict`. wishes: what step 2's
         flags say, "" for nothing. Stop: the inputs cannot be read.
+        """
+
+    def adopt(
+        self,
+        config: Any,
+        file: Path,
+        asset_dirs: Callable[[], dict[str, Path]],
+        attached: Callable[[], tuple[Parts, dict[str, Any]]],
+        out: Path,
+    ) -> tuple[str, str]:
+        """Optional. What another program left (step 2's --import), as this project has it; returns what was taken, and
+        the settings that use it.
+
+        asset_dirs(): as for `prepare`. attached(): the last stage's networks with the adapters that the settings name;
+        what they hold in the end is saved as a checkpoint. out: the folder for anything else. Stop: the file is nothing
+        of the kind, or it is not whole, with the count of what is missing.
         """
 
     def export(self, config: Any, stage: Stage, parts: Parts, out: Path) -> None:

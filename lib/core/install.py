@@ -6,12 +6,13 @@ tested.
 """
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,15 +102,24 @@ def download(
     repository: Path,
     run: Callable[..., int] = subprocess.call,
 ) -> None:
-    """Fills a folder with the wheels of what is missing on this machine and of all that it needs."""
+    """Fills a folder with the wheels of what is missing on this machine, and of what that needs and is missing too.
+
+    `pip download` by itself would fetch what is installed as well: for PEFT a torch with CUDA, 3 GB.
+    """
     print(f"fetching the wheels of {', '.join(map(str, needed))} into {wheels}", flush=True)
     wheels.mkdir(parents=True, exist_ok=True)
-    if pip("download", ["--dest", str(wheels), "--only-binary", ":all:", "--quiet"], needed, constraints, run):
+    binary = ["--only-binary", ":all:", "--quiet"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        code = pip("install", ["--dry-run", "--report", str(report), *binary], needed, constraints, run)
+        chosen = [] if code else [one["metadata"] for one in json.loads(report.read_text(encoding="utf-8"))["install"]]
+    exact = [f"{one['name']}=={one['version']}" for one in chosen]
+    if code or pip("download", ["--dest", str(wheels), "--no-deps", *binary], exact, constraints, run):
         raise Stop(f"pip could not fill {wheels} (its message is above)", manual(repository), FAILED)
 
 
-def pip(word: str, flags: list[str], needed: list[Requirement], constraints: list[str], run: Callable[..., int]) -> int:
-    """Its exit code."""
+def pip(word: str, flags: list[str], needed: Iterable[object], constraints: list[str], run: Callable[..., int]) -> int:
+    """Its exit code. needed: names with their limits."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "constraints.txt"
         file.write_text("\n".join(constraints) + "\n", encoding="utf-8")

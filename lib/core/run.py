@@ -17,6 +17,10 @@ from lib.core.errors import FAILED, Stop
 
 SEAL, CHECK = "sha256", "crc32"  # of a record, of a line of a log
 RESTORE = "put it back from a copy, or begin another run (--run NAME)"
+GOOGLE_DRIVE = "/content/drive"  # where Colab mounts it
+# A disk that is slow with many small files, and where on the machine's own disk what can be made again lies instead.
+NETWORK_DISKS = {GOOGLE_DRIVE: "/content/cache"}
+CACHE = "cache"  # of a root, and before the names of what lies in it
 STEPS = {1: "setup", 2: "download", 3: "prepare", 4: "train", 5: "evaluate"}
 SCRIPTS = {number: f"step{number}_{name}.py" for number, name in STEPS.items()}
 
@@ -54,7 +58,22 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        return self.root / "cache"
+        """What can be made again: prepared arrays, features of frozen layers."""
+        own = (scratch for disk, scratch in NETWORK_DISKS.items() if self.root.absolute().is_relative_to(disk))
+        return Path(next(own, self.root / CACHE))
+
+    def output(self, name: str) -> Path:
+        """Where an output lies that a stamp calls so: in the cache, or below the run's folder or the root."""
+        first, _, rest = name.partition("/")
+        if first == CACHE:
+            return self.cache / rest
+        return self.folder / name if (self.folder / name).exists() else self.root / name
+
+    def name_of(self, output: Path) -> str:
+        """The inverse of `output`."""
+        if output.is_relative_to(self.cache):
+            return f"{CACHE}/{output.relative_to(self.cache)}"
+        return str(output.relative_to(self.folder if output.is_relative_to(self.folder) else self.root))
 
     @property
     def places(self) -> Path:

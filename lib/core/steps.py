@@ -15,7 +15,7 @@ from typing import Any
 from lib.core import code
 from lib.core import config as configuration
 from lib.core.contract import Recipe
-from lib.core.run import SCRIPTS, STEPS, Damaged, Run, files_below, read_json, read_record, write_record
+from lib.core.run import CACHE, SCRIPTS, STEPS, Damaged, Run, files_below, read_json, read_record, write_record
 from lib.core.words import counted
 
 UNKNOWN = "what it was made from is not known, because"
@@ -108,12 +108,8 @@ def checkpoints(run: Run) -> list[Path]:
 
 def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
     """Outputs that are gone (a deleted cache, a moved run folder) or changed: they are made again."""
-    lost = [
-        f"{name} is missing"
-        for name in stamp.get("outputs", [])
-        if not (run.folder / name).exists() and not (run.root / name).exists()
-    ]
-    lost += [loss for name, count in stamp.get("counts", {}).items() if (loss := lost_files(run.root / name, count))]
+    lost = [f"{name} is missing" for name in stamp.get("outputs", []) if not run.output(name).exists()]
+    lost += [loss for name, count in stamp.get("counts", {}).items() if (loss := lost_files(run.output(name), count))]
     differing = [
         f"{name} is not what the step wrote"
         for name, sha256 in stamp["hashes"].items()
@@ -182,10 +178,10 @@ def write_stamp(
     following = step if word == "paused" else step + 1
     made = [run.folder / name for name in outputs if (run.folder / name).is_file()]
     hashes = {str(file.relative_to(run.folder)): file_hash(file) for file in made if file != run.record}
-    caches = [name for name in outputs if name.startswith("cache/")]
+    caches = [name for name in outputs if name.startswith(f"{CACHE}/")]
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
-        "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.root / name)) for name in caches},
+        "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.output(name))) for name in caches},
         "next": run.portable_command(following) if following in STEPS else "",
     })  # fmt: skip
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from lib.core.errors import Stop
-from lib.core.run import Damaged, Run, atomic_folder, read_record
+from lib.core.run import GOOGLE_DRIVE, Damaged, Run, atomic_folder, read_record
 
-MOUNTS = ("/kaggle/input", "/content/drive/MyDrive", "/content/drive/Shareddrives")
+MOUNTS = ("/kaggle/input", f"{GOOGLE_DRIVE}/MyDrive", f"{GOOGLE_DRIVE}/Shareddrives")
 DEEPEST_LEVELS = 8  # /kaggle/input/notebooks/<user>/<slug>/runs/<run> is four below the mount
 MOST_FOLDERS = 20_000  # a data set of a million small folders must not cost the session
 SKIPPED = {".git", "__pycache__", ".ipynb_checkpoints", "node_modules", ".venv"}

@@ -71,8 +71,7 @@ def facts(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything that the page shows, from files."""
     record = existing(run.record)
     figures = [
-        {"caption": path.stem.replace("_", " "), "uri": data_uri(path)}
-        for path in sorted((run.folder / "figures").glob("*.png"))
+        {"caption": caption(path), "uri": data_uri(path)} for path in sorted((run.folder / "figures").glob("*.png"))
     ]
     table = metrics(scores)
     return {
@@ -353,6 +352,14 @@ def yaml_text(value: Any) -> str:
     import yaml
 
     return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+
+
+def caption(png: Path) -> str:
+    """What the recipe wrote into the picture as its text "Description", else its name."""
+    from PIL import Image
+
+    with Image.open(png) as picture:
+        return str(picture.info.get("Description", png.stem.replace("_", " ")))
 
 
 def data_uri(png: Path) -> str:

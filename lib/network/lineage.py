@@ -6,7 +6,8 @@ model that became a base, a folder of latents. So each of these carries a `linea
     {"groups": {"scene": ["facade", …]}, "files": ["3fb1…", …]}
 
 groups by what a group is, files by the first 16 hex digits of their sha256; both are the union over all ancestors. A
-training whose test side overlaps with what it starts from is refused.
+training whose test side overlaps with what it starts from is refused, and so is one that starts from what another
+program trained ("unknown" names the files), because nobody can say what that has seen.
 """
 
 from collections.abc import Iterable
@@ -30,21 +31,24 @@ class Lineage:
 
     groups: dict[str, set[str]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)  # ancestors that were trained elsewhere
 
     def __or__(self, other: "Lineage") -> "Lineage":
         kinds = self.groups.keys() | other.groups.keys()
         groups = {kind: self.groups.get(kind, set()) | other.groups.get(kind, set()) for kind in kinds}
-        return Lineage(groups, self.files | other.files)
+        return Lineage(groups, self.files | other.files, self.unknown | other.unknown)
 
     def write(self, folder: Path) -> None:
         groups = {kind: sorted(names) for kind, names in sorted(self.groups.items())}
-        write_json(folder / FILE, {"groups": groups, "files": sorted(self.files)})
+        unknown = {"unknown": sorted(self.unknown)} if self.unknown else {}
+        write_json(folder / FILE, {"groups": groups, "files": sorted(self.files)} | unknown)
 
 
 def read(folder: Path) -> Lineage:
     """The lineage that lies in a folder; an empty one where there is none (a published base)."""
     stored: dict[str, Any] = read_json(folder / FILE) or {"groups": {}, "files": []}
-    return Lineage({kind: set(names) for kind, names in stored["groups"].items()}, set(stored["files"]))
+    groups = {kind: set(names) for kind, names in stored["groups"].items()}
+    return Lineage(groups, set(stored["files"]), set(stored.get("unknown", [])))
 
 
 def of_run(manifest: Manifest, by: str, ancestors: Iterable[Path]) -> Lineage:
@@ -64,8 +68,8 @@ def short(sha256: str) -> str:
 
 
 def seen(manifest: Manifest, by: str, folder: Path, what: str) -> str:
-    """A sentence that names what this run holds out and what `folder` or an ancestor of it was trained on; "" if
-    nothing.
+    """A sentence that names what this run holds out and what `folder` or an ancestor of it was trained on, or that
+    nobody knows; "" if nothing.
 
     The same file is the same wherever it lies; the same name of a group is taken for the same group.
     """
@@ -73,7 +77,8 @@ def seen(manifest: Manifest, by: str, folder: Path, what: str) -> str:
     files = [record.sample_id for record in records if short(record.sha256) in known.files]
     groups = sorted({record.group for record in records} & known.groups.get(by, set()))
     if not files and not groups:
-        return ""
+        elsewhere = f"{what} comes from {', '.join(sorted(known.unknown))}, trained elsewhere"
+        return f"{elsewhere}: nobody can say whether it has seen what is held out here" if known.unknown else ""
     named = ", ".join(groups[:SHOWN] or files[:SHOWN])
     return f"{what} was trained on {counted(len(groups), by)} and {counted(len(files), 'file')} held out here ({named})"
 

@@ -15,7 +15,7 @@ from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import alone, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import existing, read_json, read_memo
+from lib.core.run import CACHE, existing, read_json, read_memo
 from lib.data import prepared, split
 from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.frozen_features import FeatureCache, folder_for
@@ -24,7 +24,7 @@ from lib.network.frozen_features import FeatureCache, folder_for
 def read_prepared(job: Job) -> Manifest:
     """What step 3 left: manifest.csv and the folder of the arrays, whose files are compared when they are read."""
     outputs = existing(job.run.stamp(3))["outputs"]
-    folder = next(job.run.root / name for name in outputs if name.startswith("cache/"))
+    folder = next(job.run.output(name) for name in outputs if name.startswith(f"{CACHE}/"))
     prepared.expect_noted(folder, job.run.command(3, "--force"))
     return split.read_manifest(job.run.manifest, folder)
 

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "base_limits": lambda config, stage, manifest: {},
     "propose": lambda config, parts, inputs, out, wishes: no_drafts(),
     "predict_scaled": lambda config, stage, parts, inputs, out, scale: no_scale(),
+    "adopt": lambda config, file, asset_dirs, attached, out: no_imports(),
     "network": lambda config, stage, parts: next(iter(parts.modules.values())),
     "read_export": lambda config, stage, parts, folder: None,  # lib.api reads the one file itself
 }
@@ -46,6 +47,10 @@ def no_drafts() -> None:
 
 def no_scale() -> None:
     raise Stop("predictions of this recipe have no free unit", "leave --scale out")
+
+
+def no_imports() -> None:
+    raise Stop("this recipe imports nothing that other programs made", "leave --import out")
 
 
 def load(name: str) -> Recipe:

@@ -40,7 +40,11 @@ def draw_sequence(base: Row, adapted: Row, unit: str, path: Path) -> None:
     figure.colorbar(depth, ax=axes[0], label=f"depth ({unit})", shrink=0.9)
     figure.colorbar(heat, ax=axes[1], label=f"|error| ({unit})", shrink=0.9)
     figure.suptitle(f"{base.sample_id.replace('+', ' + ')[:90]}  (held out)", fontsize=10)
-    figure.savefig(path, dpi=110)
+    said = (
+        f"A held-out sequence of {base.group}, its first photo: the depths on one colour scale, and below them where "
+        "the untouched base and the adapted model are wrong (brighter is worse; no colour: the depth is not known)."
+    )
+    figure.savefig(path, dpi=110, metadata={"Description": said})
     plt.close(figure)
 
 

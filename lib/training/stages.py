@@ -54,7 +54,10 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
     with job.unwatched():
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
-    note_seen(job, manifest, {f"the asset {name}": folder for name, folder in asset_dirs.items()})
+    starts = {f"the asset {name}": folder for name, folder in asset_dirs.items()}
+    if job.args.checkpoint:
+        starts[f"the checkpoint {Path(job.args.checkpoint).name}"] = Path(job.args.checkpoint)
+    note_seen(job, manifest, starts)
     asked = ask_base(job, manifest, asset_dirs, accelerator)
     stages = job.recipe.stages(job.config, manifest)
     if job.args.force and is_first_rank():
@@ -99,6 +102,8 @@ def note_seen(job: Job, manifest: Manifest, starts: dict[str, Path]) -> None:
             lineage.refuse_seen(manifest, split_by(job), folder, what)
         elif found := lineage.seen(manifest, split_by(job), folder, what):
             job.record["seen"] = sorted({*job.record.get("seen", []), found})
+            if is_first_rank():
+                write_record(job.run.record, job.record)
             print(f"warning: {found} (train.accept_seen)", flush=True)
 
 
@@ -236,7 +241,6 @@ def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -
     if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
         source = Path(job.args.checkpoint)
         refuse_other_settings(job, source)
-        note_seen(job, manifest, {f"the checkpoint {source.name}": source})
     elif stage.init_from != "base":
         source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
     if source is None:

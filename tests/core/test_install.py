@@ -75,15 +75,20 @@ def test_an_empty_folder_of_wheels_is_filled_and_a_full_one_is_all_that_pip_sees
 
     def pip(command):
         asked.append(command[3:])
+        if "--report" in command:
+            chosen = [{"metadata": {"name": "scipy", "version": "1.16"}}]
+            Path(command[command.index("--report") + 1]).write_text(json.dumps({"install": chosen}))
         return 0
 
     wheels, wanted = tmp_path / "wheels", requirements("scipy>=1.14")
     install.download(wanted, ["torch==2.13.0"], wheels, tmp_path, pip)
-    assert asked[0][0] == "download" and str(wheels) in asked[0] and wheels.is_dir()
+    assert asked[0][:2] == ["install", "--disable-pip-version-check"] and "--dry-run" in asked[0]
+    assert asked[1][0] == "download" and str(wheels) in asked[1] and wheels.is_dir()
+    assert asked[1][-1] == "scipy==1.16" and "--no-deps" in asked[1]  # not what is installed: torch has 3 GB
     install.install(wanted, ["torch==2.13.0"], tmp_path, wheels, pip)
-    assert asked[1][0] == "install" and "--no-index" in asked[1]
-    assert asked[1][asked[1].index("--find-links") + 1] == str(wheels)
-    assert all(words[-1] == "scipy>=1.14" and "--constraint" in words for words in asked)
+    assert asked[2][0] == "install" and "--no-index" in asked[2]
+    assert asked[2][asked[2].index("--find-links") + 1] == str(wheels)
+    assert asked[0][-1] == asked[2][-1] == "scipy>=1.14" and all("--constraint" in words for words in asked)
 
 
 def test_wheels_of_an_earlier_session_are_used_without_being_named(tmp_path, monkeypatch):

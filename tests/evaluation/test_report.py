@@ -8,6 +8,7 @@ import shlex
 
 import pytest
 
+from lib import recipes
 from lib.core import config
 from lib.core.errors import Stop
 from lib.core.run import Run, append_line, existing, read_log, write_record
@@ -178,6 +179,26 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     assert len(sources) == 1 + 5  # the points of the samples, the curves of the stage
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
     assert "script src" not in page and "http" not in page and "url(" not in page
+
+
+def test_the_caption_of_a_picture_says_what_it_shows(tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    run, said = make_run(tmp_path), PngImagePlugin.PngInfo()
+    said.add_itxt("Description", "A held-out hand of 小明.")
+    (run.folder / "figures").mkdir()
+    Image.new("RGB", (4, 4)).save(run.folder / "figures" / "a_1.png", pnginfo=said)
+    Image.new("RGB", (4, 4)).save(run.folder / "figures" / "b_2.png")
+    captions = re.findall("<figcaption>(.*?)</figcaption>", page_of(run))
+    assert captions[0] == "A held-out hand of 小明." and "b 2" in captions
+
+
+def test_every_picture_of_a_recipe_has_a_caption():
+    for name in recipes.RECIPES:
+        for file in recipes.load(name).modules("figures"):
+            source = file.read_text(encoding="utf-8")
+            drawn = len(re.findall(r"\.savefig\(|scene_figure\(", source))
+            assert drawn and drawn == len(re.findall(r"\"Description\": said|scene_figure\(", source)), file
 
 
 def test_the_verdict_comes_first_with_numbers_interval_and_what_was_resampled(tmp_path):

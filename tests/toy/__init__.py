@@ -67,5 +67,5 @@ FUNCTIONS = {
     "sources": "assets",
     "data": "prepare split summarise_data",
     "recipe": "plan stages stage_inputs decide build sampler collate objectives measures score_batch summarise "
-    "describe predict figures export",
+    "describe predict adopt figures export",
 }

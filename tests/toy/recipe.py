@@ -201,6 +201,14 @@ def predict(config, stage, parts, inputs, out):
     write_text(out / "prediction.txt", f"{float(guess)!r}\n")
 
 
+def adopt(config, file, asset_dirs, attached, out):
+    from lib.network import foreign
+
+    net = attached()[0].modules["net"]
+    layers, _, same = foreign.read(file, net)
+    return f"rank {foreign.fill(net, layers, file, 'other settings')}, {same} the same", "train.accept_seen=true"
+
+
 def figures(config, stage, base, adapted, out):
     (out / "guesses.txt").write_text("\n".join(row.texts["guess"] for row in adapted))
 

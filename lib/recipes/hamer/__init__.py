@@ -18,4 +18,5 @@ FUNCTIONS = {
     "figures": "figures",
     "predict": "predict",
     "propose": "propose",
+    "adopt": "adopt",
 }

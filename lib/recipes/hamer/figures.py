@@ -35,7 +35,9 @@ def hand(config: Config, main: tuple[str, Metric], rows: dict[str, Row], path: P
         line[0].set_ylabel(f"{name}, {score(main, row)}")
     note = " (stand-in hand, not MANO)" if rows["base"].arrays["stand_in"] else ""
     figure.suptitle(rows["base"].sample_id + note, fontsize=10)
-    figure.savefig(path, dpi=100)
+    who = rows["base"].group
+    said = f"A held-out hand of {who}: above as the untouched base sees it, below as the adapted model does."
+    figure.savefig(path, dpi=100, metadata={"Description": said})
     pyplot.close(figure)
 
 
@@ -76,7 +78,8 @@ def curves(config: Config, base: list[Row], adapted: list[Row], path: Path) -> N
         axis.set(xlabel=label, ylabel="share of keypoints", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=100)
+    said = "All held-out hands: how many keypoints lie within an error; the higher the curve, the better."
+    figure.savefig(path, dpi=100, metadata={"Description": said})
     pyplot.close(figure)
 
 

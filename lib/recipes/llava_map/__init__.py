@@ -19,4 +19,5 @@ FUNCTIONS = {
     "evaluate": "measures comparison score_batch summarise describe",
     "figures": "figures",
     "predict": "predict export network read_export",
+    "adopt": "adopt",
 }

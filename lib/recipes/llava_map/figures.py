@@ -42,7 +42,8 @@ def by_tag(config: Config, rows: list[Row], path: Path) -> None:
     axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
     axes.set(xlabel="mAP; in brackets the frames", xlim=(0, 1))
     axes.invert_yaxis()
-    figure.savefig(path, dpi=110)
+    said = "mAP of the held-out frames by place, light and weather."
+    figure.savefig(path, dpi=110, metadata={"Description": said})
 
 
 def precision_recall(config: Config, path: Path, columns: dict[str, list[Row]]) -> None:
@@ -60,4 +61,5 @@ def precision_recall(config: Config, path: Path, columns: dict[str, list[Row]]) 
                 axes.plot(recall[:, i], precision[:, i], style, color=f"C{i}", label=f"{column}, {threshold} m")
         axes.set(title=name, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    said = "All held-out frames: precision over recall of each class, for each distance that counts as found."
+    figure.savefig(path, dpi=110, metadata={"Description": said})

@@ -51,7 +51,7 @@ def scene_figure(
         axes.set_title(channel, fontsize=8)
     figure.suptitle(title, fontsize=10)
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png", metadata={"Description": f"What six cameras see. {title}."})
 
 
 def strokes(truth: Lines, predicted: Scored) -> Iterator[tuple[int, np.ndarray, str, float]]:

@@ -15,6 +15,7 @@ FUNCTIONS = {
     "": {
         "costs": "plan",
         "sources": "assets",
+        "adopt": "adopt",
         "data": "prepare summarise_data",
         "membership": "split",
         "schedule": "stages",

@@ -23,6 +23,7 @@ class DataConfig:
     users: list[str] = field(default_factory=list)  # empty: every folder
     recording_pattern: str = "auto"  # recordings.py knows the usual words; or a regular expression, or "" for none
     recordings_csv: str = ""  # in the root: file,recording; goes before the pattern
+    split: str = ""  # somebody's split as JSON, see given_split.py: what it holds out is held out; empty: our own
     val_share: float = 0.2  # of each user's images, in whole recordings, or the last block in time where there are none
     gap_images: int = 4  # left out between the blocks where windows may overlap and recordings are unknown
     kind: str = "images"  # or iq: raw echoes, or arrays: spectrograms as real numbers, kept in 16 bit

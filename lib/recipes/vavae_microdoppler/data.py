@@ -20,7 +20,7 @@ from lib.core.records import Record
 from lib.core.run import atomic
 from lib.data import cores, pictures
 from lib.data.split import perceptual_hash
-from lib.recipes.vavae_microdoppler import radar, strategy
+from lib.recipes.vavae_microdoppler import given_split, radar, strategy
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.echo_files import Unusable
 from lib.recipes.vavae_microdoppler.layout import find_files
@@ -33,6 +33,8 @@ from lib.recipes.vavae_microdoppler.walk import File, natural, some
 if TYPE_CHECKING:
     from PIL import Image
 
+DATA = "asset:data/"  # before a file's name, as a record's source
+
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
     """Images as PNG of image_px x image_px in out/images, one record each; what is there already is not made again.
@@ -43,6 +45,7 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
     root = asset_dirs["data"]
     found = find_files(config.data, root)
     listed = read_recordings(config.data, root)
+    given = given_split.of_files(config.data, asset_dirs, [f.name for files in found.users.values() for f in files])
     for note in found.notes:
         print(f"  {note}", flush=True)
     for file in found.strays:
@@ -51,7 +54,9 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
     for user, files in found.users.items():
         used += zip(files, recordings_of(config.data, user, files, listed, config.eval.select_share), strict=True)
     for records in cores.in_order(config, partial(records_of, out=out), used):
-        yield from records
+        for record in records:
+            record.columns |= {"given": given.get(file_name(record), "")} if config.data.split else {}
+            yield record
 
 
 def records_of(config: Config, used: tuple[File, Recording], out: Path) -> list[Record]:
@@ -88,7 +93,11 @@ def skipped(file: File, group: str, reason: str, by: str = "") -> Record:
 
 
 def source_of(file: File) -> str:
-    return f"asset:data/{file.name}"
+    return f"{DATA}{file.name}"
+
+
+def file_name(record: Record) -> str:
+    return record.source.removeprefix(DATA)
 
 
 def keep(image: "Image.Image", side_px: int, out: Path, sample_id: str) -> str:
@@ -125,12 +134,14 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
         "sizes": dict(sizes.most_common(5)),
         "by amount of data (guide)": strategy.by_amount(sides["train"]),
     }
+    leaking = [r for r in records if r.reason in (given_split.LEAK, given_split.NEAR)]
     several = sum(bool(r.columns["several"]) for r in usable)
     more = {
         "axes of an image": radar.axes(radar.of_settings(config.data, config.model.image_px))
         if config.data.kind == "iq"
         else "",
         "users with nothing to test on": some(untested) if untested else "",
+        "left out, as data.split holds out what is like them": len(leaking),
         "files of several pictures, of which the first is used": several,
     }
     return found | {name: value for name, value in more.items() if value}
@@ -145,5 +156,5 @@ def recognised(usable: list[Record]) -> str:
         how = (
             f"in time (names tell no recordings) for {some(sorted(users, key=natural))}" if by == "time" else f"by {by}"
         )
-        said.append(f"{len(groups)} {how}, e.g. {mine[0].source.removeprefix('asset:data/')} in {mine[0].group}")
+        said.append(f"{len(groups)} {how}, e.g. {mine[0].source.removeprefix(DATA)} in {mine[0].group}")
     return "; ".join(said) or "none"

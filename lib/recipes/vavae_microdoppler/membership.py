@@ -10,14 +10,13 @@ from lib.core.records import Record, Split
 from lib.core.run import write_json
 from lib.data import split as splitting
 from lib.data.split import by_share
+from lib.recipes.vavae_microdoppler import given_split
 from lib.recipes.vavae_microdoppler.config import Config
-from lib.recipes.vavae_microdoppler.recordings import GAP, SELECT, TEST
+from lib.recipes.vavae_microdoppler.recordings import BY, GAP, NOBODY, SELECT, TEST
 from lib.recipes.vavae_microdoppler.walk import natural
 
 LABELS = "labels.json"
 SIDES = ("train", "select", "test")
-BY = "recording"  # what a group of the split is
-NOBODY = ("nobody's",)  # as the groups that choose: for none, lib.data.split would take all that a user trains with
 
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
@@ -29,6 +28,8 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     usable = [record for record in records if record.status == "ok"]
     if not usable:
         raise Stop("none of the data can be used", "see the reasons in manifest.csv")
+    if config.data.split:
+        return give_labels(records, given_split.wish(config, usable, select_of), config.train.seed, out)
     test: list[str] = []
     select: list[str] = []
     images: dict[str, list[Record]] = {user: [] for user in users_of(records)}
@@ -69,9 +70,14 @@ def sides_of(config: Config, mine: list[Record]) -> tuple[list[str], list[str]]:
         return [], []
     test = set(by_share(mine, BY, config.data.val_share, config.train.seed).val_groups)
     rest = [r for r in mine if r.group not in test]
+    return sorted(test), select_of(config, rest)
+
+
+def select_of(config: Config, rest: list[Record]) -> list[str]:
+    """Recordings that choose the checkpoint, of those that are not held out; one at least is left for training."""
     if len({r.group for r in rest}) < 2 or not config.eval.select_share:
-        return sorted(test), []
-    return sorted(test), list(by_share(rest, BY, config.eval.select_share, config.train.seed).val_groups)
+        return []
+    return list(by_share(rest, BY, config.eval.select_share, config.train.seed).val_groups)
 
 
 def give_labels(records: list[Record], wish: Split, seed: int, out: Path) -> Split:

@@ -36,6 +36,9 @@ SESSION, RECORDING, PERHAPS, DATE, SEGMENT = (
 )
 WHOLE_RECORDING = re.compile(rf"{SESSION_NAME}|{RECORDING_NAME}|{PERHAPS_NAME}|{DATE_NAME}", re.IGNORECASE)
 TRAIN, SELECT, TEST, GAP = "early", "middle", "late", "gap"  # blocks in time
+BY = "recording"  # what a group of the split is
+NOBODY = ("nobody's",)  # as the groups that choose: for none, lib.data.split would take all that a user trains with
+ALONE_IN_GIVEN = "image"  # by what: data.split says where each image belongs, and names tell no recording
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def recordings_of(
             return [recording(data, user, file, by, name, names) for file, name in zip(files, names, strict=True)]
     if data.kind == "iq":
         return [Recording(f"{user}/{file.inner}", "file") for file in files]
+    if data.split:
+        return [Recording(f"{user}/{file.inner}", ALONE_IN_GIVEN) for file in files]
     blocks = in_time(len(files), data.val_share, select_share, data.gap_images)
     return [Recording(f"{user}/{block}", "time") for block in blocks]
 

@@ -17,6 +17,10 @@ OTHER_VISIONS = {  # name -> (hub repository, bytes)
 def assets(config: Config) -> list[Asset]:
     """The base, the images, and where the settings ask for them a LightningDiT and another vision network."""
     wanted = [base(config), images(config)]
+    if config.data.split:
+        path = Path(config.data.split)
+        how = "set data.split to the file, or to nothing"
+        wanted.append(Asset("split", "folder", str(path.parent), files={path.name: ""}, how_to_get=how))
     if "dit" in config.train.stages and config.model.dit_weights != "scratch":
         wanted.append(dit(config))
     if config.model.vf in OTHER_VISIONS:

@@ -11,6 +11,7 @@ FUNCTIONS = {
     "assemble": "build objectives",
     "evaluate": "score_batch base_limits",
     "predict": "predict predict_scaled",
+    "adopt": "adopt",
     "lib.scenes.data": "prepare split summarise_data",
     "lib.scenes.samples": "sampler collate",
     "lib.scenes.stages": "stages",

@@ -48,7 +48,8 @@ def reconstructions(config: Config, base: list[Row], adapted: list[Row], path: P
     if extent is not None:
         figure.supxlabel("time (s)", fontsize=8)
         figure.supylabel("velocity (m/s)", fontsize=8)
-    figure.savefig(path, dpi=90)
+    said = "Held-out images, from above: the original, the untouched base's and the adapted model's, the error."
+    figure.savefig(path, dpi=90, metadata={"Description": said})
 
 
 def axes_of(config: Config) -> tuple[float, float, float, float] | None:
@@ -84,7 +85,10 @@ def latents(rows: list[Row], path: Path) -> None:
     axes.set_title(title, fontsize=9)
     if len(np.unique(labels)) <= MOST_NAMED:
         axes.legend(prop={"family": names.fonts(), "size": 7})
-    figure.savefig(path, dpi=90)
+    said = (
+        "Latents of the held-out images by the adapted model, one colour per user: clusters are what tells users apart."
+    )
+    figure.savefig(path, dpi=90, metadata={"Description": said})
 
 
 def statistics(config: Config, rows: list[Row]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def by_user(rows: list[Row], path: Path) -> None:
         line[0].set_title(names.drawable(called[label]), fontsize=7, loc="left", family=names.fonts())
     for block, name in enumerate(SHOWN):
         axes[-1][block * (each + 1)].text(0, -0.12, name, transform=axes[-1][block * (each + 1)].transAxes, fontsize=8)
-    figure.savefig(path, dpi=100)
+    said = "One line per user: held-out images, the same as the decoder rebuilds them, and generated ones."
+    figure.savefig(path, dpi=100, metadata={"Description": said})
 
 
 def plane(rows: list[Row], path: Path) -> None:
@@ -68,4 +69,5 @@ def plane(rows: list[Row], path: Path) -> None:
     if len(np.unique(labels)) <= MOST_NAMED:
         axes.legend(prop={"family": names.fonts(), "size": 7})
     axes.set_title("reconstructed held-out images (o) and generated ones (x), one colour per user", fontsize=9)
-    figure.savefig(path, dpi=90)
+    said = "Do generated images lie where real ones do? Features of both, in the plane where the real ones differ most."
+    figure.savefig(path, dpi=90, metadata={"Description": said})

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib import api
+from lib.core.errors import Stop
 from lib.core.run import read_log
 from lib.recipes.vavae_microdoppler.autoencoder.model import build_autoencoder, from_published
 from lib.recipes.vavae_microdoppler.config import Config
@@ -75,6 +77,7 @@ def test_the_whole_chain_interrupted_once_in_every_stage(tmp_path):
     assert scores["comparison"] == "random_init"
     assert (folder / "figures" / "generated_by_user.png").stat().st_size > 0
     check_that_the_adapted_autoencoder_made_the_latents(tmp_path)
+    check_that_python_draws_each_user(folder)
 
 
 def check_that_the_adapted_autoencoder_made_the_latents(root: Path) -> None:
@@ -87,3 +90,16 @@ def check_that_the_adapted_autoencoder_made_the_latents(root: Path) -> None:
     trained = load_file(root / "runs" / RUN / "train" / "margin" / f"step-{best:06}" / "weights.safetensors")
     used = from_published(load_file(latents / "autoencoder.safetensors"), network)
     assert all(torch.equal(tensor, trained[f"autoencoder.{name}"]) for name, tensor in used.items())
+
+
+def check_that_python_draws_each_user(folder: Path) -> None:
+    """The page's line: images of a user, the same ones however many are asked for."""
+    diffusion = api.load(folder).adapted
+    one, other = diffusion.users
+    drawn = diffusion.sample(one, 3)
+    assert drawn.shape[:2] == (3, 3) and drawn.isfinite().all() and drawn.std() > 0
+    torch.testing.assert_close(diffusion.sample(one, 1), drawn[:1], rtol=0, atol=1e-4)
+    assert not torch.allclose(drawn[0], drawn[1], atol=1e-2)
+    assert not torch.equal(diffusion.sample(other, 1), drawn[:1])
+    with pytest.raises(Stop, match="nobody"):
+        diffusion.sample("nobody", 1)
