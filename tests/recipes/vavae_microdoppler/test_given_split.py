@@ -7,7 +7,7 @@ import pytest
 from lib.core.errors import Stop
 from lib.data import split as splitting
 from lib.recipes.vavae_microdoppler import adopt as adopting
-from lib.recipes.vavae_microdoppler import data, given_split
+from lib.recipes.vavae_microdoppler import data, given_split, membership
 from tests.recipes.vavae_microdoppler.test_data import NOTHING, configured, folders, picture
 
 
@@ -28,7 +28,7 @@ def imported(root, file, out, **settings):
 def prepared(root, split, out, **settings):
     config = configured(split=str(split), **settings)
     records = list(data.prepare(config, {"data": root, "split": split.parent}, out))
-    proof = splitting.apply(records, data.split(config, records, out), 42, config.eval.select_share)
+    proof = splitting.apply(records, membership.split(config, records, out), 42, config.eval.select_share)
     return records, proof, data.summarise_data(config, records)
 
 
