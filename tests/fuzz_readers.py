@@ -177,11 +177,12 @@ def make_hands_tar(folder: Path) -> None:
 
 def make_map(folder: Path) -> None:
     corners = {"a": (0, 0), "b": (20, 0), "c": (20, 30), "d": (0, 30), "e": (10, 0), "f": (10, 30)}
+    corners |= {"g": (5, 10), "h": (8, 10), "i": (5, 14)}
     content: dict[str, Any] = {name: [] for name in roadmap.KINDS}
     content["version"] = "1.3"
     content["node"] = [{"token": token, "x": float(x), "y": float(y)} for token, (x, y) in corners.items()]
     content["line"] = [{"token": "l", "node_tokens": ["e", "f"]}]
-    content["polygon"] = [{"token": "p", "exterior_node_tokens": list("abcd"), "holes": [{"node_tokens": list("efa")}]}]
+    content["polygon"] = [{"token": "p", "exterior_node_tokens": list("abcd"), "holes": [{"node_tokens": list("ghi")}]}]
     for layer, kinds in roadmap.KINDS.items():
         if "line_token" in kinds or "polygon_token" in kinds:
             content[layer] = [{"token": layer, "line_token": "l", "polygon_token": "p"}]
