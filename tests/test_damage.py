@@ -97,7 +97,9 @@ def outcome(step, capsys, folder, kind, file, scores) -> str:
     """What became of it. A damaged export is noticed by --verify, everything else by the steps."""
     capsys.readouterr()
     if kind == "exports":
-        assert verify.verify(folder, {}) == 1 and file.name in capsys.readouterr().out
+        # a wrong hash in the list is met as a file that does not have it: which of the two is damaged, nothing says
+        name = "export/merged" if file.name == "sha256.json" else file.name
+        assert verify.verify(folder, {}) == 1 and name in capsys.readouterr().out
         return "refused"
     codes = [step(4, "--force")] if kind != "checkpoints" and "runs/" not in ARTIFACTS[kind] else [step(4)]
     codes += [step(5, "--force")] if not codes[0] else []
