@@ -6,13 +6,16 @@ program left (adapters, a split) is taken into imported/ of the run.
 """
 
 import argparse
+import contextlib
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib.commands import adopt, cli, propose
+from lib.core.errors import Stop
 from lib.core.job import Job
-from lib.core.run import write_json
+from lib.core.run import atomic, write_json
 from lib.core.words import counted
 
 
@@ -24,15 +27,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(job: Job) -> list[Path]:
     """The drafts may lie in the folder of the run's own data, whose list of files is then made once more."""
     propose.refuse_alone(job.args)
-    if job.args.propose or job.args.imported:
-        job.run.stamp(2).unlink(missing_ok=True)  # it knows the list of files as it was before
-    if job.args.propose:
-        bring(job)
-        propose.run(job)
     brought = functools.cache(lambda: bring(job))
-    if job.args.imported:
-        adopt.run(job, brought)
+    with without(job.run.stamp(2)) if job.args.propose or job.args.imported else contextlib.nullcontext():
+        if job.args.propose:
+            bring(job)
+            propose.run(job)
+        if job.args.imported:
+            adopt.run(job, brought)
     return brought()
+
+
+@contextlib.contextmanager
+def without(stamp: Path) -> Iterator[None]:
+    """The stamp knows the list of files as it was before. It comes back where nothing was taken in."""
+    before = stamp.read_bytes() if stamp.exists() else b""
+    stamp.unlink(missing_ok=True)
+    try:
+        yield
+    except Stop:
+        if before:
+            with atomic(stamp) as made:
+                made.write_bytes(before)
+        raise
 
 
 def bring(job: Job) -> list[Path]:

@@ -24,7 +24,13 @@ from lib.core.job import Job
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", default="", metavar="a,b", help="train only these stages")
     launch.add_flags(parser)
-    parser.add_argument("--sweep", nargs="+", default=[], metavar="key=v1,v2", help="one run per combination of values")
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        default=[],
+        metavar="key=v1,v2",
+        help="one run per combination of values; --set key=value beside it is for all of them",
+    )
     parser.add_argument("--checkpoint", default="", metavar="X", help="start a new run from this checkpoint folder")
     parser.add_argument(
         "--log-with",

@@ -42,7 +42,7 @@ def load(
     exported = place if place.parts[-2:] == EXPORT else None
     place = place.parents[1] if exported else place
     if not (place / "run.json").exists() or place.parent.name != "runs":
-        raise Stop(f"{folder} is not a run: it lies in a folder runs/ and holds run.json", 'api.load("runs/NAME")')
+        raise Stop(f"{place} is not a run: it lies in a folder runs/ and holds run.json", 'api.load("runs/NAME")')
     return Trained(job_of(Run(place.parents[1], place.name), inputs), checkpoint, adapters == "merged", exported)
 
 

@@ -19,6 +19,7 @@ from lib.core.errors import DONE, USAGE
 STOPS = ("Stop", "Damaged", "Unreadable")
 GAP = "…"  # what is filled in when the message is printed
 SHOWN = 5
+BLOCKS = ("body", "orelse", "finalbody")
 LEAST_LETTERS = 4  # of a fragment that says something
 
 
@@ -84,8 +85,9 @@ def messages_of(file: Path) -> Iterator[Message]:
         inside = list(own_nodes(function))
         for call in inside:
             if isinstance(call, ast.Call) and called(call) in STOPS and call.args:
-                advice = next(iter(texts(call.args[1], inside)), "") if len(call.args) > 1 else ""
-                for cause in texts(call.args[0], inside):
+                there = seen_from(call, [function, *inside])
+                advice = next(iter(texts(call.args[1], there)), "") if len(call.args) > 1 else ""
+                for cause in texts(call.args[0], there):
                     if cause.replace(GAP, "").strip():
                         yield Message(cause, advice, f"{name}:{call.lineno}")
 
@@ -96,6 +98,20 @@ def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
         if not isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield child
             yield from own_nodes(child)
+
+
+def seen_from(call: ast.Call, nodes: list[ast.AST]) -> list[ast.AST]:
+    """The nodes of a function without assignments that one right before the call, in its own block, makes void."""
+    blocks = [block for node in nodes for name in BLOCKS if isinstance(block := getattr(node, name, None), list)]
+    around = [block for block in blocks if block and block[0].lineno <= call.lineno <= block[-1].end_lineno]
+    block = min(around, key=lambda block: block[-1].end_lineno - block[0].lineno, default=[])
+    last = {names_of(one)[0]: one.lineno for one in block if isinstance(one, ast.Assign) and one.lineno < call.lineno}
+
+    def counts(one: ast.Assign) -> bool:
+        name = names_of(one)[0]
+        return name not in last or last[name] <= one.lineno <= call.lineno
+
+    return [node for node in nodes if not isinstance(node, ast.Assign) or counts(node)]
 
 
 def called(call: ast.Call) -> str:

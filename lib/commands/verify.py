@@ -51,7 +51,8 @@ def verify(folder: Path, told: dict[str, Any]) -> int:
     }
     looked_at = {kind: list(found) for kind, found in kinds.items()}
     whole = [say(kind, found) for kind, found in looked_at.items()]
-    print(f"{folder} is {'whole' if all(whole) else 'damaged'}")
+    mended = "damaged: copy it once more, or put back what is named; a step makes its own outputs again"
+    print(f"{folder} is {'whole' if all(whole) else mended}")
     damaged = {name: fault for found in looked_at.values() for name, fault in found if fault}
     told |= {"folder": str(folder), "whole": all(whole), "files": sum(map(len, looked_at.values())), "damaged": damaged}
     return DONE if all(whole) else FAILED

@@ -54,18 +54,18 @@ def locate_asset(
 ) -> Path:
     """The folder that holds exactly the recorded files; remembered when it had to be looked for."""
     content = fingerprint(files)
-    known = run.known_places(recipe, asset.name, content)
-    for folder in known:
-        if not (faults := differing(folder, files, memo)):
+    faults: dict[Path, list[str]] = {}
+    for folder in run.known_places(recipe, asset.name, content):
+        if not (differing_here := differing(folder, files, memo)):
             return folder
+        faults[folder] = differing_here
     for folder in find.folders_below(find.search_roots(inputs)):
         if (folder / next(iter(files))).is_file() and not differing(folder, files, memo):
             remember(run, recipe, asset.name, content, folder)
             return folder
-    raise Stop(
-        f"{asset.name}: {counted(len(faults), 'file')} gone or changed in {known[-1]}: {', '.join(faults[:5])}",
-        run.command(2, "--force"),
-    )
+    nearest = min(faults, key=lambda folder: len(faults[folder]))  # another run's may lie in the others
+    gone = f"{counted(len(faults[nearest]), 'file')} gone or changed in {nearest}: {', '.join(faults[nearest][:5])}"
+    raise Stop(f"{asset.name}: {gone}", run.command(2, "--force"))
 
 
 def attached(run: Run, recipe: str, asset: Asset, inputs: Iterable[Path], memo: Memo) -> Path | None:

@@ -165,7 +165,7 @@ def verdict(scores: dict[str, Any], label: str) -> str:
 
 def line(label: str, base: list[Row], adapted: list[Row], name: str, number: Callable[[list[Row], str], str]) -> str:
     """One metric of both sides; `number` makes the text of some rows."""
-    return f"  {label + ':':<14}" + "".join(f"{number(rows, name):<34}" for rows in (base, adapted)).rstrip()
+    return f"  {label + ':':<14}" + " ".join(f"{number(rows, name):<33}" for rows in (base, adapted)).rstrip()
 
 
 def by(kind: Callable[[Row], str], name: str, base: list[Row], adapted: list[Row]) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEIC = (".heic", ".heif")  # Pillow alone does not read it
+SCENE = ("images", "sparse")  # folders of a COLMAP scene
 PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *HEIC)
 
 
@@ -51,9 +52,12 @@ def photographs(config: Settings, folder: Path, out: Path | None = None) -> list
     """The photos in a folder and its sub-folders, in the order of their names; of a scene, those in images/.
 
     out: where predictions go; photos below it are none of the user's. A photo that cannot be used is named and left
-    out. Stop: none is left, or predictions would lie among the photos.
+    out. Stop: none is left, or predictions would lie among the photos, or the folder holds whole scenes.
     """
+    if not folder.is_dir():
+        raise Stop(f"there is no folder {folder}", "give a folder of photos to --predict")
     folder = folder / "images" if (folder / "images").is_dir() else folder
+    refuse_scenes(folder)
     if out and out.resolve() == folder.resolve():
         raise Stop(f"the predictions of {folder} would lie among its photos", "give another folder to --out")
     paths = with_reader([path for path in below(folder) if not out or not path.resolve().is_relative_to(out.resolve())])
@@ -63,6 +67,14 @@ def photographs(config: Settings, folder: Path, out: Path | None = None) -> list
     if not sizes:
         raise Stop(f"none of the {len(paths)} photos in {folder} can be used", "give other photos to --predict")
     return as_seen(config, folder, sizes)
+
+
+def refuse_scenes(folder: Path) -> None:
+    """Stop: whole scenes lie below, whose depth maps and masks would pass for photos."""
+    scenes = [below.name for below in sorted(folder.iterdir()) if all((below / name).is_dir() for name in SCENE)]
+    if scenes:
+        said = f"{folder} holds {counted(len(scenes), 'scene')} ({', '.join(scenes[:5])}) instead of photos of one"
+        raise Stop(said, f"--predict {folder / scenes[0]}")
 
 
 def as_seen(config: Settings, folder: Path, sizes: dict[Path, tuple[int, int]]) -> list[Photo]:

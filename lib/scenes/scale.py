@@ -24,8 +24,8 @@ from lib.scenes.similarity import Similarity
 TOLERANCE = 0.1  # between the units of two statements
 MISFIT = 0.1  # of the extent of known camera centres: the median distance at which predicted ones may lie from them
 NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
-PIXELS = re.compile(rf"(.+) ({NUMBER}),({NUMBER}) ({NUMBER}),({NUMBER}) ({NUMBER})")
-PHOTOS = re.compile(rf"(.+) ({NUMBER})")
+PIXELS = re.compile(rf"(.+?) +({NUMBER}),({NUMBER}) +({NUMBER}),({NUMBER}) +({NUMBER})")
+PHOTOS = re.compile(rf"(.+?) +({NUMBER})")
 SAY = '--scale "a.jpg b.jpg 2.5", "a.jpg 120,340 810,335 1.2" or a folder with a COLMAP model'
 
 
@@ -86,7 +86,7 @@ def statement(text: str, names: dict[str, Photo]) -> Statement:
     if not (found := PHOTOS.fullmatch(text)):
         raise Stop(f"--scale {text!r} is no distance between two photos or two pixels, and no folder", SAY)
     both, distance = found.groups()
-    pairs = [(both[: gap.start()], both[gap.end() :]) for gap in re.finditer(" ", both)]
+    pairs = [(both[: gap.start()], both[gap.end() :]) for gap in re.finditer(" +", both)]
     pair = next((pair for pair in pairs if set(pair) <= set(names)), pairs[0] if pairs else (both,))
     refuse_unknown(text, list(pair), names)
     if len(set(pair)) < 2:

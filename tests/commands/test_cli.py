@@ -296,3 +296,12 @@ def test_step_2_does_not_end_well_where_a_person_must_fetch_something(step, monk
     assert step(2) == 2
     assert "from the publisher's page" in capsys.readouterr().err
     assert not (folder / "assets.json").exists()
+
+
+def test_a_file_that_is_not_imported_leaves_step_2_complete(step, capsys, folder):
+    assert step(1) == 0 and step(2) == 0
+    before = (folder / "2_download.json").read_bytes()
+    capsys.readouterr()
+    for words in (("--import", "nowhere.pt"), ("--propose", "nowhere")):
+        assert step(2, *words) == 2 and said(capsys)
+        assert (folder / "2_download.json").read_bytes() == before

@@ -36,5 +36,16 @@ def test_a_printed_message_shows_what_to_do(capsys):
     assert messages.main(["qqqq zzzz"]) == 2
 
 
+def test_advice_is_that_of_the_sentence_where_a_function_has_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(messages, "REPOSITORY", tmp_path)
+    lines = (
+        "def f(a):", "    if a:", "        cause = 'the first'", "        raise Stop(cause, 'one')",
+        "    cause = 'the second'", "    if not a:", "        cause = 'the third'", "    raise Stop(cause, 'two')",
+    )  # fmt: skip
+    (tmp_path / "f.py").write_text("\n".join(lines))
+    found = {(one.cause, one.advice) for one in messages.messages_of(tmp_path / "f.py")}
+    assert found == {("the first", "one"), ("the second", "two"), ("the third", "two")}
+
+
 def test_a_few_words_find_what_shares_them():
     assert any("gated" in one.cause for one in messages.found("gated licence accepted"))

@@ -310,6 +310,19 @@ def test_run_finds_its_moved_asset_again_by_hash(tmp_path):
         places.asset_dirs(run, recipe, None, [tmp_path / "a"])
 
 
+def test_what_changed_is_named_where_it_lies_and_not_in_the_folder_of_another_runs_asset(tmp_path):
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    (brought / "MANO_RIGHT.pkl").write_bytes(b"hand")
+    run, recipe = Run(tmp_path / "root", "r"), recipe_of(licensed(files={"MANO_RIGHT.pkl": "", "notes": ""}))
+    (brought / "notes").write_bytes(b"as they were")
+    step_2(run, recipe, [brought])
+    run.data(recipe.name, "mano").mkdir(parents=True)
+    (brought / "notes").write_bytes(b"changed")
+    with pytest.raises(Stop, match=rf"mano: 1 file gone or changed in {brought}: notes"):
+        places.asset_dirs(run, recipe, None, [])
+
+
 def test_only_places_json_names_the_machine(tmp_path):
     (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"hand")
     run = Run(tmp_path / "root", "r")

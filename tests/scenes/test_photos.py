@@ -124,8 +124,15 @@ def test_a_photo_that_cannot_be_used_is_named_and_left_out(config, photos, capsy
 
 
 def test_what_is_not_a_folder_of_photos_is_refused(config, photos, tmp_path):
-    with pytest.raises(Stop, match="holds no photos"):
+    with pytest.raises(Stop, match=r"there is no folder .*nowhere"):
         photographs(config, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Stop, match="holds no photos"):
+        photographs(config, tmp_path / "empty")
+    for name in ("images", "sparse"):
+        (tmp_path / "scenes" / "castle" / name).mkdir(parents=True)
+    with pytest.raises(Stop, match=r"scenes holds 1 scene \(castle\)"):
+        photographs(config, tmp_path / "scenes")
     for path in photos.iterdir():
         path.write_bytes(b"broken")
     with pytest.raises(Stop, match="none of the 3 photos"):

@@ -109,6 +109,12 @@ def test_a_model_that_lists_one_of_the_photos_is_refused(tmp_path):
         given(model(tmp_path / "one", {0: camera(0), 40: camera(40)}))
 
 
+@pytest.mark.parametrize("text", ["walk/000.jpg  walk/004.jpg   2", "walk/002.jpg  1,1   2,2  2"])
+def test_more_than_one_space_is_one(text):
+    [said] = given(text).statements
+    assert said.distance == 2 and not any(name.endswith(" ") for name in said.photos)
+
+
 def test_a_name_with_spaces_is_a_name():
     named = [
         replace(one, whole=replace(one.whole, name=name))

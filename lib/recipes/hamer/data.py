@@ -162,6 +162,9 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
         return Split("group", tuple(config.data.val_groups))
     if config.data.format == "freihand" and "evaluation" in groups:
         return Split("official set", ("evaluation",))
+    if config.data.format == "folder" and len(groups) == 1:
+        cause = f"every hand is of one group ({groups[0]}): no person can be held out"
+        raise Stop(cause, 'say whose hand it is ("group" in the list, a field of label.html), or sort by folders')
     return splits.by_share(labelled or records, "group", config.data.val_share, config.train.seed)
 
 

@@ -9,6 +9,7 @@ boxes of one frame are enough, of any frame or under the video's own name: the k
 box.
 """
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -133,3 +134,5 @@ def tell(folder: Path, found: list[Entry]) -> None:
     kept = len(found) - len(made)
     print(f"{counted(len(made), 'draft')}{sure}; {counted(kept, 'hand')} of yours kept: {folder / 'hands.json'}")
     print(f"  correct them in {folder / 'label.html'} and put the list that it saves in place of hands.json")
+    root = shlex.quote(str(folder.resolve()))
+    print(f"  then train in a new run (step 1) with data.format=folder data.root={root} data.truth=2d")

@@ -148,6 +148,17 @@ def test_split_holds_out_whole_groups_and_names_unknown_ones(manifest, configure
         data.split(configure(data__val_groups=["subject-9"]), prepared.records, prepared.arrays)
 
 
+def test_a_list_that_names_no_person_says_how_to_name_one(folder, tmp_path):
+    def nameless(entries):
+        for entry in entries:
+            del entry["group"]
+
+    config, records = folder(nameless)
+    with pytest.raises(Stop, match="every hand is of one group") as stopped:
+        data.split(config, records, tmp_path)
+    assert '"group"' in stopped.value.command
+
+
 def test_data_without_the_asked_truth_is_refused(folder, tmp_path):
     config, records = folder(flat_only)
     with pytest.raises(Stop, match="no hand has keypoints in 3d"):
