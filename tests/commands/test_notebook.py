@@ -245,7 +245,7 @@ def test_papermill_ends_with_zero_on_a_pause_and_runs_no_later_cell(tmp_path):
     code, cells = papermill(clone, cwd=clone)
     said = text_of(cells)
     assert code == 0
-    assert "step3_prepare.py ran --recipe vggt_eth3d --preset strategy_b --run mine --demo" in said
+    assert "step3_prepare.py ran --recipe vggt_eth3d --run mine --demo" in said
     assert "step 2999" in said and "Paused" in said and "step5_evaluate.py ran" not in said
     train = next(cell for cell in cells if "step(4" in cell.source)
     assert len(train.outputs) < 10  # 3 000 progress lines
@@ -267,3 +267,4 @@ def test_the_committed_notebook_has_no_outputs_and_names_its_parameters():
     parameters = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     for name in ("recipe", "preset", "demo", "run", "overrides", "time_limit", "root"):
         assert f"{name}: " in parameters.source
+    assert 'preset: str = ""' in parameters.source  # `-p recipe hamer` alone is enough
