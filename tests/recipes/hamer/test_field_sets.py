@@ -135,8 +135,8 @@ def written(posed, mano, tmp_path):
     return make
 
 
-def read(form, root, mano):
-    return list(formats.hands(DataConfig(format=form, truth="2d"), root, mano))
+def read(form, root, mano, **settings):
+    return list(formats.hands(DataConfig(format=form, truth="2d", **settings), root, mano))
 
 
 @SETS
@@ -195,6 +195,13 @@ def test_a_set_that_is_not_there_or_damaged_is_one_sentence(written, mano, tmp_p
                 faults = [stop.cause]
             assert any(faults), (path.name, damage)
         path.write_bytes(content)
+
+
+@SETS
+def test_a_group_is_guessed_in_none_of_them(written, mano, form):
+    root, _ = written(form)
+    with pytest.raises(Stop, match="finds no group in"):
+        read(form, root, mano, group_pattern=r"nobody-(\d)")
 
 
 def test_ho3ds_evaluation_set_is_boxes_that_teach_nothing(written, configure, mano, mano_folder, tmp_path):

@@ -106,6 +106,20 @@ def test_what_a_person_decided_is_kept_word_for_word(configure, photographs):
     assert (photographs / "hands.json").read_bytes() == before  # the frames and drafts themselves are no new pictures
 
 
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [({"hand": "rihgt"}, "hand is 'rihgt'"), ({"box": "wide"}, "box"), ({"draft": "perhaps"}, "draft")],
+)
+def test_a_list_that_cannot_be_read_is_not_drafted_over(configure, photographs, harm, said):
+    run(configure, photographs)
+    entries = hands_of(photographs)
+    entries[0] |= harm
+    (photographs / "hands.json").write_text(json.dumps(entries))
+    with pytest.raises(Stop, match=said):
+        run(configure, photographs)
+    assert hands_of(photographs) == entries
+
+
 def test_a_rejected_hand_is_no_record(configure, photographs):
     run(configure, photographs)
     entries = hands_of(photographs)
