@@ -14,7 +14,7 @@ from lib.core.config import of_record
 from lib.core.errors import Stop
 from lib.core.hashes import sha256_of
 from lib.core.job import Job
-from lib.core.records import Manifest, Parts, Stage
+from lib.core.records import Foreign, Manifest, Parts, Stage
 
 FOLDER = "imported"  # of the run
 NOTHING = Manifest([], Path())
@@ -37,7 +37,7 @@ def run(job: Job, bring: Callable[[], object]) -> None:
         raise Stop(f"--import {file}: there is no such file", job.run.command(2, "--import FILE"))
     # settings that are looked at here move nothing that step 2 leaves, so they are read from a copy
     apart = replace(job, config=of_record(job.recipe, job.record, job.record.get("decided", {})), read=set())
-    opened: list[tuple[Stage, Parts, dict[str, Any]]] = []
+    opened: list[tuple[Stage, Parts, dict[str, Any]]] = []  # stage, networks, the wrapped ones
 
     def asset_dirs() -> dict[str, Path]:
         from lib.data import places
@@ -45,11 +45,11 @@ def run(job: Job, bring: Callable[[], object]) -> None:
         bring()
         return places.asset_dirs(apart.run, apart.recipe, apart.config, apart.args.inputs)
 
-    def attached() -> tuple[Parts, dict[str, Any]]:
+    def attached() -> Parts:
         opened.append(attach(apart, asset_dirs()))
-        return opened[-1][1:]
+        return opened[-1][1]
 
-    said, settings = job.recipe.adopt(apart.config, file, asset_dirs, attached, out)
+    said, settings = job.recipe.adopt(apart.config, Foreign(file, out, asset_dirs, attached))
     print(f"  imported {file.name}: {said}", flush=True)
     how = [job.run.command(1, settings)]
     if opened:

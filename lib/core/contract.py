@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lib.core.records import (
     Asset,
     Batch,
+    Foreign,
     Manifest,
     Metric,
     Objective,
@@ -28,18 +29,6 @@ from lib.core.records import (
 )
 
 FACE = ("Config", "PRESETS", "DEMO", "TINY", "EXPECTED", "PRECISIONS", "FUNCTIONS")
-# What a recipe need not have; `lib.recipes` answers.
-OPTIONAL = (
-    "comparison",
-    "stage_inputs",
-    "decide",
-    "base_limits",
-    "propose",
-    "adopt",
-    "network",
-    "predict_scaled",
-    "read_export",
-)
 
 
 class Recipe(Protocol):
@@ -204,20 +193,12 @@ class Recipe(Protocol):
         flags say, "" for nothing. Stop: the inputs cannot be read.
         """
 
-    def adopt(
-        self,
-        config: Any,
-        file: Path,
-        asset_dirs: Callable[[], dict[str, Path]],
-        attached: Callable[[], tuple[Parts, dict[str, Any]]],
-        out: Path,
-    ) -> tuple[str, str]:
+    def adopt(self, config: Any, given: Foreign) -> tuple[str, str]:
         """Optional. What another program left (step 2's --import), as this project has it; returns what was taken, and
         the settings that use it.
 
-        asset_dirs(): as for `prepare`. attached(): the last stage's networks with the adapters that the settings name;
-        what they hold in the end is saved as a checkpoint. out: the folder for anything else. Stop: the file is nothing
-        of the kind, or it is not whole, with the count of what is missing.
+        What `given.attached()` holds in the end is saved as a checkpoint; anything else goes into `given.out`. Stop:
+        the file is nothing of the kind, or it is not whole, with the count of what is missing.
         """
 
     def export(self, config: Any, stage: Stage, parts: Parts, out: Path) -> None:

@@ -1,9 +1,11 @@
 """The records that a recipe and the shared rooms exchange. No torch: `--plan` must answer in half a second."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lib.core.errors import Stop
 
 Sample = dict[str, Any]  # one item of a batch: NumPy arrays or tensors by name, and "sample_id"
 Batch = dict[str, Any]  # what `collate` makes of samples; the loop moves its tensors to the device
@@ -273,3 +275,19 @@ class Metric:
     title: str = ""  # what people call it: "δ < 1.25"; every measure has one
     meaning: str = ""  # one line for someone who does not know it; every measure has one
     front: bool = False  # shown before the others are unfolded; the first measure is, and at most seven more
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What another program left, for `adopt`; what takes time is made when it is asked for."""
+
+    file: Path
+    out: Path  # the folder for what is made of it
+    asset_dirs: Callable[[], dict[str, Path]]  # as for `prepare`
+    attached: Callable[[], Parts]  # the last stage's networks with the adapters that the settings name
+
+    def refuse_other_than(self, suffixes: Iterable[str], what: str) -> None:
+        """Stop: the file's name ends in none of the suffixes."""
+        if self.file.suffix not in suffixes:
+            cause = f"{self.file.name} is nothing that this recipe imports: that is {what}"
+            raise Stop(cause, f"name a file that ends in {', '.join(suffixes)}")

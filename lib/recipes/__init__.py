@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from lib.core import code
-from lib.core.contract import FACE, OPTIONAL, Recipe
+from lib.core.contract import FACE, Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.run import read_record
 
@@ -28,6 +28,7 @@ STATED = {
     for name, member in vars(Recipe).items()
     if callable(member) and not name.startswith("_") and name != "modules"
 }
+# The functions that a recipe need not have, and what answers for it.
 DEFAULTS: dict[str, Callable[..., Any]] = {
     "comparison": lambda config, stage: "base",
     "stage_inputs": lambda config, stage, manifest, asset_dirs, earlier, cache, pause: None,
@@ -35,7 +36,7 @@ DEFAULTS: dict[str, Callable[..., Any]] = {
     "base_limits": lambda config, stage, manifest: {},
     "propose": lambda config, parts, inputs, out, wishes: no_drafts(),
     "predict_scaled": lambda config, stage, parts, inputs, out, scale: no_scale(),
-    "adopt": lambda config, file, asset_dirs, attached, out: no_imports(),
+    "adopt": lambda config, given: no_imports(),
     "network": lambda config, stage, parts: next(iter(parts.modules.values())),
     "read_export": lambda config, stage, parts, folder: None,  # lib.api reads the one file itself
 }
@@ -134,7 +135,7 @@ class Loaded:
         kind = arguments[1].kind if "stage" in STATED[name] else ""
         module = self.where_of[name].get(kind) or self.where_of[name].get("")
         if module is None:
-            if name in OPTIONAL:
+            if name in DEFAULTS:
                 return DEFAULTS[name]
             raise Stop(
                 f"the recipe {self.name} has no {name} for stages of kind {kind!r} ({self.where('')})",
@@ -160,11 +161,11 @@ class Loaded:
             if name not in STATED:
                 raise other(f"{table} names {name!r}, which is not in the contract: {nearest(name, STATED)}")
         for name in STATED:
-            if name not in self.where_of and name not in OPTIONAL:
+            if name not in self.where_of and name not in DEFAULTS:
                 raise other(f"{table} does not say where {name} is ({self.where('')})")
             for module in self.where_of.get(name, {}).values():
                 self.refuse_other_parameters(name, module)
-        for name in OPTIONAL:
+        for name in DEFAULTS:
             self.where_of.setdefault(name, {})
 
     def refuse_other_parameters(self, name: str, module: str) -> None:

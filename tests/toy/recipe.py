@@ -201,10 +201,10 @@ def predict(config, stage, parts, inputs, out):
     write_text(out / "prediction.txt", f"{float(guess)!r}\n")
 
 
-def adopt(config, file, asset_dirs, attached, out):
+def adopt(config, given):
     from lib.network import foreign
 
-    net = attached()[0].modules["net"]
+    file, net = given.file, given.attached().modules["net"]
     layers, _, same = foreign.read(file, net)
     return f"rank {foreign.fill(net, layers, file, 'other settings')}, {same} the same", "train.accept_seen=true"
 

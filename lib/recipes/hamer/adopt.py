@@ -6,12 +6,10 @@ over, because no prediction comes from it. Neither the base nor alpha is in the 
 """
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
-from lib.core.records import Parts
+from lib.core.records import Foreign
 from lib.core.words import counted
 from lib.recipes.hamer.config import SUFFIXES, Config
 
@@ -19,20 +17,13 @@ CRITIC = "discriminator."
 HEAD = "mano_head."
 
 
-def adopt(
-    config: Config,
-    file: Path,
-    asset_dirs: Callable[[], dict[str, Path]],
-    attached: Callable[[], tuple[Parts, dict[str, Any]]],
-    out: Path,
-) -> tuple[str, str]:
+def adopt(config: Config, given: Foreign) -> tuple[str, str]:
     """Stop: another kind of file, tensors that are no adapters, other layers, biases that the run does not train."""
-    if file.suffix not in SUFFIXES:
-        cause = f"{file.name} is nothing that this recipe imports: that is lora_weights_*.pth, adapters of HaMeR"
-        raise Stop(cause, f"name a file that ends in {', '.join(SUFFIXES)}")
+    given.refuse_other_than(SUFFIXES, "lora_weights_*.pth, adapters of HaMeR")
 
     from lib.network import checkpoint, foreign
 
+    file = given.file
     layers, others, _ = foreign.read(file)
     if others or not layers:
         held = f"{counted(len(layers), 'adapter')} and, beside them, {counted(len(others), 'tensor')} of other kinds"
@@ -40,7 +31,7 @@ def adopt(
     critic = [name for name in layers if name.startswith(CRITIC)]
     mine = {name: sides for name, sides in layers.items() if name not in critic}
     moved = {name: sides["bias"] for name, sides in mine.items() if "bias" in sides and sides["bias"].any()}
-    parts, _ = attached()
+    parts = given.attached()
     full = checkpoint.full_tensors(parts)
     places = {name: full.get(f"hamer.{name}.bias") for name in moved}
     foreign.fill(parts.modules["hamer"], mine, file, f"python step1_setup.py {targets(mine)}")

@@ -1,28 +1,19 @@
 """What step 2's --import is asked for here: the guide's ground-truth cache, which is refused without being read."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 from lib.core.errors import Stop
-from lib.core.records import Parts
+from lib.core.records import Foreign
 from lib.recipes.llava_map.config import Config
 
 PICKLES = (".pkl", ".pickle")
 MARK = b"\x80"  # of a pickle of protocol 2 and later, its first byte
 
 
-def adopt(
-    config: Config,
-    file: Path,
-    asset_dirs: Callable[[], dict[str, Path]],
-    attached: Callable[[], tuple[Parts, dict[str, Any]]],
-    out: Path,
-) -> tuple[str, str]:
+def adopt(config: Config, given: Foreign) -> tuple[str, str]:
     """Stop: always. A pickle may run code when it is opened, and this one does not say which settings it was made with.
 
     Step 3 makes the same ground truth from nuScenes, in minutes.
     """
+    file = given.file
     with open(file, "rb") as stream:
         first = stream.read(1)
     if file.suffix in PICKLES or first == MARK:

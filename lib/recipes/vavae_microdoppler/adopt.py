@@ -1,13 +1,11 @@
 """What step 2's --import takes: the guide's `dataset_split.json`, whose paths belong to the machine that made it."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lib.core.errors import Stop
-from lib.core.records import Parts
+from lib.core.records import Foreign
 from lib.core.run import write_json
 from lib.core.words import counted
 from lib.recipes.vavae_microdoppler import given_split
@@ -19,22 +17,15 @@ from lib.recipes.vavae_microdoppler.walk import File
 WRITTEN = "split.json"
 
 
-def adopt(
-    config: Config,
-    file: Path,
-    asset_dirs: Callable[[], dict[str, Path]],
-    attached: Callable[[], tuple[Parts, dict[str, Any]]],
-    out: Path,
-) -> tuple[str, str]:
+def adopt(config: Config, given: Foreign) -> tuple[str, str]:
     """Writes the split with the paths that the images have here, counts leaks, and says the setting that uses it.
 
     Stop: no split, or one of other images.
     """
-    if file.suffix != ".json":
-        cause = f"{file.name} is nothing that this recipe imports: that is a split of its images, dataset_split.json"
-        raise Stop(cause, "name a JSON file")
+    given.refuse_other_than((".json",), "a split of its images, dataset_split.json")
+    file, out = given.file, given.out
     listed = given_split.read(file)
-    root = asset_dirs()["data"]
+    root = given.asset_dirs()["data"]
     data = replace(config.data, split=str(file))  # recordings are told apart as they will be then
     files = find_files(data, root).users
     sides, absent = given_split.match(listed, [one.name for mine in files.values() for one in mine])

@@ -1,12 +1,9 @@
 """What step 2's --import takes: a state dict of VGGT with PEFT's adapters, whole or the adapters alone."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from lib.core.errors import Stop
-from lib.core.records import Parts
+from lib.core.records import Foreign
 from lib.core.words import counted
 from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.config import Config
@@ -15,24 +12,16 @@ from lib.scenes.base import WEIGHT_SUFFIXES
 STRATEGIES = ("a", "b", "c")  # those with adapters
 
 
-def adopt(
-    config: Config,
-    file: Path,
-    asset_dirs: Callable[[], dict[str, Path]],
-    attached: Callable[[], tuple[Parts, dict[str, Any]]],
-    out: Path,
-) -> tuple[str, str]:
+def adopt(config: Config, given: Foreign) -> tuple[str, str]:
     """The adapters go into those of the run; the base that the file holds must be the published one.
 
     Heads that this run does not build are passed over. Stop: another kind of file, no adapters, other layers.
     """
-    if file.suffix not in WEIGHT_SUFFIXES:
-        cause = f"{file.name} is nothing that this recipe imports: that is a state dict of VGGT with PEFT's adapters"
-        raise Stop(cause, f"name a file that ends in {', '.join(WEIGHT_SUFFIXES)}")
+    given.refuse_other_than(WEIGHT_SUFFIXES, "a state dict of VGGT with PEFT's adapters")
 
     from lib.network import foreign
 
-    network = attached()[0].modules[costs.MODULE]
+    file, network = given.file, given.attached().modules[costs.MODULE]
     layers, others, same = foreign.read(file, network)
     if not layers:
         cause = f"{file.name} holds no adapters ({counted(same + len(others), 'tensor')} of a network without them)"

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib.core.errors import Stop
+from lib.core.records import Foreign
 from lib.network import adapters, checkpoint
 from lib.recipes.hamer import adopt as adopting
 from lib.recipes.hamer import assemble
@@ -17,13 +18,14 @@ BIASES = {"lora__full": [r"hamer.+(decpose|qkv|fc1).bias"]}
 
 @pytest.fixture
 def attached(network, configure, tmp_path):
-    """attached(**settings) -> (config, parts, wrapped) over one base."""
+    """attached(**settings) -> (config, parts), adapters attached, over one base."""
     save_file(network(configure()).state_dict(), tmp_path / "base.safetensors")
 
     def make(**settings):
         config = configure(model__checkpoint=str(tmp_path / "base.safetensors"), **settings)
         parts = assemble.build(config, STAGE, {"base": tmp_path})
-        return config, parts, adapters.attach(parts)
+        adapters.attach(parts)
+        return config, parts
 
     return make
 
@@ -44,16 +46,16 @@ def theirs(parts, rank: int = 2, biases: tuple[str, ...] = (), lost: str = "noth
     return found
 
 
-def adopt(config, parts, wrapped, state, folder):
+def adopt(config, parts, state, folder):
     file = folder / "lora_weights_step_001000.pth"
     torch.save(state, file)
-    return adopting.adopt(config, file, dict, lambda: (parts, wrapped), folder)[0]
+    return adopting.adopt(config, Foreign(file, folder, dict, lambda: parts))[0]
 
 
 def test_a_whole_file_becomes_the_runs_adapters(attached, tmp_path):
-    config, parts, wrapped = attached()
+    config, parts = attached()
     state = theirs(parts)
-    said = adopt(config, parts, wrapped, state, tmp_path)
+    said = adopt(config, parts, state, tmp_path)
     for name, tensor in state.items():
         if name.startswith(("backbone", "mano_head")) and "lora_bias" not in name:
             layer, side = name.split(".lora.lora_")
@@ -63,30 +65,30 @@ def test_a_whole_file_becomes_the_runs_adapters(attached, tmp_path):
 
 
 def test_biases_are_kept_where_the_run_trains_them_and_refused_where_it_does_not(attached, tmp_path):
-    config, parts, wrapped = attached()
+    config, parts = attached()
     with pytest.raises(Stop, match=r"also moves the bias of 7 layers") as stop:
-        adopt(config, parts, wrapped, theirs(parts, biases=("decpose", "qkv", "fc1")), tmp_path)
+        adopt(config, parts, theirs(parts, biases=("decpose", "qkv", "fc1")), tmp_path)
     assert f"lora.full=[{BIASES['lora__full'][0]}]" in stop.value.command.replace("decpose|fc1|qkv", "decpose|qkv|fc1")
-    config, parts, wrapped = attached(**BIASES)
+    config, parts = attached(**BIASES)
     before = checkpoint.contiguous(checkpoint.full_tensors(parts))
-    adopt(config, parts, wrapped, theirs(parts, biases=("decpose", "qkv", "fc1")), tmp_path)
+    adopt(config, parts, theirs(parts, biases=("decpose", "qkv", "fc1")), tmp_path)
     after = checkpoint.full_tensors(parts)
     assert len(after) == 7 and all(torch.equal(tensor, before[name] + 1) for name, tensor in after.items())
 
 
 def test_what_the_fork_never_adapted_is_named_with_the_settings_that_fit(attached, tmp_path):
     """Its matching misses the attentions' outputs in the head."""
-    config, parts, wrapped = attached()
+    config, parts = attached()
     with pytest.raises(Stop, match=r"no adapter for 4 layers") as stop:
-        adopt(config, parts, wrapped, theirs(parts, lost=r"to_out"), tmp_path)
+        adopt(config, parts, theirs(parts, lost=r"to_out"), tmp_path)
     fitting = re.findall(r"'lora\.targets\.(\w+)=\[(.+?)\]'", stop.value.command)
-    config, parts, wrapped = attached(**{f"lora__targets__{part}": kinds.split(",") for part, kinds in fitting})
-    assert adopt(config, parts, wrapped, theirs(parts, lost=r"to_out"), tmp_path)
+    config, parts = attached(**{f"lora__targets__{part}": kinds.split(",") for part, kinds in fitting})
+    assert adopt(config, parts, theirs(parts, lost=r"to_out"), tmp_path)
 
 
 def test_a_file_of_something_else_ends_in_a_sentence(attached, tmp_path):
-    config, parts, wrapped = attached()
+    config, parts = attached()
     with pytest.raises(Stop, match="1 tensor of other kinds"):
-        adopt(config, parts, wrapped, theirs(parts) | {"backbone.pos_embed": torch.zeros(1)}, tmp_path)
+        adopt(config, parts, theirs(parts) | {"backbone.pos_embed": torch.zeros(1)}, tmp_path)
     with pytest.raises(Stop, match=r"notes\.txt is nothing that this recipe imports"):
-        adopting.adopt(config, tmp_path / "notes.txt", dict, dict, tmp_path)
+        adopting.adopt(config, Foreign(tmp_path / "notes.txt", tmp_path, dict, dict))

@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from lib.core.errors import Stop
+from lib.core.records import Foreign
 from lib.recipes.llava_map.adopt import adopt
 
 
@@ -17,11 +18,11 @@ class Harm:
 def test_a_cache_is_refused_unread_with_the_command_that_makes_it_again(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps({"token": Harm()}))
     with pytest.raises(Stop, match="is a pickle") as stop:
-        adopt(None, tmp_path / name, dict, dict, tmp_path)
+        adopt(None, Foreign(tmp_path / name, tmp_path, dict, dict))
     assert "python step3_prepare.py" in stop.value.command
 
 
 def test_another_file_ends_in_a_sentence(tmp_path):
     (tmp_path / "gt.json").write_text("{}")
     with pytest.raises(Stop, match="nothing that this recipe imports"):
-        adopt(None, tmp_path / "gt.json", dict, dict, tmp_path)
+        adopt(None, Foreign(tmp_path / "gt.json", tmp_path, dict, dict))

@@ -17,7 +17,6 @@ from lib import recipes
 from lib.commands.plan import chained
 from lib.core import code, syntax
 from lib.core.config import compose
-from lib.core.contract import OPTIONAL
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_json
 from lib.data import places
 
@@ -255,7 +254,7 @@ FROZEN_BATCH = """
 def test_the_table_of_the_contract_is_right():
     rows = re.findall(r"^\| `(\w+)`( \*)? \| (?:`(\w+)`)? ?\| (.*) \|$", README, re.MULTILINE)
     assert [name for name, *_ in rows] == list(recipes.STATED)
-    assert {name for name, star, *_ in rows if star} == set(OPTIONAL)
+    assert {name for name, star, *_ in rows if star} == set(recipes.DEFAULTS)
     recipe = recipes.load(str(TEMPLATE))
     assert {name: module for name, _, module, _ in rows if module} == {
         name: kinds[""] for name, kinds in recipe.where_of.items() if kinds

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lib.core.errors import Stop
+from lib.core.records import Foreign
 from lib.data import split as splitting
 from lib.recipes.vavae_microdoppler import adopt as adopting
 from lib.recipes.vavae_microdoppler import data, given_split, membership
@@ -22,7 +23,7 @@ def guides(path, root, held):
 
 
 def imported(root, file, out, **settings):
-    return adopting.adopt(configured(**settings), file, lambda: {"data": root}, dict, out)
+    return adopting.adopt(configured(**settings), Foreign(file, out, lambda: {"data": root}, dict))
 
 
 def prepared(root, split, out, **settings):

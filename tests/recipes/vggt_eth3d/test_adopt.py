@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib.core.errors import Stop
+from lib.core.records import Foreign
 from lib.network import adapters, checkpoint
 from lib.recipes.vggt_eth3d import adopt as adopting
 from tests.recipes.vggt_eth3d.test_assemble import BASE, STAGE, assemble, with_random_adapters
@@ -12,8 +13,8 @@ from tests.recipes.vggt_eth3d.test_assemble import BASE, STAGE, assemble, with_r
 def adopt(config, file):
     """(what is said, the parts that were filled)."""
     parts = assemble.build(config, STAGE, {"base": BASE})
-    wrapped = adapters.attach(parts)
-    said, settings = adopting.adopt(config, file, dict, lambda: (parts, wrapped), file.parent)
+    adapters.attach(parts)
+    said, settings = adopting.adopt(config, Foreign(file, file.parent, dict, lambda: parts))
     assert settings == "train.accept_seen=true"
     return said, parts
 
@@ -46,4 +47,4 @@ def test_the_guides_checkpoint_gives_its_adapters_and_one_with_a_lost_base_is_re
 
 def test_another_kind_of_file_ends_in_a_sentence(settings, tmp_path):
     with pytest.raises(Stop, match=r"notes\.txt is nothing that this recipe imports"):
-        adopting.adopt(settings(), tmp_path / "notes.txt", dict, dict, tmp_path)
+        adopting.adopt(settings(), Foreign(tmp_path / "notes.txt", tmp_path, dict, dict))
