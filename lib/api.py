@@ -117,12 +117,12 @@ class Trained:
         """Step 5's --predict (and --scale): files in `out`, or in predictions/ of the run; returns that folder."""
         import torch
 
+        from lib.evaluation import deliver
+
         folder = Path(out) if out else self.job.run.folder / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
         assert self.adapted is not None  # on the device, in evaluation mode
         with torch.no_grad(), self.session.accelerator.autocast():
-            given = (self.config, self.stage, self.adapted_parts, str(inputs), folder)
-            self.job.recipe.predict_scaled(*given, scale) if scale else self.job.recipe.predict(*given)
+            deliver.write_predictions(self.job, self.stage, self.adapted_parts, str(inputs), folder, scale)
         return folder
 
     @property

@@ -145,6 +145,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def folder_unless_stopped(path: Path) -> Iterator[None]:
+    """A folder of the user's, made where it is not there. A new one goes again where a Stop ends the work in it."""
+    is_new = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except Stop:
+        if is_new:
+            shutil.rmtree(path)
+        raise
+
+
 def flush(path: Path) -> None:
     """A rename may reach the disk before the bytes do; this makes the bytes come first."""
     with open(path, "rb") as file:

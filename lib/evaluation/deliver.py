@@ -4,7 +4,7 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lib.core.hashes import write_hashes
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
-from lib.core.run import atomic_folder
+from lib.core.run import atomic_folder, folder_unless_stopped
 from lib.evaluation import card, evaluate
 from lib.evaluation.evaluate import Session
 from lib.network import adapters, checkpoint, lineage
@@ -38,17 +38,22 @@ def predict(job: Job, session: Session) -> None:
     assert parts is not None
     adapters.set_mode(parts, training=False)
     with torch.no_grad(), session.accelerator.autocast(), silent_copy(job.args.out) as out:
-        given = (job.config, session.stage, parts, job.args.predict, out)
-        job.recipe.predict_scaled(*given, job.args.scale) if job.args.scale else job.recipe.predict(*given)
+        write_predictions(job, session.stage, parts, job.args.predict, out, job.args.scale)
     if is_first_rank():
         print(f"predictions are in {job.args.out}")
+
+
+def write_predictions(job: Job, stage: Stage, parts: Parts, inputs: str, out: Path, scale: Sequence[str]) -> None:
+    """By the recipe, in its own unit or in the one that `scale` states. Stop leaves no folder that was not there."""
+    given = (job.config, stage, parts, inputs, out)
+    with folder_unless_stopped(out):
+        job.recipe.predict_scaled(*given, scale) if scale else job.recipe.predict(*given)
 
 
 @contextlib.contextmanager
 def silent_copy(out: Path) -> Iterator[Path]:
     """Where this process writes predictions: `out` for the first one, else a folder that is thrown away."""
     if is_first_rank():
-        out.mkdir(parents=True, exist_ok=True)
         yield out
         return
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.core.errors import Stop
-from lib.core.run import atomic, write_json
+from lib.core.run import atomic, folder_unless_stopped, write_json
 from lib.core.words import counted
 from lib.scenes import chunks, colmap_writer, montage, tracks
 from lib.scenes.chunks import Forward, View
@@ -45,8 +44,8 @@ def predict(photos: list[Photo], forward: Forward, at_once: int, out: Path, scal
 
     Stop: none can be used, two do not fit into memory, or the unit cannot be told.
     """
-    with made(out), tempfile.TemporaryDirectory(dir=out, prefix=RAW[0], suffix=RAW[1]) as raw:
-        views = chunks.through_network(forward, photos, at_once, Path(raw))
+    with folder_unless_stopped(out), folder_of_raw(out) as raw:
+        views = chunks.through_network(forward, photos, at_once, raw)
         with torch.autocast("cpu", enabled=False):  # a matrix product in bf16 would move the points
             if scale:
                 scale.apply(views)
@@ -60,18 +59,12 @@ def predict(photos: list[Photo], forward: Forward, at_once: int, out: Path, scal
 
 
 @contextlib.contextmanager
-def made(out: Path) -> Iterator[None]:
-    """The folder is there, without what a killed prediction left in it; a new one goes again where a Stop ends this."""
-    is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+def folder_of_raw(out: Path) -> Iterator[Path]:
+    """In `out`, which loses what a killed prediction left there."""
     for leftover in out.glob("*".join(RAW)):
         shutil.rmtree(leftover)
-    try:
-        yield
-    except Stop:
-        if is_new:
-            shutil.rmtree(out)
-        raise
+    with tempfile.TemporaryDirectory(dir=out, prefix=RAW[0], suffix=RAW[1]) as raw:
+        yield Path(raw)
 
 
 def write_piece(out: Path, views: list[View]) -> None:
