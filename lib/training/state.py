@@ -107,6 +107,7 @@ def save(training: Training) -> None:
     """
     if training.saved_step == training.step:
         return
+    training.writing.wait()  # the checkpoint before takes its pieces from where those of this one are written
     with averaged(training) as raw:
         moments = optimiser_tensors(training, raw)
         cut = checkpoint.write_pieces(training.folder, training.parts, moments)

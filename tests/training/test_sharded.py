@@ -198,6 +198,17 @@ def test_a_spread_network_is_scored_and_predicts_in_as_many_processes_as_alone(s
     assert said.count("adapted: 20 samples") == 1 and not list(folder.glob("eval/partial/*"))
 
 
+def test_on_a_slow_disk_the_pieces_of_a_checkpoint_wait_for_those_of_the_one_before(
+    step, prepared, folder, monkeypatch
+):
+    """One process writes checkpoints behind its back, from the folder that the next pieces would be written into."""
+    prepared(*FULL, "train.shard=on", "train.checkpoint_steps=1")
+    at_once = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *words: time.sleep(0.2) or at_once(*words))
+    assert step(4) == 0
+    assert [folder_fault(one) for one in sorted(folder.glob("train/adapt/step-*"))] == [""] * 9
+
+
 def test_an_export_is_left_to_one_process(step, prepared, folder, tmp_path):
     prepared(*FULL, "train.shard=on", last=5)
     codes, said = ranks.steps(2, tmp_path, 5, "--export", "merged")
