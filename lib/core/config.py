@@ -44,6 +44,7 @@ class TrainConfig:
     seed: int = 42  # of the split, the order of the samples, augmentation and dropout
     precision: str = "auto"  # auto | bf16 | fp16 | fp32
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    compile: bool = free(False)  # torch.compile of the blocks that are trained through; minutes at the start
     shard: str = silent("auto")  # each process holds a part of every block; auto: where one device cannot hold all
     workers: str = silent("auto")  # threads that make batches ahead of the step; 0 = none, auto: the first steps tell
     evaluate_epochs: float = 1.0  # epochs between evaluations

@@ -25,6 +25,11 @@ class Paused(Exception):
     """Raised at a safe point when the session ends; everything done so far is on disk (exit 75)."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error of a library says; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The ending of an error message: the nearest right word, and the allowed ones."""
     known = sorted(known)

@@ -62,6 +62,7 @@ NAMES_ELSEWHERE = {
     "save_top_k": ("train.keep_best",),
     "seed": ("train.seed",),
     "target_modules": ("lora.targets", "lora.strategy"),
+    "torch_compile": ("train.compile",),
     "use_vf": ("model.vf",),
     "use_vfm": ("model.vf",),
     "vae_encoder": ("model.weights",),

@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lib.core.errors import Stop
+from lib.core.errors import Stop, first_line
 from lib.core.hashes import Memo, git_blob_of
 from lib.core.records import Asset
-from lib.data.hub_refusals import first_line, patiently, refusal
+from lib.data.hub_refusals import origin, patiently, refusal
 
 
 def client() -> tuple[Any, type[Exception]]:
@@ -109,7 +109,7 @@ def push(folder: Path, repository: str, public: bool, message: str, again: str) 
         patiently(lambda: api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=message))
     except hub.errors.HFValidationError as error:
         raise Stop(
-            f"--hub-repository {repository!r} is no name on the hub: {first_line(error)}", "USER/NAME"
+            f"--hub-repository {repository!r} is no name on the hub: {first_line(origin(error))}", "USER/NAME"
         ) from error
     except (TransportError, OSError, RuntimeError) as error:
         raise refusal(error, repository, "pushed", again) from error

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lib.core.errors import FAILED, Stop
+from lib.core.errors import FAILED, Stop, first_line
 
 SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
@@ -88,8 +88,8 @@ def refusal(error: Exception, repository: str, doing: str, command: str, otherwi
     if status >= 500:
         return Stop(f"{cannot}: the hub itself has failed (status {status})", f"{command}, later", FAILED)
     if status:
-        return Stop(f"{cannot}: the hub answered {status} ({first_line(error)})", command, FAILED)
-    cause = f"{cannot}: no connection ({type(origin(error)).__name__}: {first_line(error)})"
+        return Stop(f"{cannot}: the hub answered {status} ({first_line(origin(error))})", command, FAILED)
+    cause = f"{cannot}: no connection ({type(origin(error)).__name__}: {first_line(origin(error))})"
     return Stop(cause, with_other(f"{command}, when there is a connection", otherwise))
 
 
@@ -115,8 +115,3 @@ def with_other(command: str, otherwise: str) -> str:
 
 def token() -> str:
     return "HF_TOKEN is not accepted" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
-
-
-def first_line(error: BaseException) -> str:
-    error = origin(error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

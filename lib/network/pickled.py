@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib.core.errors import Stop
+from lib.core.errors import Stop, first_line
 
 # The classes beside the weights that are read as empty dictionaries.
 INERT = re.compile(
@@ -60,9 +60,8 @@ def load(file: Path) -> Any:
         with torch.serialization.safe_globals(inert):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except DAMAGED as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Stop(
-            f"{file} cannot be read as weights: {reason}", "fetch it again: python step2_download.py --force"
+            f"{file} cannot be read as weights: {first_line(error)}", "fetch it again: python step2_download.py --force"
         ) from error
 
 

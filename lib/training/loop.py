@@ -22,7 +22,7 @@ from lib.core.run import append_line
 from lib.network import adapters, anomaly, audit, gradients, sharding
 from lib.network.batches import Batches
 from lib.network.gradients import GradientSum
-from lib.training import memory, trackers, workers
+from lib.training import compiling, memory, trackers, workers
 from lib.training.one_step import following, optimiser_step
 from lib.training.selection import evaluate, is_due, out_of_patience
 from lib.training.state import Training, begin, restore, restore_optimisers, save
@@ -31,6 +31,7 @@ from lib.training.state import Training, begin, restore, restore_optimisers, sav
 def run_stage(training: Training, resume: Path | None) -> None:
     """Train a stage to its end, from the start or from a checkpoint. Paused: the session ends, all is on disk."""
     set_up(training)
+    compiling.begin(training)
     restore_optimisers(training, training.inherited_moments)
     if resume:
         restore(training, resume)

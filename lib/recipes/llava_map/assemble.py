@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import Stop, nearest
+from lib.core.errors import Stop, first_line, nearest
 from lib.core.hashes import checked
 from lib.core.records import Batch, FrozenFeatures, Group, LoraSpec, Manifest, Objective, Parts, Sample, Stage
 from lib.recipes.llava_map import causal, losses, model, published, samples
@@ -102,8 +102,9 @@ def prompt_ids(config: Config, folder: Path) -> list[int]:
         else:
             ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(config.prompt)["input_ids"]
     except Exception as error:  # each kind of tokenizer has its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Stop(f"{folder} has no tokenizer that can be read: {reason}", "bring the model's tokenizer") from error
+        raise Stop(
+            f"{folder} has no tokenizer that can be read: {first_line(error)}", "bring the model's tokenizer"
+        ) from error
     if not ids:
         raise Stop(f"the tokenizer in {folder} gives model.prompt no token", "set a longer model.prompt")
     return ids

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import FAILED, Stop
+from lib.core.errors import FAILED, Stop, first_line
 from lib.recipes.llava_map.language_model import ELSEWHERE, read_config
 from lib.recipes.llava_map.layout import Layout
 from lib.recipes.llava_map.sizes import DEMO_LLM
@@ -42,8 +42,9 @@ def from_folder(folder: Path) -> Any:
     except Stop:
         raise
     except Exception as error:  # transformers has no common class for what a configuration may do to it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Stop(f"transformers cannot build the model of {folder / 'config.json'}: {reason}", ELSEWHERE) from error
+        raise Stop(
+            f"transformers cannot build the model of {folder / 'config.json'}: {first_line(error)}", ELSEWHERE
+        ) from error
 
 
 def built(config: Any) -> Any:
@@ -133,8 +134,7 @@ def refuse_unfit(llm: Any) -> None:
     except Stop:
         raise
     except Exception as error:  # a family with other arguments, another shape of its mask, …
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Stop(f"{type(llm).__name__} cannot be used here: {reason}", ELSEWHERE) from error
+        raise Stop(f"{type(llm).__name__} cannot be used here: {first_line(error)}", ELSEWHERE) from error
 
 
 def one_block_each(llm: Any) -> Iterator[None]:

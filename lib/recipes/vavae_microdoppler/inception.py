@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.core.errors import Stop
+from lib.core.errors import Stop, first_line
 from lib.core.records import Row
 from lib.recipes.vavae_microdoppler import metrics
 
@@ -63,7 +63,7 @@ def network(path: str, device: torch.device) -> Any:
         return torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
         raise Stop(
-            f"eval.inception={path} is not a TorchScript file ({str(error).splitlines()[0]})",
+            f"eval.inception={path} is not a TorchScript file ({first_line(error)})",
             "name NVIDIA's inception-2015-12-05.pt",
         ) from error
 
