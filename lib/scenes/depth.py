@@ -109,7 +109,7 @@ def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | N
     found = depth_beside(scene, view)
     if not found:
         return None
-    scale = (depth_scale or stated_scale(scene)) if found.suffix == ".png" else 1.0
+    scale = (depth_scale or stated_scale(scene, found)) if found.suffix == ".png" else 1.0
     return DepthMap(found, view.camera, scale)
 
 
@@ -160,13 +160,14 @@ def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.n
     return resample(white, camera, crop)[..., 0] >= 128
 
 
-def stated_scale(scene: Scene) -> float:
-    """What summary.json beside the scenes, or the scene's transforms.json, divides 16-bit values by to get metres.
+def stated_scale(scene: Scene, path: Path) -> float:
+    """What the scene's transforms.json, or summary.json beside the scenes, divides 16-bit values by to get metres.
 
-    Stop: neither states it.
+    Stop: neither states it for this depth.
     """
-    if (scene.folder / nerfstudio.FILE).is_file():
-        return nerfstudio.scale(scene.folder)
+    of_frames = nerfstudio.scale(scene.folder, path) if (scene.folder / nerfstudio.FILE).is_file() else None
+    if of_frames:
+        return of_frames
     summary = scene.folder.parent / "summary.json"
     stated = read_json(summary)
     of_scene = stated.get(scene.name) if isinstance(stated, dict) else None

@@ -31,6 +31,8 @@ MILLIMETRES = 1000.0  # of the values of a 16-bit depth per unit of the poses
 def read(folder: Path) -> Model:
     """The cameras of a scene without points. Stop names the frame that is incomplete or impossible."""
     stored = content(folder)
+    if not stored["frames"]:
+        raise Stop(f"{folder / FILE} cannot be read: its list of frames is empty", "export it again")
     cameras, images = {}, []
     for number, frame in enumerate(stored["frames"], 1):
         try:
@@ -50,7 +52,7 @@ def content(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise Stop(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "export it again") from error
     frames = stored.get("frames") if isinstance(stored, dict) else None
-    if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise Stop(f"{path} cannot be read: it has no list of frames", "export it again")
     return stored
 
@@ -93,9 +95,16 @@ def name_of(frame: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def depth_files(folder: Path) -> dict[str, str]:
-    """Photograph -> the depth file that its frame names, both relative to where they lie."""
-    named = {name_of(frame): frame.get("depth_file_path") for frame in content(folder)["frames"]}
-    return {name: path for name, path in named.items() if isinstance(path, str)}
+    """Photograph -> the depth file that its frame names, both relative to where they lie.
+
+    Frames that name none may lie anywhere: beside a COLMAP model, which says where the cameras are, this file may be
+    of another program. Stop: a frame that names one is no photograph of images/.
+    """
+    named = [frame for frame in content(folder)["frames"] if isinstance(frame.get("depth_file_path"), str)]
+    try:
+        return {name_of(frame): frame["depth_file_path"] for frame in named}
+    except (Damaged, KeyError) as error:
+        raise Stop(f"{folder / FILE} cannot be read: a frame with depth: {error}", "export it again") from error
 
 
 def depth_of(folder: Path, name: str) -> Path | None:
@@ -107,9 +116,15 @@ def depth_of(folder: Path, name: str) -> Path | None:
     return folder / stated
 
 
-def scale(folder: Path) -> float:
-    """Values of a 16-bit depth per unit of the poses. Stop: depth_unit_scale_factor is no positive number."""
-    factor = content(folder).get("depth_unit_scale_factor", 1 / MILLIMETRES)
+def scale(folder: Path, path: Path) -> float | None:
+    """Values of a 16-bit depth per unit of the poses; None where the file neither states it nor names this depth.
+
+    Stop: depth_unit_scale_factor is no positive number.
+    """
+    ours = any(folder / one == path for one in depth_files(folder).values())
+    factor = content(folder).get("depth_unit_scale_factor", 1 / MILLIMETRES if ours else None)
+    if factor is None:
+        return None
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
         raise Stop(f"{folder / FILE}: depth_unit_scale_factor={factor!r} is no positive number", "export it again")
     return 1 / float(factor)

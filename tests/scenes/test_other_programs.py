@@ -65,18 +65,35 @@ def test_the_depth_that_frames_name_is_in_their_unit(yard):
     assert read_depth(find_depth_map(colmap.read(yard), view, 5000)).max() == pytest.approx(0.5)
 
 
-def test_a_colmap_model_goes_before_transforms_json(yard):
-    model = yard / "sparse" / "0"
+def colmap_model(folder):
+    model = folder / "sparse" / "0"
     model.mkdir(parents=True)
     (model / "cameras.txt").write_text("1 PINHOLE 40 30 30 30 20 15\n")
     (model / "images.txt").write_text("1 1 0 0 0 0 0 0 1 sub/v0.jpg\n\n")
     (model / "points3D.txt").write_text("")
+
+
+def test_a_colmap_model_goes_before_transforms_json(yard):
+    colmap_model(yard)
     assert len(colmap.read(yard).views) == 1
+
+
+@pytest.mark.parametrize("frames", [[], [{"file_path": "./train/r_0"}]])
+def test_beside_a_colmap_model_transforms_json_speaks_of_its_own_depth_alone(yard, frames):
+    """nerfstudio's own folder has both, other programs leave one too; depth/ has the scale of summary.json."""
+    colmap_model(yard)
+    write(yard, frames)
+    scene = colmap.read(yard)
+    assert find_depth_map(scene, scene.views[0], 0) is None
+    (yard / "depth" / "sub").mkdir(parents=True)
+    Image.fromarray(np.full((30, 40), 5000, np.uint16)).save(yard / "depth" / "sub" / "v0.png")
+    (yard.parent / "summary.json").write_text(json.dumps({yard.name: {"depth_scale": 5000}}))
+    assert read_depth(find_depth_map(scene, scene.views[0], 0)).max() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("frame, said, why", [
     ({}, {"frames": {}}, "no list of frames"),
-    ({}, {"frames": []}, "no list of frames"),
+    ({}, {"frames": []}, "its list of frames is empty"),
     ({}, {"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR.* is not one of"),
     ({}, {"k3": 0.1}, "OPENCV camera with k3"),
     ({}, {"w": 0}, "impossible size"),
