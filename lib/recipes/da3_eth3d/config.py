@@ -56,7 +56,6 @@ ALL = {
     "lora.rank": 16,
     "lora.alpha": 32.0,
     "lora.dropout": 0.1,
-    "lora.conv_dropout": "none",
     "train.lr": 1e-4,
     "train.warmup_ratio": 0.1,
     "train.epochs": 20,
