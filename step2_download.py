@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(job: Job) -> list[Path]:
     """The drafts may lie in the folder of the run's own data, whose list of files is then made once more."""
     propose.refuse_alone(job.args)
-    brought = functools.cache(lambda: bring(job))
+    brought = functools.cache(lambda: bring(job, quiet=bool(job.args.propose)))
     with without(job.run.stamp(2)) if job.args.propose or job.args.imported else contextlib.nullcontext():
         if job.args.propose:
             bring(job)
@@ -51,7 +51,8 @@ def without(stamp: Path) -> Iterator[None]:
         raise
 
 
-def bring(job: Job) -> list[Path]:
+def bring(job: Job, quiet: bool = False) -> list[Path]:
+    """quiet: what each asset is was said already."""
     from lib.data import assets
 
     wanted = job.recipe.assets(job.config)
@@ -59,7 +60,7 @@ def bring(job: Job) -> list[Path]:
     brought = assets.fetch_all(
         job.run, job.recipe, job.config, job.args.inputs, lambda: not job.clock.has_time(), job.args.force
     )
-    for made in brought:
+    for made in () if quiet else brought:
         licence = f", licence: {made.licence}" if made.licence else ""
         here = f"{counted(len(made.files), 'file')}{licence}"
         print(f"  {made.name} ({made.kind}): " + (f"not here. {made.how_to_get}" if made.missing else here))

@@ -29,11 +29,9 @@ class Machine(NamedTuple):
     cards: int
     card_bytes: int
     capability: tuple[int, int]
-    note: str = ""
 
 
-MACHINES = (  # the smallest first
-    Machine("P100 16 GB", 1, 16_000_000_000, (6, 0), "needs a torch wheel for CUDA 12.6, which 2.15 no longer has"),
+MACHINES = (  # the smallest first; none from before Turing (7.5), for which current wheels of torch have no kernels
     Machine("2 x T4 16 GB", 2, 16_000_000_000, (7, 5)),
     Machine("a card of 24 GB", 1, 24_000_000_000, (8, 6)),
     Machine("a card of 40 GB", 1, 40_000_000_000, (8, 0)),
@@ -105,8 +103,7 @@ def machines(recipe: Recipe, config: Any) -> dict[str, str]:
             continue
         if precision not in known:
             known[precision] = list(lighter(recipe, changed(config, "train.precision", precision)))
-        words, as_it_is = on_machine(known[precision], one)
-        found[one.name] = f"{words}; {one.note}" if one.note else words
+        found[one.name], as_it_is = on_machine(known[precision], one)
         if as_it_is:
             break
     return found

@@ -5,6 +5,7 @@ Later steps need --run alone. A contradiction between what is stored and what is
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
     if stored is None:
         run, stored = earlier_session(run, args)
     if stored is None and step > 1 and args.run and not args.recipe:
+        refuse_misplaced(run)
         there = sorted(path.parent.name for path in (run.root / "runs").glob("*/run.json"))
         raise Stop(
             f"there is no run {args.run!r} below {run.root}: {nearest(args.run, there)}",
@@ -54,6 +56,16 @@ def of_run(step: int, args: argparse.Namespace) -> tuple[Run, Recipe, Any, dict[
         refuse_changes(run, stored["config"], config)
         refuse_absent_checkpoint(run, said.get("eval.checkpoint", ""))
     return run, recipe, config, stored | {"overrides": asked, "config": configuration.to_dotted(config)}
+
+
+def refuse_misplaced(run: Run) -> None:
+    """Stop: a run of this name was copied beside runs/ instead of into it."""
+    beside = run.root / run.name
+    if (beside / run.record.name).is_file():
+        command = shlex.join(["mv", str(beside), str(run.folder)])
+        if not run.folder.parent.is_dir():
+            command = f"{shlex.join(['mkdir', str(run.folder.parent)])} && {command}"
+        raise Stop(f"the run {run.name!r} lies in {beside}, but runs are looked for in {run.folder.parent}", command)
 
 
 def default_name(args: argparse.Namespace) -> str:

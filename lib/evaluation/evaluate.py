@@ -77,10 +77,11 @@ def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) ->
     with job.unwatched():  # where things are from moves no number
         job.record["origin"] = origin.of_run(job.recipe, job.config)
     write_record(job.run.record, job.record)
-    report.write(job.run.folder)
+    page = report.write(job.run.folder)
     board.write(job.run, scores, job.record)
     print(report.verdict(scores, job.record), flush=True)
     print(job.recipe.describe(job.config, stage, scores, columns["base"], columns["adapted"]), flush=True)
+    print(f"report: {page}", flush=True)
 
 
 def network(job: Job, column: str, session: Session, source: Path) -> tuple[Parts | None, Any]:

@@ -52,6 +52,7 @@ def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterato
 def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
     """One scene, view by view; its scene.json is written last. Stop: its depth and its poses have two units."""
     unit = depth.unit(scene, config.data.unit, is_known_data=not config.data.root)
+    say_what_is_taken_for_metres(config, scene)
     usable, shares = [], []
     work = partial(prepare_view, scene=scene, masks=masks, out=out)
     for number, record in enumerate(cores.in_order(config, work, scene.views)):
@@ -67,6 +68,13 @@ def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path 
     refuse_two_units(config, scene, usable, out)
     say_what_is_cropped(config, scene, sum(shares) / len(shares))
     write_scene(config, scene, usable, out)
+
+
+def say_what_is_taken_for_metres(config: Settings, scene: colmap.Scene) -> None:
+    """A scale that a person gives says what the values are divided by, and nothing shows that metres come out."""
+    if config.data.unit == "auto" and config.data.depth_scale and depth.is_scaled(scene):
+        said = f"16-bit depth over data.depth_scale={config.data.depth_scale:g} is taken to be in metres"
+        print(f"  {scene.name}: {said}; if it is not, say data.unit=unknown in step 1", flush=True)
 
 
 def say_what_is_cropped(config: Settings, scene: colmap.Scene, kept: float) -> None:

@@ -61,8 +61,13 @@ def unit(scene: Scene, stated: str, is_known_data: bool) -> str:
     if stated != "auto":
         return METRES if stated == METRES else ""
     laser = (scene.folder / TRUTH).is_dir() or without_map(scene) == "scans"
-    scaled = any(path.suffix == ".png" for path in (depth_beside(scene, view) for view in scene.views) if path)
-    return METRES if is_known_data or laser or scaled else ""
+    return METRES if is_known_data or laser or is_scaled(scene) else ""
+
+
+def is_scaled(scene: Scene) -> bool:
+    """Does depth come from 16-bit maps, whose values a scale divides?"""
+    beside = () if (scene.folder / TRUTH).is_dir() else (depth_beside(scene, view) for view in scene.views)
+    return any(path.suffix == ".png" for path in beside if path)
 
 
 def known_depth(

@@ -57,10 +57,15 @@ class Scale:
             for about in in_one_world(statement, views):
                 pieces.setdefault(about[0].piece, []).append((statement, fit(statement, about)))
         for piece, fits in pieces.items():
-            move([view for view in views if view.piece == piece], agreed(fits))
+            found = agreed(fits)
+            move([view for view in views if view.piece == piece], found)
+            print(f"  --scale: lengths of {called(piece)} are the network's times {float(found.scale):.4g}", flush=True)
         for piece in sorted({view.piece for view in views} - set(pieces)):
-            folder = chunks.piece_folder(piece) or "the first piece"
-            print(f"  {folder} keeps the network's unit: --scale says nothing of its photos", flush=True)
+            print(f"  {called(piece)} keeps the network's unit: --scale says nothing of its photos", flush=True)
+
+
+def called(piece: int) -> str:
+    return chunks.piece_folder(piece) or "the first piece"
 
 
 def read(texts: list[str], photos: list[Photo]) -> Scale | None:

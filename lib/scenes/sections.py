@@ -145,6 +145,9 @@ class LossConfig:
             raise Stop(f"loss.valid_range={self.valid_range} is a share: above 0 and at most 1, or -1 for none")
 
 
+STRATEGIES = ("a", "b", "c")  # those with adapters
+
+
 @dataclass
 class LoraConfig(config.LoraConfig):
     """`strategy` names the adapted blocks relative to the network's depth, `layers` the kinds of layers in them.
@@ -165,7 +168,7 @@ class LoraConfig(config.LoraConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("lora.conv_dropout", self.conv_dropout, ("pixel", "channel", "none"))
-        one_of("lora.strategy", self.strategy, ("a", "b", "c", "head_full"))
+        one_of("lora.strategy", self.strategy, (*STRATEGIES, "head_full"))
         for name in self.layers:
             one_of("lora.layers", name, LAYERS)
         if set(self.layers) != set(LAYERS) and (self.targets or self.strategy == "head_full"):

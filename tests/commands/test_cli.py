@@ -42,6 +42,20 @@ def test_a_wrong_word_exits_2_with_one_sentence(step, capsys, tmp_path, number, 
     assert not list(tmp_path.glob("runs/*/*.json"))
 
 
+def test_a_run_that_was_copied_beside_runs_is_found_and_the_command_moves_it(step, prepared, capsys, tmp_path):
+    prepared()
+    (tmp_path / "runs" / "r").rename(tmp_path / "r")
+    for empty in (False, True):  # with runs/ there, and without
+        if empty:
+            (tmp_path / "runs").rmdir()
+        assert step(3) == 2
+        text = said(capsys)
+        assert f"the run 'r' lies in {tmp_path / 'r'}, but runs are looked for in {tmp_path / 'runs'}" in text
+        assert ("mkdir" in text) == empty and not (tmp_path / "runs" / "r").exists()
+    subprocess.run(text.partition("go on with: ")[2], shell=True, check=True)
+    assert step(3) == 0
+
+
 @pytest.mark.parametrize("words, parts", [
     (("lora.rank=3",), ("lora.rank: stored 2, given 3", "step1_setup.py --run r lora.rank=3")),
     (("--demo",), ("was made with demo=False, not True",)),

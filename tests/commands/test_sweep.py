@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.commands import sweep
+from lib.commands import cli, sweep
 from lib.core.errors import Stop
+from lib.core.run import SCRIPTS
 
 pytestmark = pytest.mark.long
 
@@ -59,15 +60,16 @@ def test_lists_are_values_and_every_combination_is_a_run_of_its_own():
 
 
 def words_of(root: Path) -> list[str]:
+    """Of step 4."""
     toy = str(ROOT / "tests" / "toy")
-    made = ["--recipe", toy, "--run", "r", "--root", str(root), "--set", "train.epochs=1", "--sweep", "lora.rank=1,2"]
-    return [sys.executable, str(ROOT / "step4_train.py"), *made]
+    return ["--recipe", toy, "--run", "r", "--root", str(root), "--set", "train.epochs=1", "--sweep", "lora.rank=1,2"]
 
 
 def kill_in_the_second_run(root: Path) -> str:
     """What the sweep said until SIGKILL; the step that it had begun notices that nobody waits for it, and ends."""
     said, environment = "", os.environ | {"PIPELINE_SCALE": "", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(words_of(root), stdout=subprocess.PIPE, text=True, env=environment) as sweeping:
+    command = [sys.executable, str(ROOT / SCRIPTS[4]), *words_of(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as sweeping:
         assert sweeping.stdout
         for line in sweeping.stdout:
             said += line
@@ -78,14 +80,13 @@ def kill_in_the_second_run(root: Path) -> str:
     return said
 
 
-def test_a_killed_sweep_goes_on_gives_one_table_and_a_third_call_trains_nothing(tmp_path):
+def test_a_killed_sweep_goes_on_gives_one_table_and_a_third_call_trains_nothing(step, tmp_path, monkeypatch, capsys):
+    """The second and the third call run their steps in this process."""
+    monkeypatch.setattr(sweep, "run_child", cli.run_child)
     outputs = [kill_in_the_second_run(tmp_path)]
     for _ in range(2):
-        done = subprocess.run(
-            words_of(tmp_path), capture_output=True, text=True, env=os.environ | {"PIPELINE_SCALE": ""}, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        outputs.append(done.stdout)
+        assert step(4, *words_of(tmp_path)) == 0
+        outputs.append(capsys.readouterr().out)
     with open(tmp_path / "runs" / "comparison.csv", newline="") as file:
         assert {row["run"] for row in csv.DictReader(file)} == {"r-rank1", "r-rank2"}
     assert [said.count("step 4 (train): done") for said in outputs] == [1, 1, 0]

@@ -40,8 +40,9 @@ def stop_after(monkeypatch, samples):
     monkeypatch.setattr(scoring, "rows", rows)
 
 
-def test_the_base_is_the_untouched_one_and_every_sample_is_scored_once(trained, step, folder):
+def test_the_base_is_the_untouched_one_and_every_sample_is_scored_once(trained, step, folder, capsys):
     assert step(5) == 0
+    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
     rows = table(folder)
     assert len(rows) == len({row["sample_id"] for row in rows}) == 20
     assert {row["sample_id"] for row in rows} == {f"s{i}" for i in range(20, 40)}

@@ -186,7 +186,7 @@ def stand_up(scene, name):
     images.write_text("\n".join(lines) + "\n")
 
 
-def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path):
+def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path, capsys):
     """16-bit depth in metres beside a model in a unit of its own."""
     points = colmap_scene(tmp_path / "in" / "linden", "PINHOLE 168 126 150 150 84 63", scale=0.2)
     shutil.copytree(tmp_path / "in" / "linden", tmp_path / "in" / "harbour")
@@ -201,6 +201,9 @@ def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path):
     config = settings(data__root=str(tmp_path / "in"), model__image_width_px=112, data__depth_scale=1000.0)
     with pytest.raises(Stop, match=r"linden is (4\.9|5|5\.0)\d* times what its COLMAP model says"):
         prepared(config, tmp_path / "in", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "linden: 16-bit depth over data.depth_scale=1000 is taken to be in metres" in said
+    assert "harbour: 16-bit" not in said
 
 
 def test_scene_with_one_usable_image_is_refused_when_its_reasons_are_known(streets, settings, tmp_path):

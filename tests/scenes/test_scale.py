@@ -86,7 +86,9 @@ def test_photos_of_two_pieces_have_no_distance_and_a_piece_of_which_nothing_is_s
     with pytest.raises(Stop, match="could not be put into one world"):
         given("walk/000.jpg walk/006.jpg 2").apply(views)
     given("walk/000.jpg walk/004.jpg 2").apply(views)
-    assert "piece2 keeps the network's unit" in capsys.readouterr().out and torch.equal(views[6].depth, before)
+    said = capsys.readouterr().out
+    assert "lengths of the first piece are the network's times" in said and "piece2 keeps the network's unit" in said
+    assert torch.equal(views[6].depth, before)
     with pytest.raises(Stop, match="could not be used"):
         given("walk/000.jpg walk/006.jpg 2").apply(views[:4])
 

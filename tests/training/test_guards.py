@@ -138,7 +138,8 @@ def test_dropout_is_on_in_training_and_off_wherever_something_is_scored(step, pr
     assert step(5, "--predict", str(tmp_path), "--out", str(tmp_path / "out")) == 0
     capsys.readouterr()
     assert step(2, "--propose", str(tmp_path)) == 0
-    assert "drafted by the adapted model of step-000005" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "drafted by the adapted model of step-000005" in shown and shown.count("  base (") == 1
     assert all(modes.values()) and all(modes["train"])
     assert not any(modes["score"] + modes["predict"] + modes["draft"])
 

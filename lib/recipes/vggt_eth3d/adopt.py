@@ -8,8 +8,7 @@ from lib.core.words import counted
 from lib.recipes.vggt_eth3d import costs
 from lib.recipes.vggt_eth3d.config import Config
 from lib.scenes.base import WEIGHT_SUFFIXES
-
-STRATEGIES = ("a", "b", "c")  # those with adapters
+from lib.scenes.sections import STRATEGIES
 
 
 def adopt(config: Config, given: Foreign) -> tuple[str, str]:

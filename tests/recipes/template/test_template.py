@@ -45,12 +45,10 @@ def copy(folder: Path) -> Path:
 # ---------------------------------------------------------------------------------------------- it runs
 
 
-def test_the_demo_beats_the_base_and_the_trivial_predictor(tmp_path):
-    words = ("--recipe", "lib/recipes/template", "--demo", "--run", "demo")
+def test_the_demo_beats_the_base_and_the_trivial_predictor(step, folder):
     for number in STEPS:
-        done = run(number, tmp_path, *(words if number == 1 else words[-2:]))
-        assert done.returncode == 0, done.stdout + done.stderr
-    mae = read_json(tmp_path / "runs" / "demo" / "eval" / "scores.json")["metrics"]["mae"]
+        assert step(number, *(("--recipe", str(TEMPLATE), "--demo") if number == 1 else ())) == 0
+    mae = read_json(folder / "eval" / "scores.json")["metrics"]["mae"]
     assert mae["verdict"] == "better" and mae["high"] < 0
     assert mae["adapted"] < 0.8 * mae["base"] < mae["trivial"]
 

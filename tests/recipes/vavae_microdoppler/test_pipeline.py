@@ -1,6 +1,7 @@
 """The five steps of the recipe in this process, with the shipped base at the smallest sizes: stages, export, scores."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +50,7 @@ def test_two_sessions_equal_one_and_the_export_has_the_published_names(step, tmp
     second = ("--run", "walks", "--root", "second", "--inputs", "first")
     for number in range(1, 4):
         assert step(number, *one, *SMALLEST) == 0
-        assert step(number, *first, *SMALLEST) == 0
+    shutil.copytree("one", "first")
     assert step(4, *one) == 0
     assert "-> else: a deep adaptation" in capsys.readouterr().out
     assert read_json(Path("one/runs/walks/run.json"))["decided"]["train.plan"] == "deep"
