@@ -5,6 +5,8 @@ with OpenCV axes, so two columns change their sign before the inverse. The file 
 such a scene needs depth, and its covisibility comes from there. Format: docs.nerf.studio, "Data conventions".
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ MODELS = {
 OPENCV_AXES = np.diag([1.0, -1.0, -1.0])
 UNIT = 1e-4  # how far a rotation's columns may be from right angles and length 1
 MILLIMETRES = 1000.0  # of the values of a 16-bit depth per unit of the poses
+MOST_SCALE = 1e30  # float32, which depths are kept in, ends at 3e38
 
 
 def read(folder: Path) -> Model:
@@ -33,26 +36,38 @@ def read(folder: Path) -> Model:
     stored = content(folder)
     cameras, images = {}, []
     for number, frame in enumerate(stored["frames"], 1):
-        try:
+        with named(folder, number):
             cameras[number] = camera(number, stored | frame)
             images.append(image(number, frame))
-        except (Damaged, KeyError, TypeError, ValueError) as error:
-            what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-            raise Stop(f"{folder / FILE} cannot be read: frame {number}: {what}", "export it again") from error
     return Model(cameras, images, np.zeros(0, np.int64), np.zeros((0, 3)))
+
+
+@contextmanager
+def named(folder: Path, number: int) -> Iterator[None]:
+    """Stop: what a frame holds cannot be read; the frame is named."""
+    try:
+        yield
+    except (Damaged, KeyError, TypeError, ValueError, OverflowError) as error:  # the last: of 400 digits
+        what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise Stop(f"{folder / FILE} cannot be read: frame {number}: {what}", "export it again") from error
 
 
 def content(folder: Path) -> dict[str, Any]:
     """The file's table, whose frames are a list of tables. Stop: it is damaged or something else."""
     path = folder / FILE
-    try:
-        stored = read_json(path)
-    except (ValueError, RecursionError, OSError) as error:
-        raise Stop(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "export it again") from error
+    stored = table_in(path)
     frames = stored.get("frames") if isinstance(stored, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise Stop(f"{path} cannot be read: it has no list of frames", "export it again")
     return stored
+
+
+def table_in(path: Path) -> Any:
+    """What a JSON file beside scenes holds, None where there is none. Stop: it is damaged."""
+    try:
+        return read_json(path)
+    except (ValueError, RecursionError, OSError) as error:
+        raise Stop(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "export it again") from error
 
 
 def camera(number: int, said: dict[str, Any]) -> Any:
@@ -93,9 +108,15 @@ def name_of(frame: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def depth_files(folder: Path) -> dict[str, str]:
-    """Photograph -> the depth file that its frame names, both relative to where they lie."""
-    named = {name_of(frame): frame.get("depth_file_path") for frame in content(folder)["frames"]}
-    return {name: path for name, path in named.items() if isinstance(path, str)}
+    """Photograph -> the depth file that its frame names, both relative to where they lie.
+
+    Stop: a frame names no photograph. A COLMAP model goes before these cameras, so nothing else has read the frames.
+    """
+    found = {}
+    for number, frame in enumerate(content(folder)["frames"], 1):
+        with named(folder, number):
+            found[name_of(frame)] = frame.get("depth_file_path")
+    return {name: path for name, path in found.items() if isinstance(path, str)}
 
 
 def depth_of(folder: Path, name: str) -> Path | None:
@@ -110,6 +131,13 @@ def depth_of(folder: Path, name: str) -> Path | None:
 def scale(folder: Path) -> float:
     """Values of a 16-bit depth per unit of the poses. Stop: depth_unit_scale_factor is no positive number."""
     factor = content(folder).get("depth_unit_scale_factor", 1 / MILLIMETRES)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-        raise Stop(f"{folder / FILE}: depth_unit_scale_factor={factor!r} is no positive number", "export it again")
+    if not is_scale(factor):
+        raise Stop(
+            f"{folder / FILE}: depth_unit_scale_factor={str(factor)[:80]} is no positive number", "export it again"
+        )
     return 1 / float(factor)
+
+
+def is_scale(value: Any) -> bool:
+    """Can this divide depths, and multiply them? Not with 400 digits, which no float holds, and not 1e-320."""
+    return type(value) in (int, float) and 1 / MOST_SCALE < value < MOST_SCALE
