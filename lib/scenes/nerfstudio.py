@@ -132,9 +132,8 @@ def scale(folder: Path) -> float:
     """Values of a 16-bit depth per unit of the poses. Stop: depth_unit_scale_factor is no positive number."""
     factor = content(folder).get("depth_unit_scale_factor", 1 / MILLIMETRES)
     if not is_scale(factor):
-        raise Stop(
-            f"{folder / FILE}: depth_unit_scale_factor={str(factor)[:80]} is no positive number", "export it again"
-        )
+        said = f"depth_unit_scale_factor={str(factor)[:80]} is no positive number"
+        raise Stop(f"{folder / FILE}: {said}", "export it again")
     return 1 / float(factor)
 
 

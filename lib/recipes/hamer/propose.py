@@ -93,9 +93,7 @@ def refuse_undrawable(entry: Entry) -> None:
     if entry.get("keypoints_2d") is not None:
         points = table(entry["keypoints_2d"], "keypoints_2d", (21, 2), (21, 3), kind=np.float64)
         if not (np.abs(points) < formats.MOST_PX).all():
-            raise BadLabel(
-                f"keypoints_2d go to {points[:, :2].min():g} and {points[:, :2].max():g} px: no picture does"
-            )
+            raise BadLabel(f"keypoints_2d go from {points.min():g} to {points.max():g}: no picture has such places")
     if entry.get("confidence") is not None:
         table(entry["confidence"], "confidence", ())
 
@@ -143,9 +141,8 @@ def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[st
 
 def tell(folder: Path, found: list[Entry]) -> None:
     made = [entry for entry in found if entry.get("draft")]
-    sure = [
-        float(entry["confidence"]) for entry in made if entry.get("confidence") is not None
-    ]  # none: not drafted now
+    stated = (entry.get("confidence") for entry in made)  # None: of another program, in a picture that is damaged
+    sure = [float(one) for one in stated if one is not None]
     median = f", confidence {np.median(sure):.2f} in the median" if sure else ""
     kept = len(found) - len(made)
     print(f"{counted(len(made), 'draft')}{median}; {counted(kept, 'hand')} of yours kept: {folder / 'hands.json'}")

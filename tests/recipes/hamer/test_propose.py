@@ -114,7 +114,7 @@ def test_what_a_person_decided_is_kept_word_for_word(configure, photographs):
         ({"draft": "perhaps"}, "draft"),
         ({"keypoints_2d": [[1, 2], "=1+1"]}, "keypoints_2d is not a table of numbers"),
         ({"keypoints_2d": [[0, 0]] * 20}, "keypoints_2d has the shape"),
-        ({"keypoints_2d": [[2**31, 0]] + [[0, 0]] * 20}, "keypoints_2d go to 0 and 2.14748e"),  # drawn for minutes
+        ({"keypoints_2d": [[2**31, 0]] + [[0, 0]] * 20}, "keypoints_2d go from 0 to 2.14748e"),  # drawn for minutes
         ({"confidence": {"a": 1}}, "confidence is not a table of numbers"),
     ],
 )
