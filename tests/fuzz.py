@@ -3,6 +3,7 @@
 Each example is a whole file, damaged as its seed says (tests/fuzz_damage.py), and read by the project's own reader
 (tests/fuzz_readers.py). It must give a value that can be true, or end in one sentence, within SECONDS and GIGABYTES.
 Anything else is a finding: its files and its traceback are put into --out, and the same seed makes it again.
+`python -m tests.fuzz_coverage` goes where the reached code leads, for those who have atheris.
 """
 
 import argparse
@@ -28,7 +29,8 @@ import numpy as np
 
 from lib.core.errors import LONGEST
 from tests.fuzz_damage import damaged
-from tests.fuzz_readers import ENDS, READERS, Reader
+from tests.fuzz_reader import ENDS, Reader
+from tests.fuzz_readers import READERS
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS, GIGABYTES = 2.0, 1.0
@@ -107,7 +109,7 @@ def work(name: str, share_s: float, fewest: int, seed: Any, out: Path, answer: A
             figures["refused" if refused else "read"] += 1
             if finding:
                 figures["findings"] += 1
-                save(out, finding, whole)
+                save(out, finding, prepared(name, finding.seed, whole))
             seed.value += 1
     figures["memory_mb"] = peak_mb() - before
     answer.send({key: value if key in ("slowest", "memory_mb") else int(value) for key, value in figures.items()})
@@ -151,8 +153,12 @@ def copied(whole: Path) -> Path:
 
 def example(name: str, seed: int, whole: Path) -> tuple[Finding | None, bool]:
     """(what is wrong, whether the reader refused) of one seed."""
-    reader = READERS[name]
-    folder = prepared(name, seed, whole)
+    kind, said, refused = judged(READERS[name], prepared(name, seed, whole))
+    return (Finding(name, seed, kind, said) if kind else None), refused
+
+
+def judged(reader: Reader, folder: Path) -> tuple[str, str, bool]:
+    """(kind of the finding or "", what is said of it, whether the reader refused) of damaged files."""
     began, before = time.monotonic(), peak_mb()
     try:
         value, said = outcome(reader, folder)
@@ -160,25 +166,34 @@ def example(name: str, seed: int, whole: Path) -> tuple[Finding | None, bool]:
     except BaseException as error:  # whatever the reader lets through is what is looked for
         if isinstance(error, KeyboardInterrupt):
             raise
-        return Finding(name, seed, type(error).__name__, traceback.format_exc()), False
+        return type(error).__name__, traceback.format_exc(), False
     if time.monotonic() - began > SECONDS:
-        return Finding(name, seed, "slow", f"{time.monotonic() - began:.1f} s: {said}"), bool(said)
+        return "slow", f"{time.monotonic() - began:.1f} s: {said}", bool(said)
     if peak_mb() - before > 1024 * GIGABYTES:
-        return Finding(name, seed, "large", f"{peak_mb() - before:.0f} MB: {said}"), bool(said)
+        return "large", f"{peak_mb() - before:.0f} MB: {said}", bool(said)
     if said and (len(said) > LONGEST + 2 or "Traceback" in said):
-        return Finding(name, seed, "no sentence", said), True
-    return (Finding(name, seed, "wrong", problem) if problem else None), bool(said)
+        return "no sentence", said, True
+    return ("wrong" if problem else ""), problem, bool(said)
 
 
 def prepared(name: str, seed: int, whole: Path) -> Path:
     """The example's folder: one of its files is damaged."""
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    folder = copied(whole)
-    files = sorted(path for path in folder.glob(READERS[name].damaged) if path.is_file())
+    files = damageable(name, whole)
     file = files[int(random.integers(len(files)))]
-    content = file.read_bytes()
-    file.unlink()
-    file.write_bytes(damaged(content, random))
+    return replaced(whole, file, damaged((whole / file).read_bytes(), random))
+
+
+def damageable(name: str, whole: Path) -> list[Path]:
+    """The files that are damaged, relative to the folder."""
+    return [path.relative_to(whole) for path in sorted(whole.glob(READERS[name].damaged)) if path.is_file()]
+
+
+def replaced(whole: Path, file: Path, content: bytes) -> Path:
+    """The example's folder, in which one file has another content."""
+    folder = copied(whole)
+    (folder / file).unlink()  # a link: the whole file stays as it is
+    (folder / file).write_bytes(content)
     return folder
 
 
@@ -212,12 +227,12 @@ def deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def save(out: Path, finding: Finding, whole: Path | None = None) -> None:
+def save(out: Path, finding: Finding, files: Path | None = None) -> None:
     folder = out / f"{finding.reader}-{finding.kind.replace(' ', '_')}-{finding.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finding.json").write_text(json.dumps(finding._asdict(), indent=1), encoding="utf-8")
-    if whole:
-        shutil.copytree(prepared(finding.reader, finding.seed, whole), folder / "files", dirs_exist_ok=True)
+    if files:
+        shutil.copytree(files, folder / "files", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def fitting(content: bytes) -> tuple[Damage, ...]:
     bytewise = (truncated, flipped, spliced, counted, filled, grown)
     if content[:1] in (b"{", b"["):
         return (*bytewise, number_in_text, *(json_value,) * 12)
-    if content[:4] == b"PK\x03\x04" and b".npy" in content[:4096]:
+    if content[:4] == b"PK\x03\x04":
         return (*bytewise, *(member,) * 10)
     if content[:6] == b"\x93NUMPY":
         return (*bytewise, *(npy_header,) * 6, *(array,) * 6)
@@ -175,7 +175,7 @@ def npy_header(content: bytes, random: Random) -> bytes:
 
 
 def member(content: bytes, random: Random) -> bytes:
-    """One array of an .npz is damaged, absent, or another one's."""
+    """One member of an archive (an .npz, weights of torch) is damaged, absent, or another one's; its checksum fits."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}

@@ -1,176 +1,29 @@
 """Every reader of files that come from somewhere else: how to make a small whole file, how to read it, what is right.
 
-`read` is the project's own reader. It may end with one of ENDS (one sentence) and with nothing else; where it gives a
-value, `wrong` says what cannot be true of it. `damaged` names the files that the fuzzer changes, by a pattern.
+Hands, scenes and spectrograms have files of their own; here are maps, weights, pictures, archives and run records.
 """
 
-import csv
-import io
 import json
-import pickle
-import sys
-import tarfile
-import types
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lib.core import run
-from lib.core.errors import Stop
 from lib.core.hashes import Memo
 from lib.core.records import Asset
 from lib.data import archives, pictures
 from lib.network import weights
-from lib.recipes.hamer import formats, mano_file
-from lib.recipes.hamer.data_config import DataConfig
-from lib.recipes.hamer.hand import stand_in_hand
+from lib.recipes.hamer import video
 from lib.recipes.llava_map import fields, language_model, roadmap, stand_in, tables
-from lib.recipes.vavae_microdoppler import echo_files, echoes, recordings
-from lib.recipes.vavae_microdoppler.config import DataConfig as RadarData
-from lib.scenes import colmap, depth, lens, scans
-
-ENDS = (Stop, pictures.Unreadable, echo_files.Unusable)  # a sentence: of the step, or of one record
-
-
-class Reader(NamedTuple):
-    make: Callable[[Path], None]
-    read: Callable[[Path], Any]
-    wrong: Callable[[Any], str] = lambda value: ""
-    damaged: str = "**/*"  # which of the files
-    shared: str = ""  # the beginning of the names of folders with inputs for this reader, where it is another name
-    reasons: Callable[[Any], list[str]] = lambda value: []  # why single records of a value are left out
-
-
-def finite(arrays: Iterable[np.ndarray]) -> str:
-    return next((f"numbers that are not finite: {one.shape}" for one in arrays if not np.isfinite(one).all()), "")
-
-
-# ---------------------------------------------------------------------------------------------- hands
-
-HAND = stand_in_hand()
-
-
-class Ch:
-    """Pickles as chumpy.ch.Ch does."""
-
-    def __init__(self, **state: Any) -> None:
-        self.__dict__.update(state)
-
-
-def make_mano_pickle(folder: Path) -> None:
-    import scipy.sparse
-
-    content = {name: getattr(HAND, name) for name in mano_file.SHAPES if name != "kintree_table"}
-    content |= {"kintree_table": np.array([[4294967295, *mano_file.PARENTS[1:]], range(16)], np.int64)}
-    content |= {"J_regressor": scipy.sparse.csc_matrix(HAND.J_regressor), "shapedirs": Ch(x=HAND.shapedirs)}
-    fake = types.ModuleType("chumpy.ch")
-    fake.__dict__["Ch"], Ch.__module__ = Ch, "chumpy.ch"
-    sys.modules["chumpy"], sys.modules["chumpy.ch"] = types.ModuleType("chumpy"), fake
-    try:
-        (folder / "MANO_RIGHT.pkl").write_bytes(pickle.dumps(content, protocol=2))
-    finally:
-        del sys.modules["chumpy"], sys.modules["chumpy.ch"]
-
-
-def make_mano_npz(folder: Path) -> None:
-    content = {name: getattr(HAND, name) for name in mano_file.SHAPES if name != "kintree_table"}
-    np.savez(folder / "MANO_RIGHT.npz", kintree_table=np.array([[-1, *mano_file.PARENTS[1:]], range(16)]), **content)
-
-
-def read_mano(folder: Path) -> Any:
-    return mano_file.read(next(folder.glob("MANO_RIGHT.*")))
-
-
-def wrong_mano(hand: Any) -> str:
-    shapes = {name: shape for name, shape in mano_file.SHAPES.items() if name != "kintree_table"}
-    odd = [name for name, shape in shapes.items() if getattr(hand, name).shape != shape]
-    return f"{odd[0]} has another shape" if odd else finite(getattr(hand, name) for name in shapes)
-
-
-def hands(form: str) -> Callable[[Path], Any]:
-    def read(folder: Path) -> Any:
-        return list(formats.hands(DataConfig(format=form), folder, HAND))
-
-    return read
-
-
-def wrong_hands(found: list[Any]) -> str:
-    for hand in found:
-        labels, shapes = hand.labels, ((21, 3), (21, 4), (48,), (10,))
-        arrays = (labels.keypoints_2d, labels.keypoints_3d, labels.hand_pose, labels.betas)
-        if not hand.fault and tuple(one.shape for one in arrays) != shapes:
-            return f"labels of the shapes {[one.shape for one in arrays]}"
-        weights_of = np.concatenate([one[:, -1] for one in arrays[:2]]) if not hand.fault else np.zeros(1)
-        if not ((weights_of >= 0) & (weights_of <= 1) | np.isnan(weights_of)).all():  # NaN is skipped by name later
-            return "a weight outside [0, 1]"
-    return ""
-
-
-def faults_of(found: list[Any]) -> list[str]:
-    return [hand.fault for hand in found]
-
-
-def save_picture(path: Path, side_px: int = 32) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (side_px, side_px, 3), np.uint8)).save(path)
-
-
-def points(columns: int) -> np.ndarray:
-    return np.cumsum(np.full((21, columns), 0.01), 0)
-
-
-def make_hands_json(folder: Path) -> None:
-    flat, bone = (20 + 300 * points(2)).tolist(), points(3).tolist()
-    entry = {"file": "0.png", "hand": "right", "box": [2, 3, 30, 28], "group": "p0", "keypoints_2d": flat}
-    entry |= {"keypoints_3d": bone, "hand_pose": [0.0] * 48, "betas": [0.0] * 10}
-    save_picture(folder / "0.png")
-    (folder / "hands.json").write_text(json.dumps([entry, {"file": "0.png", "hand": "left"}]))
-
-
-def make_hands_csv(folder: Path) -> None:
-    save_picture(folder / "0.png")
-    (folder / "hands.csv").write_text("file,hand,x0,y0,x1,y1,group\n0.png,right,1,2,30,29,a\n0.png,left,,,,,b\n")
-
-
-def make_freihand(folder: Path) -> None:
-    joints = points(3) + np.array([0, 0, 0.8])
-    content = {"xyz": [joints.tolist()], "K": [[[500.0, 0, 112], [0, 500, 112], [0, 0, 1]]], "mano": [[[0.1] * 61]]}
-    for name, value in content.items():
-        (folder / f"training_{name}.json").write_text(json.dumps(value))
-    for number in range(4):
-        save_picture(folder / "training" / "rgb" / f"{number:08d}.jpg")
-
-
-def make_hands_npz(folder: Path) -> None:
-    np.savez(
-        folder / "eval.npz", imgname=np.array(["a/1.jpg", "b/1.jpg"]), center=np.full((2, 2), 20.0),
-        scale=np.full((2, 2), 30.0), right=np.array([1, 0]), betas=np.zeros((2, 10)), has_betas=np.array([1, 0]),
-        hand_pose=np.zeros((2, 48)), has_hand_pose=np.array([1, 1]),
-        hand_keypoints_2d=np.concatenate([20 + np.stack([points(2)] * 2), np.ones((2, 21, 1))], 2),
-        hand_keypoints_3d=np.concatenate([np.stack([points(3)] * 2), np.ones((2, 21, 1))], 2),
-    )  # fmt: skip
-
-
-def make_hands_tar(folder: Path) -> None:
-    one = np.ones((21, 1))
-    labels = {
-        "keypoints_2d": np.concatenate([points(2), one], 1), "keypoints_3d": np.concatenate([points(3), one], 1),
-        "center": np.zeros(2), "scale": np.ones(2), "right": 1.0, "betas": np.zeros(10), "has_betas": 1.0,
-        "hand_pose": np.zeros(48), "has_hand_pose": 1.0, "extra_info": {},
-    }  # fmt: skip
-    save_picture(folder / "x.jpg", 16)
-    members = {"0.jpg": (folder / "x.jpg").read_bytes(), "0.data.pyd": pickle.dumps([labels])}
-    (folder / "x.jpg").unlink()
-    with tarfile.open(folder / "000.tar", "w") as archive:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-
+from tests.fuzz_hands import HANDS
+from tests.fuzz_reader import Reader, finite, save_picture
+from tests.fuzz_scenes import SCENES
+from tests.fuzz_spectrograms import SPECTROGRAMS
 
 # ---------------------------------------------------------------------------------------------- maps
 
@@ -190,6 +43,21 @@ def make_map(folder: Path) -> None:
     content["lane_connector"] = [{"token": "joint", "polygon_token": None}]
     content["arcline_path_3"] = {"lane": [arc]}
     content["connectivity"] = {"lane": {"incoming": [], "outgoing": ["joint"]}}
+    (folder / "m.json").write_text(json.dumps(content))
+
+
+def make_centrelines(folder: Path) -> None:
+    """Two lanes of one area, of which one leads into the other, and nothing else."""
+    corners = {"a": (0.0, 0.0), "b": (20.0, 0.0), "c": (20.0, 30.0), "d": (0.0, 30.0)}
+    content: dict[str, Any] = {name: [] for name in (*roadmap.KINDS, *roadmap.LANE_LAYERS)} | {"version": "1.3"}
+    content["node"] = [{"token": token, "x": x, "y": y} for token, (x, y) in corners.items()]
+    content["polygon"] = [{"token": "p", "exterior_node_tokens": list("abcd"), "holes": []}]
+    content["lane"] = [{"token": token, "polygon_token": "p"} for token in ("one", "two")]
+    arc = {"start_pose": [10.0, 0.0, 1.5], "shape": "LSR", "radius": 40.0, "segment_length": [9.0, 2.0, 4.0]}
+    content["arcline_path_3"] = {"one": [arc], "two": [arc | {"start_pose": [10.0, 15.0, 1.5]}]}
+    content["connectivity"] = {
+        "one": {"incoming": [], "outgoing": ["two"]}, "two": {"incoming": ["one"], "outgoing": []},
+    }  # fmt: skip
     (folder / "m.json").write_text(json.dumps(content))
 
 
@@ -259,109 +127,49 @@ def read_weights(folder: Path) -> Any:
     return [(name, tensor.shape, float(tensor.double().sum())) for name, tensor in weights.tensors(found[0])]
 
 
-# ---------------------------------------------------------------------------------------------- scenes
+def make_adapters(folder: Path) -> None:
+    """Adapters that another program saved by themselves, without PEFT."""
+    import torch
 
-CAMERAS = "1 PINHOLE 40 30 30 30 20 15\n2 OPENCV 40 30 30 31 20 15 0.1 0.01 0.001 0.001\n"
-IMAGES = "1 1 0 0 0 0 0 0 1 b.jpg\n1 2 7 3 4 -1 5 6 9\n2 0.5 0.5 0.5 0.5 1 2 3 2 a.jpg\n5 5 9\n"
-POINTS = "7 0 0 1 10 20 30 0.5 1 0\n9 0.5 0 2 10 20 30 0.5 1 2 2 0\n"
-
-
-def make_colmap_text(folder: Path) -> None:
-    (folder / "sparse" / "0").mkdir(parents=True)
-    for name, text in (("cameras", CAMERAS), ("images", IMAGES), ("points3D", POINTS)):
-        (folder / "sparse" / "0" / f"{name}.txt").write_text(text)
+    one = {"0.lora.lora_A": (2, 8), "0.lora.lora_B": (4, 2)}
+    sides = one | {"2.lora_A": (2, 4), "2.lora_B": (3, 2), "2.lora_bias": (3,)}
+    torch.save({name: torch.ones(shape) for name, shape in sides.items()}, folder / "lora_weights_9.pth")
 
 
-def make_colmap_binary(folder: Path) -> None:
-    make_colmap_text(folder)
-    model = folder / "sparse" / "0"
-    reconstruction = lens.pycolmap().Reconstruction(model)
-    for file in model.iterdir():
-        file.unlink()
-    reconstruction.write_binary(model)
-    for file in model.iterdir():
-        if file.stem not in ("cameras", "images", "points3D"):
-            file.unlink()
+def make_adapted(folder: Path) -> None:
+    """Adapters and the base under them, as PEFT names them."""
+    from safetensors.torch import save_file
+
+    state = {f"base_model.model.{name}": tensor.clone() for name, tensor in adapted().state_dict().items()}
+    save_file(state, folder / "checkpoint.safetensors")
 
 
-def read_colmap(folder: Path) -> Any:
-    return colmap.read(folder)
+@cache
+def adapted() -> Any:
+    import peft
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+        spec = peft.LoraConfig(r=2, target_modules=["0", "2"])
+        return peft.get_peft_model(network, spec).base_model.model
 
 
-def wrong_scene(scene: Any) -> str:
-    if any(len(view.seen) and view.seen.max() >= len(scene.points) for view in scene.views):
-        return "a view that sees a point that is not there"
-    return finite([scene.points, *(view.cam_from_world for view in scene.views)])
+def read_adapters(folder: Path) -> Any:
+    from lib.network import foreign
+
+    file = next(folder.iterdir())
+    layers, others, same = foreign.read(file, adapted())
+    rank = foreign.fill(adapted(), layers, file, "python step1_setup.py lora.rank=2")
+    return rank, others, same, [tensor for name, tensor in adapted().state_dict().items() if ".lora_" in name]
 
 
-def make_depth(folder: Path) -> None:
-    np.save(folder / "d.npy", np.linspace(1, 9, 30 * 40, dtype=np.float32).reshape(30, 40))
+def wrong_adapters(found: Any) -> str:
+    return finite([tensor.numpy() for tensor in found[3]]) if found[0] == 2 else f"a rank of {found[0]}"
 
 
-def make_depth_png(folder: Path) -> None:
-    Image.fromarray(np.arange(30 * 40, dtype=np.uint16).reshape(30, 40)).save(folder / "d.png")
-
-
-def make_depth_raw(folder: Path) -> None:
-    np.linspace(1, 9, 30 * 40, dtype="<f4").tofile(folder / "d.JPG")
-
-
-def read_depth(folder: Path) -> Any:
-    camera = lens.camera("PINHOLE", 40, 30, [30.0, 30, 20, 15])
-    return depth.read_depth(depth.DepthMap(next(folder.iterdir()), camera))
-
-
-def wrong_depth(found: np.ndarray) -> str:
-    odd = found.ndim != 2 or found.dtype != np.float32 or (found < 0).any()
-    return f"a map of {found.shape} {found.dtype}" if odd else finite([found])
-
-
-def make_scans(folder: Path) -> None:
-    kind = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1")]
-    vertices = np.zeros(9, kind)
-    vertices["x"], vertices["z"] = np.arange(9), 4
-    header = "ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nproperty float y\n"
-    (folder / "dslr_scan_eval").mkdir()
-    content = (header + "property float z\nproperty uchar red\nend_header\n").encode() + vertices.tobytes()
-    (folder / "dslr_scan_eval" / "scan1.ply").write_bytes(content)
-    matrix = " ".join(map(str, np.eye(4).ravel()))
-    mesh = f'<MLMesh filename="scan1.ply"><MLMatrix44>{matrix}</MLMatrix44></MLMesh>'
-    text = f"<!DOCTYPE MeshLabDocument>\n<MeshLabProject><MeshGroup>{mesh}</MeshGroup></MeshLabProject>"
-    (folder / "dslr_scan_eval" / "scan_alignment.mlp").write_text(text)
-
-
-def read_scans(folder: Path) -> Any:
-    scans.read.cache_clear()
-    return scans.read(folder)
-
-
-# ---------------------------------------------------------------------------------------------- echoes, pictures, …
-
-
-def make_echo(folder: Path) -> None:
-    np.save(folder / "e.npy", np.exp(2j * np.pi * 0.05 * np.arange(400)).astype(np.complex64))
-
-
-def read_echoes(folder: Path) -> tuple[list[np.ndarray], list[str]]:
-    """The echoes, and the reasons of those that cannot be used."""
-    found, reasons = [], []
-    for path in sorted(folder.rglob("*.npy")):
-        try:
-            found.append(echoes.read(path, RadarData()))
-        except echo_files.Unusable as error:
-            reasons.append(str(error))
-    if not found:
-        raise echo_files.Unusable(reasons[0])
-    return found, reasons
-
-
-def make_table(folder: Path) -> None:
-    with open(folder / "recordings.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file", "recording"), ("u1/a.png", "r1"), ("u1/b.png", "r2")])
-
-
-def read_table(folder: Path) -> Any:
-    return recordings.read_recordings(RadarData(recordings_csv="recordings.csv"), folder)
+# ---------------------------------------------------------------------------------------------- pictures, archives
 
 
 def make_picture(kind: str) -> Callable[[Path], None]:
@@ -376,6 +184,16 @@ def read_picture(folder: Path) -> Any:
 
 def wrong_picture(found: Any) -> str:
     return "" if found[1].mode == "RGB" else f"a picture in {found[1].mode}"
+
+
+def make_video(folder: Path) -> None:
+    """Three frames that differ."""
+    frames = [Image.fromarray(np.full((16, 24, 3), level, np.uint8)) for level in (10, 90, 200)]
+    frames[0].save(folder / "v.gif", save_all=True, append_images=frames[1:])
+
+
+def read_video(folder: Path) -> Any:
+    return video.extract(folder / "v.gif", folder, 1)
 
 
 def make_zip(folder: Path) -> None:
@@ -416,28 +234,20 @@ def wrong_records(log: list[Any]) -> str:
 
 
 READERS = {
-    "mano_pickle": Reader(make_mano_pickle, read_mano, wrong_mano, shared="mano"),
-    "mano_npz": Reader(make_mano_npz, read_mano, wrong_mano, shared="mano"),
-    "hands_json": Reader(make_hands_json, hands("folder"), wrong_hands, "*.json", "hamer_folder", faults_of),
-    "hands_csv": Reader(make_hands_csv, hands("folder"), wrong_hands, "*.csv", "hamer_folder", faults_of),
-    "hands_npz": Reader(make_hands_npz, hands("hamer_npz"), wrong_hands, "*.npz", "hamer_npz", faults_of),
-    "hands_tar": Reader(make_hands_tar, hands("hamer_tar"), wrong_hands, "*.tar", "hamer_tar", faults_of),
-    "freihand": Reader(make_freihand, hands("freihand"), wrong_hands, "*.json", "hamer_freihand", faults_of),
+    **HANDS,
     "map_json": Reader(make_map, read_map, lambda found: finite(one.vertices for one in found)),
+    "centrelines": Reader(make_centrelines, read_map, lambda found: finite(one.vertices for one in found)),
     "nuscenes_tables": Reader(make_tables, read_tables, wrong_frames, f"{stand_in.VERSION}/*.json"),
     "language_model": Reader(make_language_model, read_language_model),
     "safetensors": Reader(make_safetensors, read_weights, shared="weights"),
     "pth": Reader(make_pth, read_weights, shared="weights"),
     "old_pth": Reader(make_old_pth, read_weights, shared="weights"),
-    "colmap_text": Reader(make_colmap_text, read_colmap, wrong_scene),
-    "colmap_bin": Reader(make_colmap_binary, read_colmap, wrong_scene),
-    "depth_scan": Reader(make_depth, read_depth, wrong_depth),
-    "depth_png": Reader(make_depth_png, read_depth, wrong_depth),
-    "depth_raw": Reader(make_depth_raw, read_depth, wrong_depth),
-    "ply_mlp": Reader(make_scans, read_scans, lambda cloud: finite([cloud.points, cloud.spacing_m])),
-    "vavae_iq": Reader(make_echo, read_echoes, lambda read: finite(read[0]), reasons=lambda read: read[1]),
-    "recordings_csv": Reader(make_table, read_table),
+    "adapters": Reader(make_adapters, read_adapters, wrong_adapters),
+    "adapted": Reader(make_adapted, read_adapters, wrong_adapters),
+    **SCENES,
+    **SPECTROGRAMS,
     **{kind: Reader(make_picture(kind), read_picture, wrong_picture) for kind in ("png", "jpg", "tif", "webp", "bmp")},
+    "video": Reader(make_video, read_video),
     "zip": Reader(make_zip, read_archive),
     "7z": Reader(make_7z, read_archive),
     "run_records": Reader(make_records, read_records, wrong_records, shared="run_records_plan"),

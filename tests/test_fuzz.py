@@ -1,18 +1,22 @@
 """Damaged files end in one sentence: some examples of every reader, and folders of inputs that once did not.
 
-`python -m tests.fuzz` tries thousands. A folder of inputs is called READER-anything; they lie in FUZZ_INPUTS, or
-in shared/cases/fuzz beside the repository, where somebody keeps them.
+`python -m tests.fuzz` tries thousands, `python -m tests.fuzz_coverage` goes where the reached code leads. A folder of
+inputs is called READER-anything; they lie in FUZZ_INPUTS, or in shared/cases/fuzz beside the repository, where somebody
+keeps them.
 """
 
 import os
 import shutil
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from lib.core.errors import LONGEST, Stop
-from tests import fuzz
-from tests.fuzz_readers import ENDS, READERS, Reader
+from tests import fuzz, fuzz_coverage
+from tests.fuzz_reader import ENDS, Reader
+from tests.fuzz_readers import READERS
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = Path(os.environ.get("FUZZ_INPUTS", ROOT.parent / "shared" / "cases" / "fuzz"))
@@ -42,7 +46,7 @@ MENDED = {
     ("hands_npz", 1113): "the sentence quoted the whole file",
     ("hands_tar", 178): "a header of xz that asks for gigabytes was a MemoryError",
     ("mano_npz", 301): "the sentence quoted the whole file",
-    ("zip", 1956): "the words of bz2 were an OSError",
+    ("zip", 12309): "the words of bz2 were an OSError",
     ("ply_mlp", 12): "a point at 1e38 m became infinite in float32",
 }
 
@@ -98,6 +102,32 @@ def test_a_reader_that_lets_something_else_through_is_found(tmp_path, monkeypatc
     assert fuzz.example("map_json", 3, tmp_path / "whole") == (None, True)
     monkeypatch.setitem(READERS, "map_json", READERS["map_json"]._replace(read=lambda f: 0, wrong=lambda v: "no map"))
     assert fuzz.example("map_json", 3, tmp_path / "whole")[0].kind == "wrong"
+
+
+def test_a_guided_run_counts_each_place_once_and_keeps_its_files(tmp_path, monkeypatch):
+    whole = fuzz.made("map_json", tmp_path)
+
+    def read(folder):
+        content = (folder / "m.json").read_bytes()
+        return {}[content] if content.startswith(b"{") else [][len(content)]
+
+    monkeypatch.setitem(READERS, "map_json", READERS["map_json"]._replace(read=read))
+    figures, args = [0.0] * len(fuzz_coverage.FIGURES), Namespace(out=tmp_path / "out", minutes=99.0)
+    run = fuzz_coverage.example(fuzz, "map_json", whole, args, figures)
+    for data in (b"\0{1", b"\7{2", b"\0x", b""):  # the first byte is the number of a file, of which there is one
+        run(data)
+    named = dict(zip(fuzz_coverage.FIGURES, figures, strict=True))
+    assert (named["examples"], named["read"], named["refused"], named["findings"]) == (4, 4, 0, 2)
+    kept = {path.parent.parent.name: path.read_bytes() for path in (tmp_path / "out").rglob("m.json")}
+    assert kept == {"map_json-KeyError-1": b"{1", "map_json-IndexError-3": b"x"}
+
+
+def test_a_guided_run_without_atheris_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz_coverage, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["fuzz_coverage", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="error: atheris is not installed: python -m pip install atheris"):
+        fuzz_coverage.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_depth_that_is_too_large_for_float32_is_unknown(tmp_path):

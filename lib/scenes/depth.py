@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
-from lib.core.run import read_json
 from lib.scenes import colmap_files, lens, nerfstudio, scans
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays, resample, seen
@@ -168,16 +167,16 @@ def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.n
 def stated_scale(scene: Scene, path: Path) -> float:
     """What the scene's transforms.json, or summary.json beside the scenes, divides 16-bit values by to get metres.
 
-    Stop: neither states it for this depth.
+    Stop: neither states it for this depth, or the file is damaged.
     """
     of_frames = nerfstudio.scale(scene.folder, path) if (scene.folder / nerfstudio.FILE).is_file() else None
     if of_frames:
         return of_frames
     summary = scene.folder.parent / "summary.json"
-    stated = read_json(summary)
+    stated = nerfstudio.table_in(summary)
     of_scene = stated.get(scene.name) if isinstance(stated, dict) else None
     scale = of_scene.get("depth_scale") if isinstance(of_scene, dict) else None
-    if not isinstance(scale, int | float) or not scale > 0:
+    if not nerfstudio.is_scale(scale):
         cause = f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it"
         raise Stop(cause, "set data.depth_scale")
     return float(scale)

@@ -5,6 +5,8 @@ with OpenCV axes, so two columns change their sign before the inverse. The file 
 such a scene needs depth, and its covisibility comes from there. Format: docs.nerf.studio, "Data conventions".
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ MODELS = {
 OPENCV_AXES = np.diag([1.0, -1.0, -1.0])
 UNIT = 1e-4  # how far a rotation's columns may be from right angles and length 1
 MILLIMETRES = 1000.0  # of the values of a 16-bit depth per unit of the poses
+MOST_SCALE = 1e30  # float32, which depths are kept in, ends at 3e38
 
 
 def read(folder: Path) -> Model:
@@ -35,26 +38,38 @@ def read(folder: Path) -> Model:
         raise Stop(f"{folder / FILE} cannot be read: its list of frames is empty", "export it again")
     cameras, images = {}, []
     for number, frame in enumerate(stored["frames"], 1):
-        try:
+        with named(folder, number):
             cameras[number] = camera(number, stored | frame)
             images.append(image(number, frame))
-        except (Damaged, KeyError, TypeError, ValueError) as error:
-            what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-            raise Stop(f"{folder / FILE} cannot be read: frame {number}: {what}", "export it again") from error
     return Model(cameras, images, np.zeros(0, np.int64), np.zeros((0, 3)))
+
+
+@contextmanager
+def named(folder: Path, number: int) -> Iterator[None]:
+    """Stop: what a frame holds cannot be read; the frame is named."""
+    try:
+        yield
+    except (Damaged, KeyError, TypeError, ValueError, OverflowError) as error:  # the last: of 400 digits
+        what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise Stop(f"{folder / FILE} cannot be read: frame {number}: {what}", "export it again") from error
 
 
 def content(folder: Path) -> dict[str, Any]:
     """The file's table, whose frames are a list of tables. Stop: it is damaged or something else."""
     path = folder / FILE
-    try:
-        stored = read_json(path)
-    except (ValueError, RecursionError, OSError) as error:
-        raise Stop(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "export it again") from error
+    stored = table_in(path)
     frames = stored.get("frames") if isinstance(stored, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise Stop(f"{path} cannot be read: it has no list of frames", "export it again")
     return stored
+
+
+def table_in(path: Path) -> Any:
+    """What a JSON file beside scenes holds, None where there is none. Stop: it is damaged."""
+    try:
+        return read_json(path)
+    except (ValueError, RecursionError, OSError) as error:
+        raise Stop(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "export it again") from error
 
 
 def camera(number: int, said: dict[str, Any]) -> Any:
@@ -100,11 +115,12 @@ def depth_files(folder: Path) -> dict[str, str]:
     Frames that name none may lie anywhere: beside a COLMAP model, which says where the cameras are, this file may be
     of another program. Stop: a frame that names one is no photograph of images/.
     """
-    named = [frame for frame in content(folder)["frames"] if isinstance(frame.get("depth_file_path"), str)]
-    try:
-        return {name_of(frame): frame["depth_file_path"] for frame in named}
-    except (Damaged, KeyError) as error:
-        raise Stop(f"{folder / FILE} cannot be read: a frame with depth: {error}", "export it again") from error
+    found = {}
+    for number, frame in enumerate(content(folder)["frames"], 1):
+        if isinstance(frame.get("depth_file_path"), str):
+            with named(folder, number):
+                found[name_of(frame)] = frame["depth_file_path"]
+    return found
 
 
 def depth_of(folder: Path, name: str) -> Path | None:
@@ -121,10 +137,18 @@ def scale(folder: Path, path: Path) -> float | None:
 
     Stop: depth_unit_scale_factor is no positive number.
     """
-    ours = any(folder / one == path for one in depth_files(folder).values())
-    factor = content(folder).get("depth_unit_scale_factor", 1 / MILLIMETRES if ours else None)
-    if factor is None:
+    stored = content(folder)
+    if "depth_unit_scale_factor" not in stored and not any(
+        folder / one == path for one in depth_files(folder).values()
+    ):
         return None
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-        raise Stop(f"{folder / FILE}: depth_unit_scale_factor={factor!r} is no positive number", "export it again")
+    factor = stored.get("depth_unit_scale_factor", 1 / MILLIMETRES)
+    if not is_scale(factor):
+        said = f"depth_unit_scale_factor={str(factor)[:80]} is no positive number"
+        raise Stop(f"{folder / FILE}: {said}", "export it again")
     return 1 / float(factor)
+
+
+def is_scale(value: Any) -> bool:
+    """Can this divide depths, and multiply them? Not with 400 digits, which no float holds, and not 1e-320."""
+    return type(value) in (int, float) and 1 / MOST_SCALE < value < MOST_SCALE

@@ -146,13 +146,17 @@ def test_16_bit_depth_takes_its_scale_from_the_setting_or_the_summary(tmp_path):
     assert read_depth(find_depth_map(scene, view, 0)).max() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("summary", ["[]", '{"yard": 5000}', '{"yard": {"depth_scale": "5000"}}', '{"yard": {}}'])
-def test_a_summary_without_a_scale_is_asked_for_one(tmp_path, summary):
+@pytest.mark.parametrize(("summary", "said"), [
+    ("[]", "needs a scale"), ('{"yard": 5000}', "needs a scale"), ('{"yard": {}}', "needs a scale"),
+    *((f'{{"yard": {{"depth_scale": {scale}}}}}', "needs a scale") for scale in ('"5000"', "Infinity", "9" * 400)),
+    ("{", r"summary\.json cannot be read"), ("[" * 100_000, r"summary\.json cannot be read"),
+])  # fmt: skip
+def test_a_summary_without_a_scale_is_asked_for_one(tmp_path, summary, said):
     scene, view = view_of(tmp_path / "yard")
     (tmp_path / "yard" / "depth").mkdir(parents=True)
     Image.fromarray(np.full((80, 120), 2500, np.uint16)).save(tmp_path / "yard" / "depth" / "a.png")
     (tmp_path / "summary.json").write_text(summary)
-    with pytest.raises(Stop, match="needs a scale"):
+    with pytest.raises(Stop, match=said):
         find_depth_map(scene, view, 0)
 
 

@@ -99,6 +99,9 @@ def test_beside_a_colmap_model_transforms_json_speaks_of_its_own_depth_alone(yar
     ({}, {"w": 0}, "impossible size"),
     ({"fl_x": "wide"}, {}, "could not convert"),
     ({"fl_x": None}, {}, "frame 1: "),
+    ({"fl_x": 10**400}, {}, "frame 1: int too large"),
+    ({}, {"w": float("inf")}, "frame 1: cannot convert float infinity"),
+    ({"transform_matrix": [[10**400] * 4] * 4}, {}, "frame 1: int too large"),
     ({"transform_matrix": None}, {}, "no finite matrix"),
     ({"transform_matrix": np.zeros((4, 4)).tolist()}, {}, "no rotation"),
     ({"transform_matrix": np.diag([1.0, 1, -1, 1]).tolist()}, {}, "no rotation"),
@@ -110,6 +113,24 @@ def test_what_transforms_json_cannot_mean_is_refused_with_the_frame(tmp_path, fr
     write(tmp_path / "yard", **{"frames": [COMMON_FRAME | frame]} | said)
     with pytest.raises(Stop, match=f"transforms.json cannot be read: .*{why}"):
         colmap.read(tmp_path / "yard")
+
+
+@pytest.mark.parametrize(("frames", "said"), [
+    ([{"depth_file_path": "d.png"}], "frame 1: it lacks 'file_path'"), ([{"file_path": 3, "depth_file_path": "d.png"}], "frame 1: its file_path"),
+])  # fmt: skip
+def test_frames_beside_a_colmap_model_are_refused_when_their_depth_is_looked_for(yard, frames, said):
+    scene = colmap.read(yard)
+    write(yard, frames)
+    with pytest.raises(Stop, match=said):
+        find_depth_map(scene, scene.views[0], 0)
+
+
+@pytest.mark.parametrize("factor", [10**400, 1e-320, 0, float("nan"), True, "0.001", None])
+def test_a_factor_that_divides_no_depth_is_refused(yard, factor):
+    scene = colmap.read(yard)
+    write(yard, json.loads((yard / "transforms.json").read_text())["frames"], depth_unit_scale_factor=factor)
+    with pytest.raises(Stop, match=r"depth_unit_scale_factor=.* is no positive number"):
+        find_depth_map(scene, scene.views[0], 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"null"])

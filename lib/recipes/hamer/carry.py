@@ -63,12 +63,14 @@ def carry(config: Config, network: Any, folder: Path, files: list[str], frames: 
 
 
 def following(folder: Path, entry: Entry) -> Iterator[np.ndarray]:
-    """The box in which the next frame is looked at: none after a rejected hand."""
+    """The box in which the next frame is looked at: none after a hand that is rejected, or has no keypoint."""
     if entry.get("rejected"):
         return
     points = np.array(entry["keypoints_2d"], float)
     points = points if points.shape[1] == 3 else np.hstack([points, np.ones((21, 1))])
     seen = points[points[:, 2] > 0]
+    if not len(seen):
+        return
     width, height = pictures.header(folder / entry["file"], upright=True)[:2]
     box = formats.box_in(entry)
     around = np.concatenate([seen[:, :2].min(0), seen[:, :2].max(0)]) if box is None else box

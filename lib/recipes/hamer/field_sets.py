@@ -9,7 +9,6 @@ InterHand2.6M: images/ and annotations/{train,val,test}/InterHand2.6M_*_{data,ca
 world coordinates in mm; MANO's parameters lack the mean pose.
 """
 
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from lib.recipes.hamer.conventions import BadLabel, confident
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.labelled import DAMAGED, Hand, attempt, group_of, load_json, pixels_of, place, table
+from lib.recipes.hamer.published import arrays_in
 
 Reader = Callable[[DataConfig, Path], Iterator[Hand]]
 OPENGL = np.array([1.0, -1, -1])
-BROKEN = (*DAMAGED, zipfile.BadZipFile, OSError, EOFError)
 MANO = "MANO_NeuralAnnot"  # InterHand2.6M's parameters, a download of its own: without it there are keypoints alone
 WRIST = 20  # of InterHand2.6M's 21 joints of a hand
 
@@ -187,18 +186,19 @@ def load_yaml(path: Path) -> Any:
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, ValueError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise Stop(f"{path} cannot be read ({' '.join(str(error).split())[:120]})", "fetch it again") from error
 
 
 def dexycb_hand(data: DataConfig, labels: Path, right: bool, betas: Any) -> Callable[[Hand], None]:
     def fill(hand: Hand) -> None:
         hand.right = right
+        names = ("joint_2d", "joint_3d", "pose_m")
         try:
-            with np.load(labels, allow_pickle=False) as content:
-                points, joints, pose = (content[name][0] for name in ("joint_2d", "joint_3d", "pose_m"))
-        except BROKEN as error:
-            raise BadLabel(f"{labels.name} is damaged ({error})") from error
+            found = arrays_in(labels, names)
+        except Stop as error:  # one frame among many
+            raise BadLabel(error.cause) from error
+        points, joints, pose = (found[name][0] for name in names)
         if not np.any(pose) or (joints == -1).all():
             raise BadLabel("the frame has no annotated hand")
         posed(hand, data, points, joints, table(pose, "pose_m", (51,))[:48], betas)

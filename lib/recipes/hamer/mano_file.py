@@ -25,10 +25,10 @@ TIPS = (744, 320, 443, 554, 671)
 NAMES = ("MANO_RIGHT.pkl", "MANO_RIGHT.npz")
 AGAIN = "fetch MANO_RIGHT.pkl again from https://mano.is.tue.mpg.de (Models & Code)"
 LARGEST_BYTES = 100_000_000  # of one array; MANO's largest has 2.5 MB
-# What numpy and zipfile raise on a damaged file.
+# What numpy and zipfile raise on a damaged file, wherever the damage is; RuntimeError where it is encrypted.
 BROKEN = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, OSError, MemoryError,
-    SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+    SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 SHAPES = {
     "v_template": (VERTICES, 3),

@@ -23,7 +23,7 @@ from lib.recipes.hamer import carry, detector, formats, label_page, video
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.data_config import DataConfig
-from lib.recipes.hamer.labelled import IMAGES
+from lib.recipes.hamer.labelled import IMAGES, table
 from lib.recipes.hamer.proposals import Entry, of_photographs
 
 OURS = {"joint_order_2d": "openpose", "joint_order_3d": "openpose", "axes": "opencv", "box_format": "corners"}
@@ -82,9 +82,20 @@ def listed(folder: Path) -> list[Entry]:
             formats.side_of(entry)
             formats.box_in(entry)
             formats.is_draft(entry)
+            refuse_undrawable(entry)
         except BadLabel as error:
             raise Stop(f"{entry['file']}: {error}", "correct the list of hands") from error
     return found
+
+
+def refuse_undrawable(entry: Entry) -> None:
+    """BadLabel: keypoints that are no table or lie where no picture is, or a confidence that is no number."""
+    if entry.get("keypoints_2d") is not None:
+        points = table(entry["keypoints_2d"], "keypoints_2d", (21, 2), (21, 3), kind=np.float64)
+        if not (np.abs(points) < formats.MOST_PX).all():
+            raise BadLabel(f"keypoints_2d go from {points.min():g} to {points.max():g}: no picture has such places")
+    if entry.get("confidence") is not None:
+        table(entry["confidence"], "confidence", ())
 
 
 def asked_box(text: str) -> tuple[str, list[float]] | None:
@@ -130,9 +141,11 @@ def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[st
 
 def tell(folder: Path, found: list[Entry]) -> None:
     made = [entry for entry in found if entry.get("draft")]
-    sure = f", confidence {np.median([entry['confidence'] for entry in made]):.2f} in the median" if made else ""
+    stated = (entry.get("confidence") for entry in made)  # None: of another program, in a picture that is damaged
+    sure = [float(one) for one in stated if one is not None]
+    median = f", confidence {np.median(sure):.2f} in the median" if sure else ""
     kept = len(found) - len(made)
-    print(f"{counted(len(made), 'draft')}{sure}; {counted(kept, 'hand')} of yours kept: {folder / 'hands.json'}")
+    print(f"{counted(len(made), 'draft')}{median}; {counted(kept, 'hand')} of yours kept: {folder / 'hands.json'}")
     print(f"  correct them in {folder / 'label.html'} and put the list that it saves in place of hands.json")
     root = shlex.quote(str(folder.resolve()))
     print(f"  then train in a new run (step 1) with data.format=folder data.root={root} data.truth=2d")

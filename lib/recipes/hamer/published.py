@@ -2,10 +2,8 @@
 
 import math
 import sys
-import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from lib.recipes.hamer.conventions import certain, confident, weighted
 from lib.recipes.hamer.crop import Labels, square
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.labelled import (
-    DAMAGED,
     MOST_BYTES,
     Hand,
     attempt,
@@ -28,6 +25,7 @@ from lib.recipes.hamer.labelled import (
     load_json,
     table,
 )
+from lib.recipes.hamer.mano_file import BROKEN
 
 FREIHAND_VERSIONS = 4  # of each picture: green screen and three other backgrounds, stored one after another
 FREIHAND_BLOCK = 1000  # neighbouring pictures show one person; FreiHAND does not say whom
@@ -39,11 +37,6 @@ CELLS: dict[str, list[tuple[int, ...]]] = {
     "hand_pose": [(count,) for count in range(4, 49)] + [(16, 3)], "betas": [(10,)],
     "has_hand_pose": [(), (1,)], "has_betas": [(), (1,)],
 }  # fmt: skip
-# What zipfile and numpy raise on a damaged archive, wherever the damage is.
-BROKEN = (
-    *DAMAGED, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, MemoryError, SyntaxError,
-    tokenize.TokenError,
-)  # fmt: skip
 NO_PICKLE = (
     "where you trust the file, save it again without objects: "
     "python -c \"import numpy as n; d=n.load('F.npz',allow_pickle=True); "
@@ -137,24 +130,30 @@ def fill_cell(hand: Hand, cell: dict[str, np.ndarray], tops: dict[str, float]) -
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the file, one row a hand; `extra_info` and unknown ones are not read.
 
-    Stop: a file that is damaged, a column of Python objects (which would need a pickle), missing, or of another shape.
+    Stop: a file that is damaged, a column that is missing, or of another shape.
     """
-    columns: dict[str, np.ndarray] = {}
+    columns = arrays_in(path, CELLS)
+    refuse_other_columns(path, columns)
+    return columns
+
+
+def arrays_in(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those arrays of an .npz that it has. Stop: it is damaged, or one holds Python objects, which need a pickle."""
+    found: dict[str, np.ndarray] = {}
     name = ""
-    if not zipfile.is_zipfile(path):
-        raise Stop(f"{path} is damaged: an .npz is a zip archive, and this is none", "fetch it again")
     try:
+        if not zipfile.is_zipfile(path):
+            raise Stop(f"{path} is damaged: an .npz is a zip archive, and this is none", "fetch it again")
         with np.load(path, allow_pickle=False) as content:
-            for name in [name for name in CELLS if name in content.files]:
+            for name in [name for name in names if name in content.files]:
                 refuse_large(content.zip, f"{name}.npy", path)
-                columns[name] = content[name]
+                found[name] = content[name]
     except BROKEN as error:
         if "allow_pickle" not in str(error):
             raise Stop(f"{path} is damaged ({name}: {error})", "fetch it again") from error
         cause = f"{path}: {name} is an array of Python objects, which only a pickle could give"
         raise Stop(cause, NO_PICKLE) from error
-    refuse_other_columns(path, columns)
-    return columns
+    return found
 
 
 def refuse_large(archive: zipfile.ZipFile, member: str, path: Path) -> None:

@@ -18,6 +18,7 @@ MOVING = (".gif", ".webp", ".apng", ".png")  # for Pillow, where there are sever
 FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 QUALITY = 95  # of the JPEG files: keypoints of the demo's base move by less than 0.1 px
 FRAMES = "frames"
+MOST_FRAME_PIXELS = 36_000_000  # 8K has 33 million; a damaged header of a few bytes may claim thousands
 # A frame in which none of 32 x 32 cells changed by more grey levels is the last one again. A hash of the whole picture
 # would miss a hand that moves before a still background.
 CELLS, STILL_LEVELS = 32, 10
@@ -79,6 +80,9 @@ def frames(video: Path) -> Iterator[np.ndarray]:
 
 def by_pillow(video: Path) -> Iterator[np.ndarray]:
     with pictures.opened(video) as image:
+        if image.width * image.height > MOST_FRAME_PIXELS:
+            cause = f"{video} says that its frames have {image.width} x {image.height} px, which no camera films"
+            raise Stop(cause, "give another video to --propose, or make it smaller")
         for number in range(image.n_frames):
             image.seek(number)
             yield np.asarray(pictures.rgb(image))

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
+from lib.recipes.vavae_microdoppler import matlab
+from lib.recipes.vavae_microdoppler.stored import printable
+from lib.recipes.vavae_microdoppler.walk import some
 
 if TYPE_CHECKING:
     import numpy as np
 
 MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows
+MOST_SHOWN = 60  # letters of an array's name in a message
 Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
 
 
@@ -55,19 +59,20 @@ def of_zip(path: Path, variable: str) -> Array:
 
     refuse_large(path)
     with np.load(path, allow_pickle=False) as stored:
-        return stored[chosen(stored.files, variable)]
+        found = stored[name := chosen(stored.files, variable)]
+    if not isinstance(found, np.ndarray):  # NumPy hands out the bytes of what does not begin as an array
+        raise Unusable(f"{shown([name])} in it is no array of NumPy, or damaged")
+    return found
 
 
 def of_matlab(path: Path, variable: str) -> Array:
-    """scipy reads the formats up to version 7; 7.3 is HDF5, in which MATLAB's axes lie the other way round."""
-    from scipy.io import loadmat, whosmat
-
+    """Version 7.3 is HDF5, in which MATLAB's axes lie the other way round."""
     with path.open("rb") as file:
         if file.read(19) == b"MATLAB 7.3 MAT-file":
             return Turned(of_hdf5(path, variable))
     refuse_large(path)
-    numeric = [name for name, _, kind in whosmat(path) if kind not in ("cell", "struct", "char", "object", "opaque")]
-    return loadmat(path, variable_names=[(name := chosen(numeric, variable))])[name]
+    found = matlab.arrays(path.read_bytes())
+    return found[chosen(list(found), variable)]()
 
 
 def of_hdf5(path: Path, variable: str) -> Array:
@@ -129,10 +134,15 @@ def number(word: str) -> complex:
 def chosen(names: list[str], variable: str) -> str:
     """Unusable: the file holds no array, another one than is asked for, or several."""
     if variable and variable not in names:
-        raise Unusable(f"it holds no array {variable!r} (data.variable); there are: {', '.join(names) or 'none'}")
+        raise Unusable(f"it holds no array {variable!r} (data.variable); there are: {shown(names)}")
     if not variable and len(names) != 1:
-        raise Unusable(f"it holds {len(names)} arrays, not one ({', '.join(names) or 'none'}): name it, data.variable=")
+        raise Unusable(f"it holds {len(names)} arrays, not one ({shown(names)}): name it, data.variable=")
     return variable or names[0]
+
+
+def shown(names: list[str]) -> str:
+    """Some of the names, of which a damaged file may have thousands, each of any length and of any bytes."""
+    return some([printable(name)[:MOST_SHOWN] for name in names], 8) or "none"
 
 
 class Turned:

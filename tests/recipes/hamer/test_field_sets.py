@@ -4,6 +4,8 @@ come back as these hands, and agree by the tests of step 3.
 
 import json
 import pickle
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -260,3 +262,27 @@ def test_a_frame_without_a_hand_is_a_fault_and_no_place(written, mano):
     arrays = {name: np.full(shape, -1, np.float32) for name, shape in shapes.items()}
     np.savez(labels, **arrays, pose_m=np.zeros((1, 51), np.float32))
     assert read("dexycb", root, mano)[0].fault == "the frame has no annotated hand"
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    (b"'fortran_order': False", b"'fortran_order': False, (", "damaged"),  # no Python: a TokenError of numpy's
+    (b"(1, 51)", b"(9999999999, 51)", r"pose_m\.npy claims \d+ bytes"),
+])  # fmt: skip
+def test_a_frame_whose_arrays_are_damaged_is_a_fault_among_others(written, mano, old, new, said):
+    root, _ = written("dexycb")
+    labels = min(root.rglob("*.npz"))
+    with zipfile.ZipFile(labels) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(labels, "w") as archive:
+        for name, content in members.items():
+            assert name != "pose_m.npy" or old in content
+            archive.writestr(name, content.replace(old, new) if name == "pose_m.npy" else content)
+    faults = [hand.fault for hand in read("dexycb", root, mano)]
+    assert re.search(rf"labels_000000\.npz is damaged.*{said}|{said}", faults[0]) and not any(faults[1:])
+
+
+def test_a_calibration_of_thousands_of_brackets_is_one_sentence(written, mano):
+    root, _ = written("dexycb")
+    min(root.rglob("mano.yml")).write_text("[" * 3000)
+    with pytest.raises(Stop, match=r"mano\.yml cannot be read"):
+        read("dexycb", root, mano)

@@ -12,7 +12,7 @@ from PIL import Image
 from lib.core.errors import Stop
 from lib.core.records import Parts
 from lib.data import label_page as page_of
-from lib.recipes.hamer import detector, drafts, formats, predict, propose, video
+from lib.recipes.hamer import carry, detector, drafts, formats, predict, propose, video
 from lib.recipes.hamer.drafts import Wanted
 from lib.recipes.hamer.hand import stand_in_hand
 
@@ -108,7 +108,15 @@ def test_what_a_person_decided_is_kept_word_for_word(configure, photographs):
 
 @pytest.mark.parametrize(
     ("harm", "said"),
-    [({"hand": "rihgt"}, "hand is 'rihgt'"), ({"box": "wide"}, "box"), ({"draft": "perhaps"}, "draft")],
+    [
+        ({"hand": "rihgt"}, "hand is 'rihgt'"),
+        ({"box": "wide"}, "box"),
+        ({"draft": "perhaps"}, "draft"),
+        ({"keypoints_2d": [[1, 2], "=1+1"]}, "keypoints_2d is not a table of numbers"),
+        ({"keypoints_2d": [[0, 0]] * 20}, "keypoints_2d has the shape"),
+        ({"keypoints_2d": [[2**31, 0]] + [[0, 0]] * 20}, "keypoints_2d go from 0 to 2.14748e"),  # drawn for minutes
+        ({"confidence": {"a": 1}}, "confidence is not a table of numbers"),
+    ],
 )
 def test_a_list_that_cannot_be_read_is_not_drafted_over(configure, photographs, harm, said):
     run(configure, photographs)
@@ -118,6 +126,13 @@ def test_a_list_that_cannot_be_read_is_not_drafted_over(configure, photographs, 
     with pytest.raises(Stop, match=said):
         run(configure, photographs)
     assert hands_of(photographs) == entries
+
+
+def test_a_hand_without_a_keypoint_says_nothing_of_the_next_frame(tmp_path):
+    entry = {"file": "a.png", "hand": "left", "keypoints_2d": [[5, 5, 0]] * 21}
+    blob(40, 60).save(tmp_path / "a.png")
+    assert not list(carry.following(tmp_path, entry))
+    assert len(list(carry.following(tmp_path, entry | {"keypoints_2d": [[5, 5, 1]] * 21}))) == 1
 
 
 def test_a_rejected_hand_is_no_record(configure, photographs):
@@ -280,3 +295,7 @@ def test_a_damaged_picture_is_named_and_the_others_go_on(configure, photographs,
     (photographs / "b.jpg").write_bytes(b"no picture")
     run(configure, photographs)
     assert "skipped b.jpg: it is damaged" in capsys.readouterr().out and len(hands_of(photographs)) == 3
+    unsure = {"file": "b.jpg", "hand": "left", "draft": True}  # by hand, or by another program
+    (photographs / "hands.json").write_text(json.dumps([*hands_of(photographs), unsure]))
+    run(configure, photographs)
+    assert "4 drafts, confidence " in capsys.readouterr().out and unsure in hands_of(photographs)
