@@ -6,7 +6,7 @@ NAME.png, white on black and of the photograph's size.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ PAGE = "label.html"
 TEMPLATE = Path(__file__).with_name("label_page.html")
 MARK = "/*DATA*/"
 SMALL_PX = 320
+BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif")  # what they all show
+WHOLE = "whole"  # folder of copies of what they do not show: TIFF, HEIC
 
 
 def small(picture: "Image.Image") -> "Image.Image":
@@ -30,15 +32,24 @@ def small(picture: "Image.Image") -> "Image.Image":
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
+def shown(folder: Path, file: str, copy: str, read: Callable[[], "Image.Image"]) -> str:
+    """What the page shows of a photograph: the file, or where browsers do not read it a JPEG `copy`, made once."""
+    if Path(file).suffix.lower() in BROWSERS:
+        return file
+    if not (folder / copy).exists():
+        save(read(), folder / copy)
+    return copy
+
+
 def save(picture: "Image.Image", path: Path) -> None:
-    """One of the small pictures; the folder of them is made where it is not there."""
-    path.parent.mkdir(exist_ok=True)
+    """One of our own pictures; the folder of them is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         picture.save(temporary, format="JPEG", quality=85)
 
 
 def write(folder: Path, mode: str, pictures: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]]) -> Path:
-    """mode: "hands" or "regions". pictures: file, width, height, small (a small picture, or ""), mask (regions).
+    """mode: "hands" or "regions". pictures: file, width, height, shown, small (a small picture, or ""), mask (regions).
 
     items: hands as in hands.json. What a browser remembers of this page belongs to these pictures and items alone.
     """

@@ -5,8 +5,10 @@ Brightness   16-bit grey is scaled, round(value / 257), never clipped; 12-bit TI
              elsewhere, because nothing in the file says which value is white.
 Alpha        is composited on BACKGROUND; what a file stores beneath it is not seen.
 Orientation  every caller states it: upright=True for people's photos and the boxes drawn on them, upright=False for
-             the pixels as stored, from which COLMAP computes its cameras.
-Frames       the first of an animation, of a TIFF's pages, of an MPO; Header.several says that there are more.
+             the pixels as stored, from which COLMAP computes its cameras. HEIC comes as its own boxes turn it, for
+             both, because every decoder obeys them; what its EXIF data says beside them is not obeyed again.
+Frames       the first of an animation, of a TIFF's pages, of an MPO, and the one that a HEIC calls primary;
+             Header.several says that there are more.
 Colour       profiles are not applied, as in the published loaders. CMYK is converted by Pillow's plain formula.
 Damage       ends as Unreadable and nothing else. What a decoder does not notice (a JPEG with a zeroed middle) is used.
 """
@@ -28,6 +30,12 @@ MOST_PIXELS = 160_000_000
 TOO_LARGE = f"it has more than {MOST_PIXELS // 10**6} million pixels, too large to be read"
 # Not EPS (it starts Ghostscript), ICO and PSD (their header tells another size), TGA (noise passes for a picture).
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+HEIC = (".heic", ".heif")  # Pillow alone does not read it
+PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *HEIC)  # files of a folder of photographs
+# Bytes 8 to 12 of a HEIC file, after "ftyp" (ISO/IEC 23008-12); mif1 and msf1 may also begin an AVIF.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+NO_HEIC = "it is HEIC, for which Pillow needs the package pillow-heif (pip install pillow-heif)"
+COARSER = ("JPEG", "MPO")  # decoded at 1/2, 1/4 or 1/8; HEIC would come as a thumbnail of any size
 BACKGROUND = (255, 255, 255)  # of transparent pixels: white, as on paper and in VGGT's published example
 # EXIF orientation -> the name in PIL.Image.Transpose of what turns the stored picture upright.
 TURNS = {
@@ -74,7 +82,7 @@ def read(source: Path | bytes, *, upright: bool, at_least: tuple[int, int] | Non
     with opened(source) as image:
         scale_transparent_colour(image)
         turn = turn_left(image, upright)
-        if at_least:
+        if at_least and image.format in COARSER:
             image.draft("RGB", at_least[::-1] if turn >= 5 else at_least)
         picture = rgb(image)
         picture.info = {}  # a colour profile and the like would be saved along, and apply no longer
@@ -97,20 +105,32 @@ def opened(source: Path | bytes) -> Iterator[Any]:
     from PIL import Image
 
     Image.init()
-    formats = readable()
+    lacking = False
     try:
         with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             warnings.simplefilter("ignore")
-            if not file.read(1):
+            start = file.read(12)
+            if not start:
                 raise Unreadable("the file is empty")
-            with Image.open(file, formats=formats) as image:
+            lacking = start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS and not reads_heic()
+            with Image.open(file, formats=readable()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Unreadable(TOO_LARGE)
                 yield image
     except Unreadable:
         raise
     except Exception as error:
-        raise Unreadable(reason(error)) from error
+        raise Unreadable(NO_HEIC if lacking else reason(error)) from error
+
+
+def reads_heic() -> bool:
+    """Whether Pillow reads HEIC here: with the package pillow-heif, which is then made known to it."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def readable() -> list[str]:
@@ -136,8 +156,10 @@ def reason(error: Exception) -> str:
 def turn_left(image: Any, upright: bool) -> int:
     """The orientation by which the decoded picture is still to be turned, 1 for none.
 
-    Pillow turns TIFF upright while it decodes, and no other format; so TIFF is turned back for its stored pixels.
+    Pillow turns TIFF upright while it decodes, and of the others HEIC alone; TIFF is turned back for its stored pixels.
     """
+    if image.format == "HEIF":
+        return 1
     done = image.format == "TIFF"
     orientation = 1 if upright == done else image.getexif().get(ORIENTATION)
     if done and orientation in (6, 8):  # the others undo themselves

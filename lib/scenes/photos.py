@@ -24,9 +24,7 @@ from lib.scenes.sections import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEIC = (".heic", ".heif")  # Pillow alone does not read it
 SCENE = ("images", "sparse")  # folders of a COLMAP scene
-PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *HEIC)
 
 
 class Window(NamedTuple):
@@ -62,7 +60,7 @@ def photographs(config: Settings, folder: Path, out: Path | None = None) -> list
         raise Stop(f"the predictions of {folder} would lie among its photos", "give another folder to --out")
     paths = with_reader([path for path in below(folder) if not out or not path.resolve().is_relative_to(out.resolve())])
     if not paths:
-        raise Stop(f"{folder} holds no photos ({', '.join(PHOTOS)})", "give a folder of photos to --predict")
+        raise Stop(f"{folder} holds no photos ({', '.join(pictures.PHOTOS)})", "give a folder of photos to --predict")
     sizes = {path: size for path in paths if (size := size_of(path, folder))}
     if not sizes:
         raise Stop(f"none of the {len(paths)} photos in {folder} can be used", "give other photos to --predict")
@@ -107,28 +105,19 @@ def below(folder: Path) -> list[Path]:
     """Files and folders that begin with a dot are no photos: some systems leave one beside each file."""
     found = sorted(folder.rglob("*")) if folder.is_dir() else []
     open_ones = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [path for path in open_ones if path.suffix.lower() in PHOTOS and path.is_file()]
+    return [path for path in open_ones if path.suffix.lower() in pictures.PHOTOS and path.is_file()]
 
 
 def with_reader(paths: list[Path]) -> list[Path]:
     """Without HEIC where no package reads it; how many are left out is said. Stop: there are no others."""
-    heic = [path for path in paths if path.suffix.lower() in HEIC]
-    if not heic or reads_heic():
+    heic = [path for path in paths if path.suffix.lower() in pictures.HEIC]
+    if not heic or pictures.reads_heic():
         return paths
     cause = f"{counted(len(heic), 'HEIC photo')} cannot be read: Pillow needs the package pillow-heif for them"
     if len(heic) == len(paths):
         raise Stop(cause, "pip install pillow-heif")
     print(f"  {cause} (pip install pillow-heif); they are left out", flush=True)
     return [path for path in paths if path not in heic]
-
-
-def reads_heic() -> bool:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
 
 
 def size_of(path: Path, folder: Path) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ data.region_masks (regions.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,10 @@ def photographs(root: Path, scene: colmap.Scene) -> Iterator[dict[str, Any]]:
                 least = (label_page.SMALL_PX, label_page.SMALL_PX)
                 small = label_page.small(pictures.read(view.image, upright=False, at_least=least))
                 label_page.save(small, root / name)
+            file, copy = view.image.relative_to(root).as_posix(), f"{SMALL}/{label_page.WHOLE}/{Path(name).name}"
+            seen = label_page.shown(root, file, copy, partial(pictures.read, view.image, upright=False))
         except pictures.Unreadable as error:
             print(f"  skipped {view.image}: {error}", flush=True)
             continue
-        file, mask = view.image.relative_to(root).as_posix(), f"{scene.name}/{view.name}.png"
-        yield {"file": file, "width": width, "height": height, "small": name, "mask": mask}
+        mask = f"{scene.name}/{view.name}.png"
+        yield {"file": file, "width": width, "height": height, "shown": seen, "small": name, "mask": mask}

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from lib.core.errors import Stop
 from lib.data.pictures import Unreadable
@@ -86,20 +86,6 @@ def test_heic_without_its_package_is_said_in_one_sentence(config, photos, monkey
         path.unlink()
     with pytest.raises(Stop, match="2 HEIC photos cannot be read: Pillow needs the package pillow-heif"):
         photographs(config, photos)
-
-
-def test_heic_is_read_where_its_package_is(config, photos, monkeypatch):
-    class Package:
-        @staticmethod
-        def register_heif_opener():
-            """As the package does; of a PNG, since no encoder is here."""
-            Image.register_open("HEIF", PngImagePlugin.PngImageFile, lambda prefix: prefix.startswith(b"\x89PNG"))
-
-    monkeypatch.setitem(sys.modules, "pillow_heif", Package)
-    monkeypatch.setattr(Image, "ID", ["HEIF"])
-    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
-    save(photos / "view3.heic", 120, 90, format="PNG")
-    assert picture_of(config, photos, "view3").shape == (42, 56, 3)
 
 
 def test_a_photo_that_cannot_be_used_is_named_and_left_out(config, photos, capsys):

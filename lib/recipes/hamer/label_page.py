@@ -1,5 +1,6 @@
 """The page with which drafts of hands are corrected, and the small pictures of them that it lists."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +40,7 @@ def write(folder: Path, entries: list[dict[str, Any]]) -> Path:
         if not (folder / small_name(file)).exists():
             picture = np.asarray(pictures.read(folder / file, upright=True))
             draw(folder, file, picture, [entry for entry in entries if entry["file"] == file])
-        shown.append({"file": file, "width": width, "height": height, "small": small_name(file)})
+        copy = f"{SMALL}/{label_page.WHOLE}/{Path(small_name(file)).name}"
+        seen = label_page.shown(folder, file, copy, partial(pictures.read, folder / file, upright=True))
+        shown.append({"file": file, "width": width, "height": height, "shown": seen, "small": small_name(file)})
     return label_page.write(folder, "hands", shown, entries)

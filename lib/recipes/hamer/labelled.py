@@ -18,7 +18,6 @@ from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.crop import Labels, square
 from lib.recipes.hamer.data_config import DataConfig
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MOST_BYTES = 4_000_000_000  # of a column of an .npz, or of the members of a tar: HaMeR's largest have 0.2 GB
 # What numpy and Python raise on labels that are not what they should be: text, tables with gaps, numbers too large.
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)

@@ -24,7 +24,7 @@ from lib.recipes.hamer import conventions, crop, formats, overlay, render
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.geometry import full_translation
-from lib.recipes.hamer.labelled import IMAGES, table
+from lib.recipes.hamer.labelled import table
 from lib.recipes.hamer.skeleton import skeleton
 
 FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
@@ -96,7 +96,8 @@ def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in formats.entries(inputs):
             found.setdefault(entry["file"], []).append(entry)
         return found
-    images = sorted(path.name for path in inputs.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != ".")
+    files = (path for path in inputs.iterdir() if path.suffix.lower() in pictures.PHOTOS)
+    images = sorted(path.name for path in files if path.name[0] != ".")
     if not images:
         raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
     return {name: [{"file": name, "hand": "right", "box": None}] for name in images}

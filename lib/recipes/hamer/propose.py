@@ -19,11 +19,12 @@ from lib.core.errors import Stop
 from lib.core.records import Parts
 from lib.core.run import write_json
 from lib.core.words import counted
+from lib.data import pictures
 from lib.recipes.hamer import carry, detector, formats, label_page, video
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.data_config import DataConfig
-from lib.recipes.hamer.labelled import IMAGES, table
+from lib.recipes.hamer.labelled import table
 from lib.recipes.hamer.proposals import Entry, of_photographs
 
 OURS = {"joint_order_2d": "openpose", "joint_order_3d": "openpose", "axes": "opencv", "box_format": "corners"}
@@ -134,7 +135,7 @@ def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[st
     for path in folder.rglob("*") if folder.is_dir() else ():
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix.lower() in IMAGES and not hidden and name.parts[0] not in ours:
+        if path.suffix.lower() in pictures.PHOTOS and not hidden and name.parts[0] not in ours:
             found.add(name.as_posix())
     return sorted((found | {name for name in listed if Path(name).parts[0] not in ours}) - films)
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.data.pictures import PHOTOS
 from lib.recipes.hamer import pickles
 from lib.recipes.hamer.conventions import BadLabel, certain, weighted
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.data_config import DataConfig
-from lib.recipes.hamer.labelled import IMAGES, MOST_BYTES, Hand, attempt, flag, group_of, is_name, table
+from lib.recipes.hamer.labelled import MOST_BYTES, Hand, attempt, flag, group_of, is_name, table
 
 CONFIDENT, MIN_CONFIDENT_POINTS, MAX_REPROJECTION = 0.3, 5, 31000  # HaMeR's filters of training records
 
@@ -37,7 +38,7 @@ def tars(data: DataConfig, root: Path) -> Iterator[Hand]:
 def tar_hands(data: DataConfig, file: Path, relative: str, key: str, members: dict[str, bytes]) -> Iterator[Hand]:
     """The hands of one picture; one that says why where the picture or its labels are missing."""
     group = str(Path(key).parent) if "/" in key else relative
-    image = next((content for ending, content in members.items() if f".{ending}" in IMAGES), b"")
+    image = next((content for ending, content in members.items() if f".{ending}" in PHOTOS), b"")
     found: Any = [None]
     if "data.pyd" in members:
         found = pickles.read(io.BytesIO(members["data.pyd"]), f"{file}, {key}.data.pyd")
@@ -65,7 +66,7 @@ def tar_samples(file: Path) -> dict[str, dict[str, bytes]]:
             for member in archive:
                 folder, _, base = member.name.rpartition("/")
                 key, _, ending = base.partition(".")
-                wanted = member.isfile() and (ending == "data.pyd" or f".{ending}" in IMAGES) and is_name(member.name)
+                wanted = member.isfile() and (ending == "data.pyd" or f".{ending}" in PHOTOS) and is_name(member.name)
                 content = archive.extractfile(member) if wanted else None
                 total += member.size if content is not None else 0
                 if total > MOST_BYTES:

@@ -155,7 +155,8 @@ def test_what_is_saved_is_read_as_labels(folder):
 def test_polygons_become_masks_of_the_photographs_size(tmp_path, size):
     """White where the polygon is, under the name that the recipe of scenes looks for."""
     Image.new("RGB", (300, 200), (90, 90, 90)).save(tmp_path / "view.png")
-    shown = [{"file": "view.png", "width": 300, "height": 200, "small": "", "mask": "terrace/view.png"}]
+    photo = {"file": "view.png", "shown": "view.png", "width": 300, "height": 200}
+    shown = [photo | {"small": "", "mask": "terrace/view.png"}]
     page_of.write(tmp_path, "regions", shown, [])
     with opened(tmp_path, size) as page:
         for corner in ((40, 50), (140, 50), (140, 120), (40, 120)):
