@@ -15,10 +15,11 @@ import numpy as np
 
 from lib.core.errors import Stop, nearest
 from lib.scenes import colmap_files, nerfstudio, rigs
+from lib.scenes.sections import OF_MODEL
 
 ETH3D = "dslr_calibration_undistorted"
-# Where COLMAP models lie inside a scene; of several the largest is read, because COLMAP begins a new one wherever it
-# loses the thread.
+# Where COLMAP models lie inside a scene. COLMAP begins a new one wherever it loses the thread: of several the largest
+# is read, or each is a scene of its own (`read_all`).
 MODELS = (ETH3D, "sparse/*", "sparse", "colmap/sparse/*", "colmap/sparse", ".")
 
 
@@ -35,7 +36,7 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
-    name: str
+    name: str  # its folder's, or folder#model where each model of a folder is a scene
     folder: Path
     views: tuple[View, ...]  # in the order of their file names
     points: np.ndarray  # (points, 3) float64, in the world; may be empty
@@ -46,29 +47,52 @@ class Scene:
         return len({view.camera.width >= view.camera.height for view in self.views}) > 1
 
 
-def read(folder: Path) -> Scene:
-    """The scene in `folder`. Stop names the file that is missing, unknown or damaged."""
-    place = model_folder(folder)
+def read(folder: Path, otherwise: str = "") -> Scene:
+    """The scene in `folder`. Stop names the file that is missing, unknown or damaged.
+
+    otherwise: what is said beside the choice of the largest of several models.
+    """
+    found = model_folders(folder)
+    return of_model(folder, found[0] if len(found) == 1 else largest(folder, found, otherwise), folder.name)
+
+
+def read_all(folder: Path) -> list[Scene]:
+    """Each model in `folder` as a scene; they show one place, but have no world and no unit in common. Stop as `read`.
+
+    Where there is one model, the scene is called like the folder.
+    """
+    found = model_folders(folder)
+    if len(found) == 1:
+        return [of_model(folder, found[0], folder.name)]
+    return [of_model(folder, place, f"{folder.name}{OF_MODEL}{model_name(folder, place)}") for place in found]
+
+
+def model_name(folder: Path, place: Path) -> str:
+    """sparse-1 for sparse/1: part of a path."""
+    return place.relative_to(folder).as_posix().replace("/", "-") if place != folder else "folder"
+
+
+def of_model(folder: Path, place: Path, name: str) -> Scene:
     model = nerfstudio.read(folder) if place.name == nerfstudio.FILE else colmap_files.read(place)
     if place.is_dir():
         rigs.refuse_other_poses(place, model.images)
     images = sorted(model.images, key=lambda image: image.name)
     if outside := next((image.name for image in images if Path(image.name).is_absolute()), ""):
         raise Stop(f"{place} lists the image {outside}, but names are relative to {folder / 'images'}")
-    names = view_names([image.name for image in images])
-    if len(set(names)) < len(names):
-        raise Stop(f"{place} lists two images of one name: {Counter(names).most_common(1)[0][0]}")
+    called = view_names([image.name for image in images])
+    if len(set(called)) < len(called):
+        raise Stop(f"{place} lists two images of one name: {Counter(called).most_common(1)[0][0]}")
     views = tuple(
         View(
-            name,
+            view,
             folder / "images" / image.name,
             model.cameras[image.camera],
             image.cam_from_world,
             model.rows(image),
         )
-        for name, image in zip(names, images, strict=True)
+        for view, image in zip(called, images, strict=True)
     )
-    return Scene(folder.name, folder, views, model.points)
+    return Scene(name, folder, views, model.points)
 
 
 def view_names(names: list[str]) -> list[str]:
@@ -82,8 +106,8 @@ def view_names(names: list[str]) -> list[str]:
     ]
 
 
-def model_folder(folder: Path) -> Path:
-    """The folder of the scene's COLMAP model, the largest of several, or its transforms.json.
+def model_folders(folder: Path) -> list[Path]:
+    """The folders of the scene's COLMAP models, or its transforms.json. ETH3D's has no other beside it.
 
     Stop: there is no such scene, or nothing that says where its cameras are.
     """
@@ -93,27 +117,27 @@ def model_folder(folder: Path) -> Path:
         raise Stop(f"there is no scene {folder}: {known}", "set data.root, data.scenes and data.val_scenes")
     found = [place for pattern in MODELS for place in places(folder, pattern) if colmap_files.kind(place)]
     if not found and (folder / nerfstudio.FILE).is_file():
-        return folder / nerfstudio.FILE
+        return [folder / nerfstudio.FILE]
     if not found:
         raise Stop(
             f"{folder} holds no COLMAP model: none of {', '.join(MODELS)} has a cameras.txt or cameras.bin, and there "
             f"is no {nerfstudio.FILE}",
             "let COLMAP write its model into sparse/0, or nerfstudio into colmap/sparse/0",
         )
-    return found[0] if len(found) == 1 or found[0].name == ETH3D else largest(folder, found)
+    return found[:1] if found[0].name == ETH3D else found
 
 
 def places(folder: Path, pattern: str) -> list[Path]:
     return [folder] if pattern == "." else sorted(folder.glob(pattern))
 
 
-def largest(folder: Path, found: list[Path]) -> Path:
+def largest(folder: Path, found: list[Path], otherwise: str) -> Path:
     """Of several models the one with the most images; says which it is."""
     images = {place: len(colmap_files.read_images(place)) for place in found}
     chosen = max(found, key=lambda place: images[place])  # the first of equals
     named = {place: place.relative_to(folder).as_posix() for place in found}
     sizes = ", ".join(f"{named[place]} has {count}" for place, count in images.items())
-    said = f"of {len(found)} COLMAP models the largest is read, {named[chosen]} (images: {sizes})"
+    said = f"of {len(found)} COLMAP models the largest is read, {named[chosen]} (images: {sizes}){otherwise}"
     print(f"  {folder.name}: {said}", flush=True)
     return chosen
 

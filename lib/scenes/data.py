@@ -7,6 +7,7 @@ cameras and covisibility. A view that is on disk is not made again.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lib.data import cores
 from lib.data.split import by_share, perceptual_hash
 from lib.scenes import colmap, depth, regions
 from lib.scenes.crop import KEPT, Crop, crop, kept_share, read_image, resample, seen
-from lib.scenes.sections import Settings
+from lib.scenes.sections import OF_MODEL, Settings
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
 FEWEST_VIEWS = 2  # of a scene: a sample needs two
@@ -40,13 +41,31 @@ def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterato
     if not root.is_dir():
         what_to_do = "set data.root to the folder that holds one folder per scene"
         raise Stop(f"the folder of scenes {root} is missing", what_to_do)
-    records = []
+    records: list[Record] = []
+    masks_of: dict[str, str] = {}
     for name in config.data.scenes + config.data.val_scenes:
-        for record in prepare_scene(config, colmap.read(root / name), out / name, masks):
-            records.append(record)
-            yield record
+        for scene in scenes_in(config, root / name):
+            masks_of |= {f"{scene.name}/{view.name}": regions.name(scene, view) for view in scene.views}
+            for record in prepare_scene(config, scene, out / scene.name, masks):
+                records.append(record)
+                yield record
     if masks:
-        regions.report(masks, records)
+        regions.report(masks, records, masks_of)
+
+
+def scenes_in(config: Settings, folder: Path) -> list[colmap.Scene]:
+    """The scene of a folder, or with data.sparse_models=each one for every model.
+
+    Stop: several models are all there is. They show one place, so none can be held out from another, and which views
+    of two models show the same cannot be told, so no gap can be left either.
+    """
+    if config.data.sparse_models == "largest":
+        return [colmap.read(folder, "; data.sparse_models=each takes each as a scene")]
+    found = colmap.read_all(folder)
+    if len(found) > 1 and is_alone(config):
+        cause = f"{folder.name} is the only scene, and its {len(found)} models show one place: none can be held out"
+        raise Stop(cause, "name another scene in data.val_scenes, or set data.sparse_models=largest")
+    return found
 
 
 def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
@@ -57,7 +76,7 @@ def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path 
     work = partial(prepare_view, scene=scene, masks=masks, out=out)
     for number, record in enumerate(cores.in_order(config, work, scene.views)):
         view = scene.views[number]
-        record.group = group_of(config, scene.name, number, len(scene.views))
+        record.group = group_of(config, scene.folder.name, number, len(scene.views))
         record.columns["unit"] = unit
         if record.status == "ok":
             usable.append(view)
@@ -98,15 +117,21 @@ def refuse_two_units(config: Settings, scene: colmap.Scene, usable: list[colmap.
         )
 
 
-def group_of(config: Settings, scene: str, number: int, views: int) -> str:
-    """The scene; with one scene and none to hold out, the last views (in file order) are a group of their own."""
-    alone = len(config.data.scenes) == 1 and not config.data.val_scenes
-    return f"{scene} {HELD_OUT}" if alone and number >= round(views * config.data.train_val_split) else scene
+def is_alone(config: Settings) -> bool:
+    return len(config.data.scenes) == 1 and not config.data.val_scenes
+
+
+def group_of(config: Settings, folder: str, number: int, views: int) -> str:
+    """The folder, whose models show one place; of one that is alone, the last views (in file order) are a group of
+    their own.
+    """
+    last = number >= round(views * config.data.train_val_split)
+    return f"{folder} {HELD_OUT}" if is_alone(config) and last else folder
 
 
 def prepare_view(config: Settings, view: colmap.View, scene: colmap.Scene, out: Path, masks: Path | None) -> Record:
     """Writes the arrays of a view, or says in the record why it cannot be used."""
-    source = f"asset:scenes/{scene.name}/{view.image.relative_to(scene.folder).as_posix()}"
+    source = f"asset:scenes/{scene.folder.name}/{view.image.relative_to(scene.folder).as_posix()}"
     record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
     try:
         depth_map = depth.find_depth_map(scene, view, config.data.depth_scale)
@@ -215,31 +240,48 @@ def seen_share(world: np.ndarray, known: np.ndarray, camera: np.ndarray, cam_fro
 def split(config: Settings, records: list[Record], out: Path) -> Split:
     """By scene: the named ones, or whole scenes by share.
 
-    A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named. Stop: a scene
-    has fewer than two usable views, the gap leaves fewer to train on, or nothing is held out.
+    A scene that is alone is cut into two groups of views with a gap, and the views of the gap are named. So are those
+    of a model that is too short, beside a longer one. Stop: a scene has fewer than two usable views, the gap leaves
+    fewer to train on, or nothing is held out.
     """
-    refuse_short_scenes(config, records)
+    short = short_models(config, records)
     if config.data.val_scenes:
-        return Split("scene", tuple(config.data.val_scenes))
+        return Split("scene", tuple(config.data.val_scenes), short)
     if len(config.data.scenes) > 1:
-        return by_share(records, "scene", 1 - config.data.train_val_split, config.train.seed)
+        shared = by_share(records, "scene", 1 - config.data.train_val_split, config.train.seed)
+        return replace(shared, dropped=short)
     scene = config.data.scenes[0]
     held_out = f"{scene} {HELD_OUT}"
     dropped = gap(config, records, read_json(out / scene / "scene.json"), held_out)
     return Split("views of one scene, with a gap", (held_out,), dropped)
 
 
-def refuse_short_scenes(config: Settings, records: list[Record]) -> None:
+def short_models(config: Settings, records: list[Record]) -> dict[str, str]:
+    """Usable views of models with fewer than FEWEST_VIEWS of them: sample id -> reason. Stop: their scene has no
+    other.
+    """
     images, usable = Counter(map(scene_of, records)), Counter(scene_of(one) for one in records if one.status == "ok")
-    for scene in config.data.scenes + config.data.val_scenes:
-        if usable[scene] < FEWEST_VIEWS:
-            counts = f"{counted(usable[scene], 'usable image')} of {images[scene]}"
-            cause = f"the scene {scene} has {counts}, but a sample needs two"
+    for folder in config.data.scenes + config.data.val_scenes:
+        models = [scene for scene in images if folder_of(config, scene) == folder]
+        most = max(models, key=lambda scene: usable[scene], default=folder)
+        if usable[most] < FEWEST_VIEWS:
+            counts = f"{counted(usable[most], 'usable image')} of {images[most]}"
+            cause = f"the scene {most} has {counts}, but a sample needs two"
             raise Stop(cause, "leave the scene out of data.scenes and data.val_scenes, or mend its images")
+    reason = "the model {} has {}, but a sample needs two"
+    return {
+        one.sample_id: reason.format(scene_of(one), counted(usable[scene_of(one)], "usable image"))
+        for one in records
+        if one.status == "ok" and usable[scene_of(one)] < FEWEST_VIEWS
+    }
 
 
 def scene_of(record: Record) -> str:
     return record.sample_id.partition("/")[0]
+
+
+def folder_of(config: Settings, scene: str) -> str:
+    return scene.partition(OF_MODEL)[0] if config.data.sparse_models == "each" else scene
 
 
 def gap(config: Settings, records: list[Record], stored: dict[str, Any], held_out: str) -> dict[str, str]:
@@ -267,8 +309,8 @@ def summarise_data(config: Settings, records: list[Record]) -> dict[str, Any]:
     that have it, of the photograph that is seen, and where the lens is wide of the crop that it does not fill.
     """
     summary = {}
-    for name in config.data.scenes + config.data.val_scenes:
-        mine = [record for record in records if record.sample_id.startswith(f"{name}/")]
+    for name in dict.fromkeys(map(scene_of, records)):
+        mine = [record for record in records if scene_of(record) == name]
         usable = [record for record in mine if record.status == "ok"]
         means = {
             name: round(sum(float(record.columns[name]) for record in usable) / max(len(usable), 1), 4)

@@ -174,7 +174,7 @@ def stated_scale(scene: Scene, path: Path) -> float:
         return of_frames
     summary = scene.folder.parent / "summary.json"
     stated = nerfstudio.table_in(summary)
-    of_scene = stated.get(scene.name) if isinstance(stated, dict) else None
+    of_scene = stated.get(scene.folder.name) if isinstance(stated, dict) else None
     scale = of_scene.get("depth_scale") if isinstance(of_scene, dict) else None
     if not nerfstudio.is_scale(scale):
         cause = f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it"

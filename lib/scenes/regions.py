@@ -16,9 +16,14 @@ from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop
 
 
+def name(scene: Scene, view: View) -> str:
+    """Of a mask without its suffix, below the folder of masks; views of two models of a scene have one photograph."""
+    return f"{scene.folder.name}/{view.name}"
+
+
 def find(masks: Path | None, scene: Scene, view: View) -> Path | None:
     """The mask of a view, None where it has none."""
-    path = masks and masks / scene.name / f"{view.name}.png"
+    path = masks and masks / f"{name(scene, view)}.png"
     return path if path and path.exists() else None
 
 
@@ -32,15 +37,18 @@ def read(path: Path | None, camera: Any, crop: Crop) -> np.ndarray:
     return depth.resample_mask(colours.max(-1) > 0, path, camera, crop)
 
 
-def report(masks: Path, records: list[Record]) -> None:
-    """Says which photographs have no mask and which masks no photograph; Stop when nothing fits together."""
+def report(masks: Path, records: list[Record], masks_of: dict[str, str]) -> None:
+    """Says which photographs have no mask and which masks no photograph; Stop when nothing fits together.
+
+    masks_of: sample id -> `name` of its mask, of all views.
+    """
     usable = [record for record in records if record.status == "ok"]
     without = [record.sample_id for record in usable if record.columns["region"] == "none"]
     named = {path.relative_to(masks).with_suffix("").as_posix() for path in masks.glob("*/*.png")}
-    strange = sorted(named - {record.sample_id for record in records})
+    strange = sorted(named - set(masks_of.values()))
     if usable and len(without) == len(usable):
         instead = f", but {strange[0]}.png" if strange else ""
-        cause = f"no mask in {masks} belongs to a photograph: there is no {without[0]}.png{instead}"
+        cause = f"no mask in {masks} belongs to a photograph: there is no {masks_of[without[0]]}.png{instead}"
         raise Stop(cause, "name the masks <scene>/<photograph>.png, or leave data.region_masks out")
     if without:
         counts = f"{len(without)} of {len(usable)} photographs have no region mask"

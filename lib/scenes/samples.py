@@ -13,7 +13,7 @@ import numpy as np
 from lib.core.errors import Stop
 from lib.core.hashes import checked
 from lib.core.order import Key
-from lib.core.records import Batch, Manifest, Sample, Sampler, Stage
+from lib.core.records import Batch, Manifest, Record, Sample, Sampler, Stage
 from lib.core.run import read_json
 from lib.scenes.sections import Settings
 
@@ -33,24 +33,23 @@ class Scene:
 
 def open_scenes(manifest: Manifest, side: str) -> list[Scene]:
     """The scenes of "train", "select" or "test", in the manifest's order. Stop: there is none."""
-    groups: dict[str, list[str]] = {}
+    scenes: dict[str, list[Record]] = {}  # several of one group, where a folder held several models
     for record in manifest.side(side):
-        groups.setdefault(record.group, []).append(record.sample_id)
-    if not groups:
+        scenes.setdefault(record.sample_id.partition("/")[0], []).append(record)
+    if not scenes:
         raise Stop(f"the manifest has no usable image on the {side} side", "python step3_prepare.py --force")
-    return [open_scene(manifest.arrays, group, ids) for group, ids in groups.items()]
+    return [open_scene(manifest.arrays, name, records) for name, records in scenes.items()]
 
 
-def open_scene(arrays: Path, group: str, ids: list[str]) -> Scene:
-    name = ids[0].partition("/")[0]
+def open_scene(arrays: Path, name: str, records: list[Record]) -> Scene:
     stored = read_json(checked(arrays / name / "scene.json"))
-    wanted = [sample_id.partition("/")[2] for sample_id in ids]
+    wanted = [record.sample_id.partition("/")[2] for record in records]
     rows = [list(stored["views"]).index(view) for view in wanted]
     covisibility = np.array(stored["covisibility"])[np.ix_(rows, rows)]
     np.fill_diagonal(covisibility, 0)
     views = [stored["views"][view] for view in wanted]
     poses, cameras = (np.array([view[key] for view in views]) for key in ("cam_from_world", "intrinsics"))
-    return Scene(name, group, arrays / name, wanted, poses, cameras, covisibility)
+    return Scene(name, records[0].group, arrays / name, wanted, poses, cameras, covisibility)
 
 
 def sampler(config: Settings, stage: Stage, manifest: Manifest, side: str) -> Sampler:

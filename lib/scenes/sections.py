@@ -9,6 +9,7 @@ from lib.core.errors import Stop
 from lib.scenes.bounds import multiple, within
 
 NO_WEIGHTS = ("", "scratch", "random", "none")
+OF_MODEL = "#"  # between a folder and one of its models, in the name of a scene: wall#sparse-1
 LAYERS = ("qkv", "proj", "fc1", "fc2", "projects", "scratch")
 
 
@@ -57,6 +58,8 @@ class DataConfig:
     val_scenes: list[str] = field(default_factory=lambda: ["courtyard"])  # held out and scored in step 5
     # Without val_scenes: the share of the scenes that trains, or of the views of a single scene.
     train_val_split: float = 0.85
+    # Where a folder holds several COLMAP models: largest, or each as a scene, all of them on one side of the split.
+    sparse_models: str = "largest"
     # With one scene: training views that share more than this with a held-out view are dropped.
     gap_covisibility: float = 0.5
     # Also drop depth where ETH3D's masks say 1: right geometry, unsuited appearance (reflections, flare).
@@ -89,6 +92,7 @@ class DataConfig:
             raise Stop(f"data.covisibility={self.covisibility} is not [low, high] with 0 <= low < high <= 1")
         if not 0 < self.train_val_split < 1:
             raise Stop(f"data.train_val_split={self.train_val_split} is not between 0 and 1")
+        one_of("data.sparse_models", self.sparse_models, ("largest", "each"))
         one_of("data.unit", self.unit, ("auto", "m", "unknown"))
         within("data.samples_per_epoch", self.samples_per_epoch, 1)
         within("data.stand_in_views", self.stand_in_views, 3)
@@ -106,6 +110,9 @@ class DataConfig:
             for name in names:
                 if name in ("", ".", "..") or name != name.strip() or "/" in name or "\\" in name:
                     raise Stop(f"data.{key} names {name!r}, but a scene is named by its folder inside data.root alone")
+            if marked := next((name for name in names if OF_MODEL in name and self.sparse_models == "each"), None):
+                cause = f"data.{key} names {marked!r}, but {OF_MODEL} begins a model's name in data.sparse_models=each"
+                raise Stop(cause, "rename the folder")
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise Stop(f"data.{key} names {twice} twice")
         if both := ", ".join(sorted(set(self.scenes) & set(self.val_scenes))):

@@ -99,9 +99,9 @@ def test_a_wide_crop_of_portrait_photographs_is_said_and_stored(rendered, settin
     assert {record.columns["masked_share"] for record in records} == {0}
 
 
-def colmap_scene(folder, cameras, size=(168, 126), scale=1.0):
+def colmap_scene(folder, cameras, size=(168, 126), scale=1.0, seed=0):
     """Six photographs of noise that look the same way, and 400 points before them, as COLMAP's text model."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     (folder / "sparse" / "0").mkdir(parents=True)
     (folder / "images").mkdir()
     points = np.stack([*generator.uniform(-3, 3, (2, 400)), generator.uniform(6, 9, 400)], 1) * scale

@@ -56,7 +56,7 @@ def test_the_base_scores_the_same_in_bf16_and_in_fp32(step, tmp_path, monkeypatc
 def test_truth_and_metrics_do_not_change_under_autocast(rendered, settings, tmp_path):
     """The same prediction is scored, and its loss computed, to the last bit as outside."""
     records = list(prepare(settings(), {"scenes": rendered}, tmp_path))
-    scenes = [samples.open_scene(tmp_path, "linden", [r.sample_id for r in records if r.group == "linden"])]
+    scenes = [samples.open_scene(tmp_path, "linden", [r for r in records if r.group == "linden"])]
     sample = samples.load(scenes[0], torch.arange(3).numpy(), with_region=False)
     batch = samples.collate(settings(), STAGE, [sample])
     parts = assemble.build(settings(), STAGE, {"base": Path(assemble.__file__).parent / "demo"})
