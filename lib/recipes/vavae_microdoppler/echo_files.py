@@ -18,6 +18,7 @@ from lib.recipes.vavae_microdoppler.walk import some
 if TYPE_CHECKING:
     import numpy as np
 
+NUMPY = b"\x93NUMPY"  # what a .npy begins with
 MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows
 MOST_SHOWN = 60  # letters of an array's name in a message
 Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
@@ -48,10 +49,10 @@ def of_numpy(path: Path, variable: str) -> Array:
     """Mapped and not read: a damaged header may state any size."""
     import numpy as np
 
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise Unusable("it holds several arrays, not one echo")
-    return found
+    with open(path, "rb") as file:
+        if file.read(len(NUMPY)) != NUMPY:  # NumPy would suspect a pickle, and advise to trust it
+            raise ValueError("it does not begin as one")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def of_zip(path: Path, variable: str) -> Array:

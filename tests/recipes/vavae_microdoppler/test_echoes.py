@@ -66,13 +66,13 @@ def damaged() -> list[bytes]:
 @pytest.mark.parametrize("content", damaged(), ids=range(len(damaged())))
 def test_a_damaged_file_ends_as_one_reason(tmp_path, content):
     (tmp_path / "e.npy").write_bytes(content)
-    with pytest.raises(Unusable):
+    with pytest.raises(Unusable, match=r"^(?!.*trust)"):  # NumPy's advice on pickles is none for a cut file
         read(tmp_path / "e.npy")
 
 
-def test_several_arrays_in_one_file_are_no_echo(tmp_path):
+def test_an_archive_that_is_called_an_array_is_no_echo(tmp_path):
     np.savez(tmp_path / "e.npz", a=SIGNAL)
-    with pytest.raises(Unusable, match="several arrays"):
+    with pytest.raises(Unusable, match=r"not a NumPy array, or damaged \(it does not begin as one\)"):
         read((tmp_path / "e.npz").rename(tmp_path / "e.npy"))
 
 
