@@ -5,6 +5,7 @@ It is a judge (judge.py) with another seed than the one that measures user_accur
 cases, so that more images are no more training. Generated images are as many as real ones, with the same users.
 """
 
+import hashlib
 import weakref
 
 import torch
@@ -25,8 +26,9 @@ DIET = {
 BATCH = 32
 GENERATED = 2000  # images at most; the users take turns
 
-Classifiers = dict[str, list[judge.Judge]]
-KNOWN: "weakref.WeakKeyDictionary[torch.nn.Module, Classifiers]" = weakref.WeakKeyDictionary()
+Images = tuple[Tensor, Tensor]  # (n, 3, 64, 64) uint8 and labels (n,), on the CPU
+KNOWN: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, list[judge.Judge]]]" = weakref.WeakKeyDictionary()
+OF_REAL: dict[str, list[judge.Judge]] = {}  # hash of real images -> their classifiers: base and adapted share them
 
 
 def hits(config: Config, parts: Parts, image: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -35,7 +37,7 @@ def hits(config: Config, parts: Parts, image: Tensor, label: Tensor) -> dict[str
     """
     velocity, found = parts.modules["dit"], {}
     if velocity not in KNOWN:
-        KNOWN[velocity] = trained(config, parts, generated(config, parts))
+        KNOWN[velocity] = trained(parts, generated(config, parts))
     with torch.autocast(image.device.type, enabled=False):  # a measure is taken in fp32
         for diet, classifiers in KNOWN[velocity].items():
             named = [classifier(image).argmax(1) == label for classifier in classifiers]
@@ -43,20 +45,28 @@ def hits(config: Config, parts: Parts, image: Tensor, label: Tensor) -> dict[str
     return found
 
 
-def trained(config: Config, parts: Parts, made: tuple[Tensor, Tensor]) -> Classifiers:
-    """made: what the network generates, as `generated` gives it. Trained in fp32, as the judge is."""
+def trained(parts: Parts, made: Images) -> dict[str, list[judge.Judge]]:
+    """Classifiers by diet. made: what the network generates."""
+    reference = parts.modules["reference"]
+    real = reference.learning_images, reference.learning_labels
+    key = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in real)).hexdigest()
+    if key not in OF_REAL:
+        OF_REAL[key] = taught(parts, real)
+    both = torch.cat([real[0], made[0]]), torch.cat([real[1], made[1]])
+    return {"real": OF_REAL[key], "both": taught(parts, both), "generated": taught(parts, made)}
+
+
+def taught(parts: Parts, images: Images) -> list[judge.Judge]:
+    """A classifier for each seed, trained in fp32, as the judge is."""
     reference = parts.modules["reference"]
     device, users = reference.mean.device, len(reference.users)
-    real = reference.learning_images, reference.learning_labels
-    both = torch.cat([real[0], made[0]]), torch.cat([real[1], made[1]])
-    sets: dict[str, tuple[Tensor, Tensor]] = {"real": real, "both": both, "generated": made}
     with torch.enable_grad(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-        return {diet: [judge.learn(*sets[diet], users, device, seed) for seed in SEEDS] for diet in DIET}
+        return [judge.learn(*images, users, device, seed) for seed in SEEDS]
 
 
 @torch.no_grad()
-def generated(config: Config, parts: Parts) -> tuple[Tensor, Tensor]:
-    """(small images (n, 3, 64, 64) uint8, labels (n,)) of new noise, on the CPU; as many of each user as there are."""
+def generated(config: Config, parts: Parts) -> Images:
+    """Images of new noise, as many of each user as there are real ones."""
     reference, found = parts.modules["reference"], []
     shape, labels = reference.latent_shape, reference.learning_labels[:GENERATED]
     for start in range(0, len(labels), BATCH):
@@ -64,5 +74,6 @@ def generated(config: Config, parts: Parts) -> tuple[Tensor, Tensor]:
         noise = torch.from_numpy(Key(config.train.seed, SEEDS[0], start).generator().standard_normal(
             (len(mine), *shape), dtype="float32"))  # fmt: skip
         device = reference.mean.device
-        found.append(judge.small(generate.images(config, parts, mine.to(device), noise.to(device))).cpu())
+        drawn = generate.images(config, parts, mine.to(device), noise.to(device))
+        found.append(judge.small(drawn).cpu())
     return torch.cat(found), labels

@@ -28,17 +28,34 @@ def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tes
     case, meals = Case(tmp_path, monkeypatch), []
     case.lay()
     parts, learn = case.parts(), judge.learn
+    monkeypatch.setattr(utility, "OF_REAL", {})
     monkeypatch.setattr(judge, "learn", lambda *a: meals.append((len(a[0]), a[-1])) or learn(*a))
     with torch.no_grad():
         evaluate.score_batch(case.config, DIT, parts, case.batch("select", 2))
         assert not meals
         rows = evaluate.score_batch(case.config, DIT, parts, case.batch("test", 4))
         evaluate.score_batch(case.config, DIT, parts, case.batch("test", 2))
-    seeds = list(utility.SEEDS)
-    assert meals == [(10, s) for s in seeds] + [(20, s) for s in seeds] + [(10, s) for s in seeds]
+        seeds = list(utility.SEEDS)
+        assert meals == [(10, s) for s in seeds] + [(20, s) for s in seeds] + [(10, s) for s in seeds]
+        other = evaluate.score_batch(case.config, DIT, case.parts(), case.batch("test", 4))
+    assert len(meals) == 15, "what learns from real images alone does so once for all networks"
+    assert [row.numbers["utility_real"] for row in other] == [row.numbers["utility_real"] for row in rows]
     found = evaluate.summarise(case.config, DIT, rows)
     assert {"utility_real", "utility_both", "utility_generated", "utility_gain"} <= set(found)
     assert set(found) <= set(evaluate.measures(case.config, DIT))
+
+
+def test_other_real_images_make_other_classifiers(tmp_path, monkeypatch):
+    case = Case(tmp_path, monkeypatch)
+    case.lay()
+    parts, taught = case.parts(), []
+    monkeypatch.setattr(utility, "taught", lambda parts, images: taught.append(len(images[0])) or [])
+    made = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1])
+    monkeypatch.setattr(utility, "OF_REAL", {})
+    utility.trained(parts, made)
+    parts.modules["reference"].learning_images[0] //= 2
+    utility.trained(parts, made)
+    assert taught == [10, 12, 2] * 2
 
 
 def test_what_a_classifier_learns_from_decides_what_it_knows(monkeypatch):
