@@ -116,7 +116,8 @@ def test_what_transforms_json_cannot_mean_is_refused_with_the_frame(tmp_path, fr
 
 
 @pytest.mark.parametrize(("frames", "said"), [
-    ([{"depth_file_path": "d.png"}], "frame 1: it lacks 'file_path'"), ([{"file_path": 3, "depth_file_path": "d.png"}], "frame 1: its file_path"),
+    ([{"depth_file_path": "d.png"}], "frame 1: it lacks 'file_path'"),
+    ([{"file_path": 3, "depth_file_path": "d.png"}], "frame 1: its file_path"),
 ])  # fmt: skip
 def test_frames_beside_a_colmap_model_are_refused_when_their_depth_is_looked_for(yard, frames, said):
     scene = colmap.read(yard)

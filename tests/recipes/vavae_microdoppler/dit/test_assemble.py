@@ -22,10 +22,8 @@ FROM_FILE = {"model__dit_weights": "mine/dit.pt"}
 
 
 @pytest.fixture
-def case(tmp_path, monkeypatch) -> Case:
-    made = Case(tmp_path, monkeypatch)
-    made.lay()
-    return made
+def case(laid) -> Case:
+    return laid
 
 
 def checkpoint(case, tmp_path, **entries) -> dict[str, torch.Tensor]:

@@ -17,11 +17,9 @@ from tests.recipes.vavae_microdoppler.dit.dit_case import DIT, Case
 
 
 @pytest.fixture
-def case(tmp_path, monkeypatch) -> Case:
-    made = Case(tmp_path, monkeypatch)
-    made.lay()
+def case(laid) -> Case:
     with torch.no_grad():  # as lib scores
-        yield made
+        yield laid
 
 
 def rows(decoded: np.ndarray, fake: np.ndarray, labels, **numbers) -> list[Row]:

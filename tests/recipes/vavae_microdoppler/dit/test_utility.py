@@ -6,7 +6,7 @@ import torch
 
 from lib.core.records import Row
 from lib.recipes.vavae_microdoppler.dit import evaluate, judge, utility
-from tests.recipes.vavae_microdoppler.dit.dit_case import DIT, Case
+from tests.recipes.vavae_microdoppler.dit.dit_case import DIT
 
 
 def row(group: str, real: float, both: float) -> Row:
@@ -24,9 +24,8 @@ def test_a_gain_in_every_recording_helps_and_one_in_a_single_recording_proves_no
     assert "neither helps nor harms" in evaluate.of_utility(evaluate.usefulness(one), one)
 
 
-def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tested(tmp_path, monkeypatch):
-    case, meals = Case(tmp_path, monkeypatch), []
-    case.lay()
+def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tested(laid, monkeypatch):
+    case, meals = laid, []
     parts, learn = case.parts(), judge.learn
     monkeypatch.setattr(utility, "OF_REAL", {})
     monkeypatch.setattr(judge, "learn", lambda *a: meals.append((len(a[0]), a[-1])) or learn(*a))
@@ -69,10 +68,8 @@ def test_what_a_classifier_learns_from_decides_what_it_knows(monkeypatch):
     assert (said[0] == labels).float().mean() == 1 and (said[1] == labels).float().mean() == 0.5
 
 
-def test_measuring_usefulness_moves_no_other_number(tmp_path, monkeypatch):
-    case = Case(tmp_path, monkeypatch)
-    case.lay()
-    found = []
+def test_measuring_usefulness_moves_no_other_number(laid):
+    case, found = laid, []
     for wanted in (True, False):
         case.config.eval.utility = wanted
         torch.manual_seed(3)
