@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.core.records import Manifest
-from lib.scenes.data import prepare, seen_share, split, summarise_data, surface
+from lib.scenes import colmap
+from lib.scenes.data import prepare, say_what_is_taken_for_metres, seen_share, split, summarise_data, surface
 from lib.scenes.samples import sampler
 from tests.scenes.conftest import STAGE
 
@@ -201,9 +202,10 @@ def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path, capsys):
     config = settings(data__root=str(tmp_path / "in"), model__image_width_px=112, data__depth_scale=1000.0)
     with pytest.raises(Stop, match=r"linden is (4\.9|5|5\.0)\d* times what its COLMAP model says"):
         prepared(config, tmp_path / "in", tmp_path / "out")
-    said = capsys.readouterr().out
-    assert "linden: 16-bit depth over data.depth_scale=1000 is taken to be in metres" in said
-    assert "harbour: 16-bit" not in said
+    shown = capsys.readouterr().out
+    assert "linden: 16-bit depth over data.depth_scale=1000 is taken to be in metres" in shown
+    say_what_is_taken_for_metres(config, colmap.read(tmp_path / "in" / "harbour"))
+    assert not capsys.readouterr().out
 
 
 def test_scene_with_one_usable_image_is_refused_when_its_reasons_are_known(streets, settings, tmp_path):

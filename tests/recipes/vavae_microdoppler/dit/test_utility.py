@@ -44,10 +44,8 @@ def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tes
     assert set(found) <= set(evaluate.measures(case.config, DIT))
 
 
-def test_other_real_images_make_other_classifiers(tmp_path, monkeypatch):
-    case = Case(tmp_path, monkeypatch)
-    case.lay()
-    parts, taught = case.parts(), []
+def test_other_real_images_make_other_classifiers(laid, monkeypatch):
+    parts, taught = laid.parts(), []
     monkeypatch.setattr(utility, "taught", lambda parts, images: taught.append(len(images[0])) or [])
     made = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1])
     monkeypatch.setattr(utility, "OF_REAL", {})
