@@ -15,19 +15,20 @@ STEPS, BATCH, LR = 300, 32, 2e-3
 
 
 class Judge(nn.Module):
-    """image (n, 3, h, w) in [-1, 1] -> logits (n, labels).
+    """image (n, 3, h, w) in [-1, 1] -> logits (n, labels). It looks at side_px x side_px, a multiple of 8.
 
     Velocity tells walkers apart and the moment does not, so the last map keeps its rows and is pooled over time, as
     mean and spread.
     """
 
-    def __init__(self, labels: int):
+    def __init__(self, labels: int, side_px: int = SIDE_PX):
         super().__init__()
+        self.side_px = side_px
         self.body = nn.Sequential(*layer(3, 24), *layer(24, 48), *layer(48, 64))
-        self.drop, self.head = nn.Dropout(0.3), nn.Linear(2 * 64 * SIDE_PX // 8, labels)
+        self.drop, self.head = nn.Dropout(0.3), nn.Linear(2 * 64 * side_px // 8, labels)
 
     def forward(self, image: Tensor) -> Tensor:
-        seen = self.body(F.adaptive_avg_pool2d(image.float(), SIDE_PX))  # (n, 64, rows, columns)
+        seen = self.body(F.adaptive_avg_pool2d(image.float(), self.side_px))  # (n, 64, rows, columns)
         pooled = torch.cat([seen.mean(3), seen.std(3)], 1)
         return self.head(self.drop(pooled.flatten(1)))
 
@@ -36,16 +37,16 @@ def layer(before: int, after: int) -> list[nn.Module]:
     return [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
 
 
-def small(image: Tensor) -> Tensor:
-    """What the judge keeps of an image while it learns: (n, 3, 64, 64) uint8, so that thousands fit into memory."""
-    return ((F.adaptive_avg_pool2d(image, SIDE_PX) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def small(image: Tensor, side_px: int = SIDE_PX) -> Tensor:
+    """What a judge keeps of images while it learns: (n, 3, side, side) uint8, so that thousands fit into memory."""
+    return ((F.adaptive_avg_pool2d(image, side_px) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def learn(images: Tensor, labels: Tensor, count: int, device: torch.device, seed: int = SEED) -> Judge:
-    """Trained on `small` images (n, 3, 64, 64) uint8 and their labels (n,), `count` of them; returned frozen."""
+    """Trained on `small` images (n, 3, side, side) uint8 and their labels (n,), `count` of them; returned frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(count).to(device).train()
+        judge = Judge(count, images.shape[-1]).to(device).train()
         generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.AdamW(judge.parameters(), lr=LR, weight_decay=0.05)
         for step in range(STEPS):
@@ -60,10 +61,10 @@ def learn(images: Tensor, labels: Tensor, count: int, device: torch.device, seed
 
 
 def varied(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, 3, 64, 64) in [-1, 1] rolled in time, blurred and noisy: the walk may begin at any moment, and an
+    """Images (n, 3, side, side) in [-1, 1] rolled in time, blurred and noisy: the walk may begin at any moment, and an
     autoencoder's softness or noise must not decide.
     """
-    shift = int(torch.randint(SIDE_PX, (), generator=generator))
+    shift = int(torch.randint(image.shape[3], (), generator=generator))
     share = torch.rand(len(image), 1, 1, 1, generator=generator)
     soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     noise = torch.randn(image.shape, generator=generator) * 0.15 * torch.rand(len(image), 1, 1, 1, generator=generator)

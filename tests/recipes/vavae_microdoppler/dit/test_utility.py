@@ -39,6 +39,7 @@ def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tes
         other = evaluate.score_batch(case.config, DIT, case.parts(), case.batch("test", 4))
     assert len(meals) == 15, "what learns from real images alone does so once for all networks"
     assert [row.numbers["utility_real"] for row in other] == [row.numbers["utility_real"] for row in rows]
+    assert {one.side_px for one in utility.KNOWN[parts.modules["dit"]]["both"]} == {utility.SIDE_PX}
     found = evaluate.summarise(case.config, DIT, rows)
     assert {"utility_real", "utility_both", "utility_generated", "utility_gain"} <= set(found)
     assert set(found) <= set(evaluate.measures(case.config, DIT))
@@ -47,7 +48,7 @@ def test_each_diet_is_learnt_from_by_every_seed_and_only_when_recordings_are_tes
 def test_other_real_images_make_other_classifiers(laid, monkeypatch):
     parts, taught = laid.parts(), []
     monkeypatch.setattr(utility, "taught", lambda parts, images: taught.append(len(images[0])) or [])
-    made = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1])
+    made = torch.zeros(2, 3, utility.SIDE_PX, utility.SIDE_PX, dtype=torch.uint8), torch.tensor([0, 1])
     monkeypatch.setattr(utility, "OF_REAL", {})
     utility.trained(parts, made)
     parts.modules["reference"].learning_images[0] //= 2
