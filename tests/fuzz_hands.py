@@ -165,8 +165,8 @@ def make_dexycb(folder: Path) -> None:
     (sequence / "meta.yml").write_text("mano_sides:\n- right\nmano_calib:\n- c1\n")
     (folder / "calibration" / "mano_c1").mkdir(parents=True)
     (folder / "calibration" / "mano_c1" / "mano.yml").write_text("betas:\n" + "- 0.5\n" * 10)
-    arrays = {"joint_2d": 20 + 300 * points(2), "joint_3d": points(3), "pose_m": np.full(51, 0.1)}
-    np.savez(sequence / "cam" / "labels_000000.npz", **{name: one[None] for name, one in arrays.items()})
+    pixels, joints, pose = 20 + 300 * points(2)[None], points(3)[None], np.full((1, 51), 0.1)
+    np.savez(sequence / "cam" / "labels_000000.npz", joint_2d=pixels, joint_3d=joints, pose_m=pose)
 
 
 def make_interhand(folder: Path) -> None:

@@ -146,14 +146,19 @@ def make_adapted(folder: Path) -> None:
 
 @cache
 def adapted() -> Any:
-    import peft
+    """Two layers with adapters, as PEFT attaches them: its import takes seconds."""
     import torch
+    from torch.nn import Linear, ModuleDict
+
+    from lib.network.adapters import ADAPTER
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
-        spec = peft.LoraConfig(r=2, target_modules=["0", "2"])
-        return peft.get_peft_model(network, spec).base_model.model
+        layers = Linear(8, 4), Linear(4, 3)
+        for layer in layers:
+            layer.lora_A = ModuleDict({ADAPTER: Linear(layer.in_features, 2, bias=False)})
+            layer.lora_B = ModuleDict({ADAPTER: Linear(2, layer.out_features, bias=False)})
+        return torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1])
 
 
 def read_adapters(folder: Path) -> Any:

@@ -20,7 +20,8 @@ from tests.fuzz_readers import READERS
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = Path(os.environ.get("FUZZ_INPUTS", ROOT.parent / "shared" / "cases" / "fuzz"))
-EXAMPLES = {"mano_pickle": 8, "mano_npz": 8, "nuscenes_tables": 20}  # larger files
+# Larger files, or slower readers.
+EXAMPLES = {"mano_pickle": 8, "mano_npz": 8, "nuscenes_tables": 20, "dexycb": 20, "proposals": 20, "rigs_text": 20}
 FROM, SOME = 1_000_000, 40  # seeds that no long run begins with
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -149,6 +149,6 @@ def scale(folder: Path, path: Path) -> float | None:
     return 1 / float(factor)
 
 
-def is_scale(value: Any) -> bool:
+def is_scale(value: Any) -> TypeGuard[float]:
     """Can this divide depths, and multiply them? Not with 400 digits, which no float holds, and not 1e-320."""
     return type(value) in (int, float) and 1 / MOST_SCALE < value < MOST_SCALE

@@ -18,7 +18,7 @@ MOVING = (".gif", ".webp", ".apng", ".png")  # for Pillow, where there are sever
 FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 QUALITY = 95  # of the JPEG files: keypoints of the demo's base move by less than 0.1 px
 FRAMES = "frames"
-MOST_FRAME_PIXELS = 36_000_000  # 8K has 33 million; a damaged header of a few bytes may claim thousands
+MOST_FRAME_PIXELS = 16_000_000  # of what Pillow reads: 4K has 9 million, a damaged header of ten bytes may claim 100
 # A frame in which none of 32 x 32 cells changed by more grey levels is the last one again. A hash of the whole picture
 # would miss a hand that moves before a still background.
 CELLS, STILL_LEVELS = 32, 10
@@ -79,13 +79,21 @@ def frames(video: Path) -> Iterator[np.ndarray]:
 
 
 def by_pillow(video: Path) -> Iterator[np.ndarray]:
+    refuse_vast(pictures.header(video, upright=True), video)
     with pictures.opened(video) as image:
-        if image.width * image.height > MOST_FRAME_PIXELS:
-            cause = f"{video} says that its frames have {image.width} x {image.height} px, which no camera films"
-            raise Stop(cause, "give another video to --propose, or make it smaller")
+        size = image.size
         for number in range(image.n_frames):
             image.seek(number)
+            if image.size != size:  # a damaged frame makes the whole picture as large as it claims to be
+                raise pictures.Unreadable(f"it has {image.width} x {image.height} px and the first one other ones")
             yield np.asarray(pictures.rgb(image))
+
+
+def refuse_vast(header: pictures.Header, video: Path) -> None:
+    """Stop: the frames are larger than any GIF, WebP or APNG has; each would take seconds and a gigabyte."""
+    if header.width_px * header.height_px > MOST_FRAME_PIXELS:
+        cause = f"{video} says that its frames have {header.width_px} x {header.height_px} px, too many for its format"
+        raise Stop(cause, "give it to --propose as .mp4, or make it smaller")
 
 
 def by_decoder(video: Path) -> Iterator[np.ndarray]:

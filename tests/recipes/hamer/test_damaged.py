@@ -52,6 +52,18 @@ def test_array_that_claims_more_than_the_file_holds_is_refused_before_it_is_read
         read("hamer_npz", tmp_path)
 
 
+def test_encrypted_arrays_are_refused(tmp_path):
+    """zipfile's word for it is a RuntimeError."""
+    evaluation_file(tmp_path)
+    content = (tmp_path / "eval.npz").read_bytes()
+    for begin, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags of each member, here and in the directory
+        head, *parts = content.split(begin)
+        content = head + b"".join(begin + one[: at - 4] + bytes([one[at - 4] | 1]) + one[at - 3 :] for one in parts)
+    (tmp_path / "eval.npz").write_bytes(content)
+    with pytest.raises(Stop, match=r"eval\.npz is damaged .*encrypted"):
+        read("hamer_npz", tmp_path)
+
+
 def test_row_with_a_wrong_number_is_one_hand_with_a_fault(tmp_path):
     one, other = read("hamer_npz", evaluation_file(tmp_path, right=np.array([1, 7])))
     assert not one.fault and other.fault == "right is [7.0] instead of 0 or 1"

@@ -96,6 +96,7 @@ def test_what_is_cut_anywhere_is_refused(whole, format):
 
 @pytest.mark.parametrize("change", [
     (struct.pack("<ii", 1, 40), struct.pack("<ii", 1, 2**31 - 1)),  # more numbers than there are
+    (struct.pack("<ii", 1, 40), struct.pack("<ii", 1, 30)),  # or fewer
     (struct.pack("<ii", 1, 40), struct.pack("<ii", 1, -40)),
     (struct.pack("<II", 5, 8), struct.pack("<II", 5, 2**31)),
     (b"echo", b"\x01\x02\x03\x04"),
