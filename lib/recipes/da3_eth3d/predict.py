@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
+from lib.data import pictures
 from lib.recipes.da3_eth3d import assemble, costs
 from lib.recipes.da3_eth3d.config import Config
 from lib.recipes.da3_eth3d.evaluate import code_of_rays
@@ -24,7 +25,7 @@ from lib.scenes import predict as scenes
 from lib.scenes import scale as scales
 from lib.scenes.crop import KEPT, Crop, kept_share, read_image, resample, seen
 from lib.scenes.data import frame_of
-from lib.scenes.photos import PHOTOS, Photo, Window, photographs
+from lib.scenes.photos import Photo, Window, photographs
 
 MOST_VIEWS = 18  # the published training had 2 to 18, and memory stays flat beyond them
 
@@ -54,7 +55,7 @@ def scene(config: Config, folder: Path) -> list[Photo]:
     """The pictures and cameras of a COLMAP scene, cut as step 3 cuts them."""
     read = colmap.read(folder)
     listed = {view.image.name for view in read.views}
-    there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in PHOTOS]
+    there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in pictures.PHOTOS]
     refuse_some(sum(path.name in listed for path in there), len(there))
     views = [view for view in read.views if view.image.is_file()]
     if not views:
