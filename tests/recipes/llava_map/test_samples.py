@@ -85,4 +85,4 @@ def test_cached_tokens_take_the_place_of_pictures(manifest, config):
 def test_a_frame_or_picture_that_is_another_than_step_3_wrote_is_refused(manifest, config, changed_since, pattern):
     changed_since(manifest.arrays, pattern)
     with pytest.raises(Damaged, match="does not hold what was written"):
-        samples.sampler(config, STAGE2, manifest, "test").draw(0, Key(0, 0, 0))
+        samples.pictures_of(samples.sampler(config, STAGE2, manifest, "test").draw(0, Key(0, 0, 0)))
