@@ -151,3 +151,16 @@ def new_precision():
     forget()
     yield forget
     forget()
+
+
+@pytest.fixture
+def changed_since(monkeypatch):
+    """changed_since(folder, pattern): these files are other ones than what their step recorded."""
+    monkeypatch.setattr(hashes, "expected", {})
+
+    def record(folder: Path, pattern: str) -> None:
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob(pattern)]
+        assert names, f"{folder} holds no {pattern}"
+        hashes.expect(folder, dict.fromkeys(names, "another"), "python step3_prepare.py --force")
+
+    return record

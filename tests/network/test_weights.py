@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.core.errors import Stop
+from lib.core.run import Damaged
 from lib.network import pickled, weights
 
 
@@ -136,6 +137,17 @@ def test_weights_with_any_byte_changed_or_lost_are_read_or_refused_in_a_sentence
         except Stop:
             refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a.safetensors.index.json"])
+def test_weights_that_are_others_than_step_2_brought_are_refused(tmp_path, changed_since, name):
+    torch.save(state(), tmp_path / "a.pt")
+    save_file(state(), tmp_path / "a.safetensors")
+    index = {"weight_map": dict.fromkeys(state(), "a.safetensors")}
+    (tmp_path / "a.safetensors.index.json").write_text(json.dumps(index))
+    changed_since(tmp_path, name)
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        list(weights.tensors(tmp_path / name))
 
 
 def test_file_without_a_state_dict_is_refused(tmp_path):

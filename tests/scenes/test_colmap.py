@@ -126,6 +126,7 @@ def test_shared_points_are_counted_against_the_view_that_sees_fewer(scene):
         ("cameras", "OPENCV", "OPENCW", "cameras.txt cannot be read: camera 2 is of the model 'OPENCW'"),
         ("cameras", "30 30 20 15\n2", "30 30 20\n2", "camera 1 has 3 parameters, a PINHOLE has 4"),
         ("cameras", "40 30 30 30", "0 30 30 30", "camera 1 has the impossible size 0 x 30"),
+        ("cameras", "1 PINHOLE", "-1 PINHOLE", "a camera has the impossible number -1"),
         ("cameras", "30 30 20 15\n2", "nan 30 20 15\n2", "camera 1 has a parameter that is not a finite number"),
         ("images", "0 0 0 1 b.jpg", "0 x 0 1 b.jpg", "images.txt cannot be read"),
         ("images", "1 1 0 0 0", "1 0 0 0 0", "the pose of b.jpg is not finite, or no rotation"),

@@ -9,6 +9,7 @@ import torch
 from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.core.records import Manifest
+from lib.core.run import Damaged
 from lib.recipes.vggt_eth3d import assemble
 from lib.scenes.data import prepare
 from lib.scenes.samples import collate, middle, open_scenes, sampler
@@ -224,3 +225,10 @@ def test_batch_stacks_arrays_and_lists_names(prepared, settings):
 def test_empty_side_is_refused(settings, tmp_path):
     with pytest.raises(Stop, match="no usable image on the test side"):
         sampler(settings(), STAGE, Manifest([], tmp_path), "test")
+
+
+@pytest.mark.parametrize("pattern", ["scene.json", "*.image.npy", "*.depth.npy"])
+def test_a_scene_or_array_that_is_another_than_step_3_wrote_is_refused(prepared, settings, changed_since, pattern):
+    changed_since(prepared.arrays, pattern)
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        sampler(settings(), STAGE, prepared, "train").draw(0, Key(1, 0, 0))

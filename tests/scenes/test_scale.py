@@ -99,6 +99,7 @@ def test_photos_of_two_pieces_have_no_distance_and_a_piece_of_which_nothing_is_s
     ("walk/000.jpg 2", "no photo|two photos"), ("walk/000.jpg walk/000.jpg 2", "needs two photos"),
     ("walk/000.jpg walk/001.jpg 0", "larger than 0"), ("walk/000.jpg walk/001.jpg 1e999", "larger than 0"),
     ("walk/000.jpg 1,1 700,2 3", "a pixel lies outside"), ("walk/000.jpg 1,1 1,1 3", "one pixel twice"),
+    ("walk/000.jpg 1,1 9,9 0", "larger than 0"),
     ("walk/009.jpg 1,1 2,2 3", "no photo 'walk/009.jpg'"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_refused_before_anything_is_computed(text, message):

@@ -203,3 +203,13 @@ def test_rays_that_no_camera_fits_are_refused(harm):
         confidence[0, 1] = 0
     with pytest.raises(Stop, match="no camera fits the rays of view 1"):
         ray_pose.cameras(given, confidence, HEIGHT_PX, WIDTH_PX)
+
+
+def test_three_rays_that_agree_are_no_camera(monkeypatch):
+    """Any three have a homography that fits them exactly."""
+    given, _ = rays(CENTRED)
+    agree = torch.zeros(given[0, 0, ..., 0].numel(), dtype=torch.bool)
+    agree[[0, 7, -1]] = True
+    monkeypatch.setattr(ray_pose, "supported", lambda *given: agree)
+    with pytest.raises(Stop, match="no camera fits the rays of view 0"):
+        ray_pose.cameras(given, torch.ones(given.shape[:-1]), HEIGHT_PX, WIDTH_PX)

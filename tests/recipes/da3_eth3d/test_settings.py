@@ -1,12 +1,14 @@
 """Settings that contradict one another, and bases that may not be adapted here, are refused in one sentence."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from lib.core.config import from_dotted
 from lib.core.errors import Stop
-from lib.recipes.da3_eth3d.config import PRESETS, Config
+from lib.recipes.da3_eth3d.config import DEMO, PRESETS, Config
+from lib.recipes.da3_eth3d.size import ModelSize
 from lib.recipes.da3_eth3d.sources import assets
 
 
@@ -23,7 +25,10 @@ from lib.recipes.da3_eth3d.sources import assets
     ({"data.poses": "some"}, "data.poses"),
     ({"lora.ray": True}, "the ray chain is trained, but loss.ray_weight=0"),
     ({"lora.full": [r"da3\.head\.scratch\.output_conv2_aux\.1\..*"]}, "only of the ray chain's last level"),
-    ({"lora.targets": ["head.nothing"]}, "matches nothing"),
+    ({"lora.targets": ["head.nothing"]}, "lora.targets has 'head.nothing', which matches nothing"),
+    ({"lora.full": ["head.nothing"]}, "lora.full has 'head.nothing', which matches nothing"),
+    ({"loss.region_weight": 2.0}, "data.region_masks"),
+    (DEMO | {"eval.lengths": [11]}, "data.stand_in_views"),
     ({"lora.strategy": "a", "loss.depth_weight": 0.0}, "only the depth head is trained"),
     ({"loss.depth_weight": 0.0, "loss.camera_weight": 0.0}, "nothing would be learned"),
     ({"cache.policy": "blocks"}, "comes again"),
@@ -34,6 +39,23 @@ from lib.recipes.da3_eth3d.sources import assets
 def test_what_cannot_be_is_refused_by_name(settings, said):
     with pytest.raises(Stop, match=said.replace(".", r"\.")):
         from_dotted(Config, PRESETS["base_b"] | settings)
+
+
+IMPOSSIBLE_SIZES = {
+    "img_size": (520, 0), "patch_size": (13, 0), "embed_dim": (784, 0), "depth": (0, -1), "num_heads": (5, 0),
+    "mlp_ratio": (0.0, 100.0, float("nan")), "alt_start": (0, 12), "qknorm_start": (0, 12), "rope_start": (0, 12),
+    "out_layers": ([], [5, 7, 9], [5, 7, 9, 12], [5, 7, 7, 11], [-1, 7, 9, 11]), "dpt_features": (0, 12),
+    "dpt_out_channels": ([], [96, 192, 384, 767]), "dpt_output_hidden": (0, -1), "camera_encoder_depth": (0, -1),
+    "camera_encoder_heads": (7, 0),
+}  # fmt: skip
+
+
+def test_impossible_sizes_are_refused_by_name():
+    assert IMPOSSIBLE_SIZES.keys() == {one.name for one in fields(ModelSize)}
+    for name, values in IMPOSSIBLE_SIZES.items():
+        for value in values:
+            with pytest.raises(Stop, match=rf"model\.{name}"):
+                ModelSize(**{name: value})
 
 
 @pytest.mark.parametrize("preset, name, size", [

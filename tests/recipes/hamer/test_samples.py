@@ -8,6 +8,7 @@ from PIL import Image
 from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.core.records import Manifest
+from lib.core.run import Damaged
 from lib.recipes.hamer import crop, data, formats, samples
 from lib.recipes.hamer.data_config import REACH, DataConfig
 from lib.recipes.hamer.geometry import hand_rotations
@@ -142,3 +143,10 @@ def test_only_hands_with_pose_and_shape_are_real_ones_and_have_a_mesh(manifest):
         record.columns["mesh"] = 0
     assert samples.sampler(config, STAGE, prepared, "test").draw(0, None)["vertices"] == 0
     assert "real_pose" not in samples.sampler(config, STAGE, prepared, "train").draw(0, Key(0, 0, 0))
+
+
+def test_a_shard_that_is_another_than_step_3_wrote_is_refused(manifest, changed_since):
+    config, prepared = manifest
+    changed_since(prepared.arrays, "*.safetensors")
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        samples.sampler(config, STAGE, prepared, "test").draw(0, None)

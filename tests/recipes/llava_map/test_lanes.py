@@ -149,5 +149,14 @@ def test_a_lane_is_not_read_twice_and_points_to_an_area(read):
             read({"a": [STRAIGHT]}, change=lambda tables, one=one: tables["lane"].append(one))
 
 
+def test_two_lanes_that_differ_have_no_common_token(read):
+    def change(tables):
+        tables["polygon"].append(tables["polygon"][0] | {"token": "other"})
+        tables["lane"].append({"token": "a", "polygon_token": "other"})
+
+    with pytest.raises(Stop, match="lane 1 has the token 'a' of another one"):
+        read({"a": [STRAIGHT]}, change=change)
+
+
 def test_a_pose_is_three_numbers_that_lie_on_the_map():
     assert fields.POSE.fits([1.0, 2, 3]) and not fields.POSE.fits([1e9, 0, 0])

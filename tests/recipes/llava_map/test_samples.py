@@ -1,10 +1,12 @@
 """Samples of the loop: what a mirror image is, and what of a sample depends on its key."""
 
 import numpy as np
+import pytest
 import torch
 
 from lib.core.order import Key
 from lib.core.records import Stage
+from lib.core.run import Damaged
 from lib.recipes.llava_map import geometry, samples
 from lib.recipes.llava_map.tables import CAMERAS
 
@@ -77,3 +79,10 @@ def test_cached_tokens_take_the_place_of_pictures(manifest, config):
     batch = samples.collate(config, STAGE2, drawn_samples)
     assert batch["frozen_features"].shape == (2, 6, 5, 8) and "pictures" not in batch
     assert samples.collate(config, STAGE2, [sampler.draw(0, Key(0, 0, 0))])["pictures"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("pattern", ["*.npz", "*.jpg"])
+def test_a_frame_or_picture_that_is_another_than_step_3_wrote_is_refused(manifest, config, changed_since, pattern):
+    changed_since(manifest.arrays, pattern)
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        samples.pictures_of(samples.sampler(config, STAGE2, manifest, "test").draw(0, Key(0, 0, 0)))

@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 
 from lib import recipes
 from lib.commands.plan import chained
 from lib.core import code, syntax
 from lib.core.config import compose
-from lib.core.run import SCRIPTS, STEPS, Run, existing, read_json
+from lib.core.records import Manifest, Record
+from lib.core.run import SCRIPTS, STEPS, Damaged, Run, existing, read_json
 from lib.data import places
+from lib.recipes.template import samples
 
 pytestmark = pytest.mark.long
 
@@ -124,6 +127,13 @@ def test_an_unusable_picture_is_skipped_with_its_reason(step, folder, tmp_path, 
     assert step(1, *words) == 0 and step(3) == 0
     reasons = dict(re.findall(r"skipped (\S+): .*cannot be used: (.*)", capsys.readouterr().out))
     assert reasons.keys() == {"camera00-000", "camera01-001"} and reasons["camera01-001"] == "the file is missing"
+
+
+def test_a_picture_that_is_another_than_step_3_wrote_is_refused(tmp_path, changed_since):
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
+    changed_since(tmp_path, "a.npy")
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        samples.load(Manifest([], tmp_path), Record("a", "g", "", ""))
 
 
 def test_a_folder_of_pictures_is_cleaned(step, tmp_path, monkeypatch):

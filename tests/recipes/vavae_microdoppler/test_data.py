@@ -9,6 +9,7 @@ from PIL import Image
 from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.core.records import Manifest, Record, Stage
+from lib.core.run import Damaged
 from lib.data import split as splitting
 from lib.recipes.vavae_microdoppler import data, layout, membership, recordings
 from lib.recipes.vavae_microdoppler.autoencoder import samples
@@ -110,6 +111,13 @@ def test_labels_follow_the_natural_order_of_the_folders(tmp_path):
     records, _ = prepared(configured(), folders(tmp_path / "in"), tmp_path / "out")
     assert membership.read_labels(tmp_path / "out") == {"ID_1": 0, "ID_2": 1, "ID_10": 2}
     assert {(r.columns["user"], r.columns["label"]) for r in records} == {("ID_1", 0), ("ID_2", 1), ("ID_10", 2)}
+
+
+def test_labels_that_are_others_than_step_3_wrote_are_refused(tmp_path, changed_since):
+    membership.write_labels({"a": 0}, tmp_path)
+    changed_since(tmp_path, "labels.json")
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        membership.read_labels(tmp_path)
 
 
 def test_a_user_without_a_readable_image_has_records_and_no_label(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from lib.core.errors import Stop
 from lib.core.records import Foreign
+from lib.core.run import Damaged
 from lib.data import split as splitting
 from lib.recipes.vavae_microdoppler import adopt as adopting
 from lib.recipes.vavae_microdoppler import data, given_split, membership
@@ -93,3 +94,10 @@ def test_what_is_no_split_of_these_images_ends_in_a_sentence(tmp_path, content, 
         imported(tmp_path / "in", tmp_path / "x.json", tmp_path)
     with pytest.raises(Stop, match="is nothing that this recipe imports"):
         imported(tmp_path / "in", tmp_path / "x.txt", tmp_path)
+
+
+def test_a_split_that_is_another_than_step_2_found_is_refused(tmp_path, changed_since):
+    (tmp_path / "x.json").write_text('{"train": ["a/1.png"], "val": ["a/2.png"]}')
+    changed_since(tmp_path, "x.json")
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        given_split.read(tmp_path / "x.json")

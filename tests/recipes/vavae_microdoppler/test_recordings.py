@@ -118,6 +118,11 @@ def test_a_table_that_cannot_be_used_says_why(tmp_path, content, word):
         read_recordings(data(recordings_csv="r.csv"), tmp_path)
 
 
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Stop, match=r"data\.recordings_csv: there is no file .*r\.csv"):
+        read_recordings(data(recordings_csv="r.csv"), tmp_path)
+
+
 def test_a_file_that_the_table_does_not_name_stops():
     with pytest.raises(Stop, match=r"r\.csv does not name u/b\.png"):
         files = [File(Path("u/b.png"), "u/b.png", "u", "b")]

@@ -1,11 +1,13 @@
 """Single images: which ones choose the best checkpoint, and what a batch of them is."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from lib.core.config import from_dotted
 from lib.core.records import Manifest, Record, Stage
+from lib.core.run import Damaged
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate, sampler
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import image_path
@@ -62,3 +64,10 @@ def test_a_batch_stacks_arrays_and_takes_the_one_frozen_feature_of_each_image(tm
     assert batch["image"].shape == (2, 3, 4, 4) and batch["image"][1, 0, 0, 0] == np.float32(10) / 127.5 - 1
     assert batch["label"].tolist() == [5, 5] and batch["sample_id"] == ["x/9", "x/10"]
     assert batch["feature"].shape == (2, 2, 2, 2) and batch["feature"][:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_an_image_that_is_another_than_step_3_wrote_is_refused(tmp_path, changed_since):
+    images = sampler(CONFIG, ALIGN, manifest(tmp_path), "test")
+    changed_since(tmp_path, "*.png")
+    with pytest.raises(Damaged, match="does not hold what was written"):
+        images.draw(0, None)
