@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import long
+from tests.bench import table
 
 pytestmark = pytest.mark.long
 
@@ -91,6 +92,11 @@ def test_every_python_file_of_lib_is_in_the_file_tree():
 def test_result_table_is_what_the_long_run_measured(recipe):
     results = json.loads(long.RESULTS.read_text())
     for line in long.table(recipe, results[recipe]):
+        assert line in README
+
+
+def test_what_a_step_costs_is_what_the_bench_measured():
+    for line in table.lines(table.stored()):
         assert line in README
 
 

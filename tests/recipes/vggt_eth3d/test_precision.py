@@ -97,7 +97,7 @@ def test_frozen_features_held_in_bf16_move_the_loss_by_less_than_3_in_1000(
     kept = {"cache__policy": policy, "data__distinct_epochs": 1, "lora__strategy": strategy}
     config = settings(**kept)
     records = list(prepare(config, {"scenes": rendered}, tmp_path))
-    scene = samples.open_scene(tmp_path, "linden", [r.sample_id for r in records if r.group == "linden"])
+    scene = samples.open_scene(tmp_path, "linden", [r for r in records if r.group == "linden"])
     sample = samples.load(scene, np.arange(3), with_region=False)
     parts = assemble.build(config, STAGE, {"base": Path(assemble.__file__).parent / "demo"})
     parts.modules["vggt"].requires_grad_(False)
