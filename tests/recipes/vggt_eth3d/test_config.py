@@ -58,7 +58,7 @@ IMPOSSIBLE = {
     "data.val_scenes": (["facade"], ["a", "a"], ["a/b"], [""]),
     "data.train_val_split": (0.0, 1.0, -1.0, NAN), "data.gap_covisibility": SHARE,
     "data.unit": ("", "km", "metres"), "data.depth_scale": WEIGHT, "data.frames": ([8, 2], [0, 2], [2], [1, 2, 3], []),
-    "data.covisibility": ([0.5, 0.2], [0.5, 0.5], [-0.1, 1.0], [0.0, 1.1], [NAN, 1.0], [0.5]),
+    "data.sparse_models": ("", "all"), "data.covisibility": ([0.5, 0.2], [0.5, 0.5], [-0.1, 1.0], [0.0, 1.1], [NAN, 1.0], [0.5]),
     "data.samples_per_epoch": COUNT, "data.distinct_epochs": (-1,), "data.colour_jitter": SHARE,
     "data.scale_jitter": (-0.1, 1.0, NAN), "data.stand_in_views": (2, 0, -1),
     **{f"loss.{name}": WEIGHT for name in vars(LossConfig()) if name.endswith("_weight")},

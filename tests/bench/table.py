@@ -1,0 +1,48 @@
+"""What the README says of a bench: its table and the sentence below it, from the file that `python -m tests.bench
+--out tests/bench/results.json` wrote.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results.json")
+STEPS = {
+    "vggt_a": "`vggt_eth3d`, strategy a",
+    "vggt_b": "`vggt_eth3d`, strategy b",
+    "vggt_c": "`vggt_eth3d`, strategy c",
+    "hamer": "`hamer`",
+    "vavae_microdoppler": "`vavae_microdoppler`, first stage",
+    "llava_map": "`llava_map`, first stage",
+}
+
+
+def lines(results: dict[str, Any]) -> list[str]:
+    found = [
+        "| a step of | by default | nothing kept | a loop of one's own | trained part alone | one's own / default |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, title in STEPS.items():
+        seconds, ratio = results[name]["seconds"], results[name]["ratios"]["peer/default"]
+        cells = " | ".join(f"{seconds[kind]['cpu']:.2f} s" for kind in ("default", "uncached", "peer", "floor"))
+        found.append(f"| {title} | {cells} | {ratio:.2f} |")
+    return [*found, "", sentence(results)]
+
+
+def sentence(results: dict[str, Any]) -> str:
+    start, machine = results["start"], results["machine"]
+    waits = {name: start[name]["wall"] for name in ("--help", "--plan", "step 4 to its first optimiser step")}
+    return (
+        f"CPU seconds of one core ({machine['processor']}), medians of {results['turns']} alternating turns. `--help` answers after "
+        f"{waits['--help']:.2f} s, `--plan` after {waits['--plan']:.2f} s, and the demo takes its first step "
+        f"{waits['step 4 to its first optimiser step']:.1f} s after step 4 began."
+    )
+
+
+def stored() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(lines(stored())))
