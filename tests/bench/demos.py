@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lib.core.job import Job
 from lib.core.records import Manifest, Sampler, Stage
 from lib.core.session import Clock
+from lib.network.frozen_features import FeatureCache
 from tests.bench import loops, turns
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,7 +39,9 @@ def measure(name: str, root: Path, turns_each: int) -> dict[str, Any]:
     work: dict[str, loops.Step] = {}
     for kind, keep in (("default", True), ("uncached", False)):
         sampler = recipe.sampler(config, stage, manifest, "train")
-        few = Sampler(4 * config.train.global_batch, sampler.draw)  # they come again at once, as in the second epoch
+        each = config.train.global_batch
+        count = each * min(4, sampler.length // each)  # whole batches
+        few = Sampler(count, sampler.draw)  # they come again at once, as in the second epoch
         parts = recipe.build(config, stage, places)
         made = loops.training(root / f"{name}-{kind}", recipe, config, stage, parts, few, keep)
         made.step = max(objective.from_step for objective in made.objectives)
@@ -46,9 +50,12 @@ def measure(name: str, root: Path, turns_each: int) -> dict[str, Any]:
             work[kind]()
         if keep:
             work["floor"] = loops.floor(made)
-    read = reader(name, recipe, config, stage, manifest, root)
     parts = recipe.build(config, stage, places)
-    work["peer"] = loops.peer(recipe, config, stage, parts, 4 * config.train.global_batch, read)
+    read = reader(name, recipe, config, stage, manifest, root)
+    if name == "vavae_microdoppler":
+        parts.modules["vision"].requires_grad_(False)
+        read = with_teacher(read, FeatureCache(parts, None, 0))
+    work["peer"] = loops.peer(recipe, config, stage, parts, count, read)
     found = turns.in_turns(work, turns_each, 2)
     pairs = (("peer", "default"), ("uncached", "default"), ("default", "floor"))
     return {"seconds": found, "ratios": {f"{slow}/{fast}": turns.ratio(found, slow, fast) for slow, fast in pairs}}
@@ -122,6 +129,16 @@ def reader(
         return found | {"image": (np.asarray(crop, np.float32) / 255).transpose(2, 0, 1).copy()}
 
     return read
+
+
+def with_teacher(read: Callable[[int], dict[str, Any]], front: FeatureCache) -> Callable[[int], dict[str, Any]]:
+    """What the alignment compares with is computed again for each sample, as the published training does."""
+
+    @torch.no_grad()
+    def made(index: int) -> dict[str, Any]:
+        return front.fill(read(index))
+
+    return made
 
 
 def hand_in_photo(path: Path) -> None:

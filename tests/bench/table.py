@@ -30,12 +30,14 @@ def lines(results: dict[str, Any]) -> list[str]:
 
 
 def sentence(results: dict[str, Any]) -> str:
-    start, machine = results["start"], results["machine"]
-    waits = {name: start[name]["wall"] for name in ("--help", "--plan", "step 4 to its first optimiser step")}
+    machine, turns, start = results["machine"]["processor"], results["turns"], results["start"]
+    answers, plans, begins = (
+        start[name]["wall"] for name in ("--help", "--plan", "step 4 to its first optimiser step")
+    )
     return (
-        f"CPU seconds of one core ({machine['processor']}), medians of {results['turns']} alternating turns. `--help` answers after "
-        f"{waits['--help']:.2f} s, `--plan` after {waits['--plan']:.2f} s, and the demo takes its first step "
-        f"{waits['step 4 to its first optimiser step']:.1f} s after step 4 began."
+        f"CPU seconds of one core ({machine}), medians of {turns} alternating turns. `--help` answers after "
+        f"{answers:.2f} s, `--plan` after {plans:.2f} s; step 4 of the demo takes its first optimiser step after "
+        f"{begins:.1f} s."
     )
 
 
