@@ -63,10 +63,10 @@ def test_pip_is_asked_only_for_what_is_missing_under_the_constraints(tmp_path):
     assert asked == [(["scipy>=1.14", "hub>=1.0,<3"], ["torch==2.13.0"])]
 
 
-def test_pip_compiles_nothing_that_may_never_be_imported(tmp_path):
+def test_pip_compiles_because_python_may_be_forbidden_to_keep_what_it_compiles(tmp_path):
     asked = []
     install.install(requirements("scipy>=1.14"), [], tmp_path, None, lambda command: asked.append(command) or 0)
-    assert "--no-compile" in asked[0]
+    assert "install" in asked[0] and "--no-compile" not in asked[0]
 
 
 def test_failing_pip_says_how_to_go_on_without_a_connection(tmp_path):
