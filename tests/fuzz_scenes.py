@@ -98,6 +98,7 @@ def make_depth_scale(folder: Path) -> None:
 
 def read_nerfstudio(folder: Path) -> Any:
     """The cameras, and the depth of the frames that name one."""
+    nerfstudio.content.cache_clear()
     nerfstudio.depth_files.cache_clear()
     scene = colmap.read(folder)
     maps = [depth.find_depth_map(scene, view, 0.0) for view in scene.views]

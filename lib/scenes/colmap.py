@@ -42,6 +42,11 @@ class Scene:
     points: np.ndarray  # (points, 3) float64, in the world; may be empty
 
     @cached_property
+    def namesakes(self) -> Counter[Path]:
+        """How many photographs have each path, suffix apart."""
+        return Counter(view.image.with_suffix("") for view in self.views)
+
+    @cached_property
     def is_mixed(self) -> bool:
         """Whether some photographs stand and others lie."""
         return len({view.camera.width >= view.camera.height for view in self.views}) > 1

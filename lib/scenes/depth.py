@@ -113,7 +113,7 @@ def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | N
     found = depth_beside(scene, view)
     if not found:
         return None
-    scale = (depth_scale or stated_scale(scene, found)) if found.suffix == ".png" else 1.0
+    scale = (depth_scale or stated_scale(scene, view, found)) if found.suffix == ".png" else 1.0
     return DepthMap(found, view.camera, scale)
 
 
@@ -124,16 +124,21 @@ def depth_beside(scene: Scene, view: View) -> Path | None:
     """
     beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
     whole, short = (first_there(base) for base in (beside, beside.with_suffix("")))
-    alike = sum(other.image.with_suffix("") == view.image.with_suffix("") for other in scene.views)
+    alike = scene.namesakes[view.image.with_suffix("")]
     if short and not whole and alike > 1:
         cause = f"{short} may belong to any of {alike} photographs called {view.image.stem}"
         raise Stop(cause, f"name it {view.image.name}{short.suffix}, or leave one of the photographs out")
     return whole or short or of_other_programs(scene, view)
 
 
+def name_in(scene: Scene, view: View) -> str:
+    """A photograph's name relative to images/, by which other programs' files know it."""
+    return view.image.relative_to(scene.folder / "images").as_posix()
+
+
 def of_other_programs(scene: Scene, view: View) -> Path | None:
     """COLMAP's dense depth that several views agree on (not the photometric one), or the file of a nerfstudio frame."""
-    name = view.image.relative_to(scene.folder / "images").as_posix()
+    name = name_in(scene, view)
     dense = scene.folder / STEREO / f"{name}{GEOMETRIC}"
     if dense.is_file():
         return dense
@@ -164,14 +169,15 @@ def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.n
     return resample(white, camera, crop)[..., 0] >= 128
 
 
-def stated_scale(scene: Scene, path: Path) -> float:
+def stated_scale(scene: Scene, view: View, path: Path) -> float:
     """What the scene's transforms.json, or summary.json beside the scenes, divides 16-bit values by to get metres.
 
     Stop: neither states it for this depth, or the file is damaged.
     """
-    of_frames = nerfstudio.scale(scene.folder, path) if (scene.folder / nerfstudio.FILE).is_file() else None
-    if of_frames:
-        return of_frames
+    if (scene.folder / nerfstudio.FILE).is_file():
+        of_frames = nerfstudio.scale(scene.folder, name_in(scene, view), path)
+        if of_frames:
+            return of_frames
     summary = scene.folder.parent / "summary.json"
     stated = nerfstudio.table_in(summary)
     of_scene = stated.get(scene.folder.name) if isinstance(stated, dict) else None

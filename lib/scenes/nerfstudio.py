@@ -54,6 +54,7 @@ def named(folder: Path, number: int) -> Iterator[None]:
         raise Stop(f"{folder / FILE} cannot be read: frame {number}: {what}", "export it again") from error
 
 
+@lru_cache(maxsize=1)  # it is asked for each photograph
 def content(folder: Path) -> dict[str, Any]:
     """The file's table, whose frames are a list of tables. Stop: it is damaged or something else."""
     path = folder / FILE
@@ -132,15 +133,14 @@ def depth_of(folder: Path, name: str) -> Path | None:
     return folder / stated
 
 
-def scale(folder: Path, path: Path) -> float | None:
-    """Values of a 16-bit depth per unit of the poses; None where the file neither states it nor names this depth.
+def scale(folder: Path, name: str, path: Path) -> float | None:
+    """Values of a photograph's 16-bit depth per unit of the poses; None where the file neither states it nor names this
+    depth.
 
     Stop: depth_unit_scale_factor is no positive number.
     """
     stored = content(folder)
-    if "depth_unit_scale_factor" not in stored and not any(
-        folder / one == path for one in depth_files(folder).values()
-    ):
+    if "depth_unit_scale_factor" not in stored and depth_of(folder, name) != path:
         return None
     factor = stored.get("depth_unit_scale_factor", 1 / MILLIMETRES)
     if not is_scale(factor):

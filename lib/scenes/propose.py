@@ -13,7 +13,7 @@ from lib.core.errors import Stop
 from lib.core.records import Parts
 from lib.core.words import counted
 from lib.data import label_page, pictures
-from lib.scenes import colmap
+from lib.scenes import colmap, regions
 
 SMALL = "label_small"
 
@@ -50,5 +50,5 @@ def photographs(root: Path, scene: colmap.Scene) -> Iterator[dict[str, Any]]:
         except pictures.Unreadable as error:
             print(f"  skipped {view.image}: {error}", flush=True)
             continue
-        mask = f"{scene.name}/{view.name}.png"
+        mask = f"{regions.name(scene, view)}.png"
         yield {"file": file, "width": width, "height": height, "shown": seen, "small": name, "mask": mask}

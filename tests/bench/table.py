@@ -7,14 +7,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
-STEPS = {
-    "vggt_a": "`vggt_eth3d`, strategy a",
-    "vggt_b": "`vggt_eth3d`, strategy b",
-    "vggt_c": "`vggt_eth3d`, strategy c",
-    "hamer": "`hamer`",
-    "vavae_microdoppler": "`vavae_microdoppler`, first stage",
-    "llava_map": "`llava_map`, first stage",
-}
 
 
 def lines(results: dict[str, Any]) -> list[str]:
@@ -22,10 +14,11 @@ def lines(results: dict[str, Any]) -> list[str]:
         "| a step of | by default | nothing kept | a loop of one's own | trained part alone | one's own / default |",
         "|---|---|---|---|---|---|",
     ]
-    for name, title in STEPS.items():
-        seconds, ratio = results[name]["seconds"], results[name]["ratios"]["peer/default"]
+    steps = {name: part for name, part in results.items() if isinstance(part, dict) and "ratios" in part}
+    for name, part in steps.items():
+        seconds, ratio = part["seconds"], part["ratios"]["peer/default"]
         cells = " | ".join(f"{seconds[kind]['cpu']:.2f} s" for kind in ("default", "uncached", "peer", "floor"))
-        found.append(f"| {title} | {cells} | {ratio:.2f} |")
+        found.append(f"| `{name}` | {cells} | {ratio:.2f} |")
     return [*found, "", sentence(results)]
 
 

@@ -27,6 +27,7 @@ def opengl(view):
 
 def write(folder, frames, **said):
     folder.mkdir(parents=True, exist_ok=True)
+    nerfstudio.content.cache_clear()
     nerfstudio.depth_files.cache_clear()
     (folder / "transforms.json").write_text(json.dumps(COMMON | {"frames": frames} | said))
 
@@ -63,6 +64,15 @@ def test_the_depth_that_frames_name_is_in_their_unit(yard):
     write(yard, stored["frames"], depth_unit_scale_factor=0.01)
     assert read_depth(find_depth_map(colmap.read(yard), view, 0)).max() == pytest.approx(25)
     assert read_depth(find_depth_map(colmap.read(yard), view, 5000)).max() == pytest.approx(0.5)
+
+
+def test_transforms_json_is_read_once_for_all_photographs(yard, monkeypatch):
+    """Of a thousand photographs each would parse the thousand frames."""
+    calls, read = [], nerfstudio.table_in
+    monkeypatch.setattr(nerfstudio, "table_in", lambda path: calls.append(path) or read(path))
+    scene = colmap.read(yard)
+    assert [find_depth_map(scene, view, 0).scale for view in scene.views] == [1000] * 3
+    assert calls == [yard / "transforms.json"]
 
 
 def colmap_model(folder):
