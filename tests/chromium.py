@@ -34,6 +34,8 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 
+GONE = ("context was destroyed", "Cannot find context", "navigated or closed")
+
 
 class Page:
     """One tab. Positions are CSS pixels of the window."""
@@ -44,7 +46,10 @@ class Page:
         self.events: list[dict[str, Any]] = []
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One command of the protocol and its result; what else arrives meanwhile is kept in `events`."""
+        """One command of the protocol and its result; what else arrives meanwhile is kept in `events`.
+
+        LookupError: the page that was asked has gone, since another is being loaded.
+        """
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if self.session:
@@ -52,6 +57,8 @@ class Page:
         os.write(self.to_browser, json.dumps(message).encode() + b"\0")
         while (answer := self.receive()).get("id") != self.number:
             self.events.append(answer)
+        if any(word in str(answer.get("error")) for word in GONE):
+            raise LookupError(answer["error"])
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
@@ -91,18 +98,20 @@ class Page:
 
     def wait(self, condition: str, limit_s: float = 60) -> None:
         until = time.monotonic() + limit_s
-        while not self.run(condition):
+        while not self.holds(condition):
             assert time.monotonic() < until, f"never true: {condition}"
             time.sleep(0.02)
+
+    def holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except LookupError:
+            return False
 
     def errors(self) -> list[str]:
         """Everything that the page complained about: exceptions, the console's errors, files that did not come."""
         self.run("1")
-        bad = ("Runtime.exceptionThrown", "Network.loadingFailed")
-        logged = [e for e in self.events if e.get("method") == "Log.entryAdded" and is_error(e)]
-        return [json.dumps(e["params"]) for e in self.events if e.get("method") in bad] + [
-            json.dumps(e["params"]) for e in logged
-        ]
+        return [json.dumps(event["params"]) for event in self.events if is_complaint(event)]
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for since it was opened."""
@@ -150,8 +159,14 @@ class Page:
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
 
-def is_error(event: dict[str, Any]) -> bool:
-    return bool(event["params"]["entry"]["level"] == "error")
+def is_complaint(event: dict[str, Any]) -> bool:
+    """A file that was no longer wanted, since the page was left, is none."""
+    method, said = event.get("method"), event.get("params", {})
+    return bool(
+        method == "Runtime.exceptionThrown"
+        or (method == "Network.loadingFailed" and not said.get("canceled"))
+        or (method == "Log.entryAdded" and said["entry"]["level"] == "error")
+    )
 
 
 @contextlib.contextmanager
