@@ -6,11 +6,12 @@ NAME.png, white on black and of the photograph's size.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.run import atomic
+from lib.data import pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,8 +20,8 @@ PAGE = "label.html"
 TEMPLATE = Path(__file__).with_name("label_page.html")
 MARK = "/*DATA*/"
 SMALL_PX = 320
-BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif")  # what they all show
-WHOLE = "whole"  # folder of copies of what they do not show: TIFF, HEIC
+KINDS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF")  # every browser shows these
+WHOLE = "whole"  # folder of copies of what they do not show: TIFF, HEIC, also where they are called .jpg
 
 
 def small(picture: "Image.Image") -> "Image.Image":
@@ -32,12 +33,18 @@ def small(picture: "Image.Image") -> "Image.Image":
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def shown(folder: Path, file: str, copy: str, read: Callable[[], "Image.Image"]) -> str:
-    """What the page shows of a photograph: the file, or where browsers do not read it a JPEG `copy`, made once."""
-    if Path(file).suffix.lower() in BROWSERS:
+def shown(folder: Path, file: str, copy: str, upright: bool) -> str:
+    """What the page shows of a photograph: the file, or where not every browser shows it as it is read (upright, or as
+    stored) a JPEG `copy`, made once. pictures.Unreadable.
+
+    Of a turned file all heed the orientation of a JPEG, some that of other kinds; none shows it as stored, because a
+    page that was opened as a file may not ask for that (CSS Images 3, image-orientation).
+    """
+    kind, turned = pictures.header(folder / file, upright=False).format, pictures.is_turned(folder / file)
+    if kind in KINDS and (not turned or (upright and kind == "JPEG")):
         return file
     if not (folder / copy).exists():
-        save(read(), folder / copy)
+        save(pictures.read(folder / file, upright=upright), folder / copy)
     return copy
 
 
@@ -48,12 +55,11 @@ def save(picture: "Image.Image", path: Path) -> None:
         picture.save(temporary, format="JPEG", quality=85)
 
 
-def write(folder: Path, mode: str, pictures: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]]) -> Path:
-    """mode: "hands" or "regions". pictures: file, width, height, shown, small (a small picture, or ""), mask (regions).
-
-    items: hands as in hands.json. What a browser remembers of this page belongs to these pictures and items alone.
+def write(folder: Path, mode: str, photographs: Sequence[dict[str, Any]], items: Sequence[dict[str, Any]]) -> Path:
+    """mode: "hands" or "regions". photographs: file, width, height, shown, small (a small picture, or ""), for regions
+    mask. items: hands as in hands.json. What a browser remembers of the page belongs to these pictures and items alone.
     """
-    content = {"mode": mode, "pictures": list(pictures), "items": list(items)}
+    content = {"mode": mode, "pictures": list(photographs), "items": list(items)}
     key = hashlib.sha256(json.dumps([str(folder.resolve()), content]).encode()).hexdigest()[:16]
     inside = json.dumps(content | {"key": key}).replace("<", "\\u003c")  # no text of it ends the script
     page = folder / PAGE

@@ -56,6 +56,7 @@ class Header(NamedTuple):
     height_px: int
     mode: str  # Pillow's name of how the file stores pixels: L, RGB, RGBA, P, CMYK, I;16, F, ...
     several: bool  # an animation or a file of pages, of which `read` gives the first
+    format: str  # Pillow's name of what the content is, whatever the file is called
 
 
 def header(source: Path | bytes, *, upright: bool) -> Header:
@@ -68,7 +69,13 @@ def header(source: Path | bytes, *, upright: bool) -> Header:
             width_px, height_px = height_px, width_px
         with suppress(Exception):  # a second frame that is damaged is none
             several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-        return Header(width_px, height_px, mode, several)
+        return Header(width_px, height_px, mode, several, str(image.format))
+
+
+def is_turned(source: Path | bytes) -> bool:
+    """Whether the file says that its pixels do not stand upright as they are stored. Unreadable as `header`."""
+    with opened(source) as image:
+        return image.getexif().get(ORIENTATION) in TURNS
 
 
 def read(source: Path | bytes, *, upright: bool, at_least: tuple[int, int] | None = None) -> "Image.Image":

@@ -5,7 +5,6 @@ data.region_masks (regions.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def photographs(root: Path, scene: colmap.Scene) -> Iterator[dict[str, Any]]:
                 small = label_page.small(pictures.read(view.image, upright=False, at_least=least))
                 label_page.save(small, root / name)
             file, copy = view.image.relative_to(root).as_posix(), f"{SMALL}/{label_page.WHOLE}/{Path(name).name}"
-            seen = label_page.shown(root, file, copy, partial(pictures.read, view.image, upright=False))
+            seen = label_page.shown(root, file, copy, upright=False)
         except pictures.Unreadable as error:
             print(f"  skipped {view.image}: {error}", flush=True)
             continue

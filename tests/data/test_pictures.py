@@ -248,7 +248,7 @@ def test_a_large_jpeg_is_decoded_small_but_never_too_small():
     for least, size in sizes.items():
         assert pictures.read(content, upright=True, at_least=least).size == size
     assert pictures.read(content, upright=False, at_least=(100, 50)).size == (100, 50)
-    assert pictures.header(content, upright=True) == (400, 800, "RGB", False)
+    assert pictures.header(content, upright=True)[:4] == (400, 800, "RGB", False)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_damaged_second_frame_does_not_cost_the_first():
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     content = content[: content.rindex(b",") + 5]  # within the second frame's header
     assert (read(content) == 255).all()
-    assert pictures.header(content, upright=False) == (16, 8, "P", False)
+    assert pictures.header(content, upright=False)[:4] == (16, 8, "P", False)
 
 
 # ---------------------------------------------------------------------------------------------- limits

@@ -1,6 +1,5 @@
 """The page with which drafts of hands are corrected, and the small pictures of them that it lists."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,6 @@ def write(folder: Path, entries: list[dict[str, Any]]) -> Path:
             picture = np.asarray(pictures.read(folder / file, upright=True))
             draw(folder, file, picture, [entry for entry in entries if entry["file"] == file])
         copy = f"{SMALL}/{label_page.WHOLE}/{Path(small_name(file)).name}"
-        seen = label_page.shown(folder, file, copy, partial(pictures.read, folder / file, upright=True))
+        seen = label_page.shown(folder, file, copy, upright=True)
         shown.append({"file": file, "width": width, "height": height, "shown": seen, "small": small_name(file)})
     return label_page.write(folder, "hands", shown, entries)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lib.data import label_page as page_of
+from lib.data import pictures
 from lib.recipes.hamer import formats, label_page
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.hand import stand_in_hand
@@ -128,6 +129,33 @@ def test_work_survives_a_reload_and_a_group_is_typed(folder):
         page.wait("!window.before && document.readyState === 'complete'")
         assert page.run("progress.textContent") == "1 of 3 hands done"
         assert json.loads(saved(page, folder / "hands.json"))[0]["group"] == "anna"
+
+
+@browser.needed
+@pytest.mark.parametrize("upright", [True, False], ids=["hands", "regions"])
+def test_every_kind_of_picture_is_shown_as_it_is_read(tmp_path, upright):
+    """Chromium heeds the orientation of JPEG and PNG, not of WebP, and shows no TIFF, whatever it is called."""
+    stored, turned, shown = Image.new("RGB", (120, 80)), Image.Exif(), []
+    for k, colour in enumerate(("#f00", "#0f0", "#00f", "#fff")):
+        stored.paste(colour, (60 * (k % 2), 40 * (k // 2), 60 * (k % 2) + 60, 40 * (k // 2) + 40))
+    turned[pictures.ORIENTATION] = 6
+    for file, kind in (("a.jpg", "JPEG"), ("b.png", "PNG"), ("c.webp", "WEBP"), ("d.tif", "TIFF"), ("e.jpg", "TIFF")):
+        path = tmp_path / file
+        stored.save(path, kind, exif=turned, **({"lossless": True} if kind == "WEBP" else {}))
+        width, height = pictures.header(path, upright=upright)[:2]
+        seen = page_of.shown(tmp_path, file, f"whole/{file}.jpg", upright)
+        shown.append({"file": file, "width": width, "height": height, "shown": seen, "small": "", "mask": "m.png"})
+    page_of.write(tmp_path, "hands" if upright else "regions", shown, [])
+    with browser.page(tmp_path / page_of.PAGE) as page:
+        for place, one in enumerate(shown):
+            page.run(f"go({place})")
+            page.wait("document.getElementById('picture').complete")
+            page.run("document.getElementById('picture').decode()")
+            page.picture(tmp_path / "seen.png")
+            window, due = Image.open(tmp_path / "seen.png"), pictures.read(tmp_path / one["file"], upright=upright)
+            for x, y in ((15, 15), (due.width - 15, 15), (15, due.height - 15)):
+                found = np.array(window.convert("RGB").getpixel(spot(page, x, y)))
+                np.testing.assert_allclose(found, due.getpixel((x, y)), atol=12, err_msg=one["file"])
 
 
 @browser.needed
