@@ -14,6 +14,7 @@ from lib.core.errors import Stop
 from lib.scenes import colmap_files, lens, nerfstudio, scans
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays, resample, seen
+from lib.scenes.reach import reach_px, within_reach
 from lib.scenes.surfaces import Samples, nearest_surface, splat
 
 # Values of ETH3D's masks: right geometry with an unsuited appearance; the photograph shows what the scan lacks.
@@ -26,7 +27,6 @@ LAYER = 0.05  # relative depth within which two sparse points of one pixel count
 NEAR = 1e-6  # times the median depth: a point on the camera's own plane is seen nowhere
 # The same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm.
 SURFACE = 0.005
-MOST_REACH_PX = 6  # holes in a depth map wider than twice this stay holes
 METRES = "m"  # of Record.columns["unit"], "" where the unit is not known
 MATCHES = 20  # pixels with a depth from both sources, at least, before their factor is believed
 FACTOR, SPREAD = 1.25, 1.15  # another unit: the median ratio is beyond FACTOR, its quartiles within SPREAD of it
@@ -220,8 +220,9 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
     if depth.dtype.kind not in "fiu":
         raise Stop(f"{path} holds values of the type {depth.dtype}, which are not depths")
     with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not a depth either
-        metres = (depth / depth_map.scale).astype(np.float32)
-    return np.where(np.isfinite(metres) & (metres > 0), metres, 0)
+        metres = (depth / depth_map.scale).astype(np.float32, copy=False)
+    metres[~(np.isfinite(metres) & (metres > 0))] = 0
+    return metres
 
 
 def alike(shape: tuple[int, ...], camera: Any) -> bool:
@@ -272,40 +273,15 @@ def from_map(depth_map: DepthMap, crop: Crop) -> np.ndarray:
     slanted surfaces keep their depth, which a minimum or a median would not do.
     """
     depth, camera = read_depth(depth_map), depth_map.camera
-    reach = reach_px(depth > 0)
     stretch = np.array([camera.width / depth.shape[1], camera.height / depth.shape[0]])
     # In pixels of the map, whose centres lie at + 0.5.
     pixels = lens.in_photograph(camera, rays(crop)[..., :2].reshape(-1, 2)) / stretch
-    column, row = np.where(np.isnan(pixels), OUTSIDE_PX, pixels).T
-    farthest, found = int(reach[depth > 0].max(initial=1) + 1), []
-    steps = range(-farthest, farthest + 1)
-    for down in steps:
-        for across in steps:
-            x, y = np.floor(column).astype(int) + across, np.floor(row).astype(int) + down
-            distance = np.maximum(np.abs(column - x - 0.5), np.abs(row - y - 0.5))
-            inside = (x >= 0) & (x < depth.shape[1]) & (y >= 0) & (y < depth.shape[0])
-            x, y = np.where(inside, x, 0), np.where(inside, y, 0)
-            cell = np.flatnonzero(inside & (depth[y, x] > 0) & (distance <= reach[y, x]))
-            found.append((cell, distance[cell], reach[y, x][cell], depth[y, x][cell]))
-    cell, distance, reach, depth = (np.concatenate(part) for part in zip(*found, strict=True))
+    cell, distance, reach, place = within_reach(np.where(np.isnan(pixels), OUTSIDE_PX, pixels), reach_px(depth > 0))
+    depth = depth.ravel()[place]
     focal = crop.intrinsics[0, 0]
     pitch = focal * stretch[0] / lens.focal_px(camera)[0]  # network pixels per pixel of the map
     slack = 3 * reach * pitch * depth / focal + SURFACE * depth
     return nearest_surface(Samples(cell, distance * pitch, reach * pitch, depth, slack), crop)
-
-
-def reach_px(known: np.ndarray) -> np.ndarray:
-    """(h, w) float32: how far from a measurement its surface is taken to go on, in pixels of the map.
-
-    known: (h, w) bool, where the map has measurements. The reach is 1.25 spacings, by the density near the measurement.
-    With 1, a surface that covers the centre of a network pixel has a measurement within reach if the laser left no
-    holes; the rest is for holes. The densest neighbourhood counts, so that surfaces do not grow at the border of what
-    is known (the sky).
-    """
-    from scipy.ndimage import maximum_filter, uniform_filter
-
-    share = maximum_filter(uniform_filter(known.astype(np.float32), 7, mode="nearest"), 7)
-    return np.minimum(1.25 / np.sqrt(np.maximum(share, 1e-3)), MOST_REACH_PX).astype(np.float32)
 
 
 def from_points(points: np.ndarray, cam_from_world: np.ndarray, crop: Crop) -> np.ndarray:

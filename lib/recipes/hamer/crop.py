@@ -87,7 +87,8 @@ def bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     framed = np.zeros((height + 2, width + 2, 4), np.uint8 if image.dtype == np.uint8 else np.float32)
-    framed[1:-1, 1:-1, :3] = image
+    for channel in range(3):  # in rows of three bytes numpy copies at a fifth of this speed
+        framed[1:-1, 1:-1, channel] = image[:, :, channel]
     pixels = framed.view(np.uint32).ravel() if image.dtype == np.uint8 else framed.reshape(-1, 4)
     found = np.empty((3, len(x)), np.float32)
     for first in range(0, len(x), PIECE):
