@@ -85,7 +85,7 @@ class EvalConfig:
     """Step 5's own settings. A recipe may extend this class."""
 
     resamples: int = scored(1000)  # of the bootstrap
-    batch: int = silent(1)  # samples scored at once in step 5
+    batch: int = silent(1)  # samples scored at once while a training is evaluated; step 5 scores one by one
     figures: int = scored(4)  # held-out samples drawn in the report
     checkpoint: str = scored("best")  # what step 5 scores: best, last or step-N (its --checkpoint)
     select_share: float = 0.1  # of the training groups: they choose the checkpoint and are not trained on; 0 = the last

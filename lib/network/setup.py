@@ -99,7 +99,7 @@ def assemble(
     if check and (limits := job.recipe.base_limits(job.config, stage, manifest)):
         base_rows = base_rows or scored(sampler.length)
         audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, base_rows))
-    before = (base_rows or scored(1))[:1] if check else []
+    before = scored(1) if check else []  # base_rows come from batches of another size, which rounds otherwise
     wrapped = adapters.attach(parts)
     for module in parts.modules.values():
         module.to(accelerator.device)
