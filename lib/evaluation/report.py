@@ -201,7 +201,7 @@ def trivial_wins(scores: dict[str, Any]) -> list[str]:
     """The first sentence where an answer that looks at nothing is as good as the adapted model, or better."""
     main = scores["main"]
     m = scores["metrics"][main["metric"]]
-    if m["trivial"] is None or not main.get("rival", True):
+    if absent(m["trivial"]) or not main.get("rival", True):
         return []
     gained = m["trivial"] - m["adapted"] if main["lower_is_better"] else m["adapted"] - m["trivial"]
     if gained > 0:
