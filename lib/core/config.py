@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -236,6 +237,13 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:
         raise Stop(f"the value of {key!r} cannot be read: {value!r}") from error
+
+
+def value_text(value: Any) -> str:
+    """A value as parse_override reads it after the =; a shell may need it quoted."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def refuse_interpolation(key: str, value: Any) -> None:
