@@ -59,10 +59,8 @@ def train(job: Job) -> list[Path]:
 
 def refuse_other_run(job: Job) -> None:
     """A training is never thrown away because something else changed: the message says what, and the user decides."""
-    if job.args.force:
-        return
-    reasons = job.before.reasons
-    if not reasons or steps.harmless(reasons, job.config):
+    reasons = () if job.args.force else steps.harmful(job.before.reasons, job.config)
+    if not reasons:
         return
     if not steps.only_code(reasons):
         raise Stop(

@@ -6,7 +6,6 @@ listed and named as not comparable. Two recipes have the same metric where one m
 
 import hashlib
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from lib.data.split import MANIFEST
 from lib.evaluation import experiment, plots
 from lib.evaluation.report import duration, gigabytes, interval, number, signed, stage_folders
 from lib.evaluation.statistics import PER_SAMPLE
+from lib.network import layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,18 +129,12 @@ def by_group(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def trainable(run: Run) -> int:
-    """Parameters in the trained tensors of the last checkpoint of each stage, read from the files' headers."""
-    from safetensors import safe_open
-
-    count = 0
+    """Parameters that were trained: a layer that several stages train counts once."""
+    of_layer: dict[str, int] = {}
     for stage in stage_folders(run):
-        newest = max(stage.glob("step-*"), default=None)
-        files = [*newest.glob("adapter/**/*.safetensors"), *newest.glob("weights.safetensors")] if newest else []
-        for file in files:
-            with safe_open(file, "np") as tensors:
-                names = tensors.keys()
-                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
-    return count
+        for layer, (count, _) in layers.read(stage).items():
+            of_layer[layer] = max(count, of_layer.get(layer, 0))
+    return sum(of_layer.values())
 
 
 def held_out(run: Run) -> str:

@@ -16,8 +16,16 @@ SETTLING_SECONDS = 3  # before a further machine looks for the first one again, 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=int, default=0, help="processes on this machine (default: one per device)")
+    parser.add_argument(
+        "--processes", type=at_least_one, default=0, help="processes on this machine (default: one per device)"
+    )
     parser.add_argument("--launch-args", default="", help="further words for torch's launcher")
+
+
+def at_least_one(text: str) -> int:
+    if text.strip("0") and text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
 
 
 def over_devices(job: Job, work: Callable[[Job], list[Path]]) -> list[Path] | int:

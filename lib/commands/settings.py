@@ -130,7 +130,7 @@ def refuse_changes(run: Run, stored: dict[str, Any], config: Any) -> None:
     changed = changed_settings(stored, config)
     if changed:
         shown = ", ".join(f"{key}: stored {stored.get(key)!r}, given {value!r}" for key, value in changed.items())
-        again = " ".join(f"{key}={value}" for key, value in changed.items())
+        again = shlex.join(f"{key}={configuration.value_text(value)}" for key, value in changed.items())
         raise Stop(
             f"the run {run.name} was made with other settings ({shown})",
             f"python {SCRIPTS[1]} --run {run.name} {again}   (changes the run), or another --run NAME",

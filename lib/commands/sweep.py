@@ -52,6 +52,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def sweep(args: argparse.Namespace, clock: Clock) -> int:
     """The runs one after another; the first pause or failure ends the call, and the same call goes on there."""
     settings = combinations(args.sweep)
+    refuse_both(args.sweep, args.set)
     named = [run_name(args, combination) for combination in settings]
     refuse_equal(named)
     for number, (name, combination) in enumerate(zip(named, settings, strict=True), 1):
@@ -110,6 +111,13 @@ def in_name(setting: str) -> str:
     key, _, value = setting.partition("=")
     plain = value.replace("/", "_").replace(",", "+")
     return key.rpartition(".")[2] + re.sub(r"""[][{}'" ]""", "", plain)
+
+
+def refuse_both(axes: list[str], of_all: list[str]) -> None:
+    """Stop: a setting is varied and set for all runs, whose names would then not say what they have."""
+    varied = {axis.partition("=")[0] for axis in axes}
+    if both := next((one for one in of_all if one.partition("=")[0] in varied), ""):
+        raise Stop(f"--set {both} is for every run, and --sweep varies the same setting", "leave one of the two out")
 
 
 def refuse_equal(named: list[str]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class EvalConfig:
     """Step 5's own settings. A recipe may extend this class."""
 
     resamples: int = scored(1000)  # of the bootstrap
-    batch: int = silent(1)  # samples scored at once in step 5
+    batch: int = silent(1)  # samples scored at once while a training is evaluated; step 5 scores one by one
     figures: int = scored(4)  # held-out samples drawn in the report
     checkpoint: str = scored("best")  # what step 5 scores: best, last or step-N (its --checkpoint)
     select_share: float = 0.1  # of the training groups: they choose the checkpoint and are not trained on; 0 = the last
@@ -236,6 +237,13 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:
         raise Stop(f"the value of {key!r} cannot be read: {value!r}") from error
+
+
+def value_text(value: Any) -> str:
+    """A value as parse_override reads it after the =; a shell may need it quoted."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def refuse_interpolation(key: str, value: Any) -> None:

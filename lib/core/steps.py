@@ -156,10 +156,12 @@ def only_code(reasons: tuple[str, ...]) -> bool:
     return all(reason.startswith(("the code of", UNKNOWN)) for reason in reasons)
 
 
-def harmless(reasons: tuple[str, ...], config: Any) -> bool:
-    """A training may go on: only settings changed that move no sample and no noise, or an output is gone."""
+def harmful(reasons: tuple[str, ...], config: Any) -> tuple[str, ...]:
+    """The reasons for which a training may not just go on: not a setting that moves no sample and no noise, and not an
+    output that is gone.
+    """
     free = tuple(f"{key} was" for key in configuration.marked(config, "free"))
-    return all(reason.startswith(free) or reason.endswith("is missing") for reason in reasons)
+    return tuple(reason for reason in reasons if not reason.startswith(free) and not reason.endswith("is missing"))
 
 
 def write_stamp(

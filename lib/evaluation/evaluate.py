@@ -108,8 +108,9 @@ def scored(
 
     The samples that are drawn are scored first and in every call, because their pictures are not kept on disk.
     """
-    path, pictured = partial_folder(job, source) / f"{column}.jsonl", sampler.pictured
-    pictured = range(min(job.config.eval.figures, sampler.length)) if pictured is None else pictured
+    path = partial_folder(job, source, session.accelerator) / f"{column}.jsonl"
+    first_ones = range(min(job.config.eval.figures, sampler.length))
+    pictured = first_ones if sampler.pictured is None else sampler.pictured
     accelerator, of_job = session.accelerator, (job.recipe, job.config, session.stage)
 
     kept = rows_on_disk(path, sampler.length, accelerator)
@@ -166,10 +167,13 @@ def keep(path: Path, index: int, row: Row) -> None:
     append_line(path, {"index": index, "step": index} | kept_on_disk)
 
 
-def partial_folder(job: Job, source: Path) -> Path:
-    """Rows of an interrupted evaluation count only for the same data, settings, code and checkpoint."""
+def partial_folder(job: Job, source: Path, accelerator: Any) -> Path:
+    """Rows of an interrupted evaluation count only for the same data, settings, code, checkpoint, and kind of device:
+    of a base in half precision and an adapted model in full the difference would be one of precisions, too.
+    """
     made_from = steps.fingerprint(job.run, 5, job.recipe, job.config)
-    return job.run.folder / "eval" / "partial" / steps.digest(made_from, source.name)
+    computed_in = (accelerator.device.type, accelerator.mixed_precision)
+    return job.run.folder / "eval" / "partial" / steps.digest(made_from, source.name, *computed_in)
 
 
 def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> dict[str, Any]:

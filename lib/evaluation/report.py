@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.core.config import value_text
 from lib.core.errors import Stop
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record, write_text
 from lib.core.tables import read_table
@@ -201,7 +202,7 @@ def trivial_wins(scores: dict[str, Any]) -> list[str]:
     """The first sentence where an answer that looks at nothing is as good as the adapted model, or better."""
     main = scores["main"]
     m = scores["metrics"][main["metric"]]
-    if m["trivial"] is None or not main.get("rival", True):
+    if absent(m["trivial"]) or not main.get("rival", True):
         return []
     gained = m["trivial"] - m["adapted"] if main["lower_is_better"] else m["adapted"] - m["trivial"]
     if gained > 0:
@@ -294,7 +295,7 @@ def commands(run: Run, record: dict[str, Any]) -> list[str]:
     """What to type to get the same run on another machine."""
     words = ["--recipe", record["recipe"], "--preset", record["preset"]]
     words += (["--demo"] if record["demo"] else []) + ["--run", run.name]
-    words += [f"{key}={yaml_text(value)}" for key, value in record["overrides"].items()]
+    words += [f"{key}={value_text(value)}" for key, value in record["overrides"].items()]
     scale = ["export PIPELINE_SCALE=tiny"] if record["scale"] == "tiny" else []
     return [*scale, shlex.join(["python", SCRIPTS[1], *words]), *(run.portable_command(step) for step in (2, 3, 4, 5))]
 
@@ -344,14 +345,7 @@ def some(names: list[str]) -> str:
 
 
 def as_text(settings: dict[str, Any]) -> dict[str, str]:
-    return {key: yaml_text(value) for key, value in settings.items()}
-
-
-def yaml_text(value: Any) -> str:
-    """A value as the command line reads it."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+    return {key: value_text(value) for key, value in settings.items()}
 
 
 def caption(png: Path) -> str:

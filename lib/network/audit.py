@@ -20,12 +20,13 @@ SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
 
 
 def refuse_other_output(before: list[Row], after: list[Row]) -> None:
-    """With untrained adapters the network must still be the base."""
+    """With untrained adapters the network must still be the base. A number that means nothing is NaN on both sides."""
     for one, other in zip(before, after, strict=True):
         for name, value in one.numbers.items():
-            moved = abs(other.numbers[name] - value)
-            if moved > SAME * max(1.0, abs(value)):
-                change = f"{name} of {one.sample_id} from {value:.6g} to {other.numbers[name]:.6g}"
+            now = other.numbers[name]
+            same = now == value or abs(now - value) <= SAME * max(1.0, abs(value)) or (now != now and value != value)
+            if not same:
+                change = f"{name} of {one.sample_id} from {value:.6g} to {now:.6g}"
                 raise Stop(f"attaching the adapters moved {change}: the base was changed", code=FAILED)
 
 

@@ -35,6 +35,12 @@ def folder_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def step_of(folder: Path) -> int:
+    """The inverse of `folder_name`; -1 for any other name."""
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and folder.name == folder_name(int(digits)) else -1
+
+
 class DiskFull(OSError):
     """ENOSPC that says how much room the checkpoint needs."""
 
@@ -142,7 +148,7 @@ def refuse_full_disk(stage: Path, held: Content) -> int:
 
 def all_of(stage: Path) -> list[Path]:
     """The stage's checkpoint folders, newest first; anything else in the folder is left alone."""
-    return sorted((p for p in stage.glob("step-*") if re.fullmatch(r"step-\d{6}", p.name)), reverse=True)
+    return sorted((p for p in stage.glob("step-*") if step_of(p) >= 0), key=step_of, reverse=True)
 
 
 def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
@@ -234,7 +240,7 @@ def rotate(stage: Path, keep: int, best: Iterable[int]) -> None:
 def drop_newer(stage: Path, step: int) -> None:
     """After falling back to `step`: what was passed over as broken will be written again."""
     for folder in all_of(stage):
-        if folder.name > folder_name(step):
+        if step_of(folder) > step:
             shutil.rmtree(folder)
 
 

@@ -20,16 +20,20 @@ def write(stage: Path, rows: list[tuple[str, int, float]]) -> Path:
     return stage / "layers.csv"
 
 
+def read(stage: Path) -> dict[str, tuple[int, float]]:
+    """{layer: (parameters, share)} of what `write` left; empty where the stage has no such file."""
+    if not (stage / "layers.csv").exists():
+        return {}
+    table = read_table(stage / "layers.csv", LAYERS)
+    return {row.layer: (int(row.parameters), float(row.share)) for row in table.itertuples()}
+
+
 def summary(stage: Path) -> list[tuple[str, int, int, float]]:
     """(range of layers, how many, parameters, share) of what `write` left, largest first; at most MOST_LINES.
 
     What does not fit is one last line. [] where the stage has no such file.
     """
-    if not (stage / "layers.csv").exists():
-        return []
-    table = read_table(stage / "layers.csv", LAYERS)
-    of_layer = {row.layer: (int(row.parameters), float(row.share)) for row in table.itertuples()}
-    lines = []
+    of_layer, lines = read(stage), []
     for name, members in ranges(of_layer).items():
         counts, shares = zip(*(of_layer[member] for member in members), strict=True)
         lines.append((name, len(members), sum(counts), sum(shares)))

@@ -23,10 +23,22 @@ from lib.network.frozen_features import FeatureCache, folder_for
 
 def read_prepared(job: Job) -> Manifest:
     """What step 3 left: manifest.csv and the folder of the arrays, whose files are compared when they are read."""
-    outputs = existing(job.run.stamp(3))["outputs"]
-    folder = next(job.run.output(name) for name in outputs if name.startswith(f"{CACHE}/"))
+    folder = prepared_folder(job, existing(job.run.stamp(3)))
     prepared.expect_noted(folder, job.run.command(3, "--force"))
     return split.read_manifest(job.run.manifest, folder)
+
+
+def prepared_folder(job: Job, stamp: dict[str, Any]) -> Path:
+    """Of the arrays, as the stamp of step 3 names it."""
+    return next(job.run.output(name) for name in stamp["outputs"] if name.startswith(f"{CACHE}/"))
+
+
+def arrays_hash(job: Job) -> str:
+    """Of all that step 3 wrote, by its own list of hashes; "" before it. A setting of step 3 may change every picture
+    and no word of the manifest.
+    """
+    stamp, _ = steps.stamp_of(job.run, 3)
+    return steps.file_hash(prepared_folder(job, stamp) / prepared.FILE) if stamp and stamp["outputs"] else ""
 
 
 def open_device(job: Job, trackers: Sequence[str] = ("tensorboard",)) -> tuple[Any, str]:
@@ -99,7 +111,7 @@ def assemble(
     if check and (limits := job.recipe.base_limits(job.config, stage, manifest)):
         base_rows = base_rows or scored(sampler.length)
         audit.refuse_other_base(limits, job.recipe.summarise(job.config, stage, base_rows))
-    before = (base_rows or scored(1))[:1] if check else []
+    before = scored(1) if check else []  # base_rows come from batches of another size, which rounds otherwise
     wrapped = adapters.attach(parts)
     for module in parts.modules.values():
         module.to(accelerator.device)
@@ -148,6 +160,7 @@ def open_feature_cache(job: Job, parts: Parts, accelerator: Any) -> FeatureCache
     keys, values = code.settings_read(behind, job.config), configuration.to_dotted(job.config)
     made_from = {
         "prepared": steps.file_hash(job.run.manifest),
+        "arrays": arrays_hash(job),
         "precision": accelerator.mixed_precision,
         "device": accelerator.device.type,
         "code": code.hashes(job.recipe, behind),

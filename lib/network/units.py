@@ -23,9 +23,11 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from lib.core.run import line_of, whole_record
+from lib.core.shared import is_at
 
 FREE_BYTES_KEPT = 2_000_000_000  # the cache never takes the last 2 GB of a disk
 PREFIX = "frozen-features-"
+USED = "used"  # the mark in each folder
 
 
 class Place(NamedTuple):
@@ -48,10 +50,7 @@ class Units:
         self.readers: dict[Path, IO[bytes]] = {}
         self.writer: Writer | None = None
         self.lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.used = (folder / "used").open("ab")
-        fcntl.flock(self.used, fcntl.LOCK_SH)
-        os.utime(folder / "used")
+        self.used = opened(folder)
         self.look_for_more()
 
     # ------------------------------------------------------------------------------------------ reading
@@ -233,19 +232,41 @@ def oldest_first(but: Path) -> list[Path]:
     """The folders of frozen features beside one, by when they were last opened."""
 
     def opened_ns(folder: Path) -> int:
-        mark = folder / "used"
+        mark = folder / USED
         return (mark if mark.exists() else folder).stat().st_mtime_ns
 
     return sorted((one for one in but.parent.glob(f"{PREFIX}*") if one != but), key=opened_ns)
 
 
+def opened(folder: Path) -> IO[bytes]:
+    """Its mark, locked: nobody removes the folder before it is closed. One that was just removed is made again."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            mark = (folder / USED).open("ab")
+            fcntl.flock(mark, fcntl.LOCK_SH)
+            if is_at(mark.fileno(), folder / USED):
+                os.utime(folder / USED)
+                return mark
+            mark.close()
+
+
 def removed(folder: Path) -> int:
-    """The bytes that were freed; 0 where a process has the folder open."""
-    with (folder / "used").open("ab") as mark:
+    """The bytes that were freed; 0 where a process has the folder open, or another one is removing it.
+
+    The mark goes last: as long as it is there, the others see that it is locked.
+    """
+    with contextlib.suppress(FileNotFoundError), (folder / USED).open("rb") as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
         held = held_bytes(folder)
-        shutil.rmtree(folder)
+        for file in folder.iterdir():
+            if file.name != USED:
+                file.unlink()
+        (folder / USED).unlink()
+        with contextlib.suppress(OSError):  # opened again meanwhile
+            folder.rmdir()
         return held
+    return 0

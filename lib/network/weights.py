@@ -283,11 +283,11 @@ def convert(source: Path, out: Path, *, without: tuple[str, ...] = (), wrappers:
     """A pickled checkpoint as a safetensors file with the same names, written once; later calls find it and return.
 
     without: regexes over whole names that are left out (a licensed part). wrappers: keys under which the weights may
-    be. The source's size and time of change are kept in the file, so that another source is converted again.
+    be. All this and the source's size and time of change are kept in the file: where they differ, it is made again.
     """
     from safetensors.torch import save_file
 
-    made_from = f"{source.name} {source.stat().st_size} {source.stat().st_mtime_ns}"
+    made_from = f"{source.name} {source.stat().st_size} {source.stat().st_mtime_ns} {without} {wrappers}"
     if is_made_from(out, made_from):
         return out
     kept = {

@@ -72,8 +72,9 @@ def check_movement(training: Training) -> None:
     """Once, a while after the warm-up; a shorter stage is not judged: two small steps may cancel out."""
     config = training.config
     due = int(config.warmup_ratio * training.stage.steps) + audit.SETTLED_STEPS
-    if training.movement and training.step == due:
-        if training.skipped == 0 and all(group.lr for one in training.objectives for group in one.groups):
+    if training.movement and training.step >= due:
+        moving = training.skipped == 0 and all(group.lr for one in training.objectives for group in one.groups)
+        if moving and training.step == due:  # a training that goes on later was judged in the session before
             training.movement.refuse_standing_still(training.tensors)
         training.movement = None
 

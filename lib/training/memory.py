@@ -1,7 +1,7 @@
 """When memory is short: the global batch stays, the micro-batch shrinks, then activations are recomputed.
 
 Before a training the largest sample is tried once, so that a run does not find out in its third hour. What is chosen is
-kept in run.json, because dropout noise depends on the micro-batch and a resume must use the same one.
+kept in run.json: dropout noise depends on the micro-batch, and a resume does not try again.
 """
 
 import os
@@ -144,8 +144,7 @@ def begin_again(training: Training, cause: str) -> None:
     """
     try:
         use_less(training, cause)
-        training.job.record["gradient_checkpointing"] = training.gradient_checkpointing
-        write_record(training.job.run.record, training.job.record)
+        write_record(training.job.run.record, training.job.record)  # whichever process this is
         write_text(training.job.run.again, str(len(training.job.record["changes"])))
         print(f"the step begins again; started by hand: {training.job.run.command(4)}", flush=True)
     except Stop as stop:
@@ -154,7 +153,8 @@ def begin_again(training: Training, cause: str) -> None:
 
 
 def note(training: Training, what: str) -> None:
-    training.job.record |= {"micro_batch": training.micro_batch}
+    lowered = {"micro_batch": training.micro_batch, "gradient_checkpointing": training.gradient_checkpointing}
+    training.job.record |= lowered
     training.job.record.setdefault("changes", []).append({"step": training.step + 1, "what": what})
     if is_first_rank():
         write_record(training.job.run.record, training.job.record)

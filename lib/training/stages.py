@@ -8,11 +8,10 @@ import torch
 
 from lib.core import steps
 from lib.core.errors import Paused, Stop
-from lib.core.hashes import folder_fault
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import existing, read_json, write_record
+from lib.core.run import existing, write_record
 from lib.core.words import counted
 from lib.data import places
 from lib.network import adapters, checkpoint, layers, lineage, scoring, sharding
@@ -27,7 +26,7 @@ from lib.network.setup import (
     read_prepared,
     uncached,
 )
-from lib.training import keeping, trackers
+from lib.training import keeping, starts, trackers
 from lib.training.loop import run_stage
 from lib.training.state import Training
 
@@ -54,12 +53,13 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
     with job.unwatched():
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
     manifest = read_prepared(job)
-    starts = {f"the asset {name}": folder for name, folder in asset_dirs.items()}
+    ancestors = {f"the asset {name}": folder for name, folder in asset_dirs.items()}
     if job.args.checkpoint:
-        starts[f"the checkpoint {Path(job.args.checkpoint).name}"] = Path(job.args.checkpoint)
-    note_seen(job, manifest, starts)
+        ancestors[f"the checkpoint {Path(job.args.checkpoint).name}"] = Path(job.args.checkpoint)
+    note_seen(job, manifest, ancestors)
     asked = ask_base(job, manifest, asset_dirs, accelerator)
     stages = job.recipe.stages(job.config, manifest)
+    starts.refuse_other(job, chosen(job, stages))
     if job.args.force and is_first_rank():
         for stage in chosen(job, stages):
             shutil.rmtree(job.run.stage(stage.name), ignore_errors=True)
@@ -93,11 +93,11 @@ def say_what_differs(job: Job, precision: str, processes: int) -> None:
         print(f"{now['device']}, {counted(processes, 'process', 'processes')}, {precision}, {batch}", flush=True)
 
 
-def note_seen(job: Job, manifest: Manifest, starts: dict[str, Path]) -> None:
+def note_seen(job: Job, manifest: Manifest, ancestors: dict[str, Path]) -> None:
     """Stop where what the training starts from has seen held-out data; with train.accept_seen it is noted for the
     report.
     """
-    for what, folder in starts.items():
+    for what, folder in ancestors.items():
         if not job.config.train.accept_seen:
             lineage.refuse_seen(manifest, split_by(job), folder, what)
         elif found := lineage.seen(manifest, split_by(job), folder, what):
@@ -200,7 +200,8 @@ def train_stage(
     ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
     training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
     trackers.open_for(job, folder, accelerator)
-    if fresh and not warm_start(job, stage, manifest, training):
+    first = chosen(job, job.recipe.stages(job.config, manifest))[0]
+    if fresh and not starts.load(training, starts.source(job, stage, first)):
         training.base_rows = base_rows
     run_stage(training, resume)
     trackers.close(accelerator)
@@ -230,50 +231,3 @@ def say_what_trains(parts: Parts, folder: Path) -> None:
     print(layers.text(folder))
     found, trainable = counted(len(rows), "trained layer"), f"{trained:,} of {total:,} parameters"
     print(f"  {found}, {trainable} ({100 * trained / total:.3f} %): {folder / 'layers.csv'}", flush=True)
-
-
-def warm_start(job: Job, stage: Stage, manifest: Manifest, training: Training) -> bool:
-    """A stage that starts from another takes its trained tensors, and the moments of the optimisers that both have.
-
-    False: it starts from the untouched base.
-    """
-    source, grown = None, False
-    if job.args.checkpoint and stage == chosen(job, job.recipe.stages(job.config, manifest))[0]:
-        source = Path(job.args.checkpoint)
-        refuse_other_settings(job, source)
-    elif stage.init_from != "base":
-        source, grown = checkpoint.choose(job.run.stage(stage.init_from), "best"), True
-    if source is None:
-        return False
-    parts = training.parts
-    training.lineage |= lineage.read(source)
-    checkpoint.load(source, parts, training.wrapped, parts.base, grown)
-    training.inherited_moments = checkpoint.moments(source, parts)
-    of_stage = f" of stage {stage.init_from}" if stage.init_from != "base" else ""
-    print(f"stage {stage.name} starts from {source.name}{of_stage}")
-    return True
-
-
-def refuse_other_settings(job: Job, source: Path) -> None:
-    """--checkpoint: a new run may have other data and another schedule, but the same network and adapters."""
-    problem = folder_fault(source)
-    if problem:
-        raise Stop(
-            f"{source} is not a usable checkpoint: {problem}",
-            job.run.command(4, "--checkpoint runs/NAME/train/STAGE/step-000100"),
-        )
-    state = read_json(source / "state.json")
-    then, now = of_network(state), of_network(job.record)
-    changed = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    if changed:
-        shown = ", ".join(f"{key}: checkpoint {then.get(key)!r}, run {now.get(key)!r}" for key in changed)
-        raise Stop(
-            f"the checkpoint {source} was trained with other settings ({shown})",
-            "make the run with the same settings, or choose another checkpoint",
-        )
-
-
-def of_network(record: dict[str, Any]) -> dict[str, Any]:
-    """What a run record or a checkpoint's state says of the network: the recipe, its model and its adapters."""
-    settings = record["config"].items()
-    return {"recipe": record["recipe"]} | {k: value for k, value in settings if k.startswith(("model.", "lora."))}

@@ -58,6 +58,7 @@ def test_a_run_that_was_copied_beside_runs_is_found_and_the_command_moves_it(ste
 
 @pytest.mark.parametrize("words, parts", [
     (("lora.rank=3",), ("lora.rank: stored 2, given 3", "step1_setup.py --run r lora.rank=3")),
+    (("lora.full=[a, b]",), ("step1_setup.py --run r 'lora.full=[a, b]'",)),
     (("--demo",), ("was made with demo=False, not True",)),
     (("--preset", "large"), ("was made with preset=small, not large",)),
     (("--recipe", "vggt_eth3d"), ("was made with recipe=toy, not vggt_eth3d",)),
@@ -282,6 +283,13 @@ def test_a_flag_that_does_nothing_is_refused(step, capsys, number, words, parts)
     assert step(number, *words) == 2
     text = said(capsys)
     assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize("given", ["-2", "0", "two"])
+def test_a_number_of_processes_that_is_none_is_refused(step, capsys, given):
+    """It was taken for 1 where it was negative."""
+    assert step(4, "--processes", given) == 2
+    assert f"--processes: {given!r} is no whole number of at least 1" in said(capsys)
 
 
 def test_the_command_to_go_on_names_run_and_root_whoever_says_it(monkeypatch):

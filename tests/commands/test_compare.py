@@ -3,18 +3,16 @@
 import csv
 import json
 
-import numpy as np
 import pytest
 
 from lib.commands import compare
 from lib.core.errors import Stop
 from lib.core.run import append_line, write_record
+from lib.network import layers
 from tests.evaluation.test_report import METRICS, change, make_run, write_csv
 
 
 def add_run(root, name: str, adapted: float, trained: int = 10, **settings):
-    from safetensors.numpy import save_file
-
     run = make_run(root, name, **settings)
     main = METRICS["abs_rel"] | {
         "adapted": adapted,
@@ -23,9 +21,7 @@ def add_run(root, name: str, adapted: float, trained: int = 10, **settings):
         "high": adapted - 0.18,
     }
     change(run.scores, metrics=METRICS | {"abs_rel": main})
-    adapter = run.stage("main") / "step-000060" / "adapter" / "adapter_model.safetensors"
-    adapter.parent.mkdir(parents=True)
-    save_file({"a": np.zeros((trained, 3), "float32"), "b": np.zeros(5, "float32")}, adapter)
+    layers.write(run.stage("main"), [("net.a", 3 * trained, 0.1), ("net.b", 5, 0.1)])
     return run
 
 
@@ -135,16 +131,12 @@ def test_other_training_data_does_not_hinder_a_comparison(tmp_path):
     assert "not comparable" not in compare.compare(runs, tmp_path / "runs")
 
 
-def test_fully_trained_tensors_of_every_stage_are_counted(tmp_path):
-    from safetensors.numpy import save_file
-
+def test_a_layer_that_several_stages_train_is_counted_once(tmp_path):
     run = add_run(tmp_path, "staged", 0.1)
     stage = run.stage("align")
     write_record(stage / "best.json", {"step": 1})
     append_line(stage / "log.jsonl", {"step": 1, "loss_objective": 1.0})
-    for step, count in (("step-000001", 1000), ("step-000002", 7)):  # only the last checkpoint counts
-        (stage / step).mkdir()
-        save_file({"w": np.zeros(count, "float32")}, stage / step / "weights.safetensors")
+    layers.write(stage, [("net.b", 5, 0.1), ("projection", 7, 0.1)])
     assert compare.trainable(run) == 35 + 7
 
 

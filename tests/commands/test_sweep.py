@@ -49,6 +49,14 @@ def test_doubles_and_gaps_in_a_sweep_are_refused(axes, said):
         sweep.combinations(axes)
 
 
+def test_a_setting_is_varied_or_set_for_all_runs(monkeypatch, tmp_path):
+    """The runs would be called after values that they do not have."""
+    monkeypatch.setattr(sweep, "run_child", lambda command, clock: pytest.fail("a run was begun"))
+    args = sweep.parse(["--sweep", "lora.rank=8,16", "--set", "train.epochs=1", "lora.rank=4", "--root", str(tmp_path)])
+    with pytest.raises(Stop, match=r"--set lora\.rank=4 is for every run"):
+        sweep.sweep(args, None)
+
+
 def test_lists_are_values_and_every_combination_is_a_run_of_its_own():
     args = sweep.parse(["--sweep", "x", "--run", "s"])
     found = sweep.combinations(["lora.alpha=8.5,16.5", "data.frames=[2,2],[2,8]"])

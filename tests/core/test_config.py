@@ -78,6 +78,13 @@ def test_a_wrong_setting_is_one_sentence_with_the_nearest_right_one(word, said):
         assert part in stopped.value.cause
 
 
+@pytest.mark.parametrize(
+    "value", [1e-5, 1e20, True, None, "", "off", "on", "true", "1", "a: b", "it's", [], ["a b", "off", 2], {"a": [1]}]
+)
+def test_the_text_of_a_value_is_read_as_the_value(value):
+    assert config.parse_override(f"some.key={config.value_text(value)}") == ("some.key", value)
+
+
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(Stop, match="unknown preset 'smal': did you mean 'small'"):
         compose(preset="smal")

@@ -96,6 +96,15 @@ def test_code_alone_never_retrains(step, done, capsys, repository, folder):
     assert plan(step, capsys)[4][0] == "complete"
 
 
+def test_more_epochs_and_other_code_go_on_once_the_code_is_accepted(step, done, capsys, repository, folder):
+    edit(repository / "lib" / "core" / "order.py", "0xD1CE", "0xD1CF")
+    assert step(4, "train.epochs=2") == 2
+    assert "since the training began, the code of lib/core/order.py changed\n" in capsys.readouterr().err
+    assert step(4, "train.epochs=2", "--accept-code") == 0
+    assert "going on from step-000005" in capsys.readouterr().out
+    assert json.loads((folder / "run.json").read_text())["accepted_code"] == ["the code of lib/core/order.py changed"]
+
+
 def test_force_retrains_from_scratch(step, done, capsys, folder):
     times = (folder / "train" / "adapt" / "timing.jsonl").read_bytes()
     log = (folder / "train" / "adapt" / "log.jsonl").read_bytes()
@@ -157,8 +166,8 @@ def test_accept_code_covers_code_only():
         ("the code of lib/a.py changed", "lora.rank was 2, is 3")
     )
     config = recipes.load(str(TOY)).Config()
-    assert steps.harmless(("train.epochs was 1, is 2", "train/adapt is missing"), config)
-    assert not steps.harmless(("train.lr was 1, is 2",), config)
+    moved = ("train.lr was 1, is 2", "the code of lib/a.py changed")
+    assert steps.harmful(("train.epochs was 1, is 2", *moved, "train/adapt is missing"), config) == moved
 
 
 def test_where_a_step_paused_is_said_in_words():

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.core.run import Run, existing, read_json, write_json
-from lib.evaluation import card
+from lib.evaluation import card, evaluate
 from lib.network import scoring
 from lib.recipes.toy import recipe as toy
 from tests.data.hub_server import serve
@@ -74,6 +76,14 @@ def test_paused_by_a_signal_and_resumed_it_is_bit_equal(trained, step, folder, m
     assert step(5) == 0
     assert [file.read_bytes() for file in files] == wanted
     assert not (folder / "eval" / "partial").exists()
+
+
+def test_rows_of_a_paused_evaluation_do_not_serve_another_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.steps, "fingerprint", lambda *made_from: {})
+    job = SimpleNamespace(run=Run(tmp_path, "r"), recipe=None, config=None)
+    devices = [SimpleNamespace(device=torch.device(kind), mixed_precision=precision) for kind, precision in
+               (("cuda", "bf16"), ("cuda", "fp16"), ("cpu", "bf16"))]  # fmt: skip
+    assert len({evaluate.partial_folder(job, Path("step-000005"), one) for one in devices}) == len(devices)
 
 
 def test_rows_of_a_paused_evaluation_do_not_serve_another_training(trained, step, folder, monkeypatch):

@@ -229,6 +229,14 @@ def test_without_a_base_there_is_no_verdict_and_the_comparison_is_named(tmp_path
     )
 
 
+def test_a_trivial_predictor_without_a_score_is_no_rival():
+    main = {"metric": "error", "unit": "", "lower_is_better": True, "rival": True}
+    scores = {"main": main, "words": {"error": {"title": "Error"}}, "metrics": {"error": {"adapted": 0.3}}}
+    for trivial, said in ((0.2, 1), (0.4, 0), (float("nan"), 0), (None, 0)):
+        scores["metrics"]["error"]["trivial"] = trivial
+        assert len(report.trivial_wins(scores)) == said
+
+
 def test_numbers_that_do_not_exist_are_dashes(tmp_path):
     run = make_run(tmp_path)
     nothing = {"base": 0.0, "low": float("nan"), "high": float("nan"), "trivial": None, "verdict": "not shown"}

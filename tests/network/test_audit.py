@@ -129,3 +129,8 @@ def test_an_output_that_moved_by_attaching_is_caught():
     audit.refuse_other_output(rows, [Row("s1", "g", {"error": 1.0 + 1e-6})])
     with pytest.raises(Stop, match=r"adapters moved error of s1 from 1 to 1\.001: the base was changed"):
         audit.refuse_other_output(rows, [Row("s1", "g", {"error": 1.001})])
+    for before, after in ((1.0, float("nan")), (float("nan"), 1.0), (1.0, float("inf"))):
+        with pytest.raises(Stop, match="the base was changed"):
+            audit.refuse_other_output([Row("s1", "g", {"error": before})], [Row("s1", "g", {"error": after})])
+    undefined = [Row("s1", "g", {"error": float("nan"), "distance": float("inf")})]
+    audit.refuse_other_output(undefined, undefined)

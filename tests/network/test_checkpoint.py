@@ -122,6 +122,14 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     assert [p.name for p in checkpoint.all_of(tmp_path)] == ["step-000007"]
 
 
+def test_the_millionth_step_is_newer_than_the_one_before(tmp_path):
+    for name in ("step-999999", "step-1000000", "step-0000007", "step-7", "step-", "step-000001.tmp"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in checkpoint.all_of(tmp_path)] == ["step-1000000", "step-999999"]
+    checkpoint.drop_newer(tmp_path, 999_999)
+    assert [p.name for p in checkpoint.all_of(tmp_path)] == ["step-999999"]
+
+
 def test_step_5_takes_best_last_or_a_number_and_names_what_there_is(stage, step, folder, capsys):
     assert checkpoint.choose(stage, "last").name == "step-000010"
     assert checkpoint.choose(stage, "step-8").name == checkpoint.choose(stage, "step-000008").name == "step-000008"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +121,38 @@ def test_the_quota_is_for_all_folders_and_the_oldest_that_is_not_open_goes_first
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["1", "3", "4"]
     assert "removed frozen-features-2" in capsys.readouterr().out
     assert still_open.get("a") is not None and kept.stack(NAMES) is not None
+
+
+def test_processes_that_make_room_at_once_do_not_stand_in_one_another_s_way(filled, tmp_path, monkeypatch):
+    folder, gone, seen = tmp_path / "frozen-features-1", [], []
+    filled()
+    unlink = type(folder).unlink
+
+    def watched(file):
+        """Another process looks at the folder after every file."""
+        unlink(file)
+        gone.append(file.name)
+        seen.append((folder / "used").exists() or not list(folder.iterdir()))
+        assert units.removed(folder) == 0
+
+    monkeypatch.setattr(type(folder), "unlink", watched)
+    assert units.removed(folder) > 0 and not folder.exists()
+    assert gone[-1] == "used" and len(gone) == 3 and all(seen)
+
+
+def test_a_folder_that_is_removed_while_it_is_opened_is_made_again(filled, tmp_path, monkeypatch):
+    filled()
+    lock, folder = units.fcntl.flock, tmp_path / "frozen-features-1"
+
+    def late(mark, kind):
+        monkeypatch.setattr(units.fcntl, "flock", lock)
+        shutil.rmtree(folder)
+        lock(mark, kind)
+
+    monkeypatch.setattr(units.fcntl, "flock", late)
+    kept = Units(folder, 1e9)
+    kept.put("a", tensor("a"))
+    assert kept.get("a") is not None and (folder / "used").exists() and kept.get("b") is None
 
 
 def test_what_is_beyond_the_quota_is_not_kept_and_that_is_said_once(tmp_path, capsys):

@@ -350,6 +350,7 @@ def test_conversion_keeps_names_and_bytes_and_is_done_once(tmp_path):
     written = out.stat().st_mtime_ns
     weights.convert(tmp_path / "a.pt", out)
     assert out.stat().st_mtime_ns == written
+    assert load_file(weights.convert(tmp_path / "a.pt", out, without=(".*",))).keys() == set()
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     assert load_file(weights.convert(tmp_path / "a.pt", out)).keys() == {"a"}
 

@@ -9,6 +9,7 @@ from lib.core.errors import DONE, PAUSED, Paused
 from lib.core.records import Stage
 from lib.core.run import read_json, read_log
 from lib.network import scoring
+from lib.recipes.toy import recipe
 from lib.training.state import Training
 
 
@@ -42,6 +43,21 @@ def test_the_base_is_scored_once_and_the_log_says_what_it_was_asked(step, prepar
         evaluations = [one for one in read_log(folder / "train" / "adapt" / "log.jsonl") if "eval" in one]
         assert len(evaluations) > 1 and scored.count(max(scored)) == len(evaluations) + (not kept)
     assert logs[0] == logs[1]
+
+
+def test_a_base_that_was_scored_in_large_batches_is_compared_in_the_same_ones(step, prepared, monkeypatch):
+    """In half precision a sample's score depends on how many are scored at once."""
+    prepared("train.epochs=1", "train.plan=auto")
+    real = recipe.score_batch
+
+    def rounded(config, stage, parts, batch):
+        rows = real(config, stage, parts, batch)
+        for row in rows:
+            row.numbers["error"] *= 1 + 1e-3 * len(rows)
+        return rows
+
+    monkeypatch.setattr(recipe, "score_batch", rounded)
+    assert step(4, "eval.batch=4") == DONE
 
 
 def test_what_was_decided_survives_a_pause(step, prepared, folder):

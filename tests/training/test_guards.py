@@ -1,6 +1,7 @@
 """The guards round a training are really asked: each fault is put into a run of the toy recipe, and the run stops."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,20 @@ def test_what_stands_still_is_counted_over_what_had_a_gradient():
         movement.refuse_standing_still(tensors | {"net.a": torch.cat([torch.zeros(50), torch.ones(250)])})
 
 
+def test_what_was_judged_in_an_earlier_session_is_watched_no_more():
+    tensors = {"net.a": torch.ones(300)}
+    training = SimpleNamespace(
+        config=SimpleNamespace(warmup_ratio=0.1), stage=SimpleNamespace(steps=100), step=10 + audit.SETTLED_STEPS,
+        movement=audit.Movement(tensors), skipped=0, objectives=[], tensors=tensors,
+    )  # fmt: skip
+    training.movement.pulled["net.a"][:] = True
+    with pytest.raises(Stop, match="have moved"):
+        loop.check_movement(training)
+    training.step += 1
+    loop.check_movement(training)
+    assert training.movement is None
+
+
 @pytest.mark.parametrize(("module", "guard"), [
     (stages, "refuse_uneven"), (stages, "refuse_other_places"), (loop, "refuse_half_precision"),
     (one_step, "count_bad_steps"), (stages, "chosen"), (sharding, "complete"),
@@ -103,8 +118,6 @@ def test_what_needs_more_than_one_process_to_happen_is_asked_for(step, prepared,
 
 
 def test_what_is_trained_and_spread_is_refused_with_a_scaler(monkeypatch):
-    from types import SimpleNamespace
-
     training = SimpleNamespace(tensors={"net.a": torch.ones(2)}, accelerator=SimpleNamespace(scaler=object()))
     loop.refuse_half_precision(training)
     monkeypatch.setattr(loop.sharding, "is_spread", lambda tensor: True)

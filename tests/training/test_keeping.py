@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from lib.core.records import FrozenFeatures
 from lib.core.run import read_json
+from lib.data.prepared import note
 from lib.network.setup import open_feature_cache
 from lib.training import keeping
 from lib.training.keeping import Measured, choose
@@ -87,6 +89,17 @@ def test_the_deeper_front_is_chosen_where_samples_come_again(monkeypatch, tmp_pa
     assert settled == [{"train.plan": "long", "cache.policy": "blocks", "data.distinct_epochs": 2}]
     said = capsys.readouterr().out
     assert "cache.policy=blocks" in said and "2 x 100 samples come again and take 20 GB (data.distinct_epochs)" in said
+
+
+def test_what_is_kept_belongs_to_the_arrays_and_not_only_to_their_list(step, prepared, tmp_path):
+    """A setting of step 3 may change every picture, while names, files and sides stay as they were."""
+    prepared("train.epochs=1", last=4)
+    [arrays], kept = (tmp_path / "cache").glob("prepared-*"), "cache/frozen-features-*"
+    before = list(tmp_path.glob(kept))
+    np.save(arrays / "0.npy", np.load(arrays / "0.npy") + 1)
+    note(arrays, lambda: None)
+    assert step(4, "--force") == 0
+    assert len(before) == 1 and len(list(tmp_path.glob(kept))) == 2
 
 
 def test_nothing_is_kept_with_none(tmp_path):

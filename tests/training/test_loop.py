@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -246,6 +247,34 @@ def test_a_new_run_starts_from_a_checkpoint_and_refuses_other_adapters(step, pre
     began = next(record["eval"] for record in log if "eval" in record)
     ended = [r for r in read_log(folder / "train" / "adapt" / "log.jsonl") if "eval" in r][-1]["eval"]
     assert began == ended
+
+
+def test_a_stage_that_began_does_not_begin_from_another_checkpoint(
+    step, prepared, monkeypatch, folder, tmp_path, capsys
+):
+    prepared("train.epochs=1", last=5)
+    source, other = (str(folder / "train" / "adapt" / "step-000005"), str(tmp_path / "other"))
+    shutil.copytree(source, other)
+    assert step(4, "--run", "r", "train.epochs=2", "--checkpoint", other) == 2  # r is trained, and from its base
+    assert "began without a checkpoint, so --checkpoint" in capsys.readouterr().err
+    assert step(1, "--run", "s", "--recipe", "toy", "train.epochs=1") == 0
+    with monkeypatch.context() as patched:  # before the first checkpoint, and without a word
+        patched.setattr(stages, "run_stage", lambda training, resume: sys.exit(9))
+        assert step(4, "--run", "s", "--checkpoint", source) == 9
+    assert step(4, "--run", "s") == 2
+    assert "was to begin from step-000005, and has no checkpoint yet" in capsys.readouterr().err
+    stop_at(monkeypatch, 2)
+    assert step(4, "--run", "s", "--checkpoint", other) == 75  # the same one, wherever it lies
+    assert step(4, "--run", "s", "--checkpoint", source) == 0
+
+
+def test_force_does_not_remove_what_it_is_to_begin_from(step, prepared, folder, tmp_path, capsys):
+    prepared("train.epochs=1", last=5)
+    source = folder / "train" / "adapt" / "step-000005"
+    assert step(4, "--force", "--checkpoint", str(source)) == 2
+    assert "--force removes the old training, and with it" in capsys.readouterr().err
+    assert step(4, "--force", "--checkpoint", str(tmp_path / "nothing")) == 2
+    assert "is not a usable checkpoint" in capsys.readouterr().err and source.exists()
 
 
 def test_without_keep_best_the_last_checkpoint_is_scored(step, prepared, folder):

@@ -81,6 +81,19 @@ def test_a_resume_keeps_the_micro_batch_and_does_not_try_again(step, prepared, m
     assert read_json(folder / "run.json")["micro_batch"] == 1
 
 
+def test_recomputed_activations_are_kept_in_the_run_too(tmp_path):
+    """Else each session would run out of memory once more before it goes on."""
+    run, net = Run(tmp_path, "r"), torch.nn.Linear(1, 1)
+    train = SimpleNamespace(gradient_checkpointing=False)
+    training = SimpleNamespace(
+        micro_batch=1, gradient_checkpointing=False, step=7, config=SimpleNamespace(global_batch=4),
+        accelerator=SimpleNamespace(num_processes=1), parts=SimpleNamespace(modules={"net": net}),
+        job=SimpleNamespace(record={}, run=run, config=SimpleNamespace(train=train)),
+    )  # fmt: skip
+    memory.use_less(training, "step 8: out of memory")
+    assert existing(run.record)["gradient_checkpointing"] is True and net.gradient_checkpointing
+
+
 def test_where_nothing_is_left_to_lower_the_training_begins_and_gives_the_advice(step, prepared, monkeypatch, capsys):
     probing(monkeypatch)
     prepared("train.epochs=1", "train.fault=full-0")

@@ -54,9 +54,9 @@ def predict_scaled(config: Config, stage: Stage, parts: Parts, inputs: str, out:
 def scene(config: Config, folder: Path) -> list[Photo]:
     """The pictures and cameras of a COLMAP scene, cut as step 3 cuts them."""
     read = colmap.read(folder)
-    listed = {view.image.name for view in read.views}
+    listed = {view.image.resolve() for view in read.views}
     there = [path for path in sorted((folder / "images").rglob("*")) if path.suffix.lower() in pictures.PHOTOS]
-    refuse_some(sum(path.name in listed for path in there), len(there))
+    refuse_some(sum(path.resolve() in listed for path in there), len(there))
     views = [view for view in read.views if view.image.is_file()]
     if not views:
         raise Stop(f"{folder} has no photograph that its COLMAP model lists", "give a folder of photos to --predict")

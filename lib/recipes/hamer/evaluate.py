@@ -139,11 +139,14 @@ def flat_numbers(predicted: np.ndarray, truth: np.ndarray, tight_side: float) ->
 
 
 def summarise(config: Config, stage: Stage, rows: list[Row]) -> dict[str, float]:
-    """Means over hands. Every hand has 21 keypoints in 3D, so the mean of their AUCs is FreiHAND's AUC."""
+    """Means over the hands for which a metric has a meaning, NaN where it has none for any. Every hand has 21 keypoints
+    in 3D, so the mean of their AUCs is FreiHAND's AUC.
+    """
     names = [name for name in measures(config, stage) if name in rows[0].numbers]
     table = np.array([[row.numbers[name] for name in names] for row in rows])
     known = ~np.isnan(table)
-    means = np.where(known, table, 0).sum(0) / np.maximum(known.sum(0), 1)
+    counts = known.sum(0)
+    means = np.where(counts > 0, np.where(known, table, 0).sum(0) / np.maximum(counts, 1), np.nan)
     return {name: float(value) for name, value in zip(names, means, strict=True)}
 
 

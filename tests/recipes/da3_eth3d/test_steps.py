@@ -157,6 +157,12 @@ def one_photo_more(photos: list[Path], cameras: Path) -> None:
     (photos[0].parent / "extra.JPG").write_bytes(photos[0].read_bytes())
 
 
+def a_namesake_elsewhere(photos: list[Path], cameras: Path) -> None:
+    other = photos[0].parent / "another_day"
+    other.mkdir()
+    (other / photos[0].name).write_bytes(photos[0].read_bytes())
+
+
 def one_photo_alone(photos: list[Path], cameras: Path) -> None:
     for photo in photos[1:]:
         photo.unlink()
@@ -173,7 +179,8 @@ def another_shape(photos: list[Path], cameras: Path) -> None:
 
 
 @pytest.mark.parametrize("harm, said", [
-    (one_photo_more, "known for 6 of 7 views"), (one_photo_alone, "cannot be told from 1 known camera"),
+    (one_photo_more, "known for 6 of 7 views"), (a_namesake_elsewhere, "known for 6 of 7 views"),
+    (one_photo_alone, "cannot be told from 1 known camera"),
     (another_centre, "the principal point of camera 1 lies so near the edge"),
     (another_shape, "is 100 x 144 pixels, its camera 216 x 144"),
 ])  # fmt: skip

@@ -1,5 +1,6 @@
 """Scores of held-out hands: perfect answers, hands with 2D labels alone, what the stand-in hand is not scored by."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,13 @@ def test_scores_of_a_perfect_answer_are_perfect(answered):
     assert numbers["pa_mpjpe_mm"] < 1e-3 and numbers["pck_05"] == 1 and numbers["auc_joints"] > 0.98
     assert "pa_mpvpe_mm" not in numbers  # no mesh to compare with
     assert trivial["pa_mpjpe_mm"] < 1e-3 and trivial["pck_05"] < 1
+
+
+def test_a_metric_that_no_hand_can_be_scored_by_is_no_zero(answered):
+    config, parts, batch = answered()
+    batch["keypoints_2d"][..., 2] = 0
+    numbers = scores(config, parts, batch)
+    assert np.isnan(numbers["pck_05"]) and numbers["pa_mpjpe_mm"] < 1e-3
 
 
 def test_mesh_scores_need_a_mesh_of_the_same_hand(answered):

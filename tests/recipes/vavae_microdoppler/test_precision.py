@@ -14,6 +14,7 @@ from lib import recipes
 from lib.core.config import from_dotted
 from lib.core.records import Manifest, Stage
 from lib.core.run import read_json
+from lib.data import prepared as arrays
 from lib.data import split as splitting
 from lib.network import scoring
 from lib.recipes.vavae_microdoppler import data, membership, metrics, stand_in
@@ -45,6 +46,7 @@ def prepared(tmp_path_factory) -> Manifest:
     splitting.apply(records, membership.split(config, records, out), 42)
     for record in records:
         record.columns["label"] = str(record.columns["label"])
+    arrays.note(out, lambda: None)
     return Manifest(records, out)
 
 

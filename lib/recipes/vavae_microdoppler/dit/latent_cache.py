@@ -11,7 +11,8 @@
                                              judge name its user)
         autoencoder.safetensors              what made the latents and decodes them, under the published names
         lineage.json                         what latents and autoencoder were made from: recordings, hashes of files
-        latents.json                         the autoencoder's fingerprint, shape, users, samples of each side; last
+        latents.json                         fingerprints of the autoencoder and of the pictures, shape, users, samples
+                                             of each side; last
 
 `latents` is one draw of the posterior. The published loader takes `latents_flip` every other time, a mirrored image; a
 mirrored spectrogram is a walk backwards in time, so here it is a second draw of the same image. Training uses neither:
@@ -32,7 +33,8 @@ from torch import nn
 from lib.core.errors import FAILED, Stop
 from lib.core.hashes import folder_fault
 from lib.core.records import Manifest, Stage
-from lib.core.run import read_json, write_json
+from lib.core.run import existing, read_json, write_json
+from lib.data import prepared
 from lib.network import lineage, weights
 from lib.recipes.vavae_microdoppler import membership
 from lib.recipes.vavae_microdoppler.autoencoder import assemble
@@ -40,6 +42,7 @@ from lib.recipes.vavae_microdoppler.autoencoder.model import to_published
 from lib.recipes.vavae_microdoppler.autoencoder.published import of_base
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import latent_parts
+from lib.recipes.vavae_microdoppler.stored import image_path
 
 ABOUT, MAKE_THEM = "latents.json", "leave dit.latents out: they are made again"
 
@@ -63,7 +66,7 @@ def stage_inputs(
     fingerprint = weights.fingerprint(to_published(autoencoder).items())
     if config.dit.latents:
         return given(Path(config.dit.latents), fingerprint, manifest)
-    folder = cache / f"latents-{named(fingerprint, config, manifest)}"
+    folder = cache / f"latents-{named(fingerprint, manifest)}"
     if (folder / ABOUT).exists():
         return folder
     module: nn.Module = autoencoder  # the types of diffusers' own `to` fit no call
@@ -104,17 +107,28 @@ def load_trained(network: AutoencoderKL, config: Config, stage: Stage, folder: P
     weights.load_strict(network, (state | stored).items())
 
 
-def named(fingerprint: str, config: Config, manifest: Manifest) -> str:
+def named(fingerprint: str, manifest: Manifest) -> str:
     """16 hex digits of what the folder is made from."""
     images = [(r.sample_id, r.sha256, r.split) for r in manifest.records if r.status == "ok"]
-    made_from = [latent_parts.VERSION, fingerprint, config.model.image_px, images]
+    made_from = [latent_parts.VERSION, fingerprint, pictures(manifest), images]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+
+
+def pictures(manifest: Manifest) -> str:
+    """The hash of the pictures that step 3 made. The settings of a transform of echoes change them, and no file of the
+    user's.
+    """
+    noted, arrays = existing(manifest.arrays / prepared.FILE)["files"], manifest.arrays
+    usable = [image_path(arrays, record.sample_id) for record in manifest.records if record.status == "ok"]
+    found = [noted[path.relative_to(arrays).as_posix()] for path in usable]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def about(config: Config, manifest: Manifest, fingerprint: str) -> dict[str, Any]:
     shape = [config.model.latent_channels, config.model.latent_side, config.model.latent_side]
     users = list(membership.read_labels(manifest.arrays))
-    return {"autoencoder": fingerprint, "shape": shape, "users": users, "samples": sides(manifest)}
+    made_from = {"autoencoder": fingerprint, "pictures": pictures(manifest)}
+    return made_from | {"shape": shape, "users": users, "samples": sides(manifest)}
 
 
 def sides(manifest: Manifest) -> dict[str, list[str]]:
@@ -132,6 +146,6 @@ def given(folder: Path, fingerprint: str, manifest: Manifest) -> Path:
         others = f"({found['autoencoder'][:12]}, loaded is {fingerprint[:12]})"
         cause = f"dit.latents={folder}: these latents were made by another autoencoder {others}"
         raise Stop(cause, f"bring that one (model.weights), or {MAKE_THEM}")
-    if found["samples"] != sides(manifest):
+    if found["samples"] != sides(manifest) or found.get("pictures") != pictures(manifest):
         raise Stop(f"dit.latents={folder}: these are the latents of other images or of another split", MAKE_THEM)
     return folder

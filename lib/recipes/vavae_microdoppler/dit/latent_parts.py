@@ -26,7 +26,7 @@ from lib.recipes.vavae_microdoppler.features import pooled
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
 from lib.recipes.vavae_microdoppler.lpips import Perceptual
 
-VERSION = 3  # of the folder's content; a change of the code that makes it counts up
+VERSION = 4  # of the folder's content; a change of the code that makes it counts up
 DRAWS = 2  # of the noise of its latents
 PUBLISHED = "lightningdit"  # the folder in it that LightningDiT's own loader reads: it takes every .safetensors
 SHARD_IMAGES, BATCH = 1000, 16

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from lib.core.order import Key
 from lib.core.records import Manifest, Parts, Record, Stage
+from lib.data import prepared
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import assemble, judge, latent_cache, samples
@@ -43,6 +44,7 @@ def manifest(folder: Path) -> Manifest:
             columns = {"label": str(label), "user": user}
             source = f"asset:data/{name}.png"
             records.append(Record(name, name, source, f"{label}{number}", split=side, columns=columns))
+    prepared.note(folder, lambda: None)
     return Manifest(records, folder)
 
 

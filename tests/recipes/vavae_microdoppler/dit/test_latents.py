@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -13,10 +14,12 @@ from lib.core.hashes import sha256_of
 from lib.core.order import Key
 from lib.core.records import Stage
 from lib.core.run import read_json, write_json
+from lib.data import prepared
 from lib.network import lineage
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, predict
 from lib.recipes.vavae_microdoppler.dit import latent_cache, latent_parts, samples
 from lib.recipes.vavae_microdoppler.latents import LatentStatistics
+from lib.recipes.vavae_microdoppler.stored import image_path
 from tests.recipes.vavae_microdoppler.autoencoder.test_assemble import published
 from tests.recipes.vavae_microdoppler.dit.dit_case import Case, configured
 
@@ -121,6 +124,17 @@ def test_latents_without_a_fingerprint_or_of_another_split_are_refused(case):
         case.lay(config=configured(dit__latents=str(folder)))
     (folder / "latents.json").unlink()
     with pytest.raises(Stop, match=r"no latents\.json"):
+        case.lay(config=configured(dit__latents=str(folder)))
+
+
+def test_latents_of_other_pictures_of_the_same_recordings_are_made_again_and_refused(case):
+    """As another range of decibels makes them of the same echoes: names, files and sides stay."""
+    folder, arrays = case.lay(), case.manifest.arrays
+    picture = image_path(arrays, case.manifest.records[0].sample_id)
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    prepared.note(arrays, lambda: None)
+    assert case.lay() != folder
+    with pytest.raises(Stop, match="other images or of another split"):
         case.lay(config=configured(dit__latents=str(folder)))
 
 
