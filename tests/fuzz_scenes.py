@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib.scenes import colmap, depth, lens, nerfstudio, scans
+from lib.scenes import colmap, depth, depth_files, lens, nerfstudio, scans
 from tests.fuzz_reader import Reader, finite
 
 CAMERAS = "1 PINHOLE 40 30 30 30 20 15\n2 OPENCV 40 30 30 31 20 15 0.1 0.01 0.001 0.001\n"
@@ -101,7 +101,7 @@ def read_nerfstudio(folder: Path) -> Any:
     nerfstudio.content.cache_clear()
     nerfstudio.depth_files.cache_clear()
     scene = colmap.read(folder)
-    maps = [depth.find_depth_map(scene, view, 0.0) for view in scene.views]
+    maps = [depth_files.find_depth_map(scene, view, 0.0) for view in scene.views]
     return scene, [depth.read_depth(one) for one in maps if one]
 
 
@@ -129,7 +129,7 @@ def make_depth_dense(folder: Path) -> None:
 
 def read_depth(folder: Path) -> Any:
     camera = lens.camera("PINHOLE", 40, 30, [30.0, 30, 20, 15])
-    return depth.read_depth(depth.DepthMap(next(folder.iterdir()), camera))
+    return depth.read_depth(depth_files.DepthMap(next(folder.iterdir()), camera))
 
 
 def wrong_depth(found: np.ndarray) -> str:

@@ -19,7 +19,9 @@ from lib.scenes import lens
 PARTS = ("cameras", "images", "points3D")
 MOST_SIDE_PX = 1_000_000
 MOST_ID = 2**32 - 1  # COLMAP's own mark of a camera that is none
-POINT2D = np.dtype([("x", "<f8"), ("y", "<f8"), ("id", "<i8")])
+POINT2D = np.dtype([("pixel", "<f8", 2), ("id", "<i8")])
+FEWEST_SEEN = 10  # points of an image, before they say anything of its camera
+MOST_OFF = 0.05  # of the photograph's larger side: median distance between a point and where its image says it is seen
 Value = TypeVar("Value")
 
 
@@ -30,6 +32,7 @@ class Image:
     camera: int  # key of Model.cameras
     cam_from_world: np.ndarray  # (3, 4) float64
     seen: np.ndarray  # (n,) int64: ids of points, each once
+    pixels: np.ndarray  # (n, 2) float64: where it sees them
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,36 @@ def read(folder: Path) -> Model:
         if len(ids) and not np.array_equal(ids[model.rows(image)], image.seen):
             at = folder / f"points3D.{kind(folder)}"
             raise Stop(f"{at} cannot be read: it lacks points that {image.name} sees, it may be truncated")
+    refuse_other_cameras(folder, model)
     return model
+
+
+def refuse_other_cameras(folder: Path, model: Model) -> None:
+    """Stop: images see their points elsewhere than the cameras do. COLMAP's own are a pixel or two apart.
+
+    Poses that are world from camera, with other axes or with the quaternion's w at its end, and intrinsics of another
+    size give a model that reads well and trains a network on wrong cameras.
+    """
+    off = {image.name: share for image in model.images if (share := off_share(model, image)) > MOST_OFF}
+    if off:
+        name, share = max(off.items(), key=lambda item: item[1])
+        of = f"{len(off)} of {len(model.images)} images see their points elsewhere than their cameras do"
+        cause = f"{folder}: {of} ({name}: {min(share, 9.99):.0%} of its size away)"
+        raise Stop(cause, "write poses as COLMAP does (camera from world, QW first), and intrinsics of the photographs")
+
+
+def off_share(model: Model, image: Image) -> float:
+    """How far from where an image sees its points its camera does: the median, as a share of the larger side.
+
+    0 where it sees too few, or its program wrote no pixels but the same pair of numbers for all.
+    """
+    if not len(model.ids) or len(np.unique(image.pixels, axis=0)) < FEWEST_SEEN:
+        return 0.0
+    camera = model.cameras[image.camera]
+    cam = model.points[model.rows(image)] @ image.cam_from_world[:, :3].T + image.cam_from_world[:, 3]
+    off = np.linalg.norm(np.asarray(camera.img_from_cam(cam)) - image.pixels, axis=1)
+    behind = (cam[:, 2] <= 0) & (not lens.is_panorama(camera))
+    return float(np.median(np.where(behind | np.isnan(off), np.inf, off)) / max(camera.width, camera.height))
 
 
 def read_images(folder: Path) -> list[Image]:
@@ -108,15 +140,18 @@ def new_camera(number: int, model: str, width_px: int, height_px: int, parameter
 
 
 def new_image(number: int, quaternion: list[float], translation: list[float], *rest: Any) -> Image:
-    """quaternion: w, x, y, z of any length but 0. rest: name, camera, ids of the keypoints' points (-1: none)."""
-    name, camera, seen = rest
+    """quaternion: w, x, y, z of any length but 0. rest: name, camera, the keypoints' pixels (n, 2) and the ids of their
+    points (-1: none).
+    """
+    name, camera, pixels, ids = rest
     if not Path(name).name:
         raise Damaged(f"image {number} is called {name!r}, which names no file")
     try:
         pose = rigid(quaternion, translation)
     except Damaged as error:
         raise Damaged(f"the pose of {name} is {error}") from error
-    return Image(number, name, camera, pose, np.unique(seen[seen >= 0]))
+    seen, first = np.unique(ids, return_index=True)
+    return Image(number, name, camera, pose, seen[seen >= 0], pixels[first[seen >= 0]])
 
 
 def rigid(quaternion: list[float], translation: list[float]) -> np.ndarray:
@@ -170,8 +205,9 @@ def text_images(content: bytes) -> list[Image]:
         keypoints = next(numbered, (0, ""))[1].split()
         if len(keypoints) % 3:
             raise Damaged(f"line {number + 1} is not a list of X, Y, POINT3D_ID; it is empty where there are none")
-        numbers, seen = [float(word) for word in words[1:8]], np.array(keypoints[2::3], dtype=np.int64)
-        found.append(new_image(int(words[0]), numbers[:4], numbers[4:], words[9].strip(), int(words[8]), seen))
+        numbers, ids = [float(word) for word in words[1:8]], np.array(keypoints[2::3], dtype=np.int64)
+        pixels = np.stack([np.array(keypoints[axis::3], dtype=np.float64) for axis in (0, 1)], 1)
+        found.append(new_image(int(words[0]), numbers[:4], numbers[4:], words[9].strip(), int(words[8]), pixels, ids))
     return found
 
 
@@ -235,7 +271,7 @@ def binary_images(content: bytes) -> list[Image]:
         name = cursor.text()
         keypoints = np.frombuffer(content, POINT2D, cursor.count(POINT2D.itemsize), cursor.at)
         cursor.at += keypoints.nbytes
-        found.append(new_image(number, numbers[:4], numbers[4:], name, camera, keypoints["id"]))
+        found.append(new_image(number, numbers[:4], numbers[4:], name, camera, keypoints["pixel"], keypoints["id"]))
     return found
 
 

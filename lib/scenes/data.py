@@ -6,7 +6,7 @@ cameras and covisibility. A view that is on disk is not made again.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,13 @@ from lib.core.run import atomic, read_json, write_json
 from lib.core.words import counted
 from lib.data import cores
 from lib.data.split import by_share, perceptual_hash
-from lib.scenes import colmap, depth, regions
+from lib.scenes import agreement, colmap, depth, depth_files, overlap, regions
 from lib.scenes.crop import KEPT, Crop, crop, kept_share, read_image, resample, seen
 from lib.scenes.sections import OF_MODEL, Settings
 
 HELD_OUT = "held-out views"  # the second group of a scene that is alone
 FEWEST_VIEWS = 2  # of a scene: a sample needs two
 MIN_VALID_PX = 10  # a view with less depth teaches and tests nothing
-AGREES = 0.1  # relative depth within which two views see the same surface
 
 
 def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
@@ -44,7 +43,9 @@ def prepare(config: Settings, asset_dirs: dict[str, Path], out: Path) -> Iterato
     records: list[Record] = []
     masks_of: dict[str, str] = {}
     for name in config.data.scenes + config.data.val_scenes:
-        for scene in scenes_in(config, root / name):
+        models = scenes_in(config, root / name)
+        depth_files.refuse_strange(models)
+        for scene in models:
             masks_of |= {f"{scene.name}/{view.name}": regions.name(scene, view) for view in scene.views}
             for record in prepare_scene(config, scene, out / scene.name, masks):
                 records.append(record)
@@ -69,10 +70,10 @@ def scenes_in(config: Settings, folder: Path) -> list[colmap.Scene]:
 
 
 def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path | None) -> Iterator[Record]:
-    """One scene, view by view; its scene.json is written last. Stop: its depth and its poses have two units."""
+    """One scene, view by view; its scene.json is written last. Stop: its depth is not what its cameras say."""
     unit = depth.unit(scene, config.data.unit, is_known_data=not config.data.root)
     say_what_is_taken_for_metres(config, scene)
-    usable, shares = [], []
+    usable, shares, measured = [], [], set()
     work = partial(prepare_view, scene=scene, masks=masks, out=out)
     for number, record in enumerate(cores.in_order(config, work, scene.views)):
         view = scene.views[number]
@@ -81,18 +82,19 @@ def prepare_scene(config: Settings, scene: colmap.Scene, out: Path, masks: Path 
         if record.status == "ok":
             usable.append(view)
             shares.append(record.columns["kept_share"])
+            measured |= {view.name} if record.columns["depth"] != depth.POINTS else set()
         yield record
     if len(usable) < FEWEST_VIEWS:
         return  # `split` says so, when the manifest with the reasons is written
-    refuse_two_units(config, scene, usable, out)
+    refuse_other_depth(config, scene, [view for view in usable if view.name in measured], out)
     say_what_is_cropped(config, scene, sum(shares) / len(shares))
     write_scene(config, scene, usable, out)
 
 
 def say_what_is_taken_for_metres(config: Settings, scene: colmap.Scene) -> None:
     """A scale that a person gives says what the values are divided by, and nothing shows that metres come out."""
-    if config.data.unit == "auto" and config.data.depth_scale and depth.is_scaled(scene):
-        said = f"16-bit depth over data.depth_scale={config.data.depth_scale:g} is taken to be in metres"
+    if config.data.unit == "auto" and config.data.depth_scale and depth_files.is_scaled(scene):
+        said = f"depth over data.depth_scale={config.data.depth_scale:g} is taken to be in metres"
         print(f"  {scene.name}: {said}; if it is not, say data.unit=unknown in step 1", flush=True)
 
 
@@ -104,17 +106,17 @@ def say_what_is_cropped(config: Settings, scene: colmap.Scene, kept: float) -> N
         print(f"  {scene.name}: {said}, the network {size} (model.image_width_px, model.image_height_px)", flush=True)
 
 
-def refuse_two_units(config: Settings, scene: colmap.Scene, usable: list[colmap.View], out: Path) -> None:
-    """Stop: the scene's depth is in another unit than its poses."""
-    factors = []
-    for view in usable if len(scene.points) else ():
-        known = np.load(out / f"{view.name}.depth.npy", mmap_mode="r")
-        factors.append(depth.factor_to_points(known, scene, view, frame_of(config, scene, view)))
-    if factors and (factor := float(np.median(factors))) != 1:
-        raise Stop(
-            f"the depth of {scene.folder} is {factor:.4g} times what its COLMAP model says, but both need one unit",
-            "scale the model, or set data.depth_scale",
-        )
+def refuse_other_depth(config: Settings, scene: colmap.Scene, measured: list[colmap.View], out: Path) -> None:
+    """Stop: the depth of views is not what the model's points say. measured: those whose depth is not from points."""
+    known = {
+        view.name: agreement.measured(depth_reader(out, view.name), scene, view, frame_of(config, scene, view))
+        for view in (measured if len(scene.points) else ())
+    }
+    agreement.refuse_other_depth(scene.folder, known)
+
+
+def depth_reader(out: Path, name: str) -> Callable[[], np.ndarray]:
+    return partial(np.load, out / f"{name}.depth.npy", mmap_mode="r")
 
 
 def is_alone(config: Settings) -> bool:
@@ -134,7 +136,7 @@ def prepare_view(config: Settings, view: colmap.View, scene: colmap.Scene, out: 
     source = f"asset:scenes/{scene.folder.name}/{view.image.relative_to(scene.folder).as_posix()}"
     record = Record(f"{scene.name}/{view.name}", scene.name, source, sha256="")
     try:
-        depth_map = depth.find_depth_map(scene, view, config.data.depth_scale)
+        depth_map = depth_files.find_depth_map(scene, view, config.data.depth_scale)
         if not (out / f"{view.name}.depth.npy").exists():  # it is written last
             write_arrays(config, scene, view, depth_map, masks, out)
     except Stop as stop:
@@ -158,7 +160,7 @@ def write_arrays(
     config: Settings,
     scene: colmap.Scene,
     view: colmap.View,
-    depth_map: depth.DepthMap | None,
+    depth_map: depth_files.DepthMap | None,
     masks: Path | None,
     out: Path,
 ) -> None:
@@ -196,45 +198,15 @@ def write_scene(config: Settings, scene: colmap.Scene, usable: list[colmap.View]
         for view in usable
     }
     rows = [number for number, view in enumerate(scene.views) if view.name in views]
-    shares = colmap.shared_points(scene)[rows][:, rows] if len(scene.points) else shared_depth(out, views)
+    if any(len(view.seen) for view in usable):
+        shares = colmap.shared_points(scene)[rows][:, rows]
+    else:  # no points, or none that says which photographs see it
+        shares = overlap.shares(scene.folder, [seen_by(out, name, view) for name, view in views.items()])
     write_json(out / "scene.json", {"views": views, "covisibility": shares.astype(float).round(4).tolist()})
 
 
-def shared_depth(out: Path, views: dict[str, dict[str, Any]]) -> np.ndarray:
-    """(views, views) float32, for scenes without points: the share of one view's surface that the other sees too.
-
-    Of the two directions the smaller share counts.
-    """
-    depths = [np.load(out / f"{name}.depth.npy", mmap_mode="r") for name in views]
-    poses = [np.array(view["cam_from_world"]) for view in views.values()]
-    cameras = [np.array(view["intrinsics"]) for view in views.values()]
-    shares = np.eye(len(views), dtype=np.float32)
-    for i in range(len(views)):
-        world = surface(depths[i], cameras[i], poses[i])
-        for j in range(len(views)):
-            shares[i, j] = seen_share(world, depths[j], cameras[j], poses[j])
-    return np.minimum(shares, shares.T)
-
-
-def surface(known: np.ndarray, camera: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
-    """Every fourth known pixel in each direction of a depth map (h, w), as points in the world (n, 3).
-
-    camera: intrinsics (3, 3) in px with pixel centres at integers; cam_from_world: (3, 4).
-    """
-    row, column = np.nonzero(known[::4, ::4])
-    z = known[::4, ::4][row, column].astype(np.float64)
-    pixels = np.stack([column * 4 * z, row * 4 * z, z], 1)
-    return (pixels @ np.linalg.inv(camera).T - cam_from_world[:, 3]) @ cam_from_world[:, :3]
-
-
-def seen_share(world: np.ndarray, known: np.ndarray, camera: np.ndarray, cam_from_world: np.ndarray) -> float:
-    """The share of world points (n, 3) that lie on the surface which a view sees: depth (h, w), camera as above."""
-    cam = world @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    cam = cam[cam[:, 2] > 0]
-    column, row = np.rint((cam @ camera.T)[:, :2] / cam[:, 2:]).T
-    inside = (column >= 0) & (column < known.shape[1]) & (row >= 0) & (row < known.shape[0])
-    there = known[row[inside].astype(int), column[inside].astype(int)]
-    return float((np.abs(there / cam[inside, 2] - 1) < AGREES).sum() / max(len(world), 1))
+def seen_by(out: Path, name: str, view: dict[str, Any]) -> overlap.Seen:
+    return overlap.Seen(depth_reader(out, name)(), np.array(view["intrinsics"]), np.array(view["cam_from_world"]))
 
 
 def split(config: Settings, records: list[Record], out: Path) -> Split:

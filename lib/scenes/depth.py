@@ -3,42 +3,29 @@
 Depth is z-depth in the unit of the scene (metres in ETH3D), 0 where nothing is known.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lib.core.errors import Stop
-from lib.scenes import colmap_files, lens, nerfstudio, scans
+from lib.scenes import lens, scans
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays, resample, seen
+from lib.scenes.depth_files import GEOMETRIC, TRUTH, DepthMap, distorted_camera, is_scaled
 from lib.scenes.reach import reach_px, within_reach
 from lib.scenes.surfaces import Samples, nearest_surface, splat
 
 # Values of ETH3D's masks: right geometry with an unsuited appearance; the photograph shows what the scan lacks.
 UNSUITED, NOT_IN_SCAN = 1, 2
-# ETH3D's depth of the distorted photographs, and their cameras.
-TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"
-STEREO, GEOMETRIC = "stereo/depth_maps", ".geometric.bin"  # of a COLMAP workspace; beside it lies .photometric.bin
 OUTSIDE_PX = -1e6  # where a ray is put that the map's lens does not show
 LAYER = 0.05  # relative depth within which two sparse points of one pixel count as one surface
 NEAR = 1e-6  # times the median depth: a point on the camera's own plane is seen nowhere
 # The same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm.
 SURFACE = 0.005
+MOST_16_BIT = 65535  # too far for the file, or, as Kinects write it, not measured
+SCANS, POINTS = "scans", "points"  # of Record.columns["depth"]
 METRES = "m"  # of Record.columns["unit"], "" where the unit is not known
-MATCHES = 20  # pixels with a depth from both sources, at least, before their factor is believed
-FACTOR, SPREAD = 1.25, 1.15  # another unit: the median ratio is beyond FACTOR, its quartiles within SPREAD of it
-
-
-@dataclass(frozen=True)
-class DepthMap:
-    """A file of z-depth, its camera (the photograph's own, or ETH3D's distorted one), and the unit of its values."""
-
-    path: Path
-    camera: Any  # pycolmap.Camera
-    scale: float = 1.0  # metres = value / scale
 
 
 def dropped_values(drop_obs_masks: bool) -> tuple[int, ...]:
@@ -47,8 +34,8 @@ def dropped_values(drop_obs_masks: bool) -> tuple[int, ...]:
 
 
 def without_map(scene: Scene) -> str:
-    """Where depth comes from when there is no map of it: "scans" or "points"."""
-    return "scans" if (scene.folder / scans.FOLDER).is_dir() else "points"
+    """Where depth comes from when there is no map of it."""
+    return SCANS if (scene.folder / scans.FOLDER).is_dir() else POINTS
 
 
 def unit(scene: Scene, stated: str, is_known_data: bool) -> str:
@@ -59,14 +46,8 @@ def unit(scene: Scene, stated: str, is_known_data: bool) -> str:
     """
     if stated != "auto":
         return METRES if stated == METRES else ""
-    laser = (scene.folder / TRUTH).is_dir() or without_map(scene) == "scans"
+    laser = (scene.folder / TRUTH).is_dir() or without_map(scene) == SCANS
     return METRES if is_known_data or laser or is_scaled(scene) else ""
-
-
-def is_scaled(scene: Scene) -> bool:
-    """Does depth come from 16-bit maps, whose values a scale divides?"""
-    beside = () if (scene.folder / TRUTH).is_dir() else (depth_beside(scene, view) for view in scene.views)
-    return any(path.suffix == ".png" for path in beside if path)
 
 
 def known_depth(
@@ -79,75 +60,11 @@ def known_depth(
     shown = seen(view.camera, crop)
     if depth_map:
         found = from_map(depth_map, crop)
-    elif without_map(scene) == "scans":
+    elif without_map(scene) == SCANS:
         found = scans.depth(scans.read(scene.folder), view.cam_from_world, crop)
     else:
         return np.where(shown, from_points(scene.points[view.seen], view.cam_from_world, crop), 0)
     return np.where(shown & ~dropped_region(scene, view, crop, dropped), found, 0)
-
-
-def factor_to_points(known: np.ndarray, scene: Scene, view: View, crop: Crop) -> float:
-    """How many times a view's depth (h, w) is what the model's points say, where it is clearly another unit; else 1.
-
-    Poses and depth in two units would be trained on without a word: each view's depth is right, and no two agree.
-    """
-    points = from_points(scene.points[view.seen], view.cam_from_world, crop)
-    both = (points > 0) & (known > 0)
-    if both.sum() < MATCHES:
-        return 1.0
-    low, middle, high = np.percentile(known[both] / points[both], (25, 50, 75))
-    alike = high < middle * SPREAD and low > middle / SPREAD
-    return float(middle) if alike and not 1 / FACTOR < middle < FACTOR else 1.0
-
-
-def find_depth_map(scene: Scene, view: View, depth_scale: float) -> DepthMap | None:
-    """The depth file of a view, or None.
-
-    ETH3D's belongs to the distorted photograph, the plain layout's lies in depth/, COLMAP's dense one in stereo/, and
-    nerfstudio's where its transforms.json says. Stop: ETH3D's depth without the cameras of the distorted photographs,
-    or a 16-bit PNG without a scale.
-    """
-    if (scene.folder / TRUTH).is_dir():
-        truth, camera = scene.folder / TRUTH / view.image.name, distorted_camera(scene.folder, view.image.name)
-        return DepthMap(truth, camera)
-    found = depth_beside(scene, view)
-    if not found:
-        return None
-    scale = (depth_scale or stated_scale(scene, view, found)) if found.suffix == ".png" else 1.0
-    return DepthMap(found, view.camera, scale)
-
-
-def depth_beside(scene: Scene, view: View) -> Path | None:
-    """The plain layout's depth file: depth/ mirrors images/, a.npy or a.jpg.npy for a.jpg; else another program's.
-
-    Stop: a.npy, where there is a.png as well.
-    """
-    beside = scene.folder / "depth" / view.image.relative_to(scene.folder / "images")
-    whole, short = (first_there(base) for base in (beside, beside.with_suffix("")))
-    alike = scene.namesakes[view.image.with_suffix("")]
-    if short and not whole and alike > 1:
-        cause = f"{short} may belong to any of {alike} photographs called {view.image.stem}"
-        raise Stop(cause, f"name it {view.image.name}{short.suffix}, or leave one of the photographs out")
-    return whole or short or of_other_programs(scene, view)
-
-
-def name_in(scene: Scene, view: View) -> str:
-    """A photograph's name relative to images/, by which other programs' files know it."""
-    return view.image.relative_to(scene.folder / "images").as_posix()
-
-
-def of_other_programs(scene: Scene, view: View) -> Path | None:
-    """COLMAP's dense depth that several views agree on (not the photometric one), or the file of a nerfstudio frame."""
-    name = name_in(scene, view)
-    dense = scene.folder / STEREO / f"{name}{GEOMETRIC}"
-    if dense.is_file():
-        return dense
-    return nerfstudio.depth_of(scene.folder, name) if (scene.folder / nerfstudio.FILE).is_file() else None
-
-
-def first_there(base: Path) -> Path | None:
-    files = (base.with_name(base.name + suffix) for suffix in (".npy", ".png", ".bin", ".raw"))
-    return next((path for path in files if path.exists()), None)
 
 
 def dropped_region(scene: Scene, view: View, crop: Crop, dropped: tuple[int, ...]) -> np.ndarray:
@@ -169,45 +86,11 @@ def resample_mask(mask: np.ndarray, path: Path, camera: Any, crop: Crop) -> np.n
     return resample(white, camera, crop)[..., 0] >= 128
 
 
-def stated_scale(scene: Scene, view: View, path: Path) -> float:
-    """What the scene's transforms.json, or summary.json beside the scenes, divides 16-bit values by to get metres.
-
-    Stop: neither states it for this depth, or the file is damaged.
-    """
-    if (scene.folder / nerfstudio.FILE).is_file():
-        of_frames = nerfstudio.scale(scene.folder, name_in(scene, view), path)
-        if of_frames:
-            return of_frames
-    summary = scene.folder.parent / "summary.json"
-    stated = nerfstudio.table_in(summary)
-    of_scene = stated.get(scene.folder.name) if isinstance(stated, dict) else None
-    scale = of_scene.get("depth_scale") if isinstance(of_scene, dict) else None
-    if not nerfstudio.is_scale(scale):
-        cause = f"the 16-bit depth of {scene.folder} needs a scale: {summary} states no depth_scale for it"
-        raise Stop(cause, "set data.depth_scale")
-    return float(scale)
-
-
-def distorted_camera(folder: Path, name: str) -> Any:
-    """The pycolmap.Camera of a photograph as taken. Stop: its model is missing, or does not list the photograph."""
-    if not (folder / LENS).is_dir():
-        cause = f"{folder} has depth or masks of the distorted photographs, but not their cameras: {LENS} is missing"
-        raise Stop(cause, f"place {folder.name}_dslr_jpg.7z and run step 2, or remove {TRUTH} to go on without")
-    cameras = distorted_cameras(folder)
-    if name not in cameras:
-        raise Stop(f"{folder / LENS} does not list dslr_images/{name}, whose depth is there")
-    return cameras[name]
-
-
-@lru_cache(maxsize=1)
-def distorted_cameras(folder: Path) -> dict[str, Any]:
-    """The pycolmap.Camera of every photograph as taken, by file name."""
-    model = colmap_files.read(folder / LENS)
-    return {Path(image.name).name: model.cameras[image.camera] for image in model.images}
-
-
 def read_depth(depth_map: DepthMap) -> np.ndarray:
-    """(h, w) float32 metres, 0 where nothing was measured. Stop names a file that is truncated or of another size."""
+    """(h, w) float32 in the unit of the scene, 0 where nothing was measured.
+
+    Stop names a file that is truncated, of another size, or no depth.
+    """
     path, camera = depth_map.path, depth_map.camera
     depth = decode(path)
     if path.suffix not in (".npy", ".png") and not path.name.endswith(GEOMETRIC):
@@ -217,11 +100,14 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
         depth = depth.reshape(camera.height, camera.width)
     if depth.ndim != 2 or not depth.size or not alike(depth.shape, camera):
         raise Stop(f"{path} has the shape {depth.shape}, which is not that of a {camera.width} x {camera.height} image")
-    if depth.dtype.kind not in "fiu":
+    if depth.dtype.kind not in "fiu" or depth.dtype.itemsize < 2:  # 8 bits: a picture of depth
         raise Stop(f"{path} holds values of the type {depth.dtype}, which are not depths")
     with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not a depth either
         metres = (depth / depth_map.scale).astype(np.float32, copy=False)
-    metres[~(np.isfinite(metres) & (metres > 0))] = 0
+    measured = np.isfinite(metres) & (metres > 0)
+    if (depth.dtype.kind, depth.dtype.itemsize) == ("u", 2):
+        measured &= depth != MOST_16_BIT
+    metres[~measured] = 0
     return metres
 
 

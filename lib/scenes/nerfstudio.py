@@ -98,7 +98,7 @@ def image(number: int, frame: dict[str, Any]) -> Image:
         raise Damaged(f"the transform_matrix of {name} is no rotation with a translation")
     cam_from_world = (rotation @ OPENCV_AXES).T
     moved = np.concatenate([cam_from_world, -cam_from_world @ pose[:3, 3:]], 1)
-    return Image(number, name, number, moved, np.zeros(0, np.int64))
+    return Image(number, name, number, moved, np.zeros(0, np.int64), np.zeros((0, 2)))
 
 
 def name_of(frame: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lib.recipes.hamer import crop as hands
 from lib.recipes.vavae_microdoppler.stand_in import Walks, images
-from lib.scenes import crop, depth
+from lib.scenes import crop, depth, depth_files
 from tests.bench import turns, vggt
 
 NETWORK_PX = (518, 392)
@@ -34,7 +34,7 @@ def photo_and_depth(folder: Path) -> dict[str, Any]:
     camera = pycolmap.Camera(model="PINHOLE", width=width, height=height, params=[5000, 5000, width / 2, height / 2])
     frame = crop.crop(camera, *NETWORK_PX)
     np.full((height, width), 2, "<f4").tofile(folder / "depth.JPG")
-    depth_map = depth.DepthMap(folder / "depth.JPG", camera)
+    depth_map = depth_files.DepthMap(folder / "depth.JPG", camera)
     return {
         "photo": lambda: crop.resample(crop.read_image(photo, camera, frame), camera, frame),
         "depth map": lambda: depth.from_map(depth_map, frame),

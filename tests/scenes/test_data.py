@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.core.records import Manifest
-from lib.scenes import colmap
-from lib.scenes.data import prepare, say_what_is_taken_for_metres, seen_share, split, summarise_data, surface
+from lib.scenes import colmap, overlap
+from lib.scenes.data import prepare, say_what_is_taken_for_metres, split, summarise_data
 from lib.scenes.samples import sampler
 from tests.scenes.conftest import STAGE
 
@@ -184,6 +184,9 @@ def stand_up(scene, name):
     x, y, z, w = (quarter * Rotation.from_quat([x, y, z, w])).as_quat()
     t = quarter.apply(np.array(pose[4:7], float))
     lines[at] = f"{number} {w} {x} {y} {z} {t[0]} {t[1]} {t[2]} 9 {called}"
+    keypoints = np.array(lines[at + 1].split(), float).reshape(-1, 3)
+    turned = [f"{float(height) - y} {x} {point:.0f}" for x, y, point in keypoints]
+    lines[at + 1] = " ".join(turned)
     images.write_text("\n".join(lines) + "\n")
 
 
@@ -203,7 +206,7 @@ def test_depth_and_poses_in_two_units_are_refused(settings, tmp_path, capsys):
     with pytest.raises(Stop, match=r"linden is (4\.9|5|5\.0)\d* times what its COLMAP model says"):
         prepared(config, tmp_path / "in", tmp_path / "out")
     shown = capsys.readouterr().out
-    assert "linden: 16-bit depth over data.depth_scale=1000 is taken to be in metres" in shown
+    assert "linden: depth over data.depth_scale=1000 is taken to be in metres" in shown
     say_what_is_taken_for_metres(config, colmap.read(tmp_path / "in" / "harbour"))
     assert not capsys.readouterr().out
 
@@ -371,11 +374,10 @@ def test_seen_share_is_one_from_the_same_place_half_after_half_a_width_and_none_
     aside = here.copy()
     aside[0, 3] = -10
     behind = np.diag([-1.0, 1, -1]) @ here
-    world = surface(wall, camera, here)
-    assert seen_share(world, wall, camera, here) == 1
-    assert seen_share(world, wall, camera, aside) == pytest.approx(0.5)
-    assert seen_share(world, wall, camera, behind) == 0
-    assert seen_share(world, wall * 2, camera, here) == 0  # another surface in front
+    world = overlap.surface(overlap.Seen(wall, camera, here))
+    views = [overlap.Seen(wall, camera, pose) for pose in (here, aside, behind)]
+    views.append(overlap.Seen(wall * 2, camera, here))  # another surface in front
+    assert [overlap.seen_share(world, view) for view in views] == pytest.approx([1, 0.5, 0, 0])
 
 
 def test_covisibility_comes_from_depth_where_there_are_no_points(streets, settings, tmp_path):
@@ -390,3 +392,23 @@ def test_covisibility_comes_from_depth_where_there_are_no_points(streets, settin
     np.testing.assert_array_equal(depth, depth.T)
     assert (depth.diagonal() == 1).all() and 0 < depth.min() < 0.5
     assert points.sum(0).argmin() == depth.sum(0).argmin()  # both find the same loner
+
+
+def test_points_that_no_photograph_says_it_sees_leave_covisibility_to_depth(settings, tmp_path):
+    """Some programs export points without tracks."""
+    for number, name in enumerate(("linden", "harbour")):
+        points = colmap_scene(tmp_path / "in" / name, "PINHOLE 168 126 150 150 84 63", seed=number)
+        images = tmp_path / "in" / name / "sparse" / "0" / "images.txt"
+        images.write_text("\n".join(line if ".png" in line else "" for line in images.read_text().splitlines()) + "\n")
+        (tmp_path / "in" / name / "depth").mkdir()
+        for i in range(6):
+            wall = np.full((126, 168), points[:, 2].mean(), np.float32)
+            np.save(tmp_path / "in" / name / "depth" / f"{i}.npy", wall)
+    prepared(settings(data__root=str(tmp_path / "in"), model__image_width_px=112), tmp_path / "in", tmp_path / "out")
+    stored = json.loads((tmp_path / "out" / "linden" / "scene.json").read_text())
+    assert np.array(stored["covisibility"]).min() > 0.5
+    (tmp_path / "in" / "linden" / "depth").rename(tmp_path / "in" / "linden" / "depths")
+    (tmp_path / "in" / "linden" / "depth").mkdir()
+    np.save(tmp_path / "in" / "linden" / "depth" / "0-depth.npy", np.ones((126, 168)))
+    with pytest.raises(Stop, match=r"there is depth/0-depth\.npy"):
+        prepared(settings(data__root=str(tmp_path / "in")), tmp_path / "in", tmp_path / "other")

@@ -6,18 +6,11 @@ import pytest
 from PIL import Image
 
 from lib.core.errors import Stop
-from lib.scenes import colmap, depth, lens
+from lib.scenes import agreement, colmap, depth, depth_files, lens
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import crop, rays, seen
-from lib.scenes.depth import (
-    DepthMap,
-    dropped_values,
-    find_depth_map,
-    from_map,
-    from_points,
-    known_depth,
-    read_depth,
-)
+from lib.scenes.depth import dropped_values, from_map, from_points, known_depth, read_depth
+from lib.scenes.depth_files import DepthMap, find_depth_map
 from tests.scenes import miniature
 
 PINHOLE = lens.camera("PINHOLE", 240, 160, [170, 170, 120, 80])
@@ -181,8 +174,8 @@ def test_depth_in_another_unit_than_the_poses_is_noticed(tmp_path, times, noise,
     points = np.stack([*generator.uniform(-2, 2, (2, 300)), generator.uniform(6, 12, 300)], 1)
     view = View("a", tmp_path, PINHOLE, POSE, np.arange(300))
     known = from_points(points, POSE, FRAME) * times * np.exp(generator.normal(0, noise, (42, 56)))
-    found = depth.factor_to_points(known, Scene("yard", tmp_path, (view,), points), view, FRAME)
-    assert found == pytest.approx(expected, rel=0.02)
+    measured = agreement.measured(lambda: known, Scene("yard", tmp_path, (view,), points), view, FRAME)
+    assert agreement.factor_to_points(measured.pairs(known)) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("unit", [1e-7, 1e7])
@@ -306,4 +299,4 @@ def test_values_that_are_no_depths_are_refused_by_their_type(tmp_path):
 
 def test_depth_of_a_photograph_whose_camera_nobody_lists_is_refused(streets):
     with pytest.raises(Stop, match=r"does not list dslr_images/other\.JPG, whose depth is there"):
-        depth.distorted_camera(streets / "linden", "other.JPG")
+        depth_files.distorted_camera(streets / "linden", "other.JPG")

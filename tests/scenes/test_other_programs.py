@@ -8,7 +8,8 @@ from PIL import Image
 
 from lib.core.errors import Stop
 from lib.scenes import colmap, nerfstudio
-from lib.scenes.depth import find_depth_map, read_depth
+from lib.scenes.depth import read_depth
+from lib.scenes.depth_files import find_depth_map
 from tests.scenes.miniature import EYES, TARGETS, cam_from_world
 
 COMMON = {"camera_model": "OPENCV", "fl_x": 30, "fl_y": 31, "cx": 20, "cy": 15, "w": 40, "h": 30, "k1": 0.1}
@@ -162,6 +163,8 @@ def test_depth_outside_the_scene_is_refused(tmp_path, name):
 @pytest.fixture
 def dense(yard):
     """COLMAP's dense depth of the first view: row 2, column 5 is 7.5, the rest unknown."""
+    frames = json.loads((yard / "transforms.json").read_text())["frames"]
+    write(yard, frames, camera_model="PINHOLE", k1=0)
     (yard / "stereo" / "depth_maps" / "sub").mkdir(parents=True)
     values = np.zeros((30, 40), "<f4")
     values[2, 5] = 7.5
@@ -187,3 +190,12 @@ def test_a_damaged_dense_depth_is_one_sentence(yard, dense, damage):
     scene = colmap.read(yard)
     with pytest.raises(Stop, match=r"geometric\.bin cannot be read"):
         read_depth(find_depth_map(scene, scene.views[0], 0))
+
+
+def test_the_float_depth_that_frames_name_is_scaled_as_nerfstudio_does(yard):
+    frames = json.loads((yard / "transforms.json").read_text())["frames"]
+    (yard / "lidar").mkdir()
+    np.save(yard / "lidar" / "v0.npy", np.full((30, 40), 2500, np.float32))
+    write(yard, [frame | {"depth_file_path": frame["depth_file_path"].replace("png", "npy")} for frame in frames])
+    scene = colmap.read(yard)
+    assert read_depth(find_depth_map(scene, scene.views[0], 0)).max() == pytest.approx(2.5)

@@ -5,7 +5,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from lib.scenes import colmap, depth, stand_in, worlds
+from lib.scenes import colmap, depth, depth_files, stand_in, worlds
 from lib.scenes.crop import crop
 from lib.scenes.render import FAR_M, GROUND, SKY, Box, Geometry, World, look_at
 from lib.scenes.textures import BUILDING, GENERIC
@@ -81,7 +81,7 @@ def test_depth_at_network_resolution_agrees_with_ray_traced_truth(rendered):
         parameters = [k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5]
         centres = pycolmap.Camera(model="PINHOLE", width=126, height=84, params=parameters)
         truth = geometry.hits(centres, view.cam_from_world).depth
-        pooled = depth.from_map(depth.find_depth_map(scene, view, 0), frame)
+        pooled = depth.from_map(depth_files.find_depth_map(scene, view, 0), frame)
         known = pooled > 0
         assert np.median(np.abs(pooled[known] / truth[known] - 1)) < 0.002
 

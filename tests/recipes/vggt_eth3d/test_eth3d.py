@@ -9,7 +9,7 @@ from scipy.ndimage import minimum_filter
 from lib import recipes
 from lib.core.run import Run
 from lib.data import assets
-from lib.scenes import colmap, depth
+from lib.scenes import colmap, depth, depth_files
 from lib.scenes.crop import crop
 from tests.scenes import miniature
 
@@ -34,7 +34,7 @@ def views(files):
         x, y = miniature.network_rays(frame.intrinsics, WIDTH, HEIGHT)
         known = {
             kind: depth.known_depth(scene, view, frame, depth_map, (2,))
-            for kind, depth_map in (("map", depth.find_depth_map(scene, view, 0)), ("scans", None))
+            for kind, depth_map in (("map", depth_files.find_depth_map(scene, view, 0)), ("scans", None))
         }
         masked = miniature.in_rectangle(number, x, y, miniature.NOT_IN_SCAN) & (number == 0)
         found.append(
@@ -131,7 +131,7 @@ def test_archives_below_the_inputs_become_prepared_scenes(archives, settings, tm
 def test_views_of_one_scene_have_their_own_cameras(views, files):
     scene = colmap.read(files / "facade")
     assert {(view.camera.width, view.camera.height) for view in scene.views} == {(480, 320), (500, 330)}
-    lenses = [depth.find_depth_map(scene, view, 0).camera for view in scene.views]
+    lenses = [depth_files.find_depth_map(scene, view, 0).camera for view in scene.views]
     assert [(lens.width, lens.height) for lens in lenses] == [(480, 320)] * 3 + [(500, 330)]
 
 
