@@ -13,7 +13,7 @@ SMALL = "drafts"
 
 
 def small_name(file: str) -> str:
-    return f"{SMALL}/{file.replace('/', '-')}.jpg"
+    return f"{SMALL}/{label_page.SMALL}/{file}.jpg"
 
 
 def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, Any]]) -> None:
@@ -29,17 +29,19 @@ def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, A
 
 
 def write(folder: Path, entries: list[dict[str, Any]]) -> Path:
-    """label.html for the hands of hands.json; a picture that was drawn in an earlier round is not drawn again."""
+    """label.html for the hands of hands.json; a picture that was drawn in an earlier round is not drawn again,
+    unless it changed.
+    """
     shown = []
     for file in dict.fromkeys(entry["file"] for entry in entries):
         try:
             width, height = pictures.header(folder / file, upright=True)[:2]
         except pictures.Unreadable:  # was named when it was to be drafted; its hands stay in the list
             continue
-        if not (folder / small_name(file)).exists():
+        if not label_page.is_of(folder / small_name(file), folder / file):
             picture = np.asarray(pictures.read(folder / file, upright=True))
             draw(folder, file, picture, [entry for entry in entries if entry["file"] == file])
-        copy = f"{SMALL}/{label_page.WHOLE}/{Path(small_name(file)).name}"
+        copy = f"{SMALL}/{label_page.WHOLE}/{file}.jpg"
         seen = label_page.shown(folder, file, copy, upright=True)
         shown.append({"file": file, "width": width, "height": height, "shown": seen, "small": small_name(file)})
     return label_page.write(folder, "hands", shown, entries)

@@ -82,7 +82,7 @@ def test_pictures_are_drafted_and_shown_on_a_page(configure, photographs):
         assert entry["draft"] and 0 < entry["confidence"] <= 1 and points.shape == (21, 3)
         np.testing.assert_allclose(points[:, :2].mean(0), [x, 80], atol=6.3)  # a pixel of the crop is 6.25 px
         assert len(entry["hand_pose"]) == 48 and len(entry["betas"]) == 10 and "not MANO" in entry["hand_model"]
-        small = Image.open(photographs / "drafts" / f"{entry['file'].replace('/', '-')}.jpg")
+        small = Image.open(photographs / "drafts" / "small" / f"{entry['file']}.jpg")
         assert small.size == (200, 160)
     assert (photographs / page_of.PAGE).stat().st_size > 10_000
     read = list(
@@ -182,6 +182,48 @@ def test_every_nth_frame_is_taken_and_what_looks_the_same_is_left_out(tmp_path):
     assert kept == [0, 3, 6]
     names = [path.stem for path in video.extract(film(tmp_path / "clip.gif"), tmp_path, 3)]
     assert names == ["000000", "000003", "000006"]
+
+
+def test_frames_of_a_video_that_changed_are_not_taken_for_its_own(configure, tmp_path):
+    path = film(tmp_path / "clip.gif")
+    video.extract(path, tmp_path, 3)
+    with pytest.raises(Stop, match="holds frames of another video"):
+        video.extract(film(tmp_path / "clip.gif", step=11), tmp_path, 3)
+    video.extract(film(tmp_path / "x-clip.gif"), tmp_path, 3)
+    with pytest.raises(Stop, match="holds frames of another video"):  # one folder would serve both
+        video.extract(film(tmp_path / "x.clip.gif"), tmp_path, 3)
+
+
+def test_what_was_labelled_in_frames_stays_when_others_are_drafted(configure, tmp_path):
+    """Of another --every, and of a video that was moved away meanwhile."""
+    (tmp_path / "films").mkdir()
+    path = film(tmp_path / "films" / "clip.gif")
+    run(configure, path.parent, every="3")
+    accepted, *rest = hands_of(path.parent)
+    accepted["draft"] = False
+    (path.parent / "hands.json").write_text(json.dumps([accepted, *rest]))
+    run(configure, path.parent, every="4")
+    assert accepted in hands_of(path.parent)
+    path.unlink()
+    blob(90, 80).save(path.parent / "a.png")
+    run(configure, path.parent)
+    assert [entry["file"] for entry in hands_of(path.parent)] == ["a.png", accepted["file"]]
+    assert accepted in hands_of(path.parent)
+
+
+def test_small_pictures_follow_their_pictures(configure, photographs):
+    """Two names never share one, and a picture that was replaced is drawn anew."""
+    blob(40, 40).save(photographs / "anna-b.png")
+    run(configure, photographs)
+    entries = [entry | {"draft": False} for entry in hands_of(photographs)]
+    (photographs / "hands.json").write_text(json.dumps(entries))
+    small = photographs / "drafts" / "small"
+    before = {path: path.read_bytes() for path in small.rglob("*.jpg")}
+    assert len(set(before.values())) == 4
+    blob(150, 40).save(photographs / "a.png")
+    run(configure, photographs)
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert changed == [small / "a.png.jpg"]
 
 
 def test_a_video_that_ends_in_the_middle_leaves_nothing_half_written(configure, tmp_path):
