@@ -5,12 +5,12 @@ under two names, or under none beside others, may lie on both sides of the split
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
+from lib.core.names import spelling
 
 Entry = dict[str, Any]
 LABELS = ("keypoints_2d", "keypoints_3d", "hand_pose", "betas")
@@ -54,13 +54,6 @@ def refuse_other_names(file: Path, found: list[Entry]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- whose hand it is
-
-
-def spelling(name: str) -> str:
-    """The same for names that differ in capitals, separators, leading zeros and forms of one character alone."""
-    text = re.sub(r"[\s_.()#-]+", " ", unicodedata.normalize("NFKC", name).casefold())
-    parts = re.findall(r"\d+|[^\d ]+", text)
-    return " ".join(part.lstrip("0") or "0" if part.isdigit() else part for part in parts)
 
 
 def refuse_one_person_twice(groups: Iterable[str]) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lib.core.errors import Stop
-from lib.recipes.hamer import data, detector, doubts, formats, list_fields, predict, propose
+from lib.core.names import spelling
+from lib.recipes.hamer import data, detector, doubts, formats, predict, propose
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.hand import stand_in_hand
 
@@ -143,7 +144,7 @@ def test_one_person_under_two_names_is_asked_about(labelled, names):
 
 def test_persons_with_similar_names_are_not_one(labelled):
     names = ("p1", "p11", "p1_1", "Jose", "José", "के", "का", "张三", "张四")
-    assert len({list_fields.spelling(name) for name in names}) == len(names)
+    assert len({spelling(name) for name in names}) == len(names)
     assert len({hand.group for hand in read(labelled(changed(group=names)))}) == 4
 
 
