@@ -1,4 +1,4 @@
-"""The page with which drafts of hands are corrected, and the small pictures of them that it lists."""
+"""The page on which drafts of hands are corrected, the small pictures that it lists, and which are a person's own."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,19 @@ from PIL import Image
 from lib.data import label_page, pictures
 from lib.recipes.hamer.skeleton import skeleton
 
-SMALL = "drafts"
+SMALL, FRAMES = "drafts", "frames"
+OURS = (SMALL, FRAMES)  # folders that --propose makes below a person's pictures
+
+
+def photographs(folder: Path) -> set[str]:
+    """A person's pictures below a folder, in folders below it too, as a list of hands names them."""
+    found = set()
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.suffix.lower() in pictures.PHOTOS and not hidden and name.parts[0] not in OURS:
+            found.add(name.as_posix())
+    return found
 
 
 def small_name(file: str) -> str:

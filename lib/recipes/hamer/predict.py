@@ -21,7 +21,7 @@ from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
 from lib.core.run import atomic, write_json
 from lib.data import pictures
-from lib.recipes.hamer import conventions, crop, formats, overlay, render
+from lib.recipes.hamer import conventions, crop, formats, label_page, overlay, render
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.geometry import full_translation
@@ -98,8 +98,7 @@ def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in formats.entries(inputs):
             found.setdefault(entry["file"], []).append(entry)
         return found
-    files = (path for path in inputs.iterdir() if path.suffix.lower() in pictures.PHOTOS)
-    images = sorted(path.name for path in files if path.name[0] != ".")
+    images = sorted(label_page.photographs(inputs))
     if not images:
         raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
     return {name: [{"file": name, "hand": "right", "box": None}] for name in images}

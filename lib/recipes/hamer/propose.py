@@ -19,7 +19,6 @@ from lib.core.errors import Stop
 from lib.core.records import Parts
 from lib.core.run import write_json
 from lib.core.words import counted
-from lib.data import pictures
 from lib.recipes.hamer import carry, detector, formats, label_page, video
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import FRACTION_PX, BadLabel
@@ -130,16 +129,9 @@ def films_of(source: Path, folder: Path) -> list[Path]:
 
 
 def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[str]:
-    """Pictures below the folder that are no video, no frame and no picture of ours, as hands.json names them."""
-    ours = (video.FRAMES, label_page.SMALL)
-    listed = {entry["file"] for entry in given}
-    found = set()
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix.lower() in pictures.PHOTOS and not hidden and name.parts[0] not in ours:
-            found.add(name.as_posix())
-    return sorted((found | {name for name in listed if Path(name).parts[0] not in ours}) - films)
+    """Pictures below the folder, and those of the list, that are no video and none of ours."""
+    listed = {entry["file"] for entry in given if Path(entry["file"]).parts[0] not in label_page.OURS}
+    return sorted((label_page.photographs(folder) | listed) - films)
 
 
 def of_other_frames(given: list[Entry], found: list[Entry], films: set[str]) -> list[Entry]:

@@ -173,11 +173,12 @@ def test_sideways_photograph_is_predicted_upright_and_a_damaged_one_is_skipped(p
 def test_two_pictures_never_share_their_outputs(parts, configure, tmp_path):
     root, random = tmp_path / "in", np.random.default_rng(0)
     root.mkdir()
-    for name in ("a.jpg", "a.png"):
+    for name in ("a.jpg", "a.png", "b/a.PNG", "drafts/a.png", ".thumbs/a.png"):
+        (root / name).parent.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)).save(root / name)
     with torch.no_grad():
         predict.predict(configure(), STAGE, parts, str(root), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.json")} == {"a_0.json", "a-2_0.json"}
+    assert {path.name for path in tmp_path.glob("*.json")} == {"a_0.json", "a-2_0.json", "b_a_0.json"}
     for files in (["a.jpg", "a.png", "x/a.jpg", "x_a.jpg", "a-2.jpg", "a.webp"], ["a.png", "a-3.jpg", "a.jpg"]):
         names = predict.stems(files)
         assert names[0] == "a" and len(set(names)) == len(files)

@@ -1,5 +1,6 @@
 """--propose: what is drafted, carried on through a video, kept of a person's work, and refused."""
 
+import contextlib
 import json
 import struct
 import sys
@@ -253,6 +254,24 @@ def test_a_frame_of_another_size_than_the_first_is_refused(tmp_path):
     (tmp_path / "clip.gif").write_bytes(content[: last + 5] + struct.pack("<HH", 10000, 10000) + content[last + 9 :])
     with pytest.raises(Stop, match=r"decoded at frame 2 .it has 10000 x 10000 px and the first one other ones"):
         video.extract(tmp_path / "clip.gif", tmp_path, 1)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (2, 0)), (-90, (0, 1)), (-180, (1, 2))])
+def test_a_film_is_turned_as_players_turn_it(monkeypatch, tmp_path, rotation, corner):
+    """A phone's frames lie on their side, and a box that was read off a player would be elsewhere in them."""
+    picture = np.zeros((2, 3, 3), np.uint8)
+    picture[0, 0] = 255
+    frame = SimpleNamespace(to_ndarray=lambda format: picture, rotation=rotation)
+    opened = SimpleNamespace(streams=SimpleNamespace(video=[1]), decode=lambda video: [frame])
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=lambda path: contextlib.nullcontext(opened)))
+    [found] = video.frames(tmp_path / "clip.mp4")
+    assert found[corner].tolist() == [255, 255, 255] and found.shape[:2] == ((3, 2) if rotation % 180 else (2, 3))
+    frame.rotation = 30
+    with pytest.raises(Stop, match=r"is to be turned by 30 degrees"):
+        list(video.frames(tmp_path / "clip.mp4"))
+    opened.streams.video = []
+    with pytest.raises(Stop, match="holds sound and no pictures"):
+        list(video.frames(tmp_path / "clip.mp4"))
 
 
 def test_a_film_without_a_decoder_is_one_sentence(configure, tmp_path, monkeypatch):
