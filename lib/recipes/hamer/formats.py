@@ -55,11 +55,18 @@ def hands(data: DataConfig, root: Path, mano: ManoModel) -> Iterator[Hand]:
         if hand.name in seen:
             raise Stop(f"two hands are called {hand.name}", "rename one of them")
         seen.add(hand.name)
+        if isinstance(hand.image, Path) and not is_below(hand.image, root):
+            hand.fault = "its picture does not lie below the data's folder"
         try:
             hand.labels = conventions.ours(hand.given, said, mano, hand.right)
         except BadLabel as error:
             hand.fault = hand.fault or str(error)
         yield hand
+
+
+def is_below(image: Path, root: Path) -> bool:
+    """Step 2 notes the content of what lies there, and of nothing else."""
+    return image.is_relative_to(root.parent if root.is_file() else root) and ".." not in image.parts
 
 
 def folder(data: DataConfig, root: Path) -> Iterator[Hand]:

@@ -5,6 +5,7 @@ under two names, or under none beside others, may lie on both sides of the split
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ def of_nobody(found: list[Entry]) -> set[int]:
     return {number for number in nameless if folders[number] in named and is_labelled(found[number])}
 
 
-def refuse_unclear(folders: list[str]) -> None:
-    parts = [{*Path(folder).parts} for folder in folders]
-    if any(one & other for number, one in enumerate(parts) for other in parts[number + 1 :]):
-        cause = f"pictures lie in {', '.join(folders[:4])}, and the list does not say whose hands they are"
+def refuse_unclear(folders: list[str], wrapped: bool = False) -> None:
+    """Stop: two of the folders share one above or below them. wrapped: one that all of them share says nothing."""
+    shared = Counter(part for folder in folders for part in {*Path(folder).parts})
+    if any(1 < count < len(folders) + (not wrapped) for count in shared.values()):
+        cause = f"pictures lie in {', '.join(folders[:4])}, and nothing says whose hands they are"
         how = "data.group_pattern='^([^/]+)/' where the first folder is a person's, '^(.+)/' where each is"
         raise Stop(cause, f'give each hand its "group", or set {how}')

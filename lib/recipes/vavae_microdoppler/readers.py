@@ -24,7 +24,8 @@ def image_of(config: Config, file: File) -> Images:
     header = pictures.header(file.path, upright=True)
     seen = {"mode": header.mode, "width_px": header.width_px, "height_px": header.height_px, "several": header.several}
     picture = pictures.read(file.path, upright=True)
-    return [(sample_name(file.name), picture, seen | {"background": styles.background(picture)})]
+    look = {"background": styles.background(picture), "framed": int(styles.is_framed(picture))}
+    return [(sample_name(file.name), picture, seen | look)]
 
 
 def windows_of(config: Config, file: File) -> Images:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GAP = 32  # levels of 256 between the backgrounds of two users, which the noise of a radar does not make
+LIGHT = 240  # levels of 256: no colour map ends in it all round a spectrogram
 PROPORTION = 1.5  # by which width to height may differ before a second is much wider in one picture than in another
 
 
@@ -21,6 +22,15 @@ def background(picture: "Image.Image") -> str:
 
     small = np.asarray(picture.resize((16, 16))).reshape(-1, 3)
     return " ".join(f"{level:.0f}" for level in np.median(small, axis=0))
+
+
+def is_framed(picture: "Image.Image") -> bool:
+    """Is the outermost line of pixels of a picture in RGB one light colour all round, as of a plot with axes?"""
+    import numpy as np
+
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return bool(edge.min() >= LIGHT and pixels.min() < LIGHT)
 
 
 def told_apart(usable: list[Record]) -> dict[str, str]:

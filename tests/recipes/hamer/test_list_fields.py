@@ -170,7 +170,7 @@ def test_folders_below_folders_are_asked_about(labelled, folders):
             entry["file"] = f"{folders[i % 2]}/{i}.png"
 
     root = labelled(edit)
-    with pytest.raises(Stop, match="does not say whose hands they are") as stopped:
+    with pytest.raises(Stop, match="nothing says whose hands they are") as stopped:
         read(root)
     assert "data.group_pattern='^([^/]+)/'" in stopped.value.command
     assert {hand.group for hand in read(root, group_pattern="(anna)")} == {"anna"}
@@ -178,3 +178,31 @@ def test_folders_below_folders_are_asked_about(labelled, folders):
     changed(file=["anna/0.png", "ben/1.png"])(entries)
     (root / "hands.json").write_text(json.dumps(entries))
     assert {hand.group for hand in read(root)} == {"anna", "ben"}
+
+
+@pytest.mark.parametrize(
+    ("names", "clear"),
+    [
+        (("s1/box/1.jpg", "s1/cup/1.jpg", "s2/box/1.jpg"), False),
+        (("evaluation/SM1/rgb/1.jpg", "evaluation/AP1/rgb/1.jpg"), True),
+        (("anna/1.jpg", "bert/1.jpg", "bert/2.jpg"), True),
+    ],
+)
+def test_folders_of_an_evaluation_file_are_asked_about(tmp_path, names, clear):
+    arrays = {"center": np.full((len(names), 2), 20.0), "scale": np.full(len(names), 12.0)}
+    np.savez(tmp_path / "eval.npz", imgname=np.array(names), **arrays)
+    settings = DataConfig(format="hamer_npz")
+    if clear:
+        assert len(list(formats.hands(settings, tmp_path, stand_in_hand()))) == len(names)
+        return
+    with pytest.raises(Stop, match="nothing says whose hands they are"):
+        list(formats.hands(settings, tmp_path, stand_in_hand()))
+
+
+def test_pictures_elsewhere_are_not_read(tmp_path):
+    """Nobody would notice that they change."""
+    names = np.array(["a/1.jpg", "/etc/hostname", "../1.jpg"])
+    np.savez(tmp_path / "eval.npz", imgname=names, center=np.full((3, 2), 20.0), scale=np.full(3, 12.0))
+    for root in (tmp_path, tmp_path / "eval.npz"):
+        found = list(formats.hands(DataConfig(format="hamer_npz"), root, stand_in_hand()))
+        assert [bool(hand.fault) for hand in found] == [False, True, True]

@@ -175,6 +175,17 @@ def test_users_who_differ_in_more_than_their_walk_are_said(tmp_path, other, said
     assert [name.removeprefix("users' pictures differ in ") for name in warnings] == [said] * bool(said)
 
 
+def test_plots_with_axes_are_said(tmp_path):
+    config, root = configured(kind="images"), tmp_path / "in"
+    for user in ("a", "b"):
+        pictures_of(root, user)
+    plot = Image.new("RGB", (48, 40), (255, 255, 255))
+    plot.paste(Image.open(root / "a" / "rec1.png"), (8, 4))
+    plot.save(root / "a" / "rec1.png")
+    found = data.summarise_data(config, prepared(config, root, tmp_path / "out"))
+    assert found["pictures with a light border, as of plots: cut it off"] == "a/rec1.png"
+
+
 def test_arrays_of_other_lengths_are_said(tmp_path):
     velocity, time = np.mgrid[5:-1.5:64j, 0:2.4:64j]
     power = -30.0 * np.minimum(1, np.abs(velocity - 1.3 - 0.3 * np.sin(6 * time)))
