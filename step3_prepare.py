@@ -27,6 +27,7 @@ def work(job: Job) -> list[Path]:
 
     with job.unwatched():
         asset_dirs = places.asset_dirs(job.run, job.recipe, job.config, job.args.inputs)
+        places.refuse_newcomers(job.run, job.recipe, job.config)
     folder = prepared_folder(job)
     with shared.alone_at(folder, job.pause_if_out_of_time):
         prepared.clear_damaged(folder)

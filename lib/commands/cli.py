@@ -261,9 +261,17 @@ def perform(job: Job, work: Work, result: Result | None) -> int:
         job.before = steps.state(job.run, job.step, job.recipe, job.config)
     if job.before.word == "complete" and not job.args.force and not job.args.always_work:
         said = f"\n{result(job)}" if result else ""
-        print(f"step {job.step} ({STEPS[job.step]}): complete, nothing to do{said}")
+        print(f"step {job.step} ({STEPS[job.step]}): complete, nothing to do{said}{left_out(job)}")
         return DONE
     return carry_out(job, work)
+
+
+def left_out(job: Job) -> str:
+    """Said where steps 2 and 3 are complete without files that came later."""
+    from lib.data import places
+
+    new = places.newcomers(job.run, job.recipe, job.config) if job.step in (2, 3) else ""
+    return f"\n  {new}; to use them: {job.run.command(2, '--force')}" if new else ""
 
 
 def carry_out(job: Job, work: Work) -> int:

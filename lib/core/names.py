@@ -1,6 +1,7 @@
 """Names that become a folder or a file: a run, a scene, a shard. A name is never a path out of where it belongs."""
 
 import re
+import unicodedata
 
 from lib.core.errors import Stop
 
@@ -34,3 +35,10 @@ def refuse_unsafe(what: str, name: str, command: str = "", nested: bool = False)
     if why := fault(name, nested):
         shown = name if len(name) <= 60 else f"{name[:60]}…"
         raise Stop(f"{what} {shown!r} {why}", command or "give a plain name, such as mine-2")
+
+
+def spelling(name: str) -> str:
+    """The same for names that differ in capitals, separators, leading zeros and forms of one character alone."""
+    text = re.sub(r"[\s_.()#-]+", " ", unicodedata.normalize("NFKC", name).casefold())
+    parts = re.findall(r"\d+|[^\d ]+", text)
+    return " ".join(part.lstrip("0") or "0" if part.isdigit() else part for part in parts)

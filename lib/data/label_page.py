@@ -21,6 +21,7 @@ TEMPLATE = Path(__file__).with_name("label_page.html")
 MARK = "/*DATA*/"
 SMALL_PX = 320
 KINDS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF")  # every browser shows these
+SMALL = "small"  # folder of small pictures
 WHOLE = "whole"  # folder of copies of what they do not show: TIFF, HEIC, also where they are called .jpg
 
 
@@ -33,6 +34,11 @@ def small(picture: "Image.Image") -> "Image.Image":
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
+def is_of(copy: Path, picture: Path) -> bool:
+    """Was our copy made after the picture came to lie there? One that replaced it may be older, but not its ctime."""
+    return copy.exists() and copy.stat().st_mtime_ns >= picture.stat().st_ctime_ns
+
+
 def shown(folder: Path, file: str, copy: str, upright: bool) -> str:
     """What the page shows of a photograph: the file, or where not every browser shows it as it is read (upright, or as
     stored) a JPEG `copy`, made once. pictures.Unreadable.
@@ -43,7 +49,7 @@ def shown(folder: Path, file: str, copy: str, upright: bool) -> str:
     kind, turned = pictures.header(folder / file, upright=False).format, pictures.is_turned(folder / file)
     if kind in KINDS and (not turned or (upright and kind == "JPEG")):
         return file
-    if not (folder / copy).exists():
+    if not is_of(folder / copy, folder / file):
         save(pictures.read(folder / file, upright=upright), folder / copy)
     return copy
 

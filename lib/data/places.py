@@ -16,7 +16,9 @@ from lib.core.run import Run, read_json, read_memo, write_record
 from lib.core.shared import alone_at
 from lib.core.words import counted
 from lib.data import find
-from lib.data.recognise import differing, fingerprint, holds
+from lib.data.recognise import differing, fingerprint, holds, listing
+
+SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 
 
 def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) -> dict[str, Path]:
@@ -35,6 +37,31 @@ def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) ->
             expect(found[asset.name], files, run.command(2, "--force"))
     memo.save()
     return found
+
+
+def newcomers(run: Run, recipe: Recipe, config: Any) -> str:
+    """'data: 2 files came to FOLDER after step 2: a.png, b.png', or "". Of a person's own folders alone."""
+    entries = recorded(run)
+    for asset in recipe.assets(config):
+        if asset.kind == "folder" and asset.name in entries:
+            files = entries[asset.name]["files"]
+            known = run.known_places(recipe.name, asset.name, fingerprint(files))
+            folder = next((folder for folder in known if folder.is_dir()), Path(asset.source))
+            new = [name for name in listing(folder, asset.files) if name not in files and not of_a_system(name)]
+            if new:
+                return f"{asset.name}: {counted(len(new), 'file')} came to {folder} after step 2: {', '.join(new[:5])}"
+    return ""
+
+
+def of_a_system(name: str) -> bool:
+    """What Mac and Windows leave in folders that somebody looked at."""
+    return any(part.startswith(".") or part.lower() in SYSTEMS for part in name.split("/"))
+
+
+def refuse_newcomers(run: Run, recipe: Recipe, config: Any) -> None:
+    """Stop: step 3 would take files whose content nobody noted, and never notice that they change."""
+    if new := newcomers(run, recipe, config):
+        raise Stop(new, run.command(2, "--force"))
 
 
 def recorded(run: Run) -> dict[str, dict[str, Any]]:

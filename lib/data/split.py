@@ -97,7 +97,8 @@ def apply(records: list[Record], wish: Split, seed: int, select_share: float = 0
         "near_duplicates": sum(len(near_duplicates(records, *pair)) for pair in PAIRS),
     }
     if any(overlap.values()):
-        raise Stop(f"the sides of the split share {in_words(overlap)}", "remove the copies from the data", FAILED)
+        cause = f"the sides of the split share {in_words(overlap)}{first_shared(records)}"
+        raise Stop(cause, "remove the copies from the data, or give both the same group", FAILED)
     return {
         "by": wish.by,
         "seed": seed,
@@ -144,6 +145,16 @@ def shared(records: list[Record], name: str, side: str, other: str) -> int:
     """How many values of a field are on both sides; empty ones do not count."""
     one, another = ({getattr(r, name) for r in usable(records, word)} for word in (side, other))
     return len((one & another) - {""})
+
+
+def first_shared(records: list[Record]) -> str:
+    """'; the first file: A of GROUP and B of GROUP', or "" where no file is shared."""
+    for side, other in PAIRS:
+        seen = {record.sha256: record for record in usable(records, side) if record.sha256}
+        for record in usable(records, other):
+            if twin := seen.get(record.sha256):
+                return f"; the first file: {twin.source} of {twin.group} and {record.source} of {record.group}"
+    return ""
 
 
 def near_duplicates(records: list[Record], side: str, other: str) -> list[tuple[Record, Record]]:

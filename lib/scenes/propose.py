@@ -37,14 +37,14 @@ def propose(config: Any, parts: Callable[[], Parts], inputs: str, out: str, wish
 def photographs(root: Path, scene: colmap.Scene) -> Iterator[dict[str, Any]]:
     """What the page shows of a scene; a photograph that cannot be read is named. Pixels as they are stored."""
     for view in scene.views:
-        name = f"{SMALL}/{scene.name}-{view.name}.jpg"
+        name, copy = (f"{SMALL}/{kind}/{scene.name}/{view.name}.jpg" for kind in (label_page.SMALL, label_page.WHOLE))
         try:
             width, height = pictures.header(view.image, upright=False)[:2]
-            if not (root / name).exists():
+            if not label_page.is_of(root / name, view.image):
                 least = (label_page.SMALL_PX, label_page.SMALL_PX)
                 small = label_page.small(pictures.read(view.image, upright=False, at_least=least))
                 label_page.save(small, root / name)
-            file, copy = view.image.relative_to(root).as_posix(), f"{SMALL}/{label_page.WHOLE}/{Path(name).name}"
+            file = view.image.relative_to(root).as_posix()
             seen = label_page.shown(root, file, copy, upright=False)
         except pictures.Unreadable as error:
             print(f"  skipped {view.image}: {error}", flush=True)

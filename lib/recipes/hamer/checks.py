@@ -6,6 +6,7 @@ import numpy as np
 
 from lib.recipes.hamer.agreement import BONES, MOST_FIT, MOST_POSE_M
 from lib.recipes.hamer.config import Config
+from lib.recipes.hamer.conventions import FRACTION_PX
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.diagnosis import Verdict
 from lib.recipes.hamer.labelled import Hand
@@ -23,6 +24,10 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
     arrays = [hand.centre, labels.keypoints_2d, labels.keypoints_3d, labels.hand_pose, labels.betas]
     if not all(np.isfinite(array).all() for array in arrays) or not np.isfinite(hand.side_px):
         return "a label is not finite"
+    points = labels.keypoints_2d[labels.keypoints_2d[:, 2] > 0, :2]
+    expected = "pixels of the whole image are expected"
+    if len(points) > 1 and np.abs(points).max() < FRACTION_PX:
+        return f"the 2D keypoints are shares of the image: {expected}"
     if hand.side_px < 1:
         return "the box has no area"
     if hand.side_px > LARGEST_BOX * max(width_px, height_px):
@@ -30,9 +35,7 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
     low, high = hand.centre - hand.side_px / 2, hand.centre + hand.side_px / 2
     if (high <= 0).any() or (low >= [width_px, height_px]).any():
         return f"the box lies outside the image of {width_px} x {height_px} px"
-    points = labels.keypoints_2d[labels.keypoints_2d[:, 2] > 0, :2]
     outside = ~((points >= low) & (points <= high)).all(1)
-    expected = "pixels of the whole image are expected"
     if len(points) and outside.mean() > 0.5:
         return f"most 2D keypoints lie outside the crop: {expected}"
     if len(points) > 1 and (points.max(0) - points.min(0)).max() < 0.05 * hand.side_px:

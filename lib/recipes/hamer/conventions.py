@@ -27,6 +27,8 @@ ORDER = {
 POSE = 48  # numbers of a pose: axis-angle of the wrist and of 15 joints
 SURE = {"percent": 50, "byte": 200}  # a detector's confidences reach the upper part of their scale somewhere
 UNIT_SLACK = 1.1  # peaks of heat maps, which some detectors give as confidences, exceed 1 a little
+EXCHANGED = "y, x"  # what 2D keypoints are that agree with the other labels once x and y change places
+FRACTION_PX = 1.5  # no hand lies so near to a picture's corner: such numbers are shares of the picture
 ROOT_REACH_M = 0.3  # a hand that lies within this of the origin is given relative to a joint
 
 
@@ -170,6 +172,15 @@ def corners(box: np.ndarray, form: str) -> np.ndarray:
     """A box (4,) as data.box_format says -> x0, y0, x1, y1."""
     low = box[:2] - box[2:] / 2 if form == "centre" else box[:2]
     return box if form == "corners" else np.concatenate([low, low + box[2:]])
+
+
+def exchanged(box: np.ndarray, points: np.ndarray) -> bool:
+    """Does a box x0, y0, x1, y1 lie clearly better over keypoints (21, 3) that are y, x?"""
+    seen = points[points[:, 2] > 0, :2]
+    if not len(seen) or not (np.isfinite(box).all() and np.isfinite(seen).all()):
+        return False
+    hand = np.concatenate([seen.min(0), seen.max(0)])
+    return overlap(box, hand[[1, 0, 3, 2]]) > max(0.5, 1.5 * overlap(box, hand))
 
 
 def likelier_box(box: np.ndarray, points: np.ndarray, said: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.recipes.hamer.conventions import FRACTION_PX
 
+RIGHT = "let it give (side, (x0, y0, x1, y1)), left or right and pixels"
 Found = list[tuple[str, list[float]]]  # left or right, x0, y0, x1, y1 px
 Detector = Callable[[np.ndarray], Iterable[tuple[str, Iterable[float]]]]
 
@@ -60,8 +62,9 @@ def boxes(detect: Detector, picture: np.ndarray, file: str) -> Found:
             side, box = answer
             numbers = [float(number) for number in box]
         except (TypeError, ValueError) as error:
-            raise Stop(f"the detector answers {answer!r} for {file}", "let it give (side, (x0, y0, x1, y1))") from error
-        if side not in ("left", "right") or len(numbers) != 4 or not np.isfinite(numbers).all():
-            raise Stop(f"the detector answers {answer!r} for {file}", "let it give (side, (x0, y0, x1, y1))")
+            raise Stop(f"the detector answers {answer!r} for {file}", RIGHT) from error
+        lost = len(numbers) != 4 or not np.isfinite(numbers).all() or np.abs(numbers).max() < FRACTION_PX
+        if side not in ("left", "right") or lost:
+            raise Stop(f"the detector answers {answer!r} for {file}", RIGHT)
         found.append((side, numbers))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.recipes.hamer import agreement, conventions
 from lib.recipes.hamer.agreement import MOST_FIT, MOST_POSE_M
-from lib.recipes.hamer.conventions import ORDER, BadLabel, Conventions
+from lib.recipes.hamer.conventions import EXCHANGED, ORDER, BadLabel, Conventions
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.data_config import AXES, LEFT_BETAS, POSES
 from lib.recipes.hamer.labelled import Hand
@@ -85,6 +85,10 @@ def search(hand: Hand, now: Verdict, said: Conventions, mano: ManoModel, layer: 
         found = [answer for trial in trying for answer in answers(trial, orders, now, said)]
         if found:
             return min(found, key=lambda answer: answer[:2])[2]
+    if now.fit > MOST_FIT:
+        other = float(agreement.fit(hand.labels.keypoints_2d[:, [1, 0, 2]], hand.labels.keypoints_3d))
+        if other < min(MOST_FIT, BETTER_FIT * now.fit):
+            return EXCHANGED
     return UNKNOWN if now.wrong else AS_GIVEN
 
 

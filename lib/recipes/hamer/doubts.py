@@ -103,9 +103,12 @@ def stop_for(likely: str, count: int, some: list[Record]) -> Stop:
         return Stop(
             f"the labels of {hands} do not agree, in no known convention: {off} ({TRIED})", f"correct them, {ANYWAY}"
         )
+    now = f"; as they are, {off}" if off else ""
+    if likely == conventions.EXCHANGED:
+        cause = f"the labels of {hands} agree if their 2D keypoints are y, x instead of x, y{now}"
+        return Stop(cause, f"exchange the first two columns of keypoints_2d, {ANYWAY}")
     words = likely.split(" ")
     meaning = " and ".join(meaning_of(*word.removeprefix("data.").split("=")) for word in words)
-    now = f"; as they are set, {off}" if off else ""
     return Stop(f"the labels of {hands} agree if {meaning}{now}", f"set {likely} in step 1, {ANYWAY}")
 
 

@@ -99,8 +99,11 @@ def coco_hand(data: DataConfig, each: dict[str, Any], side: str) -> Callable[[Ha
 
 @whole("HO3D")
 def ho3d(data: DataConfig, root: Path) -> Iterator[Hand]:
-    """A sequence is a group. A frame without a hand is a fault; one of the evaluation set trains nothing."""
-    tested, pattern = evaluation_frames(root), "train/*/meta/*.pkl"
+    """The sequences of one person and object are a group: ABF10 to ABF14 are five cameras that saw the same moments.
+
+    A frame without a hand is a fault; one of the evaluation set trains nothing.
+    """
+    tested, pattern = dict.fromkeys(evaluation_frames(root)), "train/*/meta/*.pkl"
     trained = sorted(root.glob(pattern)) if tested else matching(root, pattern, "HO3D")
     for meta in (*trained, *tested):
         sequence = meta.parent.parent
@@ -109,7 +112,8 @@ def ho3d(data: DataConfig, root: Path) -> Iterator[Hand]:
         image = next((path for path in pictures if path.exists()), sequence / "rgb" / f"{meta.stem}.png")
         source = image.relative_to(root).as_posix()
         fill = (ho3d_box if meta in tested else ho3d_hand)(data, meta)
-        yield attempt(name, group_of(data, name, sequence.name), image, source, fill)
+        together = sequence.name.rstrip("0123456789") or sequence.name
+        yield attempt(name, group_of(data, name, together), image, source, fill)
 
 
 def refuse_no_area(box: np.ndarray) -> None:
@@ -211,7 +215,7 @@ def dexycb_hand(data: DataConfig, labels: Path, right: bool, betas: Any) -> Call
 
 @whole("InterHand2.6M")
 def interhand(data: DataConfig, root: Path) -> Iterator[Hand]:
-    """Each hand of a picture by itself; a capture (one person) is a group."""
+    """Each hand of a picture by itself; a person, of whom there are several captures, is a group."""
     for file in matching(root, "annotations/*/InterHand2.6M_*_data.json", "InterHand2.6M"):
         part = file.parent.name
         names = {each: file.with_name(file.name.replace("_data", f"_{each}")) for each in ("camera", "joint_3d", MANO)}
@@ -220,7 +224,8 @@ def interhand(data: DataConfig, root: Path) -> Iterator[Hand]:
             if each["hand_type"] in (side, "interacting"):
                 source = f"images/{part}/{image['file_name']}"
                 name = f"{source}#{side}"
-                group = group_of(data, name, f"{part}/Capture{image['capture']}")
+                person = f"Subject{image['subject']}" if "subject" in image else f"{part}/Capture{image['capture']}"
+                group = group_of(data, name, person)
                 yield attempt(name, group, root / source, source, interhand_hand(data, beside, image, side))
 
 

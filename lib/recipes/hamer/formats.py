@@ -19,16 +19,17 @@ import numpy as np
 
 from lib.core.errors import Stop
 from lib.data import pictures
-from lib.recipes.hamer import conventions, field_sets, published, training_tars
+from lib.recipes.hamer import conventions, field_sets, list_fields, published, training_tars
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.crop import Labels, square
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.labelled import Hand, attempt, box_of, group_of, is_name, load_json, table
+from lib.recipes.hamer.list_fields import SIDES
 from lib.recipes.hamer.mano_file import ManoModel
 
 LABEL_FILES = ("hands.json", "hands.csv")
-SIDES = ("x0", "y0", "x1", "y1")
 MOST_PX = 1e7
+NAMELESS = "the list does not say whose hand it is, as it does of others in this folder: it may be any of theirs"
 READERS = {
     "made": published.evaluation,
     "hamer_npz": published.evaluation,
@@ -54,11 +55,18 @@ def hands(data: DataConfig, root: Path, mano: ManoModel) -> Iterator[Hand]:
         if hand.name in seen:
             raise Stop(f"two hands are called {hand.name}", "rename one of them")
         seen.add(hand.name)
+        if isinstance(hand.image, Path) and not is_below(hand.image, root):
+            hand.fault = "its picture does not lie below the data's folder"
         try:
             hand.labels = conventions.ours(hand.given, said, mano, hand.right)
         except BadLabel as error:
             hand.fault = hand.fault or str(error)
         yield hand
+
+
+def is_below(image: Path, root: Path) -> bool:
+    """Step 2 notes the content of what lies there, and of nothing else."""
+    return image.is_relative_to(root.parent if root.is_file() else root) and ".." not in image.parts
 
 
 def folder(data: DataConfig, root: Path) -> Iterator[Hand]:
@@ -68,12 +76,16 @@ def folder(data: DataConfig, root: Path) -> Iterator[Hand]:
     is the crop.
     """
     listed = entries(root)
+    nameless = set() if data.group_pattern else list_fields.of_nobody(listed)
+    groups = [str(e.get("group") or group_of(data, e["file"], str(Path(e["file"]).parent))) for e in listed]
+    list_fields.refuse_one_person_twice(groups)
     tops = {name: top(data, listed, name, columns) for name, columns in (("keypoints_2d", 3), ("keypoints_3d", 4))}
-    for number, entry in enumerate(listed):
+    for number, (entry, group) in enumerate(zip(listed, groups, strict=True)):
         file = entry["file"]
-        group = str(entry.get("group") or group_of(data, file, str(Path(file).parent)))
         fill = partial(fill_entry, entry=entry, data=data, path=root / file, tops=tops)
-        yield attempt(f"{file}#{number}", group, root / file, file, fill)
+        hand = attempt(f"{file}#{number}", group, root / file, file, fill)
+        hand.fault = hand.fault or (NAMELESS if number in nameless else "")
+        yield hand
 
 
 def top(data: DataConfig, listed: list[dict[str, Any]], name: str, columns: int) -> float:
@@ -94,8 +106,11 @@ def fill_entry(hand: Hand, entry: dict[str, Any], data: DataConfig, path: Path, 
     hand.given = Labels() if hand.draft else given
     if box is not None:
         likely = conventions.likelier_box(box, given.keypoints_2d, data.box_format)
+        corners = conventions.corners(box, data.box_format)
         hand.likely_box = f"data.box_format={likely}" if likely else ""
-        hand.centre, hand.side_px = grown(conventions.corners(box, data.box_format), data.box_factor)
+        if not likely and conventions.exchanged(corners, given.keypoints_2d):
+            hand.likely_box = conventions.EXCHANGED
+        hand.centre, hand.side_px = grown(corners, data.box_factor)
     elif given.keypoints_2d[:, 2].any():
         hand.centre, hand.side_px = box_of(given.keypoints_2d, data.box_factor)
     else:
@@ -123,10 +138,15 @@ def labels_of(entry: dict[str, Any], tops: dict[str, float]) -> Labels:
 
 def is_draft(entry: dict[str, Any]) -> bool:
     """Has nobody accepted these labels yet? BadLabel: `draft` is neither true nor false."""
-    draft = entry.get("draft", False)
-    if not isinstance(draft, bool):
-        raise BadLabel(f"draft is {draft!r} instead of true or false")
-    return draft
+    return marked(entry, "draft")
+
+
+def marked(entry: dict[str, Any], name: str) -> bool:
+    """BadLabel: draft or rejected is neither true nor false."""
+    mark = entry.get(name, False)
+    if not isinstance(mark, bool):
+        raise BadLabel(f"{name} is {mark!r} instead of true or false")
+    return mark
 
 
 def side_of(entry: dict[str, Any]) -> str:
@@ -144,6 +164,8 @@ def box_in(entry: dict[str, Any]) -> np.ndarray | None:
     box = table(entry["box"], "box", (4,), kind=np.float64)
     if not (np.abs(box) < MOST_PX).all():
         raise BadLabel(f"box is {box.tolist()}, which no picture has")
+    if (np.abs(box) < conventions.FRACTION_PX).all():
+        raise BadLabel(f"box holds shares of the picture, and pixels are expected ({box.tolist()})")
     return box
 
 
@@ -164,6 +186,8 @@ def entries(root: Path, rejected: bool = False) -> list[dict[str, Any]]:
     if file is None:
         cause = f"{root} holds neither {' nor '.join(LABEL_FILES)}"
         raise Stop(cause, "write one: a row per hand with file, hand, x0, y0, x1, y1, group")
+    if len(there := [name for name in LABEL_FILES if (root / name).exists()]) > 1:
+        print(f"  {there[1]} is not read, because {there[0]} lies beside it", flush=True)
     found = json_rows(file) if file.suffix == ".json" else csv_rows(file)
     if not isinstance(found, list) or not found:
         raise Stop(f"{file} is not a list of hands", "see the docstring of lib/recipes/hamer/formats.py")
@@ -173,7 +197,11 @@ def entries(root: Path, rejected: bool = False) -> list[dict[str, Any]]:
             raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
         if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
             raise Stop(f"{file} names {entry['file']!r}, which is not below {root}", "name files of the folder itself")
-    return [entry for entry in found if rejected or entry.get("rejected") is not True]
+    list_fields.refuse_other_names(file, found)
+    try:
+        return [entry for entry in found if rejected or not marked(entry, "rejected")]
+    except BadLabel as error:
+        raise Stop(f"{file}: {error}", "correct the list of hands") from error
 
 
 def json_rows(file: Path) -> Any:
@@ -185,7 +213,10 @@ def csv_rows(file: Path) -> Any:
     """Stop: a table that cannot be read, or one with a part of a box."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
-            rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+            head = lines.readline()
+            lines.seek(0)
+            mark = ";" if ";" in head and "," not in head else ","
+            rows: list[dict[str, Any]] = list(csv.DictReader(lines, delimiter=mark, skipinitialspace=True))
     except (csv.Error, ValueError, OSError) as error:
         raise Stop(f"{file} is not a table of comma-separated values ({error})", "save it as CSV in UTF-8") from error
     there = [side for side in SIDES if rows and side in rows[0]]
@@ -193,6 +224,9 @@ def csv_rows(file: Path) -> Any:
         raise Stop(
             f"{file} has the columns {', '.join(there)} but not all of {', '.join(SIDES)}", "add the missing ones"
         )
-    for row in rows:
-        row["box"] = [row[side] for side in SIDES] if row.get("x0") else None
+    for number, row in enumerate(rows, 2):
+        if None in row:
+            raise Stop(f"{file}, line {number} has more cells than the first line has names", "correct the table")
+        if there:
+            row["box"] = [row[side] for side in SIDES] if any(row[side] for side in SIDES) else None
     return rows

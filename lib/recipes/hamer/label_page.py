@@ -1,4 +1,4 @@
-"""The page with which drafts of hands are corrected, and the small pictures of them that it lists."""
+"""The page on which drafts of hands are corrected, the small pictures that it lists, and which are a person's own."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,23 @@ from PIL import Image
 from lib.data import label_page, pictures
 from lib.recipes.hamer.skeleton import skeleton
 
-SMALL = "drafts"
+SMALL, FRAMES = "drafts", "frames"
+OURS = (SMALL, FRAMES)  # folders that --propose makes below a person's pictures
+
+
+def photographs(folder: Path) -> set[str]:
+    """A person's pictures below a folder, in folders below it too, as a list of hands names them."""
+    found = set()
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.suffix.lower() in pictures.PHOTOS and not hidden and name.parts[0] not in OURS:
+            found.add(name.as_posix())
+    return found
 
 
 def small_name(file: str) -> str:
-    return f"{SMALL}/{file.replace('/', '-')}.jpg"
+    return f"{SMALL}/{label_page.SMALL}/{file}.jpg"
 
 
 def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, Any]]) -> None:
@@ -29,17 +41,19 @@ def draw(folder: Path, file: str, picture: np.ndarray, entries: list[dict[str, A
 
 
 def write(folder: Path, entries: list[dict[str, Any]]) -> Path:
-    """label.html for the hands of hands.json; a picture that was drawn in an earlier round is not drawn again."""
+    """label.html for the hands of hands.json; a picture that was drawn in an earlier round is not drawn again,
+    unless it changed.
+    """
     shown = []
     for file in dict.fromkeys(entry["file"] for entry in entries):
         try:
             width, height = pictures.header(folder / file, upright=True)[:2]
         except pictures.Unreadable:  # was named when it was to be drafted; its hands stay in the list
             continue
-        if not (folder / small_name(file)).exists():
+        if not label_page.is_of(folder / small_name(file), folder / file):
             picture = np.asarray(pictures.read(folder / file, upright=True))
             draw(folder, file, picture, [entry for entry in entries if entry["file"] == file])
-        copy = f"{SMALL}/{label_page.WHOLE}/{Path(small_name(file)).name}"
+        copy = f"{SMALL}/{label_page.WHOLE}/{file}.jpg"
         seen = label_page.shown(folder, file, copy, upright=True)
         shown.append({"file": file, "width": width, "height": height, "shown": seen, "small": small_name(file)})
     return label_page.write(folder, "hands", shown, entries)

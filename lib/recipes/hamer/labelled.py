@@ -34,7 +34,7 @@ class Hand:
     side_px: float = 0.0  # of the square crop
     given: Labels = field(default_factory=Labels)  # as the file has them
     labels: Labels = field(default_factory=Labels)  # in our conventions
-    likely_box: str = ""  # a setting under which the box would lie on the hand, where it does not
+    likely_box: str = ""  # a setting under which the box would lie on the hand, where it does not, or EXCHANGED
     fault: str = ""  # why the hand cannot be read
     draft: bool = False  # a model's proposal that nobody accepted: its box counts, its labels do not
 

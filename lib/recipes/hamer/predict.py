@@ -9,6 +9,7 @@ translation is metric, as far as the hand's size is, and pred.json holds the han
 them have one. Without it HaMeR's focal length stands in: the hand lies right in the picture, but far too deep.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lib.core.errors import Stop
 from lib.core.records import Parts, Stage
 from lib.core.run import atomic, write_json
 from lib.data import pictures
-from lib.recipes.hamer import conventions, crop, formats, overlay, render
+from lib.recipes.hamer import conventions, crop, formats, label_page, overlay, render
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.conventions import BadLabel
 from lib.recipes.hamer.geometry import full_translation
@@ -29,6 +30,7 @@ from lib.recipes.hamer.skeleton import skeleton
 
 FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
 SQUARE = 0.01  # by which two focal lengths may differ
+MIDDLE = 0.1  # of a picture's sides, between its middle and where a camera looks; lenses are off by 0.05 at most
 MIRROR = np.array([-1.0, 1, 1])
 
 
@@ -79,12 +81,12 @@ def write_predictions(path: Path, content: list[Any], stand_in: bool, skipped: i
 
 def stems(files: list[str]) -> list[str]:
     """Names of outputs, one for each file: without folders and ending, and with a number where that names two."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for file in files:
         stem = Path(file).with_suffix("").as_posix().replace("/", "_")
-        again = sum(other == stem or other.rpartition("-")[0] == stem for other in found)
-        found.append(f"{stem}-{again + 1}" if again else stem)
-    return found
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        found[next(name for name in itertools.chain([stem], numbered) if name not in found)] = None
+    return list(found)
 
 
 def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
@@ -96,8 +98,7 @@ def listed(inputs: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in formats.entries(inputs):
             found.setdefault(entry["file"], []).append(entry)
         return found
-    files = (path for path in inputs.iterdir() if path.suffix.lower() in pictures.PHOTOS)
-    images = sorted(path.name for path in files if path.name[0] != ".")
+    images = sorted(label_page.photographs(inputs))
     if not images:
         raise Stop(f"{inputs} holds no images", "give a folder with .jpg or .png files")
     return {name: [{"file": name, "hand": "right", "box": None}] for name in images}
@@ -150,6 +151,9 @@ def camera_of(entry: dict[str, Any], width: int, height: int) -> tuple[float, np
     fx, fy, cx, cy = given if given.shape == (4,) else given[[0, 1, 0, 1], [0, 1, 2, 2]]
     if not (np.isfinite(given).all() and min(fx, fy) > 1 and 0 < cx < width and 0 < cy < height):
         raise Stop(f"{entry['file']}: K is no camera of a picture of {width} x {height} px", right)
+    if max(abs(cx / width - 0.5), abs(cy / height - 0.5)) > MIDDLE:
+        cause = f"{entry['file']}: K looks at {cx:g}, {cy:g} px, far from the middle of {width} x {height} px"
+        raise Stop(f"{cause}: it is of another size, or of the picture before it was turned or cut", right)
     if abs(fx / fy - 1) > SQUARE:
         cause = f"{entry['file']}: K has focal lengths of {fx:g} and {fy:g} px: its pixels are not square"
         raise Stop(cause, "scale the picture until they are")

@@ -19,10 +19,9 @@ from lib.core.errors import Stop
 from lib.core.records import Parts
 from lib.core.run import write_json
 from lib.core.words import counted
-from lib.data import pictures
 from lib.recipes.hamer import carry, detector, formats, label_page, video
 from lib.recipes.hamer.config import Config
-from lib.recipes.hamer.conventions import BadLabel
+from lib.recipes.hamer.conventions import FRACTION_PX, BadLabel
 from lib.recipes.hamer.data_config import DataConfig
 from lib.recipes.hamer.labelled import table
 from lib.recipes.hamer.proposals import Entry, of_photographs
@@ -51,6 +50,7 @@ def propose(config: Config, parts: Callable[[], Parts], inputs: str, out: str, w
     found = of_photographs(config, network, folder, photographs, given, find, box)
     for film, files in frames.items():
         found += carry.of_film(config, network, folder, film, files, given, find, box)
+    found += of_other_frames(given, found, {film.name for film in films})
     write_json(folder / "hands.json", found)
     label_page.write(folder, found)
     tell(folder, found)
@@ -108,8 +108,9 @@ def asked_box(text: str) -> tuple[str, list[float]] | None:
         box = [float(number) for number in numbers.split(",")]
     except ValueError:
         box = []
-    if side not in ("left", "right") or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-        raise Stop(f"--box {text} is not SIDE:X0,Y0,X1,Y1", "say for example --box right:20,40,180,220")
+    inverse = len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]) or max(box) < FRACTION_PX
+    if side not in ("left", "right") or inverse:
+        raise Stop(f"--box {text} is not SIDE:X0,Y0,X1,Y1 in pixels", "say for example --box right:20,40,180,220")
     return side, box
 
 
@@ -128,16 +129,15 @@ def films_of(source: Path, folder: Path) -> list[Path]:
 
 
 def photographs_of(folder: Path, given: list[Entry], films: set[str]) -> list[str]:
-    """Pictures below the folder that are no video, no frame and no picture of ours, as hands.json names them."""
-    ours = (video.FRAMES, label_page.SMALL)
-    listed = {entry["file"] for entry in given}
-    found = set()
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix.lower() in pictures.PHOTOS and not hidden and name.parts[0] not in ours:
-            found.add(name.as_posix())
-    return sorted((found | {name for name in listed if Path(name).parts[0] not in ours}) - films)
+    """Pictures below the folder, and those of the list, that are no video and none of ours."""
+    listed = {entry["file"] for entry in given if Path(entry["file"]).parts[0] not in label_page.OURS}
+    return sorted((label_page.photographs(folder) | listed) - films)
+
+
+def of_other_frames(given: list[Entry], found: list[Entry], films: set[str]) -> list[Entry]:
+    """What a person said of frames that this call did not look at: of a video that is gone, or of another --every."""
+    seen = {entry["file"] for entry in found} | films
+    return [entry for entry in given if entry["file"] not in seen and carry.from_you(entry)]
 
 
 def tell(folder: Path, found: list[Entry]) -> None:

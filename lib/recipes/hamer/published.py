@@ -25,6 +25,7 @@ from lib.recipes.hamer.labelled import (
     load_json,
     table,
 )
+from lib.recipes.hamer.list_fields import refuse_unclear
 from lib.recipes.hamer.mano_file import BROKEN
 
 FREIHAND_VERSIONS = 4  # of each picture: green screen and three other backgrounds, stored one after another
@@ -105,7 +106,10 @@ def evaluation(data: DataConfig, root: Path) -> Iterator[Hand]:
     for name, depth in zip(KEYPOINTS, (3, 4), strict=True):
         if name in columns and columns[name].shape[2] == depth:
             tops[name] = certain(columns[name][..., -1], data.confidence, f"{name} in {files[0].name}")
-    for i, name in enumerate(names_in(files[0], columns["imgname"])):
+    names = names_in(files[0], columns["imgname"])
+    if data.format == "hamer_npz" and not data.group_pattern:
+        refuse_unclear(sorted({str(Path(name).parent) for name in names}), wrapped=True)
+    for i, name in enumerate(names):
         group = group_of(data, name, str(Path(name).parent))
         source = str((base / name).relative_to(folder)) if (base / name).is_relative_to(folder) else name
         cell = {key: column[i] for key, column in columns.items()}

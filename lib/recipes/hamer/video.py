@@ -11,13 +11,15 @@ import numpy as np
 from PIL import Image
 
 from lib.core.errors import Stop
-from lib.core.run import atomic_folder
+from lib.core.hashes import sha256_of
+from lib.core.run import atomic_folder, read_record, write_record
 from lib.data import pictures
+from lib.recipes.hamer.label_page import FRAMES
 
 MOVING = (".gif", ".webp", ".apng", ".png")  # for Pillow, where there are several frames
 FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 QUALITY = 95  # of the JPEG files: keypoints of the demo's base move by less than 0.1 px
-FRAMES = "frames"
+SOURCE = "video.json"  # beside the frames: what they were taken from
 MOST_FRAME_PIXELS = 16_000_000  # of what Pillow reads: 4K has 9 million, a damaged header of ten bytes may claim 100
 # A frame in which none of 32 x 32 cells changed by more grey levels is the last one again. A hash of the whole picture
 # would miss a hand that moves before a still background.
@@ -37,14 +39,20 @@ def is_video(path: Path) -> bool:
 def extract(video: Path, folder: Path, every: int) -> list[Path]:
     """The kept frames as folder/frames/NAME-everyN/NNNNNN.jpg, numbered as in the video; made once.
 
-    Stop: no decoder, or a video that ends in the middle. Then nothing of it is left behind.
+    Stop: no decoder, or a video that ends in the middle: then nothing of it is left behind. The frames are another
+    video's, or this one's before it changed: labels may have been drawn on them.
     """
     place = folder / FRAMES / f"{video.name.replace('.', '-')}-every{every}"
+    made_from = {"video": video.name, "content": sha256_of(video)}
+    if place.is_dir() and read_record(place / SOURCE) != made_from:
+        cause = f"{place} holds frames of another video than {video} is now"
+        raise Stop(cause, f"rename the video, or delete {place} with what was labelled there")
     if not place.is_dir():
         with atomic_folder(place) as temporary:
+            write_record(temporary / SOURCE, made_from)
             for number, picture in kept(video, every):
                 Image.fromarray(picture).save(temporary / f"{number:06d}.jpg", quality=QUALITY)
-            if not any(temporary.iterdir()):
+            if not any(temporary.glob("*.jpg")):
                 raise Stop(f"{video} holds no frames", "give another video to --propose")
     return sorted(place.glob("*.jpg"))
 
@@ -97,15 +105,26 @@ def refuse_vast(header: pictures.Header, video: Path) -> None:
 
 
 def by_decoder(video: Path) -> Iterator[np.ndarray]:
-    """PyAV, else imageio. Stop: neither is installed."""
+    """PyAV, else imageio with ffmpeg, which turns frames by itself. Stop: neither is installed; no pictures."""
     try:
         import av
     except ImportError:
         yield from by_imageio(video)
         return
     with av.open(str(video)) as container:
+        if not container.streams.video:
+            raise Stop(f"{video} holds sound and no pictures", "give another video to --propose")
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield upright(frame.to_ndarray(format="rgb24"), frame.rotation, video)
+
+
+def upright(picture: np.ndarray, rotation_deg: float, video: Path) -> np.ndarray:
+    """As players show it: a phone that was held upright writes lying frames, and by how much they are to be turned
+    counterclockwise. Stop: that is no quarter.
+    """
+    if rotation_deg % 90:
+        raise Stop(f"{video} is to be turned by {rotation_deg:g} degrees", "turn it by a quarter, or not at all")
+    return np.ascontiguousarray(np.rot90(picture, round(rotation_deg / 90)))
 
 
 def by_imageio(video: Path) -> Iterator[Any]:

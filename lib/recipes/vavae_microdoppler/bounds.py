@@ -6,6 +6,7 @@ from typing import Any
 from lib.core.config import allowed
 from lib.core.errors import Stop
 
+# A wavelength above 2 m is one in mm, or a carrier frequency.
 # Section -> field -> interval. A list must have every item in it. "(" and ")" leave the end out; NaN is in none.
 BOUNDS = {
     "model": {
@@ -17,7 +18,7 @@ BOUNDS = {
         "dit_width": "[0, inf)", "dit_depth": "[0, inf)", "dit_heads": "[0, inf)", "dit_patch": "[1, inf)",
     },
     "data": {
-        "val_share": "(0, 1)", "gap_images": "[0, inf)", "prf_hz": "(0, inf)", "wavelength_m": "(0, inf)",
+        "val_share": "(0, 1)", "gap_images": "[0, inf)", "prf_hz": "(0, inf)", "wavelength_m": "(0, 2]",
         "window_s": "(0, inf)", "duration_s": "(0, inf)", "stride_s": "(0, inf)", "low_m_s": "(-inf, inf)",
         "high_m_s": "(-inf, inf)", "range_db": "(0, inf)", "stand_in_users": "[1, inf)",
         "stand_in_recordings": "[1, inf)", "stand_in_windows": "[1, inf)", "stand_in_difference": "[0, inf)",

@@ -20,7 +20,7 @@ from lib.core.records import Record
 from lib.core.run import atomic
 from lib.data import cores, pictures
 from lib.data.split import perceptual_hash
-from lib.recipes.vavae_microdoppler import given_split, radar, strategy
+from lib.recipes.vavae_microdoppler import given_split, membership, radar, strategy, styles
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.echo_files import Unusable
 from lib.recipes.vavae_microdoppler.layout import find_files
@@ -136,12 +136,18 @@ def summarise_data(config: Config, records: list[Record]) -> dict[str, Any]:
     }
     leaking = [r for r in records if r.reason in (given_split.LEAK, given_split.NEAR)]
     several = sum(bool(r.columns["several"]) for r in usable)
+    framed = [file_name(r) for r in usable if int(r.columns.get("framed") or 0)]
+    turned = membership.unseen(usable)
     more = {
         "axes of an image": radar.axes(radar.of_settings(config.data, config.model.image_px))
         if config.data.kind == "iq"
         else "",
         "users with nothing to test on": some(untested) if untested else "",
         "left out, as data.split holds out what is like them": len(leaking),
+        **styles.told_apart(usable),
+        "pictures with a light border, as of plots: cut it off": some(framed) if framed else "",
+        "pictures of other proportions": styles.proportions(usable),
+        "recordings that are fastest where images show nothing": some(turned) if turned else "",
         "files of several pictures, of which the first is used": several,
     }
     return found | {name: value for name, value in more.items() if value}

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 NUMPY = b"\x93NUMPY"  # what a .npy begins with
 MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows
+# Names under which files state what two of our settings say. "fs" is none: it may be that of the range samples.
+SAID = dict.fromkeys(("prf", "prf_hz", "prfhz"), "prf_hz") | dict.fromkeys(
+    ("wavelength", "wavelength_m"), "wavelength_m"
+)
+SAID |= dict.fromkeys(("fc", "f_c", "carrier", "carrier_hz", "carrier_frequency", "center_frequency"), "carrier")
+LIGHT_M_S = 299_792_458.0
+FEWEST_COUNTED = 8  # rows in which equal steps are no chance
 MOST_SHOWN = 60  # letters of an array's name in a message
 Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
 
@@ -68,12 +75,16 @@ def of_zip(path: Path, variable: str) -> Array:
 
 def of_matlab(path: Path, variable: str) -> Array:
     """Version 7.3 is HDF5, in which MATLAB's axes lie the other way round."""
-    with path.open("rb") as file:
-        if file.read(19) == b"MATLAB 7.3 MAT-file":
-            return Turned(of_hdf5(path, variable))
+    if is_hdf5(path):
+        return Turned(of_hdf5(path, variable))
     refuse_large(path)
     found = matlab.arrays(path.read_bytes())
     return found[chosen(list(found), variable)]()
+
+
+def is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(19) == b"MATLAB 7.3 MAT-file"
 
 
 def of_hdf5(path: Path, variable: str) -> Array:
@@ -95,17 +106,34 @@ def is_array(h5py: Any, one: Any) -> bool:
 
 
 def of_text(path: Path, variable: str) -> Array:
-    """Columns of numbers, split by commas, semicolons, tabs or blanks; a line of names above them; i or j for roots."""
+    """Columns of numbers, split by commas, semicolons, tabs or blanks; a line of names above them; i or j for roots.
+
+    Beside semicolons or tabs a comma is a decimal one, as spreadsheets of half the world write it.
+    """
     import numpy as np
 
     refuse_large(path)
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    rows = [line.replace(";", ",").replace("\t", ",").replace(",", " ").split() for line in lines if line.strip()]
+    text = re.sub(r"(?<=[\d.]) +([+-]) +(?=[\d.])", r"\1", path.read_text(encoding="utf-8-sig"))  # 1 + 2i
+    marks = ";\t" if re.search(r"[;\t]", text) else ","
+    text = text.replace(",", ".") if "," not in marks else text
+    rows = [re.sub(f"[{marks}]", " ", line).split() for line in text.splitlines() if line.strip()]
     rows = rows[1:] if rows and not is_number(rows[0][0]) else rows
     if len({len(row) for row in rows}) > 1:
         raise Unusable("its lines have different numbers of columns")
     found = np.array([[number(word) for word in row] for row in rows])
+    refuse_counter(found)
     return found if found.imag.any() else found.real
+
+
+def refuse_counter(found: Array) -> None:
+    """Unusable: the first column says which row it is, or when; it would be taken for an echo."""
+    import numpy as np
+
+    if found.ndim == 2 and found.shape[1] > 1 and len(found) >= FEWEST_COUNTED and not found[:, 0].imag.any():
+        first = found[:, 0].real
+        line = np.linspace(first[0], first[-1], len(first))
+        if first[0] != first[-1] and np.abs(first - line).max() < 0.01 * abs(first[-1] - first[0]):
+            raise Unusable("its first column rises in equal steps: it counts the rows, or is the time (leave it out)")
 
 
 def refuse_large(path: Path) -> None:
@@ -130,6 +158,22 @@ def number(word: str) -> complex:
     if not re.search(r"\d", word):
         raise ValueError(f"{word!r} is no number")
     return complex(re.sub("i$", "j", word))
+
+
+def stated(path: Path) -> dict[str, float]:
+    """What a file with several arrays says of its radar, as our settings: {"prf_hz": 500.0}. It was opened before."""
+    found: dict[str, Any] = {}
+    if path.suffix.lower() == ".npz":
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files if name.lower() in SAID}
+    elif path.suffix.lower() == ".mat" and not is_hdf5(path):
+        found = {name: read() for name, read in matlab.arrays(path.read_bytes()).items() if name.lower() in SAID}
+    single = {SAID[name.lower()]: float(one.item()) for name, one in found.items() if one.size == 1}
+    if carrier := single.pop("carrier", 0.0):
+        single["wavelength_m"] = LIGHT_M_S / (carrier * (1e9 if carrier < 1000 else 1))  # in GHz, or in Hz
+    return single
 
 
 def chosen(names: list[str], variable: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.recipes.vavae_microdoppler import radar
 from lib.recipes.vavae_microdoppler.config import Config, DataConfig
-from lib.recipes.vavae_microdoppler.echo_files import Unusable, opened
+from lib.recipes.vavae_microdoppler.echo_files import Unusable, opened, stated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PLAIN_RATIO = 4  # the axis of time is taken for clear where it is so many times as long as any other
 LARGEST = 1e100  # squares of larger numbers are no longer finite
 LOOKED_AT = 4096  # pulses, in which the axis of time is tested
+PLACES = 4  # of a recording, in which directions are compared: people turn round
 SLOW, WHITE = 0.7, 0.6  # shares of the power in the slower half of the band: a walk, and what has no slow time
 
 
@@ -93,6 +94,8 @@ def with_axes(array: Any, layout: str) -> Echo:
     said = f"shape {shape} of {array.dtype}"
     if kind not in "cfiu":
         raise Unusable(f"{said} is not an echo")
+    if kind == "u":
+        raise Unusable(f"{said} has no sign: subtract the value of silence (of 8 bits 127.5), and save signed numbers")
     if layout == "interleaved":
         if kind == "c" or sum(length > 1 for length in shape) != 1 or max(shape) % 2:
             raise Unusable(f"{said} is not I, Q, I, Q, ... in one row (data.iq_layout=interleaved)")
@@ -124,23 +127,44 @@ def read(path: Path, data: DataConfig) -> "np.ndarray":
 
 
 def spectrograms(config: Config, path: Path) -> Iterator["Image.Image"]:
-    """The windows of an echo as RGB pictures of image_px x image_px, as data.* says; each is read when it is asked for.
+    """`images_of` a file that is `ready`."""
+    return images_of(*ready(config, path), config.data.stride_s)
+
+
+def ready(config: Config, path: Path) -> tuple[Echo, radar.Spectrogram]:
+    """An echo of which images can be made as data.* says.
 
     Unusable: the file is damaged, holds something else, or is too short. Stop: velocities fold.
     """
-    from PIL import Image
-
     how = radar.of_settings(config.data, config.model.image_px)
     how.check()
     echo = echo_of(path, config.data)
+    refuse_other_radar(path, how)
     try:
-        columns = radar.columns_of(len(echo), how)
+        radar.columns_of(len(echo), how)
     except ValueError as error:
         raise Unusable(str(error)) from error
     refuse_other_axis(echo)
-    for first in radar.windows(columns, how, config.data.stride_s):
+    return echo, how
+
+
+def images_of(echo: Echo, how: radar.Spectrogram, stride_s: float) -> Iterator["Image.Image"]:
+    """The windows of an echo as RGB pictures of side_px x side_px; each is read when it is asked for."""
+    from PIL import Image
+
+    for first in radar.windows(radar.columns_of(len(echo), how), how, stride_s):
         power = radar.power_of(echo.part, first, how.side_px, how)
         yield Image.fromarray(radar.colour(radar.levels(power, how.range_db), how.colours))
+
+
+def refuse_other_radar(path: Path, how: radar.Spectrogram) -> None:
+    """Unusable: the file states another pulse rate or wavelength than the settings, which make the velocities."""
+    for name, value in stated(path).items():
+        now = getattr(how, name)
+        if not abs(value / now - 1) < 0.02:
+            raise Unusable(
+                f"it says that its {name} is {value:.6g}, and data.{name} is {now:g} (data.{name}={value:.6g})"
+            )
 
 
 def refuse_other_axis(echo: Echo) -> None:
@@ -169,3 +193,21 @@ def slow_share(echo: Echo) -> float:
     spectrum = np.abs(np.fft.fft(echo.part(0, min(len(echo), LOOKED_AT)), axis=1)) ** 2
     slow = np.abs(np.fft.fftfreq(spectrum.shape[1])) < 0.25
     return float(spectrum[:, slow].sum() / max(spectrum.sum(), 1e-300))
+
+
+def unseen(echo: Echo, how: radar.Spectrogram) -> float:
+    """Of the power at velocities that the image shows in one direction alone, the share that has the other direction.
+
+    A walker who approaches comes to 0; with I and Q exchanged, or walking away, to 1. 0.5 where both are noise, or
+    where the image shows both directions alike.
+    """
+    import numpy as np
+
+    starts = np.linspace(0, max(0, len(echo) - LOOKED_AT), PLACES).astype(int)
+    parts = [echo.part(start, min(len(echo), start + LOOKED_AT)) for start in sorted({*starts.tolist()})]
+    spectrum = sum((np.abs(np.fft.fft(part * np.hanning(part.shape[1]), axis=1)) ** 2).sum(0) for part in parts)
+    velocity = np.fft.fftfreq(parts[0].shape[1]) * how.prf_hz * how.wavelength_m / 2
+    near, far = sorted((abs(how.low_m_s), abs(how.high_m_s)))
+    fast = (np.abs(velocity) > near) & (np.abs(velocity) <= far)
+    other = fast & ((velocity < 0) if how.high_m_s >= -how.low_m_s else (velocity > 0))
+    return round(float(spectrum[other].sum() / spectrum[fast].sum()), 3) if spectrum[fast].sum() > 0 else 0.5

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.core.errors import Stop
+from lib.core.names import spelling
 from lib.core.words import counted
 from lib.recipes.vavae_microdoppler.config import DataConfig
 from lib.recipes.vavae_microdoppler.recordings import SESSION, WHOLE_RECORDING
@@ -118,8 +119,8 @@ def doubtful(tops: list[str], inner: list[str], has_own_files: bool) -> str:
 
 
 def same_person(tops: list[str]) -> list[str]:
-    """Folders that differ only in a session, a recording, capitals or "(1)": u1_session1 and u1_session2."""
-    bare = [re.sub(r"[\W_]+", " ", WHOLE_RECORDING.sub("", COPY.sub("", name))).strip().casefold() for name in tops]
+    """Folders that differ only in a session, a recording, "(1)" or the spelling: u1_session1 and U01."""
+    bare = [spelling(WHOLE_RECORDING.sub("", COPY.sub("", name))) for name in tops]
     return [name for name, person in zip(tops, bare, strict=True) if person and bare.count(person) > 1]
 
 

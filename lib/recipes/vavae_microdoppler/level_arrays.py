@@ -16,25 +16,34 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_DB = 400.0  # between the largest and the smallest value: more than numbers in fp32 span as power
+LEAST_DB = 12.0  # noise alone spans more; levels from 0 to 1, and numbers of variance 1, span less
 LINEAR_RATIO = 100.0  # of the largest to the median value of positive numbers: a level in dB is no such outlier
 NARROW = 0.15  # how much more the energy must gather on the other axis before that one is taken for velocity
 
 
 def levels(config: Config, path: Path) -> "np.ndarray":
-    """uint16 (image_px, image_px): 0 = data.range_db below the array's own maximum, 65535 = the maximum.
+    """`sized` of `spectrogram`."""
+    return sized(config, spectrogram(config.data, path))
+
+
+def spectrogram(data: DataConfig, path: Path) -> "np.ndarray":
+    """Power (velocity, time), the highest velocity first.
 
     Unusable: the file cannot be read, is no spectrogram, has its axes or units otherwise. Stop: h5py is missing.
     """
-    import numpy as np
-    from PIL import Image
-
-    data, side = config.data, config.model.image_px
-    array = values_of(path, data)
-    power = power_of(array, data)
+    power = power_of(values_of(path, data), data)
     if data.array_layout == "time_velocity":
         power = power.T
     refuse_turned(power, data)
-    level = radar.levels(power[::-1] if data.low_first else power, data.range_db).astype(np.float32)
+    return power[::-1] if data.low_first else power
+
+
+def sized(config: Config, power: "np.ndarray") -> "np.ndarray":
+    """uint16 (image_px, image_px): 0 = data.range_db below the array's own maximum, 65535 = the maximum."""
+    import numpy as np
+    from PIL import Image
+
+    side, level = config.model.image_px, radar.levels(power, config.data.range_db).astype(np.float32)
     resized = Image.fromarray(level).resize((side, side), Image.Resampling.LANCZOS)
     return np.round(np.clip(np.asarray(resized), 0, 1) * 65535).astype(np.uint16)  # LANCZOS overshoots edges
 
@@ -64,6 +73,9 @@ def power_of(array: "np.ndarray", data: DataConfig) -> "np.ndarray":
         return array if data.values == "power" else array**2
     if high - low > MOST_DB or (low >= 0 and high > LINEAR_RATIO * middle):
         raise Unusable(f"{said}, around {middle:.4g}: these are no decibels (data.values=power or amplitude)")
+    if high - low < LEAST_DB or (low, high) == (0, 255):
+        how = "scale them to decibels, or save pictures (data.kind=images)"
+        raise Unusable(f"{said}: these are levels of a picture, no decibels ({how})")
     return 10 ** ((array - high) / 10)
 
 

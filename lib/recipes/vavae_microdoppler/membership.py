@@ -17,6 +17,7 @@ from lib.recipes.vavae_microdoppler.walk import natural
 
 LABELS = "labels.json"
 SIDES = ("train", "select", "test")
+UNSEEN = 0.8  # share of fast power that no image shows, and of recordings of which that holds
 
 
 def split(config: Config, records: list[Record], out: Path) -> Split:
@@ -28,6 +29,7 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     usable = [record for record in records if record.status == "ok"]
     if not usable:
         raise Stop("none of the data can be used", "see the reasons in manifest.csv")
+    refuse_unseen(config, usable)
     if config.data.split:
         return give_labels(records, given_split.wish(config, usable, select_of), config.train.seed, out)
     test: list[str] = []
@@ -48,6 +50,23 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     gap = {r.sample_id: reason for r in records if r.status == "ok" and is_block(r, GAP)}
     wish = Split(BY, tuple(test), gap, select_groups=tuple(select) or NOBODY)
     return give_labels(records, wish, config.train.seed, out)
+
+
+def unseen(usable: list[Record]) -> list[str]:
+    """Recordings whose fast echoes have the direction that the images hardly show (echoes.unseen)."""
+    return sorted({r.group for r in usable if float(r.columns.get("unseen") or 0) > UNSEEN}, key=natural)
+
+
+def refuse_unseen(config: Config, usable: list[Record]) -> None:
+    """Stop: so is nearly every recording, which makes images of noise."""
+    away, everything = unseen(usable), {r.group for r in usable}
+    if len(away) > UNSEEN * len(everything):
+        low, high = config.data.low_m_s, config.data.high_m_s
+        cause = (
+            f"{len(away)} of {len(everything)} recordings are fast where images of {low:g} to {high:g} m/s are empty"
+        )
+        how = f"data.low_m_s={-high:g} data.high_m_s={-low:g} where people walk away, or conjugate the echoes"
+        raise Stop(f"{cause}: I and Q are exchanged, or people walk away (the first: {away[0]})", f"set {how}")
 
 
 def users_of(records: list[Record]) -> list[str]:

@@ -62,7 +62,7 @@ def axes(how: Spectrogram) -> str:
     return (
         f"velocity {how.high_m_s:g} to {how.low_m_s:g} m/s, {step_m_s:.3g} m/s a row{notch}; "
         f"time {how.duration_s:g} s, {hop_ms:.3g} ms a column; Hann window of {how.window_s:g} s; "
-        f"{how.range_db:g} dB in {how.colours}"
+        f"{how.range_db:g} dB in {how.colours}; of {how.prf_hz:g} pulses a second at {1000 * how.wavelength_m:g} mm"
     )
 
 

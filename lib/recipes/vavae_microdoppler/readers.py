@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lib.data import pictures
-from lib.recipes.vavae_microdoppler import echoes, level_arrays
+from lib.recipes.vavae_microdoppler import echoes, level_arrays, styles
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.stored import sample_name
 from lib.recipes.vavae_microdoppler.walk import File
@@ -23,13 +23,16 @@ def image_of(config: Config, file: File) -> Images:
     """Unreadable: the file cannot be opened, or is not a picture."""
     header = pictures.header(file.path, upright=True)
     seen = {"mode": header.mode, "width_px": header.width_px, "height_px": header.height_px, "several": header.several}
-    return [(sample_name(file.name), pictures.read(file.path, upright=True), seen)]
+    picture = pictures.read(file.path, upright=True)
+    look = {"background": styles.background(picture), "framed": int(styles.is_framed(picture))}
+    return [(sample_name(file.name), picture, seen | look)]
 
 
 def windows_of(config: Config, file: File) -> Images:
     """OSError, Unusable: the file cannot be opened, or is not an echo."""
-    made, side = echoes.spectrograms(config, file.path), config.model.image_px
-    seen = {"mode": "iq", "width_px": side, "height_px": side, "several": False}
+    (echo, how), side = echoes.ready(config, file.path), config.model.image_px
+    seen = {"mode": "iq", "width_px": side, "height_px": side, "several": False, "unseen": echoes.unseen(echo, how)}
+    made = echoes.images_of(echo, how, config.data.stride_s)
     return ((sample_name(file.name, number), image, seen) for number, image in enumerate(made))
 
 
@@ -37,8 +40,9 @@ def levels_of(config: Config, file: File) -> Images:
     """OSError, Unusable: the file cannot be opened, or is no spectrogram."""
     from PIL import Image
 
-    made = Image.fromarray(level_arrays.levels(config, file.path))
-    seen = {"mode": made.mode, "width_px": made.width, "height_px": made.height, "several": False}
+    power = level_arrays.spectrogram(config.data, file.path)
+    made = Image.fromarray(level_arrays.sized(config, power))
+    seen = {"mode": made.mode, "width_px": power.shape[1], "height_px": power.shape[0], "several": False}
     return [(sample_name(file.name), made, seen)]
 
 

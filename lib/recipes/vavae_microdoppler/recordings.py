@@ -31,6 +31,11 @@ PERHAPS_NAME = (
 SHORT = re.compile(r"(?<![^\W_])(s\d+)[-_ ]?([rt]\d+)(?!\d)", re.IGNORECASE)
 DATE_NAME = r"(?<!\d)(?:19|20)\d\d(?P<mark>[-_.]?)(?:0[1-9]|1[0-2])(?P=mark)(?:0[1-9]|[12]\d|3[01])(?!\d)"
 SEGMENT_NAME = rf"{ALONE}(?:segments?|seg)[-_ ]?\d+"
+# What an echo was cut into: walk_part1, walk-2of3, seg001.
+PIECE = re.compile(
+    rf"[-_ .]*(?:(?:{ALONE}(?:parts?|pieces?|chunks?|slices?|splits?|cuts?|segments?|seg|blocks?|fragments?|windows?"
+    rf"|win)|段|部分)[-_ .(#]{{0,2}}\d+\)?(?:[-_ ]?of[-_ ]?\d+)?|[-_ .(]+\d+[-_ ]?of[-_ ]?\d+\)?)$", re.IGNORECASE
+)  # fmt: skip
 SESSION, RECORDING, PERHAPS, DATE, SEGMENT = (
     re.compile(name, re.IGNORECASE) for name in (SESSION_NAME, RECORDING_NAME, PERHAPS_NAME, DATE_NAME, SEGMENT_NAME)
 )
@@ -85,7 +90,7 @@ def recordings_of(
         if tells_apart(by, names):
             return [recording(data, user, file, by, name, names) for file, name in zip(files, names, strict=True)]
     if data.kind == "iq":
-        return [Recording(f"{user}/{file.inner}", "file") for file in files]
+        return [Recording(f"{user}/{PIECE.sub('', file.inner) or 'all of it'}", "file") for file in files]
     if data.split:
         return [Recording(f"{user}/{file.inner}", ALONE_IN_GIVEN) for file in files]
     blocks = in_time(len(files), data.val_share, select_share, data.gap_images)

@@ -120,7 +120,7 @@ def test_confidences_of_tars_are_converted_when_said(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("file,hand,x0,y0,x1\na.jpg,left,1,2,3\n", "has the columns x0, y0, x1 but not all of"),
-    ("file,hand\n\0\n", "names? a file|comma-separated"), ("file;hand\na.jpg;left\n", "number 0 does not"),
+    ("file,hand\n\0\n", "names? a file|comma-separated"), ("file|hand\na.jpg|left\n", "number 0 does not"),
 ])  # fmt: skip
 def test_csv_that_is_no_table_of_hands_is_named(tmp_path, text, message):
     (tmp_path / "hands.csv").write_text(text)

@@ -21,7 +21,7 @@ def edit_first(**changes):
         {"keypoints_2d": [[900.0, 20.0 * i] for i in range(21)]},
         "2D keypoints lie outside the crop: pixels of the whole image are expected",
     ),
-    ({"keypoints_2d": [[0.02 * i, 0.5] for i in range(21)]}, "the 2D keypoints lie within 5 % of the crop"),
+    ({"keypoints_2d": [[60 + 0.02 * i, 70] for i in range(21)]}, "the 2D keypoints lie within 5 % of the crop"),
     ({"keypoints_3d": (10.0 * np.cumsum(np.ones((21, 3)), 0)).tolist()}, "3D keypoints are expected in metres"),
     ({"keypoints_3d": [[float("nan")] * 3] * 21}, "a label is not finite"),
     ({"file": "absent.png"}, "the image cannot be used: the file is missing"),

@@ -45,14 +45,17 @@ def own(vector, right):
     return vector if right else mirrored(vector)
 
 
+SEQUENCES = ("ABF10", "ABF11", "SS2")  # two cameras that saw the same moments, and another person
+
+
 def write_ho3d(root, hands, mano):
     for number, hand in enumerate(hands):
-        picture(root / "train" / f"SEQ{number % 3}" / "rgb" / f"{number:04d}.png")
+        picture(root / "train" / SEQUENCES[number % 3] / "rgb" / f"{number:04d}.png")
         pose = np.array(hand["hand_pose"])
         pose[:3] = (Rotation.from_matrix(FLIP) * Rotation.from_rotvec(pose[:3])).as_rotvec()
         joints = in_order(hand["keypoints_3d"], "mano") * [1, -1, -1]
         found = {"handJoints3D": joints, "handPose": pose, "handBeta": np.array(hand["betas"]), "camMat": CAMERA}
-        path = root / "train" / f"SEQ{number % 3}" / "meta" / f"{number:04d}.pkl"
+        path = root / "train" / SEQUENCES[number % 3] / "meta" / f"{number:04d}.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pickle.dumps(found, protocol=2))
 
@@ -83,7 +86,8 @@ def write_interhand(root, hands, mano):
     for number, hand in enumerate(hands):
         right, file = hand["hand"] == "right", f"Capture{number % 3}/seq/cam/{number}.jpg"
         picture(root / "images" / "train" / file)
-        images.append({"id": number, "file_name": file, "capture": number % 3, "camera": "c1", "frame_idx": number})
+        image = {"id": number, "file_name": file, "capture": number % 3, "camera": "c1", "frame_idx": number}
+        images.append(image | {"subject": str(number % 3 % 2)})  # two captures are of one person
         annotations.append({"image_id": number, "hand_type": hand["hand"], "bbox": [0, 0, 1, 1]})
         joints = 1000 * in_order(hand["keypoints_3d"], "interhand") @ turn + start
         table = np.zeros((42, 3))
@@ -160,7 +164,10 @@ def test_hands_come_back_in_our_conventions(written, mano, form):
         one, other = (np.reshape(each, (16, 3)) for each in (hand.labels.hand_pose, truth["hand_pose"]))
         assert (Rotation.from_rotvec(one) * Rotation.from_rotvec(other).inv()).magnitude().max() < 1e-4
         np.testing.assert_allclose(hand.labels.betas, truth["betas"], atol=1e-5)
-    assert len({hand.group for hand in found}) > 1
+    groups = {hand.group for hand in found}
+    assert {"ho3d": {"ABF", "SS"}, "interhand": {"Subject0", "Subject1"}}.get(form, groups) == groups and len(
+        groups
+    ) > 1
 
 
 @SETS
@@ -223,9 +230,9 @@ def test_ho3ds_evaluation_set_is_boxes_that_teach_nothing(written, configure, ma
     config = configure(data__format="ho3d", data__root=str(root), model__mano="licensed")
     (tmp_path / "out").mkdir()
     records = list(data.prepare(config, {"data": root, "mano": mano_folder}, tmp_path / "out"))
-    boxes = [record for record in records if record.group == "SM1" and record.status == "ok"]
+    boxes = [record for record in records if record.group == "SM" and record.status == "ok"]
     assert len(boxes) == 2 and {record.columns["labelled"] for record in boxes} == {0}
-    assert "SM1" not in data.split(config, records, tmp_path).val_groups
+    assert "SM" not in data.split(config, records, tmp_path).val_groups
     for record in boxes:
         record.split = "train"
     assert data.taught(Manifest(boxes, tmp_path)) == []
@@ -245,7 +252,7 @@ def test_a_box_of_the_evaluation_set_that_is_none_is_a_fault(written, mano, box)
     ):
         (root / "evaluation.txt").write_text(text)
         try:
-            faults = [hand.fault for hand in read("ho3d", root, mano) if hand.group == "SM1"]
+            faults = [hand.fault for hand in read("ho3d", root, mano) if hand.group == "SM"]
         except Stop as stop:
             faults = [stop.cause]
         assert said in "".join(faults) and bool(faults) == bool(text)

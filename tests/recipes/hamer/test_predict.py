@@ -126,6 +126,8 @@ def test_intrinsics_give_the_distance_and_leave_the_hand_where_it_is_in_the_pict
         ([300, float("nan"), 60, 40], "K is no camera"),
         ([0.5, 0.5, 60, 40], "K is no camera"),
         ([300, 400, 60, 40], "its pixels are not square"),
+        ([300, 300, 80, 60], "of another size, or of the picture before it was turned"),  # K of 160 x 120 px
+        ([300, 300, 45, 60], "of another size, or of the picture before it was turned"),  # of 90 x 120 px
     ],
 )
 def test_a_matrix_that_is_no_camera_is_named(parts, configure, K, message):
@@ -171,14 +173,15 @@ def test_sideways_photograph_is_predicted_upright_and_a_damaged_one_is_skipped(p
 def test_two_pictures_never_share_their_outputs(parts, configure, tmp_path):
     root, random = tmp_path / "in", np.random.default_rng(0)
     root.mkdir()
-    for name in ("a.jpg", "a.png"):
+    for name in ("a.jpg", "a.png", "b/a.PNG", "drafts/a.png", ".thumbs/a.png"):
+        (root / name).parent.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)).save(root / name)
     with torch.no_grad():
         predict.predict(configure(), STAGE, parts, str(root), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.json")} == {"a_0.json", "a-2_0.json"}
-    files = ["a.jpg", "a.png", "x/a.jpg", "x_a.jpg", "a-2.jpg", "a.webp"]
-    names = predict.stems(files)
-    assert names[0] == "a" and len(set(names)) == len(files)
+    assert {path.name for path in tmp_path.glob("*.json")} == {"a_0.json", "a-2_0.json", "b_a_0.json"}
+    for files in (["a.jpg", "a.png", "x/a.jpg", "x_a.jpg", "a-2.jpg", "a.webp"], ["a.png", "a-3.jpg", "a.jpg"]):
+        names = predict.stems(files)
+        assert names[0] == "a" and len(set(names)) == len(files)
 
 
 def test_folder_without_images_is_named(parts, configure, tmp_path):

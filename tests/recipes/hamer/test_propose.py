@@ -1,5 +1,6 @@
 """--propose: what is drafted, carried on through a video, kept of a person's work, and refused."""
 
+import contextlib
 import json
 import struct
 import sys
@@ -82,7 +83,7 @@ def test_pictures_are_drafted_and_shown_on_a_page(configure, photographs):
         assert entry["draft"] and 0 < entry["confidence"] <= 1 and points.shape == (21, 3)
         np.testing.assert_allclose(points[:, :2].mean(0), [x, 80], atol=6.3)  # a pixel of the crop is 6.25 px
         assert len(entry["hand_pose"]) == 48 and len(entry["betas"]) == 10 and "not MANO" in entry["hand_model"]
-        small = Image.open(photographs / "drafts" / f"{entry['file'].replace('/', '-')}.jpg")
+        small = Image.open(photographs / "drafts" / "small" / f"{entry['file']}.jpg")
         assert small.size == (200, 160)
     assert (photographs / page_of.PAGE).stat().st_size > 10_000
     read = list(
@@ -184,6 +185,48 @@ def test_every_nth_frame_is_taken_and_what_looks_the_same_is_left_out(tmp_path):
     assert names == ["000000", "000003", "000006"]
 
 
+def test_frames_of_a_video_that_changed_are_not_taken_for_its_own(configure, tmp_path):
+    path = film(tmp_path / "clip.gif")
+    video.extract(path, tmp_path, 3)
+    with pytest.raises(Stop, match="holds frames of another video"):
+        video.extract(film(tmp_path / "clip.gif", step=11), tmp_path, 3)
+    video.extract(film(tmp_path / "x-clip.gif"), tmp_path, 3)
+    with pytest.raises(Stop, match="holds frames of another video"):  # one folder would serve both
+        video.extract(film(tmp_path / "x.clip.gif"), tmp_path, 3)
+
+
+def test_what_was_labelled_in_frames_stays_when_others_are_drafted(configure, tmp_path):
+    """Of another --every, and of a video that was moved away meanwhile."""
+    (tmp_path / "films").mkdir()
+    path = film(tmp_path / "films" / "clip.gif")
+    run(configure, path.parent, every="3")
+    accepted, *rest = hands_of(path.parent)
+    accepted["draft"] = False
+    (path.parent / "hands.json").write_text(json.dumps([accepted, *rest]))
+    run(configure, path.parent, every="4")
+    assert accepted in hands_of(path.parent)
+    path.unlink()
+    blob(90, 80).save(path.parent / "a.png")
+    run(configure, path.parent)
+    assert [entry["file"] for entry in hands_of(path.parent)] == ["a.png", accepted["file"]]
+    assert accepted in hands_of(path.parent)
+
+
+def test_small_pictures_follow_their_pictures(configure, photographs):
+    """Two names never share one, and a picture that was replaced is drawn anew."""
+    blob(40, 40).save(photographs / "anna-b.png")
+    run(configure, photographs)
+    entries = [entry | {"draft": False} for entry in hands_of(photographs)]
+    (photographs / "hands.json").write_text(json.dumps(entries))
+    small = photographs / "drafts" / "small"
+    before = {path: path.read_bytes() for path in small.rglob("*.jpg")}
+    assert len(set(before.values())) == 4
+    blob(150, 40).save(photographs / "a.png")
+    run(configure, photographs)
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert changed == [small / "a.png.jpg"]
+
+
 def test_a_video_that_ends_in_the_middle_leaves_nothing_half_written(configure, tmp_path):
     path = film(tmp_path / "clip.gif")
     path.write_bytes(path.read_bytes()[:-900])
@@ -211,6 +254,24 @@ def test_a_frame_of_another_size_than_the_first_is_refused(tmp_path):
     (tmp_path / "clip.gif").write_bytes(content[: last + 5] + struct.pack("<HH", 10000, 10000) + content[last + 9 :])
     with pytest.raises(Stop, match=r"decoded at frame 2 .it has 10000 x 10000 px and the first one other ones"):
         video.extract(tmp_path / "clip.gif", tmp_path, 1)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (2, 0)), (-90, (0, 1)), (-180, (1, 2))])
+def test_a_film_is_turned_as_players_turn_it(monkeypatch, tmp_path, rotation, corner):
+    """A phone's frames lie on their side, and a box that was read off a player would be elsewhere in them."""
+    picture = np.zeros((2, 3, 3), np.uint8)
+    picture[0, 0] = 255
+    frame = SimpleNamespace(to_ndarray=lambda format: picture, rotation=rotation)
+    opened = SimpleNamespace(streams=SimpleNamespace(video=[1]), decode=lambda video: [frame])
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=lambda path: contextlib.nullcontext(opened)))
+    [found] = video.frames(tmp_path / "clip.mp4")
+    assert found[corner].tolist() == [255, 255, 255] and found.shape[:2] == ((3, 2) if rotation % 180 else (2, 3))
+    frame.rotation = 30
+    with pytest.raises(Stop, match=r"is to be turned by 30 degrees"):
+        list(video.frames(tmp_path / "clip.mp4"))
+    opened.streams.video = []
+    with pytest.raises(Stop, match="holds sound and no pictures"):
+        list(video.frames(tmp_path / "clip.mp4"))
 
 
 def test_a_film_without_a_decoder_is_one_sentence(configure, tmp_path, monkeypatch):

@@ -127,6 +127,21 @@ def test_an_unusable_picture_is_skipped_with_its_reason(step, folder, tmp_path, 
     assert step(1, *words) == 0 and step(3) == 0
     reasons = dict(re.findall(r"skipped (\S+): .*cannot be used: (.*)", capsys.readouterr().out))
     assert reasons.keys() == {"camera00-000", "camera01-001"} and reasons["camera01-001"] == "the file is missing"
+    added_later(step, own, capsys)
+
+
+def added_later(step, own: Path, capsys) -> None:
+    """A picture that came after step 2: its content is not noted, so it is said and never taken."""
+    for kind in ("noisy", "clean"):
+        shutil.copy(own / "camera01" / kind / "000.png", own / "camera01" / kind / "900.png")
+        (own / "camera01" / kind / ".900.png").write_bytes(b"of a Mac")
+    for number in (2, 3):
+        assert step(number) == 0
+        told = capsys.readouterr().out
+        assert f"pictures: 2 files came to {own} after step 2" in told and "step2_download.py" in told
+    assert step(3, "--force") == 2 and "came to" in capsys.readouterr().err
+    assert step(2, "--force") == 0 and step(3) == 0
+    assert "came to" not in capsys.readouterr().out
 
 
 def test_a_picture_that_is_another_than_step_3_wrote_is_refused(tmp_path, changed_since):
