@@ -4,7 +4,6 @@ Each of these faults has been published as a result somewhere: adapters that cha
 without a gradient behind reentrant checkpointing, a tensor in two optimisers or in none, a frozen norm that drifts.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from lib.core.errors import FAILED, Stop
 from lib.core.records import Group, Objective, Parts, Row
 from lib.core.words import counted
-from lib.network import adapters, sharding
+from lib.network import adapters, running, sharding
 from lib.network.gradients import GradientSum
 
 SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
@@ -90,12 +89,12 @@ def default_start(parts: Parts) -> bool:
 @torch.no_grad()
 def frozen_checksums(parts: Parts) -> dict[str, int]:
     """The sum of the bit patterns of every frozen tensor and of every buffer that training may not move."""
-    found = {}
+    found, moved = {}, running.buffers(parts)
     for module, network in parts.modules.items():
         named = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
         for name, tensor in named + list(network.named_buffers()):
             key = f"{module}.{adapters.plain_name(name)}"
-            if not any(re.fullmatch(pattern, key) for pattern in parts.buffers):
+            if key not in moved:
                 found[key] = bit_sum(tensor)
     return found
 

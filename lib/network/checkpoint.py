@@ -27,7 +27,7 @@ from lib.core.hashes import folder_fault, write_hashes
 from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
-from lib.network import adapters, pieces, sharding
+from lib.network import adapters, pieces, running, sharding
 from lib.network.lineage import Lineage
 
 
@@ -128,12 +128,7 @@ def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def full_tensors(parts: Parts) -> dict[str, torch.Tensor]:
     """What weights.safetensors holds: trained tensors outside of adapters, and buffers that training moves."""
     found = {name: p for name, p in adapters.trainable(parts).items() if ".lora_" not in name}
-    for module, network in parts.modules.items():
-        for name, buffer in network.named_buffers():
-            key = f"{module}.{adapters.plain_name(name)}"
-            if any(re.fullmatch(pattern, key) for pattern in parts.buffers):
-                found[key] = buffer
-    return dict(sorted(found.items()))
+    return dict(sorted((found | running.buffers(parts)).items()))
 
 
 def refuse_full_disk(stage: Path, held: Content) -> int:

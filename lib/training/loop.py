@@ -22,6 +22,7 @@ from lib.core.run import append_line
 from lib.network import adapters, anomaly, audit, gradients, sharding
 from lib.network.batches import Batches
 from lib.network.gradients import GradientSum
+from lib.network.running import RunningStatistics
 from lib.training import compiling, memory, trackers, workers
 from lib.training.one_step import following, optimiser_step
 from lib.training.selection import evaluate, is_due, out_of_patience
@@ -99,6 +100,7 @@ def set_up(training: Training) -> None:
     refuse_half_precision(training)
     training.movement = audit.Movement(training.tensors)
     training.batches, training.modes = batches_of(training), adapters.Modes(training.parts)
+    training.running = RunningStatistics(training.parts)
 
 
 def batches_of(training: Training) -> Batches:

@@ -64,10 +64,12 @@ def accumulate_until_it_fits(
             result = accumulate(training, number, objective)
         except torch.OutOfMemoryError:
             result = None
+            training.running.undo()
             if training.job.shard:
                 memory.begin_again(training, f"step {training.step + 1}: out of memory")
         if not any_asks(training.accelerator, result is None) and result is not None:
             training.sums[objective.name].reduce(training.accelerator)
+            training.running.finish(training.accelerator, training.config.global_batch // training.micro_batch)
             return reduced(training, result[0]), result[1]
         memory.use_less(training, f"step {training.step + 1}: out of memory")
 
@@ -79,6 +81,7 @@ def accumulate(training: Training, number: int, objective: Objective) -> tuple[d
     """
     sums, accelerator = training.sums[objective.name], training.accelerator
     sums.clear()
+    training.running.begin()
     for name, tensor in training.tensors.items():
         tensor.requires_grad_(name in sums.tensors)
         tensor.grad = None
@@ -95,6 +98,7 @@ def accumulate(training: Training, number: int, objective: Objective) -> tuple[d
             anomaly.refuse_bad_loss(objective.name, loss, names)
         accelerator.backward(loss / parts_of_batch)
         sums.collect()
+        training.running.collect()
         label = "loss_objective" if number == 0 else f"loss_{objective.name}"
         for name, value in ({label: loss} | numbers).items():  # they stay where they are: a copy would wait for them
             part = torch.as_tensor(value, dtype=torch.float64).detach() / parts_of_batch

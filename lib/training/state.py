@@ -21,6 +21,7 @@ from lib.network.batches import Batches
 from lib.network.frozen_features import FeatureCache
 from lib.network.gradients import GradientSum
 from lib.network.lineage import Lineage
+from lib.network.running import RunningStatistics
 from lib.training import trackers
 
 
@@ -44,6 +45,7 @@ class Training:
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # with train.ema: by tensor, in its shape and dtype
     batches: Batches = field(init=False)  # of the training side; the loop opens it
     modes: Modes = field(init=False)  # of the layers in a step
+    running: RunningStatistics = field(init=False)
     base_rows: list[Row] | None = None  # of the selection samples, where the base was asked before the training
     step: int = 0
     micro_batch: int = 1

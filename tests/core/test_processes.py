@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lib.core import processes
 from lib.core.errors import Stop
@@ -58,15 +60,22 @@ def evaluations(folder):
     ]
 
 
+def running(folder):
+    """What the last checkpoint holds of running statistics."""
+    return load_file(folder / "train" / "adapt" / "step-000010" / "weights.safetensors")
+
+
 def test_four_processes_train_as_one_and_two_go_on_as_one(toy, step, prepared, folder):
     """That two train as one to the end, test_two_machines_through_accelerate_launch shows."""
-    prepared(*SETTINGS, "session.reserve_seconds=2")
+    prepared(*SETTINGS, "session.reserve_seconds=2", "train.running=true")
     assert step(4) == 0
-    one, scored = losses(folder), evaluations(folder)
+    one, scored, means = losses(folder), evaluations(folder), running(folder)
+    assert means["seen.count"] == 10 and means["seen.mean"].abs().max() > 0.01
     code, out, err = end(toy(4, "--force", "--processes", "4"))
     assert code == 0, err
     assert "cpu, 4 processes" in out
     assert losses(folder) == pytest.approx(one, rel=1e-5) and evaluations(folder) == pytest.approx(scored, rel=1e-5)
+    torch.testing.assert_close(running(folder), means)
     code, out, err = end(toy(4, "--force", "--processes", "2", "--time-limit", "3s", PIPELINE_SESSION_START="0"))
     assert code == 75 and "paused at 1 of 10 steps" in out and "Traceback" not in err, err
     assert "cpu, 2 processes" in out

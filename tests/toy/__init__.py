@@ -34,6 +34,7 @@ class TrainConfig(CommonTrainConfig):
     stand: bool = False  # the last stage stands on a file made from the stage before it
     plan: str = "long"  # auto: what the base decides: short (half the steps) if it is good, else long
     second_loss: bool = False
+    running: bool = False  # a second module keeps a running mean of the inputs
 
 
 @dataclass

@@ -98,9 +98,18 @@ def build(config, stage, asset_dirs):
         r"net\.nothing",
         "augmentation changes it" if config.data.augment else "",
     )
-    return Parts(
-        {"net": net}, {"net": spec}, tuple(config.lora.full), prefix, loaded.fingerprint, shard={"net": BLOCKS}
-    )
+    modules = {"net": net, "seen": running_mean()} if config.train.running else {"net": net}
+    full, shard = tuple(config.lora.full), {"net": BLOCKS}
+    return Parts(modules, {"net": spec}, full, prefix, loaded.fingerprint, buffers=(r"seen\..*",), shard=shard)
+
+
+def running_mean():
+    import torch
+
+    module = torch.nn.Module()
+    module.register_buffer("mean", torch.zeros(WIDTH))
+    module.register_buffer("count", torch.zeros((), dtype=torch.int64))
+    return module
 
 
 def sampler(config, stage, manifest: Manifest, side):
@@ -147,6 +156,9 @@ def squared_error(fault):
 
     def loss(parts, batch, step):
         x, y = batch["x"], truth(batch["x"])
+        if seen := parts.modules.get("seen"):
+            seen.mean.lerp_(x.mean(0), 0.5)
+            seen.count += 1
         now = step >= int(at or 0)
         if kind in ("memory", "full") and step == int(at) and (kind == "full" or len(x) > 1):
             run_out_of_memory()

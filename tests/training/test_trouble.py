@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lib.core.run import read_json
 from lib.network import setup
@@ -125,6 +126,15 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_global_batch(step, p
     assert record["micro_batch"] == 1 and record["config"]["train.global_batch"] == 4
     assert record["changes"] == [{"step": 6, "what": "micro_batch is now 1, the global batch stays 4"}]
     assert len(log(folder)) == 10
+
+
+def test_running_statistics_forget_a_micro_batch_that_ran_out_of_memory(step, prepared, folder):
+    def trained(fault):
+        prepared("train.epochs=1", "train.running=true", f"train.fault={fault}", "train.evaluate_epochs=0")
+        assert step(4, "--force") == 0
+        return load_file(max((folder / "train/adapt").glob("step-*")) / "weights.safetensors")
+
+    torch.testing.assert_close(trained("memory-2"), trained(""))
 
 
 def test_out_of_memory_at_micro_batch_1_recomputes_activations_then_advises(step, prepared, folder, capsys):
