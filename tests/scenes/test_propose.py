@@ -3,9 +3,11 @@
 import shutil
 import time
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib.core.errors import Stop
 from lib.data import label_page
@@ -56,11 +58,25 @@ def test_small_pictures_are_made_once_and_a_missing_photograph_is_named(streets,
     scene.views[0].image.unlink()
     run(streets / "linden")
     assert f"skipped {scene.views[0].image}: the file is missing" in capsys.readouterr().out
-    small = sorted((streets / "linden" / propose.SMALL).iterdir())
+    small = sorted((streets / "linden" / propose.SMALL).rglob("*.jpg"))
     assert len(small) == len(scene.views) - 1
     before = [path.stat().st_mtime_ns for path in small]
     run(streets / "linden")
     assert [path.stat().st_mtime_ns for path in small] == before
+
+
+def test_photographs_of_one_name_in_two_folders_are_shown_as_themselves(tmp_path):
+    """Regions would be drawn on another camera's picture."""
+    views = []
+    for level, camera in ((40, "left"), (200, "right")):
+        image = tmp_path / "images" / camera / "1.tif"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (60, 40), (level, 0, 0)).save(image)
+        views.append(SimpleNamespace(name=f"{camera}/1", image=image))
+    shown = list(propose.photographs(tmp_path, SimpleNamespace(name=tmp_path.name, folder=tmp_path, views=views)))
+    for kind in ("small", "shown"):
+        levels = [Image.open(tmp_path / entry[kind]).getpixel((5, 5))[0] for entry in shown]
+        assert levels == pytest.approx([40, 200], abs=3)
 
 
 @pytest.mark.parametrize("wish", ["box", "detector"])
