@@ -5,6 +5,7 @@
 a step   vggt_a, vggt_b, vggt_c, hamer, vavae_microdoppler, llava_map: ours by default, ours with nothing kept, a
          person's own loop with PEFT and Accelerate (tests/bench/loops.py), the floor
          da3_small_b: at full size, by what is kept, and part by part
+choosing choosing_hamer, …: the evaluations' share of a training, of each recipe's default preset
 host     milliseconds of a step beside the network, part by part, at full-size tensor counts
 prepare  step 3: a photo and a depth map of 24 megapixels, a hand, a simulated spectrogram
 start    step 3, --help, --plan and the first optimiser step of the tiny demo
@@ -27,8 +28,9 @@ from typing import Any
 
 import torch
 
+from lib import recipes
 from lib.core import machine
-from tests.bench import da3, demos, loop_host, map_speed, preparing, slopes, turns, vggt
+from tests.bench import choosing, da3, demos, loop_host, map_speed, preparing, slopes, turns, vggt
 
 FULL_TURNS = 3  # of a full-size step
 MAP = argparse.Namespace(nodes=120_000, frames=500)  # as many nodes as nuScenes' largest map
@@ -57,6 +59,7 @@ def sections() -> dict[str, Callable[[argparse.Namespace], dict[str, Any]]]:
         **{f"vggt_{letter}": functools.partial(of_vggt, letter) for letter in vggt.LETTERS},
         **{name: functools.partial(of_demo, name) for name in demos.RECIPES},
         "da3_small_b": lambda args: in_folder(lambda root: da3.measure(root, args.turns)),
+        **{f"choosing_{name}": functools.partial(of_choosing, name) for name in recipes.RECIPES},
         "host": lambda args: loop_host.measure(args.turns),
         "prepare": lambda args: preparing.measure(args.turns),
         "start": lambda args: in_folder(demos.start_up),
@@ -72,6 +75,10 @@ def of_vggt(letter: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def of_demo(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return in_folder(lambda root: demos.measure(name, root, args.turns))
+
+
+def of_choosing(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    return in_folder(lambda root: choosing.measure(name, root, args.turns))
 
 
 def in_folder(work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ RECIPES = {
 
 def measure(name: str, root: Path, turns_each: int) -> dict[str, Any]:
     """Seconds of a step of the demo: ours by default, with nothing kept, a loop of one's own, the floor."""
-    job, stage, manifest, places = opened(name, root)
+    job, stage, manifest, places = opened(name, root, RECIPES[name])
     recipe, config = job.recipe, job.config
     work: dict[str, loops.Step] = {}
     for kind, keep in (("default", True), ("uncached", False)):
@@ -61,16 +61,18 @@ def measure(name: str, root: Path, turns_each: int) -> dict[str, Any]:
     return {"seconds": found, "ratios": {f"{slow}/{fast}": turns.ratio(found, slow, fast) for slow, fast in pairs}}
 
 
-def opened(name: str, root: Path) -> tuple[Job, Stage, Manifest, dict[str, Path]]:
+def opened(
+    name: str, root: Path, settings: dict[str, int], scale: str = "tiny"
+) -> tuple[Job, Stage, Manifest, dict[str, Path]]:
     """The prepared demo of a recipe below `root`: its first stage, its data, where its assets lie."""
-    from lib.commands import settings
+    from lib.commands import settings as stored
     from lib.data import places
     from lib.network.setup import make_stage_inputs, read_prepared
 
-    prepare(name, root)
+    prepare(name, root, settings, scale)
     flags = {"root": root, "run": name, "overrides": [], "inputs": [], "plan": False}
     args = argparse.Namespace(recipe=None, preset=None, demo=None, **flags)
-    run, recipe, config, record = settings.of_run(4, args)
+    run, recipe, config, record = stored.of_run(4, args)
     job = Job(4, run, recipe, config, record, args, Clock(None, 1, time.monotonic()))
     manifest = read_prepared(job)
     stage = recipe.stages(config, manifest)[0]
@@ -80,18 +82,18 @@ def opened(name: str, root: Path) -> tuple[Job, Stage, Manifest, dict[str, Path]
     return job, stage, manifest, folders
 
 
-def prepare(name: str, root: Path) -> dict[str, float]:
+def prepare(name: str, root: Path, settings: dict[str, int], scale: str = "tiny") -> dict[str, float]:
     """Steps 1 to 3, and the seconds of the last of them."""
-    words = [f"{key}={value}" for key, value in RECIPES.get(name, {}).items()]
-    run_script("step2_download.py", root, name, "--demo", "--recipe", name, *words)
-    return run_script("step3_prepare.py", root, name)
+    words = [f"{key}={value}" for key, value in settings.items()]
+    run_script("step2_download.py", root, name, "--demo", "--recipe", name, *words, scale=scale)
+    return run_script("step3_prepare.py", root, name, scale=scale)
 
 
-def run_script(script: str, root: Path, name: str, *words: str) -> dict[str, float]:
+def run_script(script: str, root: Path, name: str, *words: str, scale: str = "tiny") -> dict[str, float]:
     """Wall and CPU seconds of one call of a step, its children included."""
     command = [sys.executable, str(REPOSITORY / script), "--run", name, "--root", str(root), *words]
     before, started = os.times(), time.perf_counter()
-    environment = os.environ | {"PIPELINE_SCALE": "tiny"}
+    environment = os.environ | {"PIPELINE_SCALE": scale}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=root)
     after = os.times()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -153,7 +155,7 @@ def hand_in_photo(path: Path) -> None:
 
 def start_up(root: Path, name: str = "vggt_eth3d") -> dict[str, Any]:
     """Seconds of `--help` and `--plan`, of step 3 of the demo, and of step 4 until its first optimiser step."""
-    found: dict[str, Any] = {"step 3 of the tiny demo": prepare(name, root)}
+    found: dict[str, Any] = {"step 3 of the tiny demo": prepare(name, root, {})}
     found["--help"] = run_script("step4_train.py", root, name, "--help")
     found["--plan"] = run_script("step4_train.py", root, name, "--plan")
     found["step 4 to its first optimiser step"] = run_first_step(root, name)

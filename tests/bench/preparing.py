@@ -9,10 +9,11 @@ import numpy as np
 
 from lib.recipes.hamer import crop as hands
 from lib.recipes.vavae_microdoppler.stand_in import Walks, images
-from lib.scenes import crop, depth, depth_files
+from lib.scenes import crop, depth, depth_files, lens
 from tests.bench import turns, vggt
 
 NETWORK_PX = (518, 392)
+LENS = [3400, 3400, 3000, 2000, 0.2, 0.12, -3e-4, 2e-4, -0.05, 0.02, 2e-4, -1e-4]  # near those of ETH3D
 
 
 def measure(turns_each: int) -> dict[str, Any]:
@@ -26,19 +27,26 @@ def measure(turns_each: int) -> dict[str, Any]:
 
 
 def photo_and_depth(folder: Path) -> dict[str, Any]:
-    import pycolmap
-
     width, height = vggt.PHOTO_PX
     photo = folder / "photo.jpg"
     vggt.photograph(np.random.default_rng(0)).save(photo, quality=92)
-    camera = pycolmap.Camera(model="PINHOLE", width=width, height=height, params=[5000, 5000, width / 2, height / 2])
+    camera = lens.camera("PINHOLE", width, height, [3400, 3400, width / 2, height / 2])
     frame = crop.crop(camera, *NETWORK_PX)
-    np.full((height, width), 2, "<f4").tofile(folder / "depth.JPG")
-    depth_map = depth_files.DepthMap(folder / "depth.JPG", camera)
+    scanned(width, height).tofile(folder / "depth.JPG")
+    depth_map = depth_files.DepthMap(folder / "depth.JPG", lens.camera("THIN_PRISM_FISHEYE", width, height, LENS))
     return {
         "photo": lambda: crop.resample(crop.read_image(photo, camera, frame), camera, frame),
         "depth map": lambda: depth.from_map(depth_map, frame),
     }
+
+
+def scanned(width: int, height: int) -> np.ndarray:
+    """(h, w) float32 m, inf without a measurement: as a laser leaves it, one pixel for each of its points, from 1 % of
+    the pixels at one side to 40 % at the other, and next to none in the sky.
+    """
+    generator, share = np.random.default_rng(0), np.linspace(0.01, 0.4, width)
+    known = generator.random((height, width)) < np.where(np.arange(height)[:, None] < height / 4, 1e-5, share)
+    return np.where(known, np.linspace(3, 30, width), np.inf).astype("<f4")
 
 
 def spectrograms() -> Any:

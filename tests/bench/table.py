@@ -19,7 +19,7 @@ def lines(results: dict[str, Any]) -> list[str]:
         seconds, ratio = part["seconds"], part["ratios"]["peer/default"]
         cells = " | ".join(f"{seconds[kind]['cpu']:.2f} s" for kind in ("default", "uncached", "peer", "floor"))
         found.append(f"| `{name}` | {cells} | {ratio:.2f} |")
-    return [*found, "", sentence(results)]
+    return [*found, "", sentence(results), preparing(results), choosing(results)]
 
 
 def sentence(results: dict[str, Any]) -> str:
@@ -31,6 +31,26 @@ def sentence(results: dict[str, Any]) -> str:
         f"CPU seconds of one core ({machine}), medians of {turns} alternating turns. `--help` answers after "
         f"{answers:.2f} s, `--plan` after {plans:.2f} s; step 4 of the demo takes its first optimiser step after "
         f"{begins:.1f} s."
+    )
+
+
+def preparing(results: dict[str, Any]) -> str:
+    prepare = results["prepare"]
+    view = sum(prepare["seconds"][name]["cpu"] for name in ("photo", "depth map"))
+    hands = int(prepare["rates"]["hand / s"])
+    return (
+        f"In step 3 a photo of 24 megapixels and its laser depth take {view:.1f} s of a core. A core cuts out "
+        f"{hands} hands a second."
+    )
+
+
+def choosing(results: dict[str, Any]) -> str:
+    found = [part for name, part in results.items() if name.startswith("choosing_")]
+    shares = [100 * part["share"] for part in found]
+    enough = max(part["samples of an epoch with 5%"] for part in found)
+    return (
+        f"Evaluations during training take {min(shares):.0f} to {max(shares):.0f} % of the time of the demos, whose "
+        f"epochs are short; an epoch of {enough} samples or more spends at most 5 % on its own."
     )
 
 
