@@ -16,7 +16,7 @@ from lib.core.errors import Stop
 from lib.core.words import counted
 from lib.scenes import colmap_files, lens, nerfstudio
 from lib.scenes.colmap import Scene, View
-from lib.scenes.sources import SUMMARY
+from lib.scenes.sections import SUMMARY
 
 # ETH3D's depth of the distorted photographs, and their cameras.
 TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"

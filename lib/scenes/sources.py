@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.core.records import Archive, Asset
-from lib.scenes.sections import Settings
+from lib.scenes.sections import SUMMARY, Settings
 
-SUMMARY = "summary.json"  # beside the scenes
 ETH3D_PAGE = "https://www.eth3d.net/datasets"
 DEPTH_MB = {"facade": 804, "electro": 656, "delivery_area": 388}  # of <scene>_dslr_depth.7z; the page states the others
 
