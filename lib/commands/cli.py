@@ -267,10 +267,13 @@ def perform(job: Job, work: Work, result: Result | None) -> int:
 
 
 def left_out(job: Job) -> str:
-    """Said where steps 2 and 3 are complete without files that came later."""
+    """Said where steps 2 and 3 are complete without files that came later, or with others than are there now."""
     from lib.data import places
 
-    new = places.newcomers(job.run, job.recipe, job.config) if job.step in (2, 3) else ""
+    if job.step not in (2, 3):
+        return ""
+    known = job.run, job.recipe, job.config
+    new = places.newcomers(*known) or places.changed(*known)
     return f"\n  {new}; to use them: {job.run.command(2, '--force')}" if new else ""
 
 

@@ -37,6 +37,12 @@ class Memo:
             self.known[str(file.absolute())] = self.found[str(file.absolute())] = entry
         return entry[2]
 
+    def is_another(self, file: Path, sha256: str) -> bool:
+        """Is it gone, or of another content than when it was hashed? Of one that never was, nothing is said."""
+        if not file.is_file():
+            return True
+        return str(file.absolute()) in self.known and self.sha256(file) != sha256
+
     def save(self) -> None:
         """What other runs of this root found meanwhile is kept."""
         if self.found:

@@ -65,6 +65,11 @@ def is_unpacked(file: Path, folder: Path, memo: Memo) -> bool:
     )
 
 
+def was_seen(file: Path, folder: Path) -> bool:
+    """Did an archive of this name give files that lie in the folder?"""
+    return file.name in read_memo(folder / UNPACKED)
+
+
 def contents(file: Path, patterns: Iterable[str]) -> dict[str, int]:
     """Relative path -> size in bytes of the archive's files that the patterns want (by the text before their first *).
 

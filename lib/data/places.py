@@ -15,7 +15,7 @@ from lib.core.records import Asset
 from lib.core.run import Run, read_json, read_memo, write_record
 from lib.core.shared import alone_at
 from lib.core.words import counted
-from lib.data import find
+from lib.data import archives, find
 from lib.data.recognise import differing, fingerprint, holds, listing
 
 SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
@@ -51,6 +51,30 @@ def newcomers(run: Run, recipe: Recipe, config: Any) -> str:
             if new:
                 return f"{asset.name}: {counted(len(new), 'file')} came to {folder} after step 2: {', '.join(new[:5])}"
     return ""
+
+
+def changed(run: Run, recipe: Recipe, config: Any) -> str:
+    """'data: 1 file in FOLDER gone or changed since step 2: a.png', or what archives were placed since; "" of neither.
+
+    A file is hashed where its time changed, and not where nobody has hashed it here.
+    """
+    memo, entries = Memo(run.cache / "hashes.json"), recorded(run)
+    for asset in recipe.assets(config):
+        if asset.kind in ("folder", "licensed") and asset.name in entries:
+            files = entries[asset.name]["files"]
+            known = run.known_places(recipe.name, asset.name, fingerprint(files))
+            if folder := next((folder for folder in known if folder.is_dir()), None):
+                other = [name for name in files if memo.is_another(folder / name, files[name])]
+                said = f"{counted(len(other), 'file')} in {folder} gone or changed since step 2: {', '.join(other[:5])}"
+                archives_said = placed_later(asset, folder) if folder == run.data(recipe.name, asset.name) else ""
+                if other or archives_said:
+                    return f"{asset.name}: {said if other else archives_said}"
+    return ""
+
+
+def placed_later(asset: Asset, folder: Path) -> str:
+    new = [file.name for file in archives.candidates(asset, folder, ()) if not archives.was_seen(file, folder)]
+    return f"{', '.join(new)} in {folder} came after step 2" if new else ""
 
 
 def of_a_system(name: str) -> bool:

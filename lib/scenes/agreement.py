@@ -18,6 +18,7 @@ from lib.scenes.depth import from_points
 MATCHES = 20  # pixels with a depth from both sources, at least, before they are believed
 FACTOR, SPREAD = 1.25, 1.15  # another unit: the median ratio is beyond FACTOR, its quartiles within SPREAD of it
 NOISE, BETTER = 0.01, 3  # another meaning or photograph fits so many times better, and what is said worse than NOISE
+MUCH, UNUSUAL = 0.05, 10  # a view that is off by so much and by so many times the others' median has a wrong depth
 NEIGHBOURS = 16  # by name on either side, of which a depth may be: of thousands all would take minutes
 # What depth may be instead of z, and the logarithm of what would then be constant; arguments as `Pairs` has them.
 OTHER_MEANINGS = {
@@ -91,7 +92,9 @@ def factor_to_points(pairs: Pairs) -> float:
 
 def refuse_other_photographs(folder: Path, views: Mapping[str, Measured], known: Mapping[str, Pairs]) -> None:
     """Stop: the depth of a view fits another view's far better, or none: it is of another photograph, or no depth."""
-    off = {name: error for name, pairs in known.items() if (error := off_by(pairs)) > NOISE}
+    errors = {name: off_by(pairs) for name, pairs in known.items()}
+    off = {name: error for name, error in errors.items() if error > NOISE}
+    most = min(np.log(FACTOR), max(MUCH, UNUSUAL * float(np.median([*errors.values()]))))
     names = list(views)
     for name, error in off.items():
         near = names[max(names.index(name) - NEIGHBOURS, 0) : names.index(name) + NEIGHBOURS + 1]
@@ -101,7 +104,7 @@ def refuse_other_photographs(folder: Path, views: Mapping[str, Measured], known:
         if others and others[best] < error / BETTER:
             cause = f"{said}, and that of {best} by {np.expm1(others[best]):.1%}"
             raise Stop(cause, "give each depth file the name of its photograph")
-        if error > np.log(FACTOR):
+        if error > most:
             raise Stop(said, "see that the file is the depth of this photograph, or remove it")
 
 

@@ -16,6 +16,7 @@ from lib.core.errors import Stop
 from lib.core.words import counted
 from lib.scenes import colmap_files, lens, nerfstudio
 from lib.scenes.colmap import Scene, View
+from lib.scenes.sections import SUMMARY
 
 # ETH3D's depth of the distorted photographs, and their cameras.
 TRUTH, LENS = "ground_truth_depth/dslr_images", "dslr_calibration_jpg"
@@ -145,7 +146,7 @@ def stated_scale(scene: Scene, view: View, path: Path) -> float:
         of_frames = nerfstudio.scale(scene.folder, name_in(scene, view), path)
         if of_frames:
             return of_frames
-    summary = scene.folder.parent / "summary.json"
+    summary = scene.folder.parent / SUMMARY
     stated = nerfstudio.table_in(summary)
     of_scene = stated.get(scene.folder.name) if isinstance(stated, dict) else None
     scale = of_scene.get("depth_scale") if isinstance(of_scene, dict) else None

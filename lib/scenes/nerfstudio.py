@@ -74,8 +74,11 @@ def table_in(path: Path) -> Any:
 
 
 def camera(number: int, said: dict[str, Any]) -> Any:
-    """A frame's pycolmap.Camera; what the frame does not say itself, the file says for all."""
-    name = said.get("camera_model", "OPENCV")
+    """A frame's pycolmap.Camera; what the frame does not say itself, the file says for all.
+
+    Instant-ngp's files name no model, and say by is_fisheye which of two it is.
+    """
+    name = said.get("camera_model", "OPENCV_FISHEYE" if said.get("is_fisheye") is True else "OPENCV")
     if name not in MODELS:
         raise Damaged(f"the camera_model {name!r} is not one of {', '.join(MODELS)}")
     model, distortion = MODELS[name]

@@ -9,6 +9,7 @@ from lib.core.errors import Stop
 from lib.scenes.bounds import multiple, within
 
 NO_WEIGHTS = ("", "scratch", "random", "none")
+SUMMARY = "summary.json"  # beside the scenes: what their whole-number depth is divided by
 OF_MODEL = "#"  # between a folder and one of its models, in the name of a scene: wall#sparse-1
 LAYERS = ("qkv", "proj", "fc1", "fc2", "projects", "scratch")
 

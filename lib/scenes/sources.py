@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.core.records import Archive, Asset
-from lib.scenes.sections import Settings
+from lib.scenes.sections import SUMMARY, Settings
 
 ETH3D_PAGE = "https://www.eth3d.net/datasets"
 DEPTH_MB = {"facade": 804, "electro": 656, "delivery_area": 388}  # of <scene>_dslr_depth.7z; the page states the others
@@ -18,7 +18,8 @@ def of_data(config: Settings) -> list[Asset]:
 def scenes(config: Settings) -> Asset:
     if config.data.root:
         how = "set data.root to the folder that holds one folder per scene"
-        return Asset("scenes", "folder", source=config.data.root, files=folders(config), how_to_get=how)
+        beside = {SUMMARY: ""} if (Path(config.data.root) / SUMMARY).is_file() else {}  # it may say what depth is in
+        return Asset("scenes", "folder", source=config.data.root, files=folders(config) | beside, how_to_get=how)
     if config.data.stand_in:
         names, views = config.data.scenes + config.data.val_scenes, config.data.stand_in_views
         made_from, licence = f"streets {names} {views}", "MIT (rendered by this project)"
@@ -60,8 +61,9 @@ def regions(config: Settings) -> list[Asset]:
 
 
 def folders(config: Settings) -> dict[str, str]:
-    """Every file of the named scenes, whatever their layout."""
-    return {f"{name}/**/*": "" for name in config.data.scenes + config.data.val_scenes}
+    """Every file of the named scenes, whatever their layout. `**` alone does not enter images/ where it is a link."""
+    names = config.data.scenes + config.data.val_scenes
+    return dict.fromkeys([f"{name}/{part}**/*" for name in names for part in ("", "*/")], "")
 
 
 def streets(names: list[str], views: int) -> Callable[[Path], None]:

@@ -12,7 +12,7 @@ import pytest
 from lib.core.code import REPOSITORY
 from lib.core.errors import Paused, Stop
 from lib.core.hashes import Memo
-from lib.core.records import Asset
+from lib.core.records import Archive, Asset
 from lib.core.run import Run, existing, write_json
 from lib.data import assets, places, recognise
 from tests.data.hub_server import serve
@@ -366,3 +366,32 @@ def test_run_keeps_its_commit_when_the_branch_moves(hub, tmp_path):
 def test_unknown_branch_is_refused(hub, memo, tmp_path):
     with pytest.raises(Stop, match="base: someone/weights cannot be fetched"):
         assets.bring(hub_asset(revision="no-such-branch"), tmp_path / "base", memo)
+
+
+def test_data_that_changed_or_went_is_said_to_whoever_calls_step_2_again(tmp_path):
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    (brought / "MANO_RIGHT.pkl").write_bytes(b"hand")
+    (brought / "notes").write_bytes(b"as they were")
+    run, recipe = Run(tmp_path / "root", "r"), recipe_of(licensed(files={"MANO_RIGHT.pkl": "", "notes": ""}))
+    step_2(run, recipe, [brought])
+    assert places.changed(run, recipe, None) == ""
+    (brought / "notes").write_bytes(b"changed")
+    said = f"mano: 1 file in {brought} gone or changed since step 2: notes"
+    assert places.changed(run, recipe, None) == said
+    (brought / "notes").unlink()
+    assert places.changed(run, recipe, None) == said
+    brought.rename(tmp_path / "elsewhere")
+    assert places.changed(run, recipe, None) == ""
+
+
+def test_an_archive_that_was_placed_later_is_said(tmp_path):
+    wanted = licensed(files={"facade/*": ""}, archives=(Archive("facade.zip", ("facade/*",)),))
+    run, recipe = Run(tmp_path / "root", "r"), recipe_of(wanted)
+    folder = run.data(recipe.name, "mano")
+    (folder / "facade").mkdir(parents=True)
+    (folder / "facade" / "a.jpg").write_bytes(b"a")
+    step_2(run, recipe, [])
+    assert places.changed(run, recipe, None) == ""
+    (folder / "facade_depth.zip").write_bytes(b"")
+    assert places.changed(run, recipe, None) == f"mano: facade_depth.zip in {folder} came after step 2"

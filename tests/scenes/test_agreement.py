@@ -39,6 +39,7 @@ def test_right_depth_is_taken_with_its_noise(tmp_path):
     (lambda exact, noise: [np.where(one > 0, 70 / np.maximum(one, 1), 0) for one in exact], "is inverse depth"),
     (lambda exact, noise: [one * 3.28 for one in exact], "is 3.28 times what its COLMAP model says"),
     (lambda exact, noise: [exact[0], exact[1], np.where(exact[2] > 0, 30, 0)], "depth of 2 in .* is off by"),
+    (lambda exact, noise: [exact[0] * noise, exact[1] * noise, exact[2] * 1.08], "depth of 2 in .* is off by 8%"),
 ])  # fmt: skip
 def test_depth_of_another_meaning_or_unit_is_refused(tmp_path, wrong, why):
     with pytest.raises(Stop, match=why):

@@ -199,3 +199,14 @@ def test_the_float_depth_that_frames_name_is_scaled_as_nerfstudio_does(yard):
     write(yard, [frame | {"depth_file_path": frame["depth_file_path"].replace("png", "npy")} for frame in frames])
     scene = colmap.read(yard)
     assert read_depth(find_depth_map(scene, scene.views[0], 0)).max() == pytest.approx(2.5)
+
+
+def test_instant_ngps_files_say_which_lens_it_is(tmp_path):
+    said = {key: value for key, value in COMMON.items() if key != "camera_model"}
+    for is_fisheye, model in ((True, "OPENCV_FISHEYE"), (False, "OPENCV")):
+        nerfstudio.content.cache_clear()
+        (tmp_path / "transforms.json").write_text(
+            json.dumps(said | {"is_fisheye": is_fisheye, "frames": [COMMON_FRAME]})
+        )
+        [view] = colmap.read(tmp_path).views
+        assert view.camera.model_name == model and view.camera.params[4] == 0.1

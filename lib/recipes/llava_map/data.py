@@ -27,6 +27,8 @@ from lib.recipes.llava_map.tables import TAGS, Camera, Frame, read_frames
 JPEG_QUALITY = 95
 # a held-out frame this near to a training frame has been seen, says the literature on the official split's leak
 NEAR_M = 5.0
+NEAR_ROAD_M = 2.0  # of the lidar, which may stand beside the edge of what the map calls road
+FEWEST_ON_ROADS = 0.3  # of a location's frames; parking lots are no roads, and about a fifth of any place is one
 
 
 def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[Record]:
@@ -40,10 +42,30 @@ def prepare(config: Config, asset_dirs: dict[str, Path], out: Path) -> Iterator[
         )
     every = max(1, len(frames) // max(config.data.overlays, 1))
     road_map.cache_clear()  # the folder may be another one than last time
+    refuse_other_maps(config, root, frames)
     drawn = [config.data.overlays > 0 and number % every == 0 for number in range(len(frames))]
     yield from cores.in_order(config, partial(prepare_frame, root=root, out=out), zip(frames, drawn, strict=True))
     for token, reason in skipped.items():
         yield Record(token, reason.split(":")[0], f"asset:nuscenes/{token}", "", status="skipped", reason=reason)
+
+
+def refuse_other_maps(config: Config, root: Path, frames: list[Frame]) -> None:
+    """Stop: the cars of a location hardly ever stand on a road of its map.
+
+    It is another location's, or the poses are in another unit or frame. A map that does not fit has lines as well, and
+    a network learns from them without a word.
+    """
+    for location in sorted({frame.location for frame in frames}):
+        places = np.array([frame.world_from_bev[:2, 3] for frame in frames if frame.location == location])
+        path = map_path(root, location)
+        share = road_map(path, config.data.centreline).share_on_roads(places, NEAR_ROAD_M)
+        if share < FEWEST_ON_ROADS:
+            cause = f"{share:.0%} of the {len(places)} key frames of {location} lie on a road of {path}"
+            raise Stop(cause, "see that log.json names the map's location, and that ego poses are metres in its frame")
+
+
+def map_path(root: Path, location: str) -> Path:
+    return root / "maps" / "expansion" / f"{location}.json"
 
 
 def prepare_frame(config: Config, shown: tuple[Frame, bool], root: Path, out: Path) -> Record:
@@ -55,8 +77,8 @@ def prepare_frame(config: Config, shown: tuple[Frame, bool], root: Path, out: Pa
     size_px = (config.data.width_px, config.data.height_px)
     if not arrays.exists():  # written after the pictures
         try:
-            location = root / "maps" / "expansion" / f"{frame.location}.json"
-            vectors = vectors_of(config, frame, road_map(location, config.data.centreline))
+            here = road_map(map_path(root, frame.location), config.data.centreline)
+            vectors = vectors_of(config, frame, here)
             for camera in frame.cameras:
                 keep_picture(root, camera, picture_path(out, frame, camera.channel), size_px)
         except pictures.Unreadable as reason:

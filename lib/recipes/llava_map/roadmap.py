@@ -102,6 +102,11 @@ class RoadMap:
             lane_graph(path, tables, outlines, nodes) if centreline else lanes.NONE,
         )
 
+    def share_on_roads(self, places: np.ndarray, near_m: float) -> float:
+        """How many of some places (n, 2) in world metres lie on a road or lane, or so near one, as a share."""
+        there = self.roads.tree.query(shapely.points(places), predicate="dwithin", distance=near_m)[0]
+        return len(np.unique(there)) / len(places)
+
     def vectors(self, x_m: float, y_m: float, yaw: float, half_extent_m: tuple[float, float]) -> list[Vector]:
         """Map vectors around a world position (metres, yaw in radians): class after class, as classes.py lists them."""
         width_m, length_m = half_extent_m

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
-from lib.recipes.llava_map import fields, geometry
+from lib.recipes.llava_map import fields, geometry, mounts
 from lib.recipes.llava_map.geometry import MIRRORED_CAMERA
 
 CAMERAS = tuple(MIRRORED_CAMERA)  # the order of views everywhere
@@ -82,6 +82,7 @@ def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
     readings = key_readings(folder, calibrated, channels)
     wanted = {row["ego_pose_token"] for sample in readings.values() for row in sample.values()}
     poses = by_token(folder / "ego_pose.json", POSE, wanted)
+    mounts.refuse_fallen(folder / "ego_pose.json", poses.values())
     scenes = by_token(folder / "scene.json", SCENE)
     logs = by_token(folder / "log.json", LOG)
     frames, skipped = [], {}
@@ -142,12 +143,18 @@ def key_readings(folder: Path, calibrated: Table, channels: dict[str, str]) -> d
 
 
 def refuse_damaged_mounts(folder: Path, calibrated: Table, readings: dict[str, Table]) -> None:
-    """Stop where a sensor in use has no place on the car, or a camera among them no intrinsics."""
+    """Stop where a sensor in use has no place on the car or another one than its name says, or where a camera among
+    them has no intrinsics or those of another size.
+    """
     of_channels = (sample.items() for sample in readings.values())
-    mounts = {(channel, row["calibrated_sensor_token"]) for sample in of_channels for channel, row in sample}
-    for channel, token in sorted(mounts):
+    used = {(channel, row["calibrated_sensor_token"]): row for sample in of_channels for channel, row in sample}
+    path = folder / "calibrated_sensor.json"
+    for channel, token in sorted(used):
         kinds = POSE if channel == LIDAR else POSE | {"camera_intrinsic": fields.CAMERA_MATRIX}
-        fields.refuse_damaged(folder / "calibrated_sensor.json", calibrated[token], f"{channel}'s {token!r}", kinds)
+        fields.refuse_damaged(path, calibrated[token], f"{channel}'s {token!r}", kinds)
+        mounts.refuse_turned(path, channel, calibrated[token])
+        if channel != LIDAR:
+            mounts.refuse_other_size(path, channel, calibrated[token], used[channel, token])
 
 
 def what_is_missing(readings: Table, poses: Table, root: Path) -> str:

@@ -1,5 +1,6 @@
 """Step 3: what is stored, and who is held out."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -249,3 +250,21 @@ def test_a_large_region_holds_more_of_the_map(world, tmp_path, config):
     reach = [np.abs(arrays.read_arrays(tmp_path / region / f"{records[0].sample_id}.npz")["vertices"]).max(0)
              for region, records in (("60x30", small), ("100x50", large))]  # fmt: skip
     assert (reach[0] <= [15.2, 30.2]).all() and (reach[1] <= [25.2, 50.2]).all() and (reach[1] > reach[0]).any()
+
+
+@pytest.mark.parametrize("fault", ["another location's map", "millimetres"])
+def test_cars_that_stand_on_no_road_of_their_map_are_refused(config, world, tmp_path, fault):
+    root = shutil.copytree(world, tmp_path / "nuscenes")
+    if fault == "millimetres":
+        path = root / config.data.version / "ego_pose.json"
+        rows = json.loads(path.read_text())
+        moved = [row | {"translation": [1000 * metres for metres in row["translation"]]} for row in rows]
+        path.write_text(json.dumps(moved))
+    else:
+        [location, *_] = json.loads((root / config.data.version / "log.json").read_text())
+        path = root / "maps" / "expansion" / f"{location['location']}.json"
+        layers = json.loads(path.read_text())
+        layers["node"] = [node | {"x": node["x"] + 1000} for node in layers["node"]]
+        path.write_text(json.dumps(layers))
+    with pytest.raises(Stop, match=r"0% of the \d+ key frames of \S+ lie on a road of .*\.json"):
+        list(data.prepare(config, {"nuscenes": root}, tmp_path / "out"))

@@ -103,3 +103,50 @@ if REAL.exists():
             still = geometry.inverse(frame.world_from_bev) @ world_from_ego @ np.array(described["cam2ego"])
             assert np.linalg.norm(pose[:3, 3] - still[:3, 3]) < 0.5  # the car drove on between lidar and camera
             assert np.degrees(np.arccos(np.clip((np.trace(pose[:3, :3].T @ still[:3, :3]) - 1) / 2, -1, 1))) < 1.0
+
+
+def calibration(channel, change):
+    """Changes the rows of one sensor; the stand-in's tables name sensors by token."""
+
+    def apply(root):
+        sensors = json.loads((root / stand_in.VERSION / "sensor.json").read_text())
+        token = next(row["token"] for row in sensors if row["channel"] == channel)
+        edit(
+            root,
+            "calibrated_sensor",
+            lambda rows: [row | (change(row) if row["sensor_token"] == token else {}) for row in rows],
+        )
+
+    return apply
+
+
+def w_last(row):
+    return {"rotation": row["rotation"][1:] + row["rotation"][:1]}
+
+
+def inverted(row):
+    return {"rotation": [row["rotation"][0], *(-value for value in row["rotation"][1:])]}
+
+
+def half(row):
+    return {"camera_intrinsic": [[value / 2 for value in line] for line in row["camera_intrinsic"][:2]] + [[0, 0, 1]]}
+
+
+def exchange(root):
+    """Two cameras under each other's name."""
+    names = {"CAM_BACK_LEFT": "CAM_FRONT_LEFT", "CAM_FRONT_LEFT": "CAM_BACK_LEFT"}
+    edit(root, "sensor", lambda rows: [row | {"channel": names.get(row["channel"], row["channel"])} for row in rows])
+
+
+@pytest.mark.parametrize("fault, why", [
+    (calibration("CAM_BACK_LEFT", w_last), "calibrated_sensor.json: CAM_BACK_LEFT's .*(looks|lies on its side)"),
+    (calibration("CAM_FRONT", inverted), "CAM_FRONT's .*(looks|lies on its side)"),
+    (calibration("LIDAR_TOP", lambda row: {"rotation": [0.0, 1, 0, 0]}), "LIDAR_TOP's .* lies on its side"),
+    (calibration("CAM_BACK", half), "CAM_BACK's .* meets the picture at .*: its matrix is of another size"),
+    (exchange, "CAM_BACK_LEFT's .* looks 5[0-9] degrees to the left of ahead, and not 110"),
+    (lambda root: edit(root, "ego_pose", lambda rows: [row | w_last(row) for row in rows]), "ego_pose.*: the car of"),
+])  # fmt: skip
+def test_sensors_that_look_elsewhere_than_their_names_say_are_refused(copy, fault, why):
+    fault(copy)
+    with pytest.raises(Stop, match=why):
+        read_frames(copy, stand_in.VERSION)

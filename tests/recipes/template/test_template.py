@@ -142,6 +142,9 @@ def added_later(step, own: Path, capsys) -> None:
     assert step(3, "--force") == 2 and "came to" in capsys.readouterr().err
     assert step(2, "--force") == 0 and step(3) == 0
     assert "came to" not in capsys.readouterr().out
+    shutil.copy(own / "camera01" / "noisy" / "000.png", own / "camera01" / "noisy" / "002.png")
+    assert step(3) == 0
+    assert f"1 file in {own} gone or changed since step 2: camera01/noisy/002.png" in capsys.readouterr().out
 
 
 def test_a_picture_that_is_another_than_step_3_wrote_is_refused(tmp_path, changed_since):

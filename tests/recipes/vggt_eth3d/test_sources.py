@@ -2,6 +2,7 @@ import pytest
 
 from lib.core.config import from_dotted
 from lib.core.errors import Stop
+from lib.data.recognise import listing
 from lib.recipes.vggt_eth3d.config import PRESETS, Config
 from lib.recipes.vggt_eth3d.sources import assets
 
@@ -56,3 +57,17 @@ def test_own_scenes_and_region_masks_are_used_in_place():
     assert (found["scenes"].kind, found["scenes"].source, found["scenes"].archives) == ("folder", "here", ())
     assert (found["regions"].kind, found["regions"].source) == ("folder", "windows")
     assert "regions" not in wanted()
+
+
+def test_photographs_behind_a_link_and_the_scale_beside_the_scenes_are_data(tmp_path):
+    """`**` does not enter a link, and what says that depth is in millimetres must make step 3 stale when it changes."""
+    (tmp_path / "root" / "yard" / "sparse").mkdir(parents=True)
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for file in ("root/yard/sparse/cameras.txt", "photos/a.jpg", "photos/sub/b.jpg", "root/other.txt"):
+        (tmp_path / file).write_bytes(b"")
+    (tmp_path / "root" / "yard" / "images").symlink_to(tmp_path / "photos")
+    data = {"data__root": str(tmp_path / "root"), "data__scenes": ["yard"], "data__val_scenes": []}
+    found = ["yard/images/a.jpg", "yard/images/sub/b.jpg", "yard/sparse/cameras.txt"]
+    assert listing(tmp_path / "root", wanted(**data)["scenes"].files) == found
+    (tmp_path / "root" / "summary.json").write_text("{}")
+    assert listing(tmp_path / "root", wanted(**data)["scenes"].files) == ["summary.json", *found]
