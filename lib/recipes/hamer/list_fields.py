@@ -30,6 +30,12 @@ ELSEWHERE = {
     "K": "intrinsics cammat cameramatrix camk",
     "x0": "xmin left", "y0": "ymin top", "x1": "xmax", "y1": "ymax bottom",
 }  # fmt: skip
+# Names of folders that one person has several of: s1, session_2, take-3, cam0, left.
+OF_ONE = re.compile(
+    r"(?:s|sess|sessions?|seq|sequence|take|trial|rec|recording|day|visit|part|run|clip|video|cam|camera|view)"
+    r"[-_ .]?\d+|left|right",
+    re.IGNORECASE,
+)
 
 
 def plain(name: str) -> str:
@@ -83,10 +89,13 @@ def of_nobody(found: list[Entry]) -> set[int]:
     return {number for number in nameless if folders[number] in named and is_labelled(found[number])}
 
 
-def refuse_unclear(folders: list[str], wrapped: bool = False) -> None:
-    """Stop: two of the folders share one above or below them. wrapped: one that all of them share says nothing."""
+def refuse_unclear(folders: list[str]) -> None:
+    """Stop: two of the folders share one above or below them. What all of them share says nothing (images/anna,
+    images/ben), unless they are called like sessions of one person (anna/s1, anna/s2).
+    """
     shared = Counter(part for folder in folders for part in {*Path(folder).parts})
-    if any(1 < count < len(folders) + (not wrapped) for count in shared.values()):
+    are_sessions = any(OF_ONE.fullmatch(Path(folder).name) for folder in folders)
+    if any(1 < count < len(folders) + are_sessions for count in shared.values()):
         cause = f"pictures lie in {', '.join(folders[:4])}, and nothing says whose hands they are"
         how = "data.group_pattern='^([^/]+)/' where the first folder is a person's, '^(.+)/' where each is"
         raise Stop(cause, f'give each hand its "group", or set {how}')

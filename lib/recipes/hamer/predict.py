@@ -30,7 +30,7 @@ from lib.recipes.hamer.skeleton import skeleton
 
 FULL_FOCAL = 5000 / 256  # HaMeR's focal length of a whole image, in its longer sides
 SQUARE = 0.01  # by which two focal lengths may differ
-MIDDLE = 0.1  # of a picture's sides, between its middle and where a camera looks; lenses are off by 0.05 at most
+OFF = 0.2  # of a picture's half sides, between its middle and where a camera looks; lenses are off by half of it
 MIRROR = np.array([-1.0, 1, 1])
 
 
@@ -151,13 +151,28 @@ def camera_of(entry: dict[str, Any], width: int, height: int) -> tuple[float, np
     fx, fy, cx, cy = given if given.shape == (4,) else given[[0, 1, 0, 1], [0, 1, 2, 2]]
     if not (np.isfinite(given).all() and min(fx, fy) > 1 and 0 < cx < width and 0 < cy < height):
         raise Stop(f"{entry['file']}: K is no camera of a picture of {width} x {height} px", right)
-    if max(abs(cx / width - 0.5), abs(cy / height - 0.5)) > MIDDLE:
-        cause = f"{entry['file']}: K looks at {cx:g}, {cy:g} px, far from the middle of {width} x {height} px"
-        raise Stop(f"{cause}: it is of another size, or of the picture before it was turned or cut", right)
+    if size := other_size(cx, cy, width, height):
+        cause = (
+            f"{entry['file']}: K looks at {cx:g}, {cy:g} px, the middle of {size}, and this is {width} x {height} px"
+        )
+        raise Stop(f"{cause}: it is of another size, or of the picture before it was turned", right)
     if abs(fx / fy - 1) > SQUARE:
         cause = f"{entry['file']}: K has focal lengths of {fx:g} and {fy:g} px: its pixels are not square"
         raise Stop(cause, "scale the picture until they are")
     return float(fx + fy) / 2, np.array([cx, cy])
+
+
+def other_size(cx: float, cy: float, width: int, height: int) -> str:
+    """The size whose middle the principal point is, where it is this picture's otherwise scaled or turned; or "".
+
+    That of a picture that was cut may lie anywhere.
+    """
+    size, turned = np.array([width, height]), np.array([height, width])
+    scale, scale_turned = 2 * np.array([cx, cy]) / size, 2 * np.array([cx, cy]) / turned
+    if np.abs(scale - 1).max() < OFF:
+        return ""
+    is_scaled, is_turned = np.ptp(scale) < OFF / 2 * scale.mean(), np.abs(scale_turned - 1).max() < OFF / 2
+    return f"{2 * cx:.0f} x {2 * cy:.0f} px" if is_scaled or is_turned else ""
 
 
 def in_whole_image(

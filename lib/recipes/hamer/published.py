@@ -108,7 +108,7 @@ def evaluation(data: DataConfig, root: Path) -> Iterator[Hand]:
             tops[name] = certain(columns[name][..., -1], data.confidence, f"{name} in {files[0].name}")
     names = names_in(files[0], columns["imgname"])
     if data.format == "hamer_npz" and not data.group_pattern:
-        refuse_unclear(sorted({str(Path(name).parent) for name in names}), wrapped=True)
+        refuse_unclear(sorted({str(Path(name).parent) for name in names}))
     for i, name in enumerate(names):
         group = group_of(data, name, str(Path(name).parent))
         source = str((base / name).relative_to(folder)) if (base / name).is_relative_to(folder) else name

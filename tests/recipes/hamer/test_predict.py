@@ -136,6 +136,13 @@ def test_a_matrix_that_is_no_camera_is_named(parts, configure, K, message):
         predict.hand(configure(), parts.modules["hamer"], np.zeros((90, 120, 3), np.uint8), entry)
 
 
+def test_the_camera_of_a_picture_that_was_cut_may_look_anywhere(parts, configure):
+    entry = {"file": "a", "hand": "right", "box": [20, 20, 60, 70], "K": [300, 300, 100, 20]}
+    with torch.no_grad():
+        found = predict.hand(configure(), parts.modules["hamer"], np.zeros((90, 120, 3), np.uint8), entry)
+    np.testing.assert_allclose(found["principal"], [100, 20])
+
+
 def test_boxes_are_read_as_the_settings_say(parts, configure, tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
     network = parts.modules["hamer"]
