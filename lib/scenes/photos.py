@@ -54,7 +54,9 @@ def photographs(config: Settings, folder: Path, out: Path | None = None) -> list
     """
     if not folder.is_dir():
         raise Stop(f"there is no folder {folder}", "give a folder of photos to --predict")
-    folder = folder / "images" if (folder / "images").is_dir() else folder
+    if (folder / "images").is_dir():
+        say_what_lies_beside(folder)
+        folder = folder / "images"
     refuse_scenes(folder)
     if out and out.resolve() == folder.resolve():
         raise Stop(f"the predictions of {folder} would lie among its photos", "give another folder to --out")
@@ -65,6 +67,13 @@ def photographs(config: Settings, folder: Path, out: Path | None = None) -> list
     if not sizes:
         raise Stop(f"none of the {len(paths)} photos in {folder} can be used", "give other photos to --predict")
     return as_seen(config, folder, sizes)
+
+
+def say_what_lies_beside(folder: Path) -> None:
+    beside = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in pictures.PHOTOS]
+    if beside:
+        said = f"of {folder} the photos in images/ are taken, and {counted(len(beside), 'photo')} beside it left out"
+        print(f"  {said}: {', '.join(beside[:5])}", flush=True)
 
 
 def refuse_scenes(folder: Path) -> None:

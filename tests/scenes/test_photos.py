@@ -60,6 +60,13 @@ def test_two_photos_of_one_name_keep_their_suffixes(config, photos):
     assert called == ["view0.jpg", "view0.png", "view1", "view2"]
 
 
+def test_photos_beside_the_folder_images_are_said_to_be_left_out(config, photos, capsys):
+    save(photos / "images" / "view9.png", 120, 90)
+    assert [photo.called for photo in photographs(config, photos)] == ["view9"]
+    said = "the photos in images/ are taken, and 3 photos beside it left out: view0.jpg, view1.JPEG, view2.png"
+    assert said in capsys.readouterr().out
+
+
 def test_predictions_below_the_photos_are_no_photos(config, photos):
     save(photos / "out" / "view9.png", 120, 90)
     assert len(photographs(config, photos, photos / "out")) == 3
