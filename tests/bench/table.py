@@ -50,7 +50,7 @@ def choosing(results: dict[str, Any]) -> str:
     enough = max(part["samples of an epoch with 5%"] for part in found)
     return (
         f"Evaluations during training take {min(shares):.0f} to {max(shares):.0f} % of the time of the demos, whose "
-        f"epochs are short; an epoch of {enough} samples or more spends at most 5 % on its own."
+        f"epochs are short; an epoch of {enough} samples or more spends at most 5 % on them."
     )
 
 
