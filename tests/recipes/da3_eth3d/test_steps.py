@@ -169,6 +169,10 @@ def one_photo_alone(photos: list[Path], cameras: Path) -> None:
 
 
 def another_centre(photos: list[Path], cameras: Path) -> None:
+    """Without keypoints, which would show that it is not theirs."""
+    images = cameras.with_name("images.txt")
+    rows = [line for line in images.read_text().splitlines() if line.upper().endswith(".JPG")]
+    images.write_text("".join(f"{row}\n\n" for row in rows))
     *lines, camera = cameras.read_text().splitlines()
     cameras.write_text("\n".join([*lines, " ".join([*camera.split()[:-2], "20", "72"])]))
 

@@ -48,6 +48,7 @@ def opened(folder, size):
     with browser.page(folder / page_of.PAGE, *size) as page:
         page.downloads(folder)
         page.wait("document.getElementById('picture').naturalWidth > 0")
+        page.wait("(() => { const before = JSON.stringify(view); show(); return JSON.stringify(view) === before })()")
         yield page
         assert page.errors() == []
 
