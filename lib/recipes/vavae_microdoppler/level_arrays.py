@@ -53,7 +53,7 @@ def values_of(path: Path, data: DataConfig) -> "np.ndarray":
 
     array = opened(path, data.variable)
     shape = tuple(length for length in array.shape if length > 1)
-    if array.dtype.names is not None or array.dtype.kind not in "fiu" or len(shape) != 2:
+    if array.dtype.names is not None or array.dtype.kind not in "fiu" or len(shape) != 2 or 0 in array.shape:
         raise Unusable(f"shape {tuple(array.shape)} of {array.dtype} is no spectrogram of real numbers")
     found = np.asarray(array[...], dtype=np.float64).reshape(shape)
     if not np.isfinite(found).all():

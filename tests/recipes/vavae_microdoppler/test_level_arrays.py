@@ -49,6 +49,7 @@ def test_sixteen_bits_reach_the_network(tmp_path):
 
 
 @pytest.mark.parametrize(("array", "settings", "word"), [
+    (np.zeros((0, 32, 40)), {}, "is no spectrogram of real numbers"),
     (POWER * 1e6, {}, r"no decibels \(data.values=power or amplitude\)"),
     (10 * np.log10(POWER), {"values": "power"}, r"no negative power \(decibels: data.values=db\)"),
     (10 * np.log10(POWER.T), {}, r"axes seem to be turned \(data.array_layout=time_velocity\)"),
