@@ -46,8 +46,8 @@ def shown(folder: Path, file: str, copy: str, upright: bool) -> str:
     Of a turned file all heed the orientation of a JPEG, some that of other kinds; none shows it as stored, because a
     page that was opened as a file may not ask for that (CSS Images 3, image-orientation).
     """
-    kind, turned = pictures.header(folder / file, upright=False).format, pictures.is_turned(folder / file)
-    if kind in KINDS and (not turned or (upright and kind == "JPEG")):
+    kind = pictures.header(folder / file, upright=False).format
+    if kind in KINDS and ((upright and kind == "JPEG") or not pictures.is_turned(folder / file)):
         return file
     if not is_of(folder / copy, folder / file):
         save(pictures.read(folder / file, upright=upright), folder / copy)

@@ -3,7 +3,7 @@
 places.json is the only file with paths of this machine. A run that was moved finds its inputs again by their hashes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,11 @@ def asset_dirs(run: Run, recipe: Recipe, config: Any, inputs: Iterable[Path]) ->
 
 def newcomers(run: Run, recipe: Recipe, config: Any) -> str:
     """'data: 2 files came to FOLDER after step 2: a.png, b.png', or "". Of a person's own folders alone."""
-    entries = recorded(run)
-    for asset in recipe.assets(config):
-        if asset.kind == "folder" and asset.name in entries:
-            files = entries[asset.name]["files"]
-            known = run.known_places(recipe.name, asset.name, fingerprint(files))
-            folder = next((folder for folder in known if folder.is_dir()), Path(asset.source))
-            new = [name for name in listing(folder, asset.files) if name not in files and not of_a_system(name)]
-            if new:
-                return f"{asset.name}: {counted(len(new), 'file')} came to {folder} after step 2: {', '.join(new[:5])}"
+    for asset, files, known in noted(run, recipe, config, ("folder",)):
+        folder = known or Path(asset.source)
+        new = [name for name in listing(folder, asset.files) if name not in files and not of_a_system(name)]
+        if new:
+            return f"{asset.name}: {counted(len(new), 'file')} came to {folder} after step 2: {', '.join(new[:5])}"
     return ""
 
 
@@ -58,18 +54,28 @@ def changed(run: Run, recipe: Recipe, config: Any) -> str:
 
     A file is hashed where its time changed, and not where nobody has hashed it here.
     """
-    memo, entries = Memo(run.cache / "hashes.json"), recorded(run)
+    memo = Memo(run.cache / "hashes.json")
+    for asset, files, folder in noted(run, recipe, config, ("folder", "licensed")):
+        if folder is None:
+            continue
+        if other := [name for name in files if memo.is_another(folder / name, files[name])]:
+            said = f"{counted(len(other), 'file')} in {folder} gone or changed since step 2"
+            return f"{asset.name}: {said}: {', '.join(other[:5])}"
+        if later := placed_later(asset, folder) if folder == run.data(recipe.name, asset.name) else "":
+            return f"{asset.name}: {later}"
+    return ""
+
+
+def noted(
+    run: Run, recipe: Recipe, config: Any, kinds: tuple[str, ...]
+) -> Iterator[tuple[Asset, dict[str, str], Path | None]]:
+    """Assets of some kinds that step 2 noted: their files with hashes, and the first known folder that is there."""
+    entries = recorded(run)
     for asset in recipe.assets(config):
-        if asset.kind in ("folder", "licensed") and asset.name in entries:
+        if asset.kind in kinds and asset.name in entries:
             files = entries[asset.name]["files"]
             known = run.known_places(recipe.name, asset.name, fingerprint(files))
-            if folder := next((folder for folder in known if folder.is_dir()), None):
-                other = [name for name in files if memo.is_another(folder / name, files[name])]
-                said = f"{counted(len(other), 'file')} in {folder} gone or changed since step 2: {', '.join(other[:5])}"
-                archives_said = placed_later(asset, folder) if folder == run.data(recipe.name, asset.name) else ""
-                if other or archives_said:
-                    return f"{asset.name}: {said if other else archives_said}"
-    return ""
+            yield asset, files, next((folder for folder in known if folder.is_dir()), None)
 
 
 def placed_later(asset: Asset, folder: Path) -> str:

@@ -9,7 +9,7 @@ the backward pass, each process keeps its own rows, and what is asked of them al
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -95,7 +95,7 @@ class GradientSum:
             tensor.grad = gradient_of(tensor)
 
 
-def views(flat: torch.Tensor, tensors: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+def views(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Parts of a flat tensor, one after another, in the shapes of `tensors`."""
     parts = flat.split([tensor.numel() for tensor in tensors]) if tensors else ()
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -11,6 +11,7 @@ import torch
 
 from lib.core.records import Parts
 from lib.network.adapters import plain_name
+from lib.network.gradients import views
 
 
 def buffers(parts: Parts) -> dict[str, torch.Tensor]:
@@ -53,9 +54,8 @@ class RunningStatistics:
         """micro_batches: of the step, on all processes. Counts stay whole numbers."""
         if self.buffers and accelerator.num_processes > 1:
             self.moved = accelerator.reduce(self.moved, "sum")
-        parts = self.moved.split([buffer.numel() for buffer in self.buffers]) if self.buffers else ()
-        for buffer, part in zip(self.buffers, parts, strict=True):
-            value = buffer.double() + part.view_as(buffer) / micro_batches
+        for buffer, part in zip(self.buffers, views(self.moved, self.buffers), strict=True):
+            value = buffer.double() + part / micro_batches
             buffer.copy_(value if buffer.is_floating_point() else value.round())
 
 
