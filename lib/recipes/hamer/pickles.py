@@ -42,26 +42,61 @@ def latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# The next three are called by a pickle, with whatever it holds: hence `Any`.
+def no_bytes(*arguments: Any) -> bytes:
+    """How Python 3 writes b"" for Python 2: the content of an array without numbers."""
+    if arguments:
+        raise pickle.UnpicklingError("bytes that are made and not stored")
+    return b""
+
+
+# A pickle calls what follows with whatever it holds: hence `Any`.
+
+
+class Kind:
+    """numpy's dtype, made from a name and a byte order alone.
+
+    A dtype takes any state that a pickle gives it: damaged flags make numpy take numbers for references to objects.
+    """
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
+        self.dtype = np.dtype(code if isinstance(code, str) else "V")
+        if self.dtype.kind not in "biufcOSU":
+            raise pickle.UnpicklingError(f"an array of {code!r}")
+
+    def __setstate__(self, state: Any) -> None:
+        _, order, *parts = state[:5]
+        if order not in ("<", ">", "=", "|") or parts != [None, None, None]:
+            raise pickle.UnpicklingError(f"an array of records, or in the byte order {order!r}")
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+class Array(np.ndarray):
+    """An array as a pickle builds it; np.asarray makes a plain one of it."""
+
+    def __new__(cls, *arguments: Any) -> "Array":
+        raise pickle.UnpicklingError("an array that is made without its content")
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, kind, by_columns, content = state
+        super().__setstate__((version, shape, kind.dtype, by_columns, content))
 
 
 def rebuild(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """numpy's _reconstruct, for plain arrays alone."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"array class {kind!r}")
-    if shape != (0,):  # numpy writes this; the shape comes with the state, and so do as many bytes
-        raise pickle.UnpicklingError(f"an array that starts with the shape {shape!r}")
-    return np.ndarray.__new__(np.ndarray, shape, code)
+    """numpy's _reconstruct, for plain arrays alone. Shape and bytes come with the state, as many as there are."""
+    if kind is not Array or shape != (0,):
+        raise pickle.UnpicklingError(f"an array of the class {kind!r} that starts with the shape {shape!r}")
+    return np.ndarray.__new__(Array, (0,), np.int8)
 
 
-def scalar(dtype: Any, content: Any = None) -> Any:
-    if dtype.hasobject:
+def scalar(kind: Any, content: Any = None) -> Any:
+    if kind.dtype.hasobject:
         raise pickle.UnpicklingError("a scalar of Python objects")
-    return np.frombuffer(content, dtype)[0]
+    return np.frombuffer(content, kind.dtype)[0]
 
 
-def from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return np.frombuffer(content, dtype).reshape(shape, order=order)
+def from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
+    return np.frombuffer(content, kind.dtype).reshape(shape, order=order)
 
 
 ARRAYS = {
@@ -72,7 +107,7 @@ ARRAYS = {
         "multiarray.scalar": scalar,
         "numeric._frombuffer": from_buffer,
     }.items()
-} | {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "_codecs.encode": latin1}
+} | {"numpy.ndarray": Array, "numpy.dtype": Kind, "_codecs.encode": latin1, "__builtin__.bytes": no_bytes}
 CHUMPY = {
     "chumpy.ch.Ch": Ch,
     "chumpy.reordering.Select": Select,

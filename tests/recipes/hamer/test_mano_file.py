@@ -4,7 +4,6 @@ The twins hold the stand-in hand.
 """
 
 import hashlib
-import io
 import pickle
 import sys
 import types
@@ -16,7 +15,7 @@ import scipy.sparse
 from lib.core import hashes
 from lib.core.errors import Stop
 from lib.core.run import Damaged
-from lib.recipes.hamer import mano_file, pickles
+from lib.recipes.hamer import mano_file
 from lib.recipes.hamer.config import MANO_MD5
 from lib.recipes.hamer.mano_file import PARENTS
 
@@ -161,12 +160,6 @@ def test_file_of_anything_else_is_one_sentence(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(Stop, match=rf"{name} (is|holds)"):
         mano_file.read(tmp_path / name)
-
-
-def test_pickle_that_would_fill_the_memory_is_refused_before_it_is_read():
-    """LONG_BINPUT at place 2 ** 31 - 1: Python's reader would make room for as many entries."""
-    with pytest.raises(Stop, match=r"MANO is not a complete pickle .*stores something at place 2147483647"):
-        pickles.read(io.BytesIO(b"\x80\x02}r\xff\xff\xff\x7f."), "MANO")
 
 
 def test_arrays_of_objects_and_huge_matrices_are_one_sentence(twin, hand):
