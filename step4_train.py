@@ -82,4 +82,4 @@ if __name__ == "__main__":
 
         sys.exit(sweep.main(sys.argv[1:]))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(cli.main(4, work, add_flags))
+    sys.exit(cli.main(4, work, add_flags, again=("checkpoint",)))

@@ -54,8 +54,10 @@ class Job:
     def unwatched(self) -> Iterator[None]:
         """What is looked at within the block is only shown: no output depends on it."""
         before = set(self.read)
-        yield
-        self.read.intersection_update(before)
+        try:
+            yield
+        finally:
+            self.read.intersection_update(before)
 
     def advance(self, done: int, total: int, unit: str) -> None:
         self.progress = {"done": done, "total": total, "unit": unit}

@@ -45,7 +45,7 @@ class Asset:
     licence: str = ""
     how_to_get: str = ""  # one or two sentences for the user: page, size, what to click
     stand_in: Callable[[Path], None] | None = None
-    made_from: str = ""  # kind "made": the parameters of the stand-in as text; with another text it is made again
+    made_from: str = ""  # kind "made": its parameters as text; from another text, or by other code, it is made again
     required: bool = True
     archives: tuple[Archive, ...] = ()  # kind "licensed": what brings the files
     size_bytes: int = 0  # of what is fetched; 0 = not known

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.core import code
+from lib.core import code, steps
 from lib.core.contract import Recipe
 from lib.core.errors import FAILED, Paused, Stop
 from lib.core.hashes import Memo, sha256_of
@@ -60,7 +60,7 @@ def fetch_all(
     memo, name, records = Memo(run.cache / "hashes.json", afresh), recipe.name, []
     entries = recorded(run)
     for asset in recipe.assets(config):
-        folder, wanted = run.data(name, asset.name), held(asset, entries.get(asset.name))
+        folder, wanted = run.data(name, asset.name), drawn_by(recipe, held(asset, entries.get(asset.name)))
         with alone_at(folder, partial(pause, should_stop, asset.name)):
             found = attached(run, name, wanted, inputs, memo)
             if not found:
@@ -78,6 +78,14 @@ def held(asset: Asset, entry: dict[str, Any] | None) -> Asset:
         return asset
     same = (entry["kind"], entry["source"], entry["revision"]) == ("hub", asset.source, asset.revision)
     return replace(asset, revision=entry["commit"]) if same else asset
+
+
+def drawn_by(recipe: Recipe, asset: Asset) -> Asset:
+    """Stand-in data belongs to the code that draws it, too: another line of it draws other data."""
+    if asset.kind != "made":
+        return asset
+    behind = code.hashes(recipe, code.closure(recipe, recipe.modules("assets")))
+    return replace(asset, made_from=f"{asset.made_from}, code {steps.digest(behind)}")
 
 
 def unpack(asset: Asset, folder: Path, inputs: Iterable[Path], memo: Memo, should_stop: ShouldStop) -> None:
@@ -168,13 +176,12 @@ def in_place(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) ->
 
 
 def from_stand_in(asset: Asset, folder: Path, memo: Memo, should_stop: ShouldStop) -> AssetRecord:
-    """Stand-in data: made once in a temporary folder, then renamed; with other parameters it is made again."""
+    """Stand-in data: made once in a temporary folder, then renamed; other parameters and other code make it again."""
     folder = stand_in_folder(asset, folder, memo)
     if complete(asset, folder, memo):
         return record(asset, folder, memo, should_stop)
     if asset.stand_in is None:
         raise Stop(f"the recipe gives no stand_in that could make the asset {asset.name}", code=FAILED)
-    shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         asset.stand_in(temporary)
         write_sources(asset, temporary, {name: sha256_of(temporary / name) for name in listing(temporary, {})})

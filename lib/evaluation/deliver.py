@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,7 +76,6 @@ def export(job: Job) -> None:
             raise Stop(
                 f"the preset {job.record['preset']} has no adapters to export", job.run.command(5, "--export", "merged")
             )
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
         with atomic_folder(folder / "adapter") as temporary:
             export_adapter(job, parts, wrapped, source, temporary)
             write_hashes(temporary)
@@ -86,7 +84,6 @@ def export(job: Job) -> None:
         push(job, folder / "adapter")
     if job.args.export == "merged":
         parts.modules |= adapters.merge(wrapped)
-        shutil.rmtree(folder / "merged", ignore_errors=True)
         with atomic_folder(folder / "merged") as temporary:
             job.recipe.export(job.config, stage, parts, temporary)
             for place in (temporary, *filter(Path.is_dir, temporary.rglob("*"))):

@@ -69,7 +69,6 @@ def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) ->
     """What is made of the rows: eval/, figures/, the report, and the sentences on the console."""
     scores = write_scores(job, stage, source, columns)
     figures = job.run.folder / "figures"
-    shutil.rmtree(figures, ignore_errors=True)
     named = (text for row in columns["base"] for text in (row.sample_id, row.group))
     with atomic_folder(figures) as temporary, fonts.for_texts(named):
         job.recipe.figures(job.config, stage, columns["base"], columns["adapted"], temporary)

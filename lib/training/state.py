@@ -151,6 +151,7 @@ def state_of(training: Training) -> dict[str, Any]:
         "bad_steps": training.bad_steps,
         "evaluations_since_best": training.evaluations_since_best,
         "skipped": training.skipped,
+        "audited": sorted(training.audited),
         "micro_batch": training.micro_batch,
         "recipe": training.job.record["recipe"],
         "scaler": scaler.state_dict() if scaler is not None else None,
@@ -188,7 +189,7 @@ def restore(training: Training, folder: Path) -> None:
     training.leaders = state["leaders"]
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
     training.saved_step = training.step
-    training.audited = {objective.name for objective in training.objectives if objective.from_step < training.step}
+    training.audited = set(state.get("audited", ()))  # where an older checkpoint is silent, each is looked at again
     restore_micro_batch(training, state["micro_batch"])
     if state["scaler"]:
         training.accelerator.scaler.load_state_dict(state["scaler"])

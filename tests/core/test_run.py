@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import contextlib
 import json
 
 import pytest
@@ -22,6 +23,18 @@ def test_a_failed_folder_is_not_there(tmp_path):
         (temporary / "x").write_text("1")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_stands_until_the_new_one_is_whole(tmp_path):
+    for content in ("old", "new"):
+        with contextlib.suppress(RuntimeError), atomic_folder(tmp_path / "export") as temporary:
+            (temporary / content).write_text(content)
+        with contextlib.suppress(RuntimeError), atomic_folder(tmp_path / "export"):
+            raise RuntimeError
+        assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == [
+            "export",
+            f"export/{content}",
+        ]
 
 
 def test_what_a_killed_process_left_is_swept_at_any_depth(tmp_path):

@@ -264,7 +264,7 @@ def test_unchanged_files_are_hashed_once(memo, tmp_path, monkeypatch):
 
 
 def recipe_of(*wanted: Asset) -> SimpleNamespace:
-    return SimpleNamespace(name="toy", assets=lambda config: list(wanted))
+    return SimpleNamespace(name="toy", assets=lambda config: list(wanted), modules=lambda function: [])
 
 
 def step_2(run: Run, recipe: SimpleNamespace, inputs: list[Path]) -> list[assets.AssetRecord]:

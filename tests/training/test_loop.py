@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 
 from lib.core.errors import Stop
 from lib.core.run import existing, read_json, read_log
-from lib.network import checkpoint, gradients
+from lib.network import audit, checkpoint, gradients
+from lib.recipes.toy import recipe
 from lib.training import loop, stages
 from tests.equal import equal_files
 
@@ -119,6 +121,22 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_training(step, prepared, 
     assert step(4) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert [one.name for one in (folder / "train" / "adapt").glob("step-*")] == ["step-000002"]
+
+
+def test_a_pause_saves_no_objective_the_check_of_its_first_backward(step, prepared, monkeypatch):
+    """The second one is due in every second step from step 1 on, so for the first time after the pause."""
+    prepared("train.epochs=1", "train.second_loss=true")
+    of_recipe, checked = recipe.objectives, []
+
+    def objectives(config, stage):
+        first, second = of_recipe(config, stage)
+        return [first, replace(second, from_step=1)]
+
+    monkeypatch.setattr(recipe, "objectives", objectives)
+    monkeypatch.setattr(audit, "after_backward", lambda objective, *others: checked.append(objective.name))
+    stop_at(monkeypatch, 2)
+    assert step(4) == 75 and step(4) == 0
+    assert checked == ["fit", "back"]
 
 
 def test_killed_before_the_first_checkpoint_the_log_starts_again(step, whole, monkeypatch, folder):
@@ -266,6 +284,10 @@ def test_a_stage_that_began_does_not_begin_from_another_checkpoint(
     stop_at(monkeypatch, 2)
     assert step(4, "--run", "s", "--checkpoint", other) == 75  # the same one, wherever it lies
     assert step(4, "--run", "s", "--checkpoint", source) == 0
+    capsys.readouterr()
+    assert step(4, "--run", "r", "--checkpoint", other) == 2  # complete, and from its base
+    assert "began without a checkpoint, so --checkpoint" in capsys.readouterr().err
+    assert step(4, "--run", "s", "--checkpoint", source) == 0  # complete, and from this one
 
 
 def test_force_does_not_remove_what_it_is_to_begin_from(step, prepared, folder, tmp_path, capsys):

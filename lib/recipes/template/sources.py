@@ -6,7 +6,6 @@ lib.core.records.Asset explains the kinds.
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.core import syntax
 from lib.core.records import Asset
 
 from .config import Config
@@ -38,11 +37,10 @@ def pictures(config: Config) -> Asset:
 
 
 def made_from(config: Config) -> str:
-    """The settings and the code of the stand-in as text: another text makes it again."""
-    drawn_by = syntax.source(Path(__file__).with_name("stand_in.py")).tree_hash
+    """The settings of the stand-in as text. Another text, or other code behind it, makes it again."""
     data = config.data
     sizes = f"{data.stand_in_cameras} x {data.stand_in_pictures} at {data.side_px} px"
-    return f"{sizes}, window {config.model.window_px} px, code {drawn_by}"
+    return f"{sizes}, window {config.model.window_px} px"
 
 
 def made_base(window_px: int) -> Callable[[Path], None]:
