@@ -6,6 +6,7 @@ among landscapes), it is fitted in whole with white beside it, as VGGT's publish
 the answer is kept. Calls by orientation would cost nothing of the resolution, but two calls share no world and no unit.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ class Photo:
 
 
 def photographs(config: Settings, folder: Path, out: Path | None = None) -> list[Photo]:
-    """The photos in a folder and its sub-folders, in the order of their names; of a scene, those in images/.
+    """The photos in a folder and its sub-folders, as they are numbered; of a scene, those in images/.
 
     out: where predictions go; photos below it are none of the user's. A photo that cannot be used is named and left
     out. Stop: none is left, or predictions would lie among the photos, or the folder holds whole scenes.
@@ -112,9 +113,15 @@ def photo(
 
 def below(folder: Path) -> list[Path]:
     """Files and folders that begin with a dot are no photos: some systems leave one beside each file."""
-    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    found = sorted(folder.rglob("*"), key=as_counted) if folder.is_dir() else []
     open_ones = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [path for path in open_ones if path.suffix.lower() in pictures.PHOTOS and path.is_file()]
+
+
+def as_counted(path: Path) -> list[str | int]:
+    """2.jpg before 10.jpg: neighbours by name were taken one after the other, and are to see the same place."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [*(int(part) if number % 2 else part for number, part in enumerate(parts)), path.as_posix()]
 
 
 def with_reader(paths: list[Path]) -> list[Path]:

@@ -54,6 +54,15 @@ def test_sub_folders_keep_their_paths_in_files_and_in_the_colmap_model(config, p
     assert all(photo.read().shape == (42, 56, 3) for photo in found)
 
 
+def test_photos_come_in_the_order_in_which_they_were_numbered(config, photos):
+    """Where chunks share their neighbours, 10 after 1 would be another place."""
+    names = ["1", "2", "9", "10", "11", "100"]
+    for name in names:
+        save(photos / "film" / f"IMG_{name}.jpg", 60, 40)
+    found = photographs(config, photos / "film")
+    assert [photo.called for photo in found] == [f"IMG_{name}" for name in names]
+
+
 def test_two_photos_of_one_name_keep_their_suffixes(config, photos):
     Image.open(photos / "view0.jpg").save(photos / "view0.png")
     called = [photo.called for photo in photographs(config, photos)]
