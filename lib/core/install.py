@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 from lib.core.errors import FAILED, Stop
 
-# What the tests need, step 1 --dev.
-DEV = ("pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.17", "mypy>=2.4")
+# What the tests need, step 1 --dev; with the packages that only some people's files need.
+DEV = (
+    "pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.17", "mypy>=2.4",
+    "h5py>=3.11", "pillow-heif>=0.18",
+)  # fmt: skip
 MARK = "PIPELINE_INSTALLED"  # set for the step that starts again after an installation
 TESTS = {
     ">=": lambda have, want: have >= want, "<=": lambda have, want: have <= want, "==": lambda have, want: have == want,
