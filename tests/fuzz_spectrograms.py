@@ -2,7 +2,6 @@
 
 import csv
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,14 @@ def make_echo_hdf5(folder: Path) -> None:
 
     with h5py.File(folder / "e.h5", "w") as file:
         file["echo"] = np.exp(2j * np.pi * 0.05 * np.arange(400))
+        file["echo"].attrs["prf"], file["fc"] = 2000.0, 24e9
 
 
 def read_echo(folder: Path) -> Any:
     """The last pulses, of which a damaged file may have fewer than its header says."""
-    echo = echoes.echo_of(next(folder.iterdir()), DataConfig())
+    path = next(folder.iterdir())
+    echo = echoes.echo_of(path, DataConfig())
+    echo_files.stated(path)
     return echo.part(max(0, len(echo) - 300), len(echo))
 
 
@@ -114,7 +116,7 @@ SPECTROGRAMS = {
     "echo_csv": Reader(make_echo_table, read_echo, lambda rows: finite([rows])),
     "echo_mat": Reader(make_echo_matlab, read_echo, lambda rows: finite([rows])),
     "echo_mat_4": Reader(make_echo_matlab_4, read_echo, lambda rows: finite([rows])),
-    **({"echo_h5": Reader(make_echo_hdf5, read_echo, lambda rows: finite([rows]))} if find_spec("h5py") else {}),
+    "echo_h5": Reader(make_echo_hdf5, read_echo, lambda rows: finite([rows])),
     "levels_npz": Reader(make_levels, read_levels),
     "recordings_csv": Reader(make_table, read_table),
     "split": Reader(make_split, read_split, wrong_split, "*.json"),

@@ -5,9 +5,12 @@ of echoes takes no more memory than one image. Older `.mat`, `.npz` and `.csv` c
 that prepares: large ones are refused.
 """
 
+import contextlib
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NUMPY = b"\x93NUMPY"  # what a .npy begins with
-MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows
+MOST_WHOLE_BYTES = 1_000_000_000  # of a file without windows, and of one window
 # Names under which files state what two of our settings say. "fs" is none: it may be that of the range samples.
 SAID = dict.fromkeys(("prf", "prf_hz", "prfhz"), "prf_hz") | dict.fromkeys(
     ("wavelength", "wavelength_m"), "wavelength_m"
@@ -43,8 +46,15 @@ def opened(path: Path, variable: str = "") -> Array:
     """
     if not path.stat().st_size:
         raise Unusable("the file is empty")
-    try:
+    with reading(path):
         return READERS[path.suffix.lower()](path, variable)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Unusable instead of whatever a reader raises of a damaged file."""
+    try:
+        yield
     except (Unusable, Stop):
         raise
     except Exception as error:  # readers raise almost any exception on a damaged header, tokenize.TokenError among them
@@ -76,7 +86,7 @@ def of_zip(path: Path, variable: str) -> Array:
 def of_matlab(path: Path, variable: str) -> Array:
     """Version 7.3 is HDF5, in which MATLAB's axes lie the other way round."""
     if is_hdf5(path):
-        return Turned(of_hdf5(path, variable))
+        return of_hdf5(path, variable, turned=True)
     refuse_large(path)
     found = matlab.arrays(path.read_bytes())
     return found[chosen(list(found), variable)]()
@@ -87,22 +97,32 @@ def is_hdf5(path: Path) -> bool:
         return file.read(19) == b"MATLAB 7.3 MAT-file"
 
 
-def of_hdf5(path: Path, variable: str) -> Array:
+def of_hdf5(path: Path, variable: str, turned: bool = False) -> Array:
     try:
         import h5py
     except ImportError as error:
         raise Stop(
             f"{path.name} is an HDF5 file, which h5py reads and nothing else here does", "pip install h5py"
         ) from error
-    names: list[str] = []
     file = h5py.File(path, "r")
-    file.visititems(lambda name, one: names.append(name) if is_array(h5py, one) else None)
-    return file[chosen(names, variable)]
+    name = chosen([name for name, one in datasets(file).items() if is_array(name, one)], variable)
+    return Slices(file[name], path, turned)
 
 
-def is_array(h5py: Any, one: Any) -> bool:
-    """A dataset of numbers; MATLAB and h5py both keep complex ones as pairs of fields."""
-    return isinstance(one, h5py.Dataset) and one.ndim > 0 and (one.dtype.kind in "fiuc" or one.dtype.names is not None)
+def datasets(file: Any) -> dict[str, Any]:
+    """All of an open HDF5 file by their paths, "radar/pulses"."""
+    found: dict[str, Any] = {}
+    file.visititems(lambda name, one: found.update({name: one}) if hasattr(one, "dtype") else None)
+    return found
+
+
+def is_array(name: str, one: Any) -> bool:
+    """A dataset of numbers; MATLAB and h5py both keep complex ones as pairs of fields. MATLAB's texts are numbers too,
+    and so is what its cells refer to.
+    """
+    if name.startswith("#refs#/") or one.attrs.get("MATLAB_class", b"") == b"char":
+        return False
+    return one.ndim > 0 and (one.dtype.kind in "fiuc" or one.dtype.names is not None)
 
 
 def of_text(path: Path, variable: str) -> Array:
@@ -161,19 +181,36 @@ def number(word: str) -> complex:
 
 
 def stated(path: Path) -> dict[str, float]:
-    """What a file with several arrays says of its radar, as our settings: {"prf_hz": 500.0}. It was opened before."""
-    found: dict[str, Any] = {}
-    if path.suffix.lower() == ".npz":
-        import numpy as np
-
-        with np.load(path, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files if name.lower() in SAID}
-    elif path.suffix.lower() == ".mat" and not is_hdf5(path):
-        found = {name: read() for name, read in matlab.arrays(path.read_bytes()).items() if name.lower() in SAID}
-    single = {SAID[name.lower()]: float(one.item()) for name, one in found.items() if one.size == 1}
+    """What a file says of its radar beside its echo, as our settings: {"prf_hz": 500.0}. Unusable: it is damaged."""
+    with reading(path):
+        found = {name.rpartition("/")[2].lower(): one for name, one in beside(path).items()}
+    numbers = {name: one for name, one in found.items() if name in SAID and one.size == 1 and one.dtype.kind in "fiu"}
+    single = {SAID[name]: float(one.item()) for name, one in numbers.items()}
     if carrier := single.pop("carrier", 0.0):
         single["wavelength_m"] = LIGHT_M_S / (carrier * (1e9 if carrier < 1000 else 1))  # in GHz, or in Hz
     return single
+
+
+def beside(path: Path) -> dict[str, "np.ndarray"]:
+    """What has one of the names of SAID in a file: arrays, and what HDF5 keeps as attributes of anything."""
+    import numpy as np
+
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files if name.lower() in SAID}
+    if suffix == ".mat" and not is_hdf5(path):
+        return {name: read() for name, read in matlab.arrays(path.read_bytes()).items() if name.lower() in SAID}
+    if suffix not in (".mat", ".h5", ".hdf5"):
+        return {}
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        noted = [file.attrs]
+        file.visititems(lambda name, one: noted.append(one.attrs))
+        found = {name: np.asarray(one[name]) for one in noted for name in one if name.lower() in SAID}
+        small = {name: one for name, one in datasets(file).items() if one.size == 1}
+        return found | {name: one[()] for name, one in small.items() if name.rpartition("/")[2].lower() in SAID}
 
 
 def chosen(names: list[str], variable: str) -> str:
@@ -190,16 +227,24 @@ def shown(names: list[str]) -> str:
     return some([printable(name)[:MOST_SHOWN] for name in names], 8) or "none"
 
 
-class Turned:
-    """A dataset whose axes are named in the other order; a slice of it is a slice of the file."""
+class Slices:
+    """A dataset of HDF5. A slice of it is a slice of the file, and may be damaged where others are not.
 
-    def __init__(self, stored: Array):
-        self.stored = stored
-        self.shape, self.dtype, self.ndim = stored.shape[::-1], stored.dtype, len(stored.shape)
+    turned: its axes are named in the other order.
+    """
+
+    def __init__(self, stored: Array, path: Path, turned: bool):
+        self.stored, self.path, self.turned = stored, path, turned
+        self.shape, self.dtype, self.ndim = stored.shape[:: -1 if turned else 1], stored.dtype, stored.ndim
         self.size = stored.size
 
-    def __getitem__(self, key: tuple[slice, ...]) -> "np.ndarray":
-        part: np.ndarray = self.stored[tuple(key)[::-1]].T
+    def __getitem__(self, key: "tuple[slice, ...] | EllipsisType") -> "np.ndarray":
+        where = key if isinstance(key, tuple) else (slice(None),) * self.ndim
+        cells = math.prod(len(range(*one.indices(length))) for one, length in zip(where, self.shape, strict=True))
+        if cells * self.dtype.itemsize > MOST_WHOLE_BYTES:  # a file of some bytes may state any size
+            raise Unusable(f"shape {self.shape} of {self.dtype} is more than can be read at once")
+        with reading(self.path):
+            part: np.ndarray = self.stored[where[::-1]].T if self.turned else self.stored[where]
         return part
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from lib.core.config import from_dotted
-from lib.core.errors import Stop
 from lib.core.order import Key
 from lib.recipes.vavae_microdoppler import echo_files, echoes, radar, stand_in
 from lib.recipes.vavae_microdoppler.config import Config
@@ -36,7 +36,7 @@ def saved(folder: Path, name: str, array: np.ndarray) -> Path:
     elif name.endswith(".csv"):
         np.savetxt(path, array, delimiter=",", header="i,q", comments="")
     elif name.endswith(".h5"):
-        with pytest.importorskip("h5py").File(path, "w") as file:
+        with h5py.File(path, "w") as file:
             file["radar/pulses"] = array
     else:
         np.save(path, array)
@@ -61,21 +61,6 @@ def test_every_layout_gives_the_same_spectrogram(tmp_path, expected, name, array
     [image] = images(saved(tmp_path, name, array), **settings)
     assert np.abs(image.astype(int) - expected).max() <= 4  # one of 256 colours, where a level is rounded otherwise
     assert (image == expected).mean() > 0.999
-
-
-def test_matlab_7_3_is_read_slice_by_slice_with_its_axes_as_in_matlab(tmp_path, expected, monkeypatch):
-    h5py, path = pytest.importorskip("h5py"), tmp_path / "e.mat"
-    with h5py.File(path, "w", userblock_size=512) as file:
-        stored = np.zeros(GATED.T.shape, [("real", "f8"), ("imag", "f8")])
-        stored["real"], stored["imag"] = GATED.T.real, GATED.T.imag
-        file["pulses"] = stored
-    with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file".ljust(512))
-    read, whole = [], echo_files.Turned.__getitem__
-    monkeypatch.setattr(echo_files.Turned, "__getitem__", lambda self, key: read.append(key) or whole(self, key))
-    [image] = images(path, iq_layout="range_time")
-    assert np.array_equal(image, expected)
-    assert all(key[1].stop - key[1].start <= 4200 for key in read)  # pulses of one image, not of the file
 
 
 def test_a_long_echo_is_read_one_image_at_a_time(tmp_path):
@@ -133,16 +118,6 @@ def test_a_large_file_that_has_no_windows_says_which_formats_have_them(tmp_path,
         with pytest.raises(Unusable, match=r"is read as a whole: save it as \.npy, \.h5 or \.mat of version 7\.3"):
             images(saved(tmp_path, name, PAIRS))
     assert len(images(saved(tmp_path, "e.npy", PAIRS))) == 1
-
-
-def test_hdf5_without_h5py_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    (tmp_path / "e.h5").write_bytes(b"\x89HDF")
-    with pytest.raises(Stop, match="h5py reads and nothing else here") as stop:
-        images(tmp_path / "e.h5")
-    assert stop.value.command == "pip install h5py"
 
 
 def test_the_notch_leaves_slow_echoes_out(tmp_path):

@@ -4,6 +4,7 @@ tables with a clock, users who differ in more than their walk.
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,7 +122,16 @@ def test_numbers_without_a_sign_have_no_silence(tmp_path):
 def test_a_file_that_states_another_radar_is_not_read_as_this_one(tmp_path, said, name, value):
     np.savez(tmp_path / "e.npz", echo=APPROACHING, **said)
     savemat(tmp_path / "e.mat", {"echo": APPROACHING, **said})
-    for file in ("e.npz", "e.mat"):
+    with h5py.File(tmp_path / "e.h5", "w") as file:  # a number beside the echo, and what is said of the echo itself
+        file["echo"] = APPROACHING
+        file.attrs["site"] = "hall"
+        for number, (word, one) in enumerate(said.items()):
+            file.require_group("radar").update({word: one}) if number % 2 else file["echo"].attrs.update({word: one})
+    with h5py.File(tmp_path / "e73.mat", "w", userblock_size=512) as file:
+        file.update({"echo": APPROACHING[:, None]} | {word: np.atleast_2d(one) for word, one in said.items()})
+    with (tmp_path / "e73.mat").open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(512))
+    for file in ("e.npz", "e.mat", "e.h5", "e73.mat"):
         if not name:
             assert len(list(echoes.spectrograms(configured(variable="echo"), tmp_path / file))) == 1
             continue
