@@ -12,6 +12,12 @@ from lib.core.errors import Stop
 from lib.recipes.hamer.conventions import FRACTION_PX
 
 RIGHT = "let it give (side, (x0, y0, x1, y1)), left or right and pixels"
+# The last MediaPipe that carries its weights. Its own list of packages would take NumPy and protobuf back to versions
+# with which pandas and TensorBoard do not start; it works with NumPy 2.4 and protobuf 6.33.
+INSTALL = (
+    "python -m pip install --no-deps 'mediapipe<0.10.22' 'protobuf>=6.31.1,<7' flatbuffers "
+    "opencv-contrib-python-headless"
+)
 Found = list[tuple[str, list[float]]]  # left or right, x0, y0, x1, y1 px
 Detector = Callable[[np.ndarray], Iterable[tuple[str, Iterable[float]]]]
 
@@ -25,7 +31,8 @@ def detector(name: str) -> Detector | None:
         loaded = importlib.import_module(module)
     except ImportError as error:
         cause = f"the detector {module} is not installed ({error})"
-        raise Stop(cause, f"python -m pip install {module}, or leave --detector out and draw boxes") from error
+        command = INSTALL if module == "mediapipe" else f"python -m pip install {module}"
+        raise Stop(cause, f"{command}   (or leave --detector out and draw boxes)") from error
     if module == "mediapipe" and not function:
         return mediapipe(loaded)
     if not callable(getattr(loaded, function, None)):
@@ -38,7 +45,7 @@ def mediapipe(module: Any) -> Detector:
     """MediaPipe's hand landmarks as tight boxes. It names sides as in a mirror, so they are exchanged here."""
     if not hasattr(module, "solutions"):
         cause = "this mediapipe has no `solutions`, the part that carries its own weights"
-        raise Stop(cause, "python -m pip install 'mediapipe<0.10.22', or say --detector module:function")
+        raise Stop(cause, f"{INSTALL}   (or say --detector module:function)")
     hands = module.solutions.hands.Hands(static_image_mode=True, max_num_hands=4, min_detection_confidence=0.3)
 
     def detect(picture: np.ndarray) -> Found:

@@ -39,7 +39,7 @@ def is_video(path: Path) -> bool:
 def extract(video: Path, folder: Path, every: int) -> list[Path]:
     """The kept frames as folder/frames/NAME-everyN/NNNNNN.jpg, numbered as in the video; made once.
 
-    Stop: no decoder, or a video that ends in the middle: then nothing of it is left behind. The frames are another
+    Stop: no decoder, or a video that cannot be decoded: then nothing of it is left behind. The frames are another
     video's, or this one's before it changed: labels may have been drawn on them.
     """
     place = folder / FRAMES / f"{video.name.replace('.', '-')}-every{every}"
@@ -114,8 +114,18 @@ def by_decoder(video: Path) -> Iterator[np.ndarray]:
     with av.open(str(video)) as container:
         if not container.streams.video:
             raise Stop(f"{video} holds sound and no pictures", "give another video to --propose")
+        shown_s = 0.0
         for frame in container.decode(video=0):
+            shown_s = frame.time or shown_s
             yield upright(frame.to_ndarray(format="rgb24"), frame.rotation, video)
+        say_if_cut(video, shown_s, (container.duration or 0) / 1e6)
+
+
+def say_if_cut(video: Path, shown_s: float, stated_s: float) -> None:
+    """Decoders end a film that was cut without a word. Sound may go on a little longer than pictures do."""
+    if shown_s < 0.9 * stated_s - 1:
+        said = f"{video.name} says that it lasts {stated_s:.1f} s and shows {shown_s:.1f} s"
+        print(f"  {said}: it was cut, or its sound goes on", flush=True)
 
 
 def upright(picture: np.ndarray, rotation_deg: float, video: Path) -> np.ndarray:
@@ -133,4 +143,8 @@ def by_imageio(video: Path) -> Iterator[Any]:
     except ImportError as error:
         cause = f"{video} needs a decoder, and neither PyAV nor imageio is installed"
         raise Stop(cause, "python -m pip install av, or give a GIF, WebP or APNG to --propose") from error
-    yield from imageio.v3.imiter(video)
+    about, shown = imageio.v3.immeta(video), 0
+    for picture in imageio.v3.imiter(video):
+        shown += 1
+        yield picture
+    say_if_cut(video, shown / about.get("fps", 1), about.get("duration", 0))

@@ -1,8 +1,6 @@
 """--propose: what is drafted, carried on through a video, kept of a person's work, and refused."""
 
-import contextlib
 import json
-import struct
 import sys
 from types import SimpleNamespace
 
@@ -233,45 +231,6 @@ def test_a_video_that_ends_in_the_middle_leaves_nothing_half_written(configure, 
     with pytest.raises(Stop, match=r"clip\.gif cannot be decoded at frame"):
         run(configure, path, str(tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*.*"))
-
-
-def test_frames_too_large_for_their_format_are_refused(tmp_path):
-    """A header of a few bytes made every frame 64 megapixels, and 2 GB of three of them."""
-    path = film(tmp_path / "clip.gif", 3)
-    content = path.read_bytes()
-    path.write_bytes(content[:6] + struct.pack("<HH", 8000, 8000) + content[10:])
-    with pytest.raises(Stop, match="frames have 8000 x 8000 px, too many for"):
-        video.extract(path, tmp_path, 1)
-    assert not (tmp_path / "frames").exists() or not any((tmp_path / "frames").iterdir())
-
-
-def test_a_frame_of_another_size_than_the_first_is_refused(tmp_path):
-    """It made a picture of 24 x 16 px one of 100 megapixels."""
-    frames = [Image.new("L", (24, 16), level) for level in (10, 90, 200)]
-    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
-    content, whole = (tmp_path / "clip.gif").read_bytes(), b",\0\0\0\0" + struct.pack("<HH", 24, 16)
-    last = content.rindex(whole)
-    (tmp_path / "clip.gif").write_bytes(content[: last + 5] + struct.pack("<HH", 10000, 10000) + content[last + 9 :])
-    with pytest.raises(Stop, match=r"decoded at frame 2 .it has 10000 x 10000 px and the first one other ones"):
-        video.extract(tmp_path / "clip.gif", tmp_path, 1)
-
-
-@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (2, 0)), (-90, (0, 1)), (-180, (1, 2))])
-def test_a_film_is_turned_as_players_turn_it(monkeypatch, tmp_path, rotation, corner):
-    """A phone's frames lie on their side, and a box that was read off a player would be elsewhere in them."""
-    picture = np.zeros((2, 3, 3), np.uint8)
-    picture[0, 0] = 255
-    frame = SimpleNamespace(to_ndarray=lambda format: picture, rotation=rotation)
-    opened = SimpleNamespace(streams=SimpleNamespace(video=[1]), decode=lambda video: [frame])
-    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=lambda path: contextlib.nullcontext(opened)))
-    [found] = video.frames(tmp_path / "clip.mp4")
-    assert found[corner].tolist() == [255, 255, 255] and found.shape[:2] == ((3, 2) if rotation % 180 else (2, 3))
-    frame.rotation = 30
-    with pytest.raises(Stop, match=r"is to be turned by 30 degrees"):
-        list(video.frames(tmp_path / "clip.mp4"))
-    opened.streams.video = []
-    with pytest.raises(Stop, match="holds sound and no pictures"):
-        list(video.frames(tmp_path / "clip.mp4"))
 
 
 def test_a_film_without_a_decoder_is_one_sentence(configure, tmp_path, monkeypatch):
