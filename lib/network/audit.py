@@ -4,6 +4,8 @@ Each of these faults has been published as a result somewhere: adapters that cha
 without a gradient behind reentrant checkpointing, a tensor in two optimisers or in none, a frozen norm that drifts.
 """
 
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from lib.network import adapters, running, sharding
 from lib.network.gradients import GradientSum
 
 SAME = 1e-5  # relative; fp32 round-off of an added zero is 1e-7
+NO_DERIVATIVE = r"[\s\S]*an autograd kernel was not registered"  # torch's words
 
 
 def refuse_other_output(before: list[Row], after: list[Row]) -> None:
@@ -42,6 +45,23 @@ def refuse_other_base(limits: dict[str, float], scores: dict[str, float]) -> Non
                 "bring weights and ground truth again: python step2_download.py --force",
                 FAILED,
             )
+
+
+def watch_derivatives() -> None:
+    """An operator without a derivative gives nothing to what comes before it, and torch warns of that once."""
+    warnings.filterwarnings("error", NO_DERIVATIVE, UserWarning)
+
+
+def backward(accelerator: Any, loss: torch.Tensor) -> None:
+    """Stop: an operator between the loss and a trained tensor has no derivative (seen since `watch_derivatives`)."""
+    try:
+        accelerator.backward(loss)
+    except UserWarning as warning:
+        if not re.match(NO_DERIVATIVE, str(warning)):
+            raise
+        operator = str(warning).split(": ")[0]
+        cause = f"the operator {operator} has no derivative: what is trained before it would get a part of its gradient"
+        raise Stop(f"{cause}, or none", code=FAILED) from warning
 
 
 def refuse_bad_group(objective: Objective, group: Group, names: list[str], taken: dict[str, str]) -> None:

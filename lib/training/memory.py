@@ -16,7 +16,7 @@ from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Sample
 from lib.core.run import write_record, write_text
 from lib.core.words import counted
-from lib.network import adapters, sharding
+from lib.network import adapters, audit, sharding
 from lib.network.batches import to_device
 from lib.training.state import Training
 
@@ -98,7 +98,7 @@ def train_on(training: Training, sample: Sample) -> None:
             tensor.grad = None
         with training.accelerator.autocast():
             loss, _ = objective.loss(training.parts, batch, max(training.step, objective.from_step))
-        training.accelerator.backward(loss)
+        audit.backward(training.accelerator, loss)
     del moments
 
 

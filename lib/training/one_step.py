@@ -96,7 +96,7 @@ def accumulate(training: Training, number: int, objective: Objective) -> tuple[d
             loss, numbers = objective.loss(training.parts, batch, training.step)
         if training.job.args.detect_anomaly:
             anomaly.refuse_bad_loss(objective.name, loss, names)
-        accelerator.backward(loss / parts_of_batch)
+        audit.backward(accelerator, loss / parts_of_batch)
         sums.collect()
         training.running.collect()
         label = "loss_objective" if number == 0 else f"loss_{objective.name}"

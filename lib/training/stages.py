@@ -14,7 +14,7 @@ from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import existing, write_record
 from lib.core.words import counted
 from lib.data import places
-from lib.network import adapters, checkpoint, layers, lineage, scoring, sharding
+from lib.network import adapters, audit, checkpoint, layers, lineage, scoring, sharding
 from lib.network.setup import (
     assemble,
     build_base,
@@ -44,6 +44,7 @@ def run(job: Job) -> list[Path]:
     accelerator, precision = open_device(job, job.args.log_with.split(","))
     say_what_differs(job, precision, accelerator.num_processes)
     refuse_uneven(job, accelerator.num_processes)
+    audit.watch_derivatives()
     with sharding.decided(job, accelerator):
         return train_stages(job, accelerator)
 

@@ -48,6 +48,21 @@ def test_a_loss_that_does_not_reach_an_adapter_stops(step, prepared, capsys, mon
     assert "net.2.lora_B.weight gets no gradient" in said(step, capsys)
 
 
+def test_an_operator_without_a_derivative_stops(step, prepared, capsys, monkeypatch):
+    """The other half of the loss has one, so no tensor is without a gradient."""
+    prepared("train.epochs=1")
+    library, loss = torch.library.Library("tests", "FRAGMENT"), recipe.squared_error("")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: 2 * x, "CPU")
+
+    def half_of_it(parts, batch, step):
+        value, numbers = loss(parts, batch, step)
+        return value + torch.ops.tests.twice(value), numbers
+
+    monkeypatch.setattr(recipe, "squared_error", lambda fault: half_of_it)
+    assert "the operator tests::twice has no derivative" in said(step, capsys)
+
+
 def test_a_step_that_moves_something_frozen_stops(step, prepared, capsys, monkeypatch):
     prepared("train.epochs=1")
     update = one_step.update

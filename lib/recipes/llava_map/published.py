@@ -131,6 +131,7 @@ def four_bit(llm: nn.Module) -> nn.Module:
             compute_dtype=torch.bfloat16,
             quant_type="nf4",
         )
+        small.support_avx512bf16_for_cpu = False  # what it packs for a processor has no derivative
         small.load_state_dict(layer.state_dict())
         llm.set_submodule(name, small)
     return llm

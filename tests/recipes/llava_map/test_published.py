@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,13 +74,27 @@ def test_blip2_under_other_names_stops_with_the_count(config, blip2):
 
 
 def test_four_bits_without_bitsandbytes_are_refused(config, base, monkeypatch):
-    import sys
-
     config.model.llm_bits = 4
     for name in ("bitsandbytes", "bitsandbytes.nn"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(Stop, match="bitsandbytes"):
         assemble.build(config, STAGE2, {"base": base})
+
+
+def test_what_is_in_four_bits_hands_gradients_on(monkeypatch):
+    """bitsandbytes packs weights for a processor at the first evaluation; from then on they hand none on."""
+
+    class Linear4bit(torch.nn.Linear):
+        support_avx512bf16_for_cpu = True
+
+        def __init__(self, inside, outside, bias, compute_dtype, quant_type):
+            super().__init__(inside, outside, bias)
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", SimpleNamespace(Linear4bit=Linear4bit))
+    small = published.four_bit(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2, bias=False)))
+    assert [type(layer) for layer in small] == [Linear4bit, Linear4bit]
+    assert not any(layer.support_avx512bf16_for_cpu for layer in small)
 
 
 def test_the_language_model_is_tried_before_it_is_used(config, base, monkeypatch):
