@@ -19,19 +19,24 @@ NO_RESULT = (
 KNOWN_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "llama2")
 
 
-def write(run: Run, record: dict[str, Any], loading: list[str], folder: Path) -> None:
-    """README.md and the picture that it shows, into the folder of the adapter."""
+def write(run: Run, record: dict[str, Any], loading: list[str], folder: Path, source: Path) -> None:
+    """README.md and the picture that it shows, into the folder of the adapter.
+
+    source: the checkpoint that the adapter comes from. Where step 5 scored another one, the card has no numbers.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
-    pictures = sorted((run.folder / "figures").glob("*.png"))[:1]
+    scores, assets, made = existing(run.scores), read_json(run.assets), read_json(source / "state.json")
+    is_scored = (made["stage"], made["step"]) == (scores["stage"], scores["step"])
+    pictures = sorted((run.folder / "figures").glob("*.png"))[:1] if is_scored else []
     for picture in pictures:
         shutil.copyfile(picture, folder / picture.name)
-    scores, assets = existing(run.scores), read_json(run.assets)
     said = base_of(assets) | {"library_name": "peft", "tags": ["lora", scores["recipe"]]}
-    if not record["demo"]:
+    if is_scored and not record["demo"]:
         said |= {"model_name": run.name, "eval_results": [result(scores)]}
     data = ModelCardData(**said)
-    lines = text(run, record, scores, assets, loading, [picture.name for picture in pictures])
+    worth = list(told(record, scores, pictures)) if is_scored else [not_scored(run, made, scores)]
+    lines = text(run, record, scores["recipe"], made["step"], assets, loading, worth)
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines) + "\n")
     card.save(folder / "README.md")
 
@@ -68,27 +73,43 @@ def result(scores: dict[str, Any]) -> Any:
     )
 
 
+def told(record: dict[str, Any], scores: dict[str, Any], pictures: list[Path]) -> Iterator[str]:
+    """What step 5 says of the adapter."""
+    from lib.evaluation import report
+
+    yield from (str(report.verdict(scores, record)), "")
+    yield from (f"![held-out samples: untouched base and adapted]({picture.name})\n" for picture in pictures)
+    yield from table(scores)
+
+
+def not_scored(run: Run, made: dict[str, Any], scores: dict[str, Any]) -> str:
+    """In place of all numbers: those of another checkpoint say nothing of this one."""
+    again = run.portable_command(5, "--checkpoint", f"step-{made['step']}")
+    return (
+        f"**This adapter is the checkpoint of step {made['step']}, which was not scored: step {scores['step']} was. "
+        f"Nothing is known of what it is worth. `{again}` scores it.**"
+    )
+
+
 def text(
     run: Run,
     record: dict[str, Any],
-    scores: dict[str, Any],
+    recipe: str,
+    step: int,
     assets: list[dict[str, Any]],
     loading: list[str],
-    pictures: list[str],
+    worth: list[str],
 ) -> Iterator[str]:
     from lib.data import split
-    from lib.evaluation import report
 
     proof = existing(run.split)
     yield from ([NO_RESULT, ""] if record["demo"] else [])
-    yield from (f"# {run.name}", "", str(report.verdict(scores, record)), "")
-    yield from (f"![held-out samples: untouched base and adapted]({name})\n" for name in pictures)
-    yield from table(scores)
+    yield from (f"# {run.name}", "", *worth)
     yield from ("", "## Load it", "", "```python", *loading, "```", "", "## Made from", "")
     yield from (f"* {words(asset)}" for asset in assets)
     yield f"* training and held-out data, split by {proof['by']}, share {split.in_words(proof['overlap'])}"
     yield f"* held out: {', '.join(proof['groups']['test'])}"
-    yield f"* recipe {scores['recipe']}, preset {scores['preset']}, step {scores['step']}; code {revision()}"
+    yield f"* recipe {recipe}, preset {record['preset']}, step {step}; code {revision()}"
     yield from ("", "<details><summary>Every setting</summary>", "", "```json")
     yield from (json.dumps(record["config"], indent=1), "```", "", "</details>")
 

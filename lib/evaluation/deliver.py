@@ -101,7 +101,7 @@ def export_adapter(job: Job, parts: Parts, wrapped: dict[str, Any], source: Path
     if full:
         save_file(checkpoint.contiguous(full), folder / FULLY_TRAINED, metadata={"base": parts.base})
     lineage.read(source).write(folder)
-    card.write(job.run, job.record, loading(parts, wrapped, bool(full)), folder)
+    card.write(job.run, job.record, loading(parts, wrapped, bool(full)), folder, source)
 
 
 def loading(parts: Parts, wrapped: dict[str, Any], full: bool) -> list[str]:

@@ -158,7 +158,8 @@ def test_the_card_says_what_it_was_made_from_and_a_demos_card_that_it_is_no_resu
     write_json(run.assets, [hub_base])
     exported = folder / "export" / "adapter"
     exported.mkdir(parents=True)
-    card.write(run, record, ["import peft"], exported)
+    [scored] = folder.glob(f"train/*/step-{existing(run.scores)['step']:06d}")
+    card.write(run, record, ["import peft"], exported, scored)
     head = ModelCard.load(exported / "README.md").data.to_dict()
     assert head["base_model"] == ["me/base"] and head["library_name"] == "peft"
     assert head["license"] == "other" and head["license_name"] == "own-licence-no-sale"
@@ -170,9 +171,22 @@ def test_the_card_says_what_it_was_made_from_and_a_demos_card_that_it_is_no_resu
         "c" * 40 in text and "share 0 groups, 0 files" in text and "trivial predictor" in text and "import peft" in text
     )
     assert text.strip().startswith("# r")
-    card.write(run, record | {"demo": True}, ["import peft"], exported)
+    card.write(run, record | {"demo": True}, ["import peft"], exported, scored)
     demo = ModelCard.load(exported / "README.md")
     assert demo.text.strip().startswith("**This adapter comes from a demo") and "model-index" not in demo.data.to_dict()
+
+
+def test_the_card_of_a_checkpoint_that_was_not_scored_has_no_numbers_of_another_one(trained, step, folder):
+    assert step(5) == 0
+    scores = existing(folder / "eval" / "scores.json")
+    other = next(at for at in folder.glob("train/*/step-*") if int(at.name[5:]) != scores["step"])
+    assert step(5, "--export", "adapter", "--checkpoint", other.name) == 0
+    text = (folder / "export" / "adapter" / "README.md").read_text()
+    assert f"step {int(other.name[5:])}, which was not scored: step {scores['step']} was" in text
+    assert f"preset small, step {int(other.name[5:])};" in text
+    assert "model-index" not in text and "interval" not in text and "trivial" not in text
+    assert step(5, "--export", "adapter") == 0
+    assert "interval" in (folder / "export" / "adapter" / "README.md").read_text()
 
 
 def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
