@@ -1,6 +1,7 @@
 """Score the untouched base, a trivial predictor and the adapted model. The work of step 5."""
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lib.core import steps
 from lib.core.contract import main_measure
+from lib.core.errors import FAILED, Stop
 from lib.core.job import Job
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
@@ -179,6 +181,7 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
     """eval/scores.json and eval/per_sample.csv. They hold no times, so they are equal after any interruption."""
     recipe, measures = job.recipe, job.recipe.measures(job.config, stage)
     main, metric = main_measure(recipe, job.config, stage)
+    refuse_without_number(job, stage, main, columns)
     comparison = recipe.comparison(job.config, stage)
     compared = statistics.compare(
         recipe, job.config, stage, columns["base"], columns["adapted"], columns["trivial"], comparison
@@ -199,11 +202,22 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "lower_is_better": {name: m.lower_is_better for name, m in measures.items()},
         "words": {name: {"title": m.title, "meaning": m.meaning, "front": m.front} for name, m in measures.items()},
         "by_group": statistics.by_group(recipe, job.config, stage, main, columns["base"], columns["adapted"]),
-        "guards": guards(job, source),
+        "guards": [*guards(job, source), *statistics.unpaired(columns["base"], columns["adapted"])],
     }
     statistics.write_scores(job.run.folder / "eval" / "per_sample.csv", columns)
     write_record(job.run.scores, scores)
     return scores
+
+
+def refuse_without_number(job: Job, stage: Stage, main: str, columns: dict[str, list[Row]]) -> None:
+    """Stop: what is compared is no number, for one of the two networks or for a sample of one of them."""
+    why = statistics.without_number(main, columns["base"], columns["adapted"])
+    for column in () if why else ("base", "adapted"):
+        value = job.recipe.summarise(job.config, stage, columns[column])[main]
+        why = why or ("" if math.isfinite(value) else f"{main} of the {column} model is {value}")
+    if why:
+        again = job.run.command(4, "--force", "--detect-anomaly")
+        raise Stop(why, f"{again}   (trains anew and names the module), or another --checkpoint step-N", FAILED)
 
 
 def guards(job: Job, source: Path) -> list[str]:

@@ -5,6 +5,7 @@ again for every draw. Samples of one group (views of a scene, windows of a recor
 than MIN_GROUPS test groups there is no interval and no verdict.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lib.core.contract import Recipe
 from lib.core.order import Key
 from lib.core.records import Metric, Row, Stage
 from lib.core.tables import NUMBER, TEXT, write_table
+from lib.core.words import counted
 
 MIN_GROUPS = 5
 INTERVAL = (2.5, 97.5)  # percent
@@ -56,6 +58,41 @@ def compare(
             "verdict": verdict(low, high, measures[name], bool(draws)) if name == main and comparison == "base" else "",
         }  # fmt: skip
     return {"resampled": by, "metrics": metrics}
+
+
+def without_number(main: str, base: list[Row], adapted: list[Row]) -> str:
+    """Why base and adapted cannot be compared by the metric `main`, in words; "" where they can.
+
+    A mean leaves out what has no number. Where a network's answer has none on a hard sample, and the other's has one,
+    the means would be over different samples, and who fails would look better.
+    """
+    columns = {"adapted model": adapted, "base": base}
+    for one, other in (("adapted model", "base"), ("base", "adapted model")):
+        pairs = zip(columns[one], columns[other], strict=True)
+        lost = [row.sample_id for row, beside in pairs if is_lost(row, main) and not is_lost(beside, main)]
+        if lost:
+            samples = counted(len(lost), "held-out sample")
+            return f"{main} of the {one} is not finite for {samples}, first {lost[0]}, where the {other} has a value"
+    return ""
+
+
+def unpaired(base: list[Row], adapted: list[Row]) -> list[str]:
+    """A sentence for each further number that some samples have under one of the two networks alone."""
+    names = dict.fromkeys(name for row in base for name in row.numbers)
+    counts = {
+        name: sum(is_lost(one, name) != is_lost(other, name) for one, other in zip(base, adapted, strict=True))
+        for name in names
+    }
+    return [
+        f"{name} has a value for {counted(count, 'sample')} under one network alone: its means are over other samples"
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def is_lost(row: Row, name: str) -> bool:
+    """Has the sample such a number, and is it none? One of a whole set stands in no row."""
+    return not math.isfinite(row.numbers.get(name, 0.0))
 
 
 def resamples(scored: list[Row], count: int, seed: int) -> tuple[str, list[list[int]]]:

@@ -111,7 +111,12 @@ def sequence_numbers(predicted: Tensor, truth: Tensor, valid: Tensor, alignment:
 def frame_means(aligned: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float]:
     """`sequence_numbers` of a prediction (s, h, w) that is aligned already."""
     frames = [depth_numbers(aligned[i], truth[i], valid[i]) for i in range(len(truth)) if valid[i].any()]
-    return {name: spread(frame[name] for frame in frames)["mean"] for name in (*DEPTH, "negative_share")}
+    return {name: mean_of([frame[name] for frame in frames]) for name in (*DEPTH, "negative_share")}
+
+
+def mean_of(numbers: list[float]) -> float:
+    """NaN of none. Unlike `spread` it leaves no frame out: one that a network fails on has to count against it."""
+    return torch.tensor(numbers, dtype=torch.float64).mean().item()
 
 
 def region_numbers(aligned: Tensor, truth: Tensor, valid: Tensor, region: Tensor) -> dict[str, float]:

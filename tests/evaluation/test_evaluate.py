@@ -189,6 +189,24 @@ def test_the_card_of_a_checkpoint_that_was_not_scored_has_no_numbers_of_another_
     assert "interval" in (folder / "export" / "adapter" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("lost", [(33,), range(20, 40)])
+def test_an_adapted_model_without_a_number_is_no_result(trained, step, folder, monkeypatch, capsys, lost):
+    real = toy.score_batch
+
+    def score_batch(config, stage, parts, batch):
+        found = real(config, stage, parts, batch)
+        if parts and any("lora_A" in name for name, _ in parts.modules["net"].named_parameters()):
+            for row in found:
+                row.numbers["error"] = float("nan") if int(row.sample_id[1:]) in lost else row.numbers["error"]
+        return found
+
+    monkeypatch.setattr(toy, "score_batch", score_batch)
+    assert step(5) == 1 and not (folder / "eval" / "scores.json").exists()
+    said = capsys.readouterr().err
+    assert f"not finite for {'1 held-out sample' if len(lost) == 1 else '20 held-out samples'}, first s" in said
+    assert "step4_train.py --run r --force --detect-anomaly" in said
+
+
 def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     assert step(5, "--predict", "mine") == 2

@@ -112,3 +112,17 @@ def test_per_sample_table_holds_numbers_exactly(tmp_path):
     statistics.write_scores(tmp_path / "per_sample.csv", {"base": rows([value]), "adapted": rows([1 / 3])})
     assert (tmp_path / "per_sample.csv").read_text().splitlines()[1] == f"s0,g0,error,{value!r},{1 / 3!r}"
     assert [p.name for p in tmp_path.iterdir()] == ["per_sample.csv"]
+
+
+def test_a_sample_that_one_network_alone_has_no_number_for_is_named():
+    """Recipes average what has a number, so a network that fails on the hard samples would look better."""
+    known, lost = rows([1, 2, 3]), rows([1, math.nan, 3])
+    assert statistics.without_number("error", known, known) == statistics.without_number("error", lost, lost) == ""
+    said = statistics.without_number("error", known, lost)
+    assert (
+        said == "error of the adapted model is not finite for 1 held-out sample, first s1, where the base has a value"
+    )
+    assert "error of the base is" in statistics.without_number("error", lost, known)
+    assert statistics.without_number("frechet", known, lost) == ""  # of the whole set: in no row
+    assert statistics.unpaired(known, known) == statistics.unpaired(lost, lost) == []
+    assert statistics.unpaired(known, lost)[0].startswith("error has a value for 1 sample under one network alone")

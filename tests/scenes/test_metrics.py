@@ -82,6 +82,14 @@ def test_a_frame_without_valid_pixels_is_left_out_and_a_sequence_without_any_is_
         assert all(map(math.isnan, without.values()))
 
 
+def test_a_frame_that_the_network_fails_on_is_not_left_out():
+    truth, valid = torch.ones(2, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
+    for failed in (torch.nan, torch.inf):
+        predicted = torch.ones(2, 4, 4)
+        predicted[1, 0, 0] = failed
+        assert not math.isfinite(metrics.sequence_numbers(predicted, truth, valid, "median")["mae"])
+
+
 def test_the_spread_ignores_what_is_not_finite():
     found = metrics.spread([1.0, 2.0, 6.0, math.nan, math.inf])
     assert found == pytest.approx({"mean": 3, "std": math.sqrt(14 / 3), "median": 2})
