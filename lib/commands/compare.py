@@ -1,18 +1,22 @@
 """Comparison of runs: comparison.csv, a table for the console, and a plot of the score against what it cost.
 
 Only runs that were scored by the same metric on the same held-out files are ranked against each other; the others are
-listed and named as not comparable. Two recipes have the same metric where one module scores both.
+listed and named as not comparable. Two recipes have the same metric where one module scores both, and runs of one have
+it where no setting differs that says what is measured (lib.core.config.measured).
 """
 
+import contextlib
 import hashlib
 import json
+import shlex
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib import recipes
 from lib.commands import answer, cli
-from lib.core.config import silent_everywhere
+from lib.core import steps
+from lib.core.config import marked, silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
 from lib.core.run import SCRIPTS, Run, existing, read_log, read_record
 from lib.core.tables import COUNT, NUMBER, TEXT, YES_NO, read_table, write_table
@@ -34,7 +38,9 @@ COMPARISON = {
     "trivial": NUMBER, "difference": NUMBER, "low": NUMBER, "high": NUMBER, "verdict": TEXT, "n_samples": COUNT,
     "held_out": TEXT, "seconds": NUMBER, "memory_bytes": COUNT, "samples_per_second": NUMBER, "observations": TEXT,
 }  # fmt: skip
-COMPARABLE = ["demo", "metric", "lower_is_better", "held_out"]  # shared by runs that are ranked; and their scorer
+# Shared by runs that are ranked; and their scorer. MEASURED, as JSON, is no column of the table.
+MEASURED = "measured"
+COMPARABLE = ["demo", "metric", "unit", "lower_is_better", "held_out", MEASURED]
 SHOWN = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", "interval", "verdict", "time", "memory")
 
 
@@ -47,8 +53,9 @@ def main(words: list[str]) -> int:
     with answer.given() as told:
         try:
             args = parser.parse_args(words)
-            root, names = args.root.resolve(), dict.fromkeys(Path(word).name for word in args.compare)
-            print(compare([existing_run(root, name) for name in names], root / "runs"))
+            root = args.root.resolve()
+            runs = dict.fromkeys(existing_run(root, word) for word in args.compare)
+            print(compare(list(runs), root / "runs"))
             told |= {"runs": rows_of(root / "runs" / "comparison.csv"), "exit_code": DONE}
         except Stop as stop:
             told["exit_code"] = cli.say(stop, told)
@@ -56,18 +63,33 @@ def main(words: list[str]) -> int:
 
 
 def rows_of(table: Path) -> list[dict[str, Any]]:
-    """The rows of comparison.csv as JSON values."""
-    import pandas as pd
+    """The rows of comparison.csv as JSON values: a run that is called 007 is no number."""
+    found = read_table(table, COMPARISON)
+    further = {name: found[name].map(value_of).astype(object) for name in found if name not in COMPARISON}
+    rows: list[dict[str, Any]] = json.loads(found.assign(**further).to_json(orient="records"))
+    return [{key: None if value == "" else value for key, value in row.items()} for row in rows]
 
-    found: list[dict[str, Any]] = json.loads(pd.read_csv(table).to_json(orient="records"))
-    return found
+
+def value_of(cell: str) -> Any:
+    """A cell of a column whose dtype is not stated: a number, a truth value, or text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return {"True": True, "False": False}.get(cell, cell)
 
 
-def existing_run(root: Path, name: str) -> Run:
-    run = Run(root, name)
-    if not run.record.exists():
+def existing_run(root: Path, word: str) -> Run:
+    """The run of that name, or in that folder, below the root. Stop: there is none, or the folder is elsewhere."""
+    folder = Path(word).resolve()
+    run = Run(root, folder.name)
+    named = word == run.name or run.folder.resolve() in (folder, (root / word).resolve())
+    if not named and folder.is_dir():
+        free = run.folder if not run.folder.exists() else run.folder.with_name(f"{run.name}-copy")
+        command = shlex.join(["cp", "-r", str(folder), str(free)])
+        raise Stop(f"{folder} is not in {run.folder.parent}, where runs are compared", f"{command}   and name the copy")
+    if not named or not run.record.exists():
         there = [record.parent.name for record in root.glob("runs/*/run.json")]
-        raise Stop(f"there is no run {name!r}: {nearest(name, there)}")
+        raise Stop(f"there is no run {word!r}: {nearest(run.name, there)}")
     return run
 
 
@@ -81,7 +103,7 @@ def compare(runs: list[Run], out: Path) -> str:
     frame = pd.DataFrame([facts(run) for run in runs]).astype(COMPARISON)
     settings = differing_settings([existing(run.record)["config"] for run in runs])
     ranked, others = rank(frame.join(pd.DataFrame(settings, frame.index, dtype=object)))
-    write_table(out / "comparison.csv", pd.concat([ranked, others]))
+    write_table(out / "comparison.csv", pd.concat([ranked, others]).drop(columns=MEASURED))
     plots.comparison(ranked, out / "comparison.png")
     lines = console(ranked)
     first = ranked.iloc[0]
@@ -94,6 +116,9 @@ def facts(run: Run) -> dict[str, Any]:
     record, scores = existing(run.record), read_record(run.scores)
     if scores is None:
         raise Stop(f"the run {run.name} has no scores to compare", run.command(5))
+    for step in (4, 5):
+        if why := steps.outdated(run, step, record["config"]):
+            raise Stop(f"the scores of the run {run.name} are not of it as it is now: {why}", run.command(step))
     main = scores["main"]
     m = scores["metrics"][main["metric"]]
     times = [entry for stage in stage_folders(run) for entry in read_log(stage / "timing.jsonl")]
@@ -109,6 +134,7 @@ def facts(run: Run) -> dict[str, Any]:
         **{key: m[key] for key in ("base", "adapted", "trivial", "difference", "low", "high", "verdict")},
         "n_samples": scores["n_samples"],
         "held_out": held_out(run),
+        MEASURED: measured(run, record),
         "seconds": round(sum(entry["seconds"] for entry in times), 1),
         "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
         "samples_per_second": statistics.median(entry["samples_per_second"] for entry in times) if times else None,
@@ -143,6 +169,12 @@ def held_out(run: Run) -> str:
     files = sorted(records.loc[(records["split"] == "test") & (records["status"] == "ok"), "sha256"])
     samples = sorted(set(read_table(run.scores.with_name("per_sample.csv"), PER_SAMPLE)["sample_id"]))
     return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]
+
+
+def measured(run: Run, record: dict[str, Any]) -> str:
+    """The settings that say what is measured, as JSON: regions, classes, how the truth was made."""
+    recipe = recipes.find(run.root, record["recipe"])
+    return json.dumps({key: record["config"].get(key) for key in sorted(marked(recipe.Config(), "measured"))})
 
 
 def differing_settings(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -180,6 +212,12 @@ def difference(row: "pd.Series[Any]", other: "pd.Series[Any]") -> str:
         return "a demo run" if row["demo"] else "not a demo run"
     if row["metric"] != other["metric"]:
         return f"metric {row['metric']}, not {other['metric']}"
+    if row["unit"] != other["unit"]:
+        return f"in {row['unit'] or 'no unit'}, not {other['unit'] or 'in none'}"
+    one, another = (json.loads(of[MEASURED]) for of in (row, other))
+    for key in one.keys() | another.keys():
+        if one.get(key) != another.get(key):
+            return f"{key}={one.get(key)}, not {another.get(key)}"
     return "other held-out samples"
 
 

@@ -29,6 +29,14 @@ def scored(default: Any) -> Any:
     return field(default=default, metadata={"scored": True, "free": True})
 
 
+def measured(default: Any, **marks: bool) -> Any:
+    """A setting that says what is measured, or against which truth: of runs that differ in it, scores are not ranked.
+
+    marks: further ones (scored=True, free=True).
+    """
+    return field(default=default, metadata={"measured": True, **marks})
+
+
 @dataclass
 class TrainConfig:
     """The loop's own settings. A recipe may extend this class."""
@@ -304,7 +312,7 @@ def silent_everywhere() -> set[str]:
 
 
 def marked(config: Any, mark: str, path: str = "") -> set[str]:
-    """The dotted keys of the settings that are `silent`, `free` or `scored`; a recipe's own default keeps the mark."""
+    """The dotted keys of the settings with a mark (silent, free, scored, measured); a recipe's own default keeps it."""
     found = set()
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):

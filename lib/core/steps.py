@@ -15,7 +15,18 @@ from typing import Any
 from lib.core import code
 from lib.core import config as configuration
 from lib.core.contract import Recipe
-from lib.core.run import CACHE, SCRIPTS, STEPS, Damaged, Run, files_below, read_json, read_record, write_record
+from lib.core.run import (
+    CACHE,
+    SCRIPTS,
+    STEPS,
+    Damaged,
+    Run,
+    existing,
+    files_below,
+    read_json,
+    read_record,
+    write_record,
+)  # fmt: skip
 from lib.core.words import counted
 
 UNKNOWN = "what it was made from is not known, because"
@@ -86,14 +97,29 @@ def fingerprint(
     return {"inputs": inputs(run, step, recipe, config), "config": settings, "code": hashes, "sources": sources}
 
 
-def inputs(run: Run, step: int, recipe: Recipe, config: Any) -> dict[str, str]:
-    """Content hashes of what the step reads from disk."""
+def inputs(run: Run, step: int, recipe: Recipe | None, config: Any) -> dict[str, str]:
+    """Content hashes of what the step reads from disk. recipe, config: step 2 alone asks them."""
     if step == 1:
         return {"requirements.txt": file_hash(code.REPOSITORY / "requirements.txt")}
     if step == 2:
+        assert recipe is not None
         return {asset.name: asset_hash(asset) for asset in recipe.assets(config)}
     files = {3: [run.assets], 4: [run.assets, run.manifest, run.split], 5: [run.manifest, *checkpoints(run)]}[step]
     return {str(file.relative_to(run.folder)): file_hash(file) for file in files}
+
+
+def outdated(run: Run, step: int, config: dict[str, Any]) -> str:
+    """Why what step 4 or 5 left is not what the run's files and settings say now, in words; "" where it is.
+
+    Unlike `state` it reads no code: changed code makes no finished run another one. config: of run.json.
+    """
+    stamp = existing(run.stamp(step), run.command(step))
+    if stamp["state"] != "complete":
+        return f"step {step} ({STEPS[step]}) is {State(stamp['state'], (), stamp.get('progress'))}"
+    made_from = stamp["fingerprint"]
+    now = {"inputs": inputs(run, step, None, None), "config": config, "code": {}}
+    found = differences({**made_from, "code": {}}, now)
+    return f"step {step} ({STEPS[step]}) is stale: {'; '.join(found)}" if found else ""
 
 
 def asset_hash(asset: Any) -> str:

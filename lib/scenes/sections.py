@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lib.core import config
-from lib.core.config import one_of, refuse_bad_pattern
+from lib.core.config import measured, one_of, refuse_bad_pattern
 from lib.core.errors import Stop
 from lib.scenes.bounds import multiple, within
 
@@ -64,14 +64,14 @@ class DataConfig:
     # With one scene: training views that share more than this with a held-out view are dropped.
     gap_covisibility: float = 0.5
     # Also drop depth where ETH3D's masks say 1: right geometry, unsuited appearance (reflections, flare).
-    drop_obs_masks: bool = False
+    drop_obs_masks: bool = measured(False)
     # Unit of the scenes: m; unknown; auto = metres where a laser or a 16-bit depth with a scale says so, else unknown.
     # Where it is not known, errors are relative, because COLMAP's own scale is free.
     unit: str = "auto"
     # Folder with <scene>/<photograph>.png, nonzero = region (windows, say); see loss.region_weight.
     region_masks: str = ""
     # 16-bit PNG: depth in metres = value / depth_scale; 0 = from summary.json beside the scenes.
-    depth_scale: float = 0.0
+    depth_scale: float = measured(0.0)
     frames: list[int] = field(default_factory=lambda: [2, 8])  # fewest and most frames of a training sample
     # Lowest and highest share of common points with the sample's anchor frame.
     covisibility: list[float] = field(default_factory=lambda: [0.05, 1.0])

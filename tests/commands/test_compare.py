@@ -7,9 +7,9 @@ import pytest
 
 from lib.commands import compare
 from lib.core.errors import Stop
-from lib.core.run import append_line, write_record
+from lib.core.run import append_line, existing, write_record
 from lib.network import layers
-from tests.evaluation.test_report import METRICS, change, make_run, write_csv
+from tests.evaluation.test_report import METRICS, change, make_run, stamp, write_csv
 
 
 def add_run(root, name: str, adapted: float, trained: int = 10, **settings):
@@ -99,14 +99,24 @@ def other_metric(run):
     change(run.scores, main={"metric": "inliers", "unit": "share", "lower_is_better": True})
 
 
+def other_unit(run):
+    change(run.scores, main={"metric": "abs_rel", "unit": "m", "lower_is_better": True})
+
+
+def other_truth(run):
+    change(run.record, config=existing(run.record)["config"] | {"data.depth_scale": 2.0})
+
+
 @pytest.mark.parametrize("alter, reason", [
     (other_file, "other held-out samples"), (other_samples, "other held-out samples"),
     (other_recipe, "recipe hamer, not vggt_eth3d"),
-    (other_metric, "metric inliers, not abs_rel"), (lambda run: change(run.record, demo=False), "not a demo run"),
+    (other_metric, "metric inliers, not abs_rel"), (other_unit, "in m, not in none"),
+    (other_truth, "data.depth_scale=2.0, not None"), (lambda run: change(run.record, demo=False), "not a demo run"),
 ])  # fmt: skip
 def test_what_was_not_scored_on_the_same_data_is_named_instead_of_ranked(tmp_path, alter, reason):
     runs = [add_run(tmp_path, "odd", 0.01), add_run(tmp_path, "a", 0.18), add_run(tmp_path, "b", 0.15)]
     alter(runs[0])
+    stamp(runs[0])
     text = compare.compare(runs, tmp_path / "runs")
     assert f"not comparable with these: odd ({reason})" in text
     assert [(row["run"], row["rank"]) for row in read(tmp_path / "runs" / "comparison.csv")] == [
@@ -128,7 +138,35 @@ def test_other_training_data_does_not_hinder_a_comparison(tmp_path):
     runs = [add_run(tmp_path, "a", 0.18), add_run(tmp_path, "b", 0.15)]
     rows = [row for row in read(runs[0].manifest) if row["group"] != "scene4"]
     write_csv(runs[0].manifest, rows[0].keys(), [row.values() for row in rows])
+    stamp(runs[0])
     assert "not comparable" not in compare.compare(runs, tmp_path / "runs")
+
+
+def test_maps_of_another_region_are_not_ranked_against_each_other(tmp_path):
+    """The frames are the same ones, and neither lines nor thresholds are."""
+    runs = [add_run(tmp_path, name, 0.2) for name in ("wide", "far", "fine")]
+    for run, settings in zip(runs, ({}, {"data.region": "100x50"}, {"eval.compared_points": 200}), strict=True):
+        of_maps = {"data.region": "60x30", "data.centreline": False, "eval.compared_points": 100, "eval.detections": 50}
+        change(run.record, recipe="llava_map", config=existing(run.record)["config"] | of_maps | settings)
+        stamp(run)
+    text = compare.compare(runs, tmp_path / "runs")
+    assert "not comparable with these: far (data.region=100x50, not 60x30)" in text
+    assert "not comparable with these: fine (eval.compared_points=200, not 100)" in text
+
+
+def test_scores_of_other_settings_than_the_run_has_now_are_refused(prepared, step, folder, tmp_path, capsys):
+    """Step 1 gave the run another rank, or another training goes on: the scores are those of the one before."""
+    prepared(last=5)
+    words = ["--root", str(tmp_path), "--compare", "r"]
+    assert compare.main(words) == 0
+    assert step(1, "lora.rank=1") == 0
+    assert compare.main(words) == 2
+    said = capsys.readouterr().err
+    assert "step 4 (train) is stale: lora.rank was 2, is 1" in said and "step4_train.py --run r" in said
+    assert step(1, "lora.rank=2") == 0 and compare.main(words) == 0
+    change(folder / "4_train.json", state="paused", progress={"done": 5, "total": 20, "unit": "steps"})
+    assert compare.main(words) == 2
+    assert "step 4 (train) is paused at 5 of 20 steps" in capsys.readouterr().err
 
 
 def test_a_layer_that_several_stages_train_is_counted_once(tmp_path):
@@ -164,6 +202,26 @@ def test_the_table_is_json_too(tmp_path, capsys, monkeypatch):
     told = capsys.readouterr()
     [row] = json.loads(told.out)["runs"]
     assert row["run"] == "a" and row["adapted"] == 0.18 and "rank  run" in told.err
+
+
+def test_a_folder_elsewhere_is_not_taken_for_the_run_of_that_name(tmp_path, capsys):
+    here, elsewhere = tmp_path / "here", tmp_path / "else where"
+    add_run(here, "mine", 0.1)
+    other = add_run(elsewhere, "mine", 0.2)
+    assert compare.main(["--root", str(here), "--compare", str(other.folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{other.folder} is not in" in said and f"cp -r '{other.folder}' {here / 'runs' / 'mine-copy'}" in said
+    assert compare.main(["--root", str(here), "--compare", str(here / "runs" / "mine") + "/"]) == 0
+    assert compare.main(["--root", str(here), "--compare", "/nowhere/mine"]) == 2
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_json(tmp_path):
+    run = add_run(tmp_path, "007", 0.1, note="NA")
+    other = add_run(tmp_path, "1e5", 0.2, note="8")
+    compare.compare([run, other], tmp_path / "runs")
+    first, second = compare.rows_of(tmp_path / "runs" / "comparison.csv")
+    assert (first["run"], second["run"]) == ("007", "1e5") and isinstance(first["held_out"], str)
+    assert (first["note"], second["note"]) == ("NA", 8) and first["observations"] is None and first["demo"] is True
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_name(tmp_path, capsys):

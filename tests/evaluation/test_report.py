@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from lib import recipes
-from lib.core import config
+from lib.core import config, steps
 from lib.core.errors import Stop
 from lib.core.run import Run, append_line, existing, read_log, write_record
 from lib.data import split
@@ -148,10 +148,28 @@ def write_training(run: Run) -> None:
                 {"step": step, "eval": {"abs_rel": 0.2 - step / 1000, "inliers": 0.6}, "main": "abs_rel"},
             )
     write_record(stage / "best.json", {"step": 40, "metric": "abs_rel", "value": 0.16})
-    write_record(
-        run.stamp(4),
-        {"state": "complete", "fingerprint": {}, "progress": None, "outputs": [], "seconds": 33.0, "next": ""},
-    )
+    stamp(run)
+
+
+def stamp(run: Run) -> None:
+    """Steps 4 and 5 were made from what the run holds now."""
+    for step in (4, 5):
+        made_from = {
+            "inputs": steps.inputs(run, step, None, None),
+            "config": existing(run.record)["config"],
+            "code": {},
+        }
+        write_record(
+            run.stamp(step),
+            {
+                "state": "complete",
+                "fingerprint": made_from,
+                "progress": None,
+                "outputs": [],
+                "seconds": 33.0,
+                "next": "",
+            },
+        )
 
 
 def write_csv(path, header, rows):

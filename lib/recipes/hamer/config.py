@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.core.config import CacheConfig, EvalConfig, LoraConfig, SessionConfig, TrainConfig, at_least, one_of, to_dotted
+from lib.core.config import (
+    CacheConfig,
+    EvalConfig,
+    LoraConfig,
+    SessionConfig,
+    TrainConfig,
+    at_least,
+    measured,
+    one_of,
+    to_dotted,
+)  # fmt: skip
 from lib.core.errors import Stop
 from lib.recipes.hamer.data_config import PUBLISHED, DataConfig
 
@@ -32,7 +42,7 @@ class ModelConfig:
 
     init: str = "hamer"  # hamer (a whole checkpoint) | vitpose (its backbone alone) | demo (shipped)
     checkpoint: str = ""  # path of that checkpoint; "" = where step 2 asked you to put it
-    mano: str = "licensed"  # or stand_in: an invented hand in the same format
+    mano: str = measured("licensed")  # or stand_in: an invented hand in the same format
     crop_px: int = 256  # square crop; the backbone sees the middle three quarters of its columns
     patch_px: int = 16  # side of the square that becomes a token
     width: int = 1280  # of the backbone's tokens

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.core.config import at_least, one_of
+from lib.core.config import at_least, measured, one_of
 from lib.core.errors import Stop
 
 ONE_MEANING = ("freihand", "coco_wholebody", "ho3d", "dexycb", "interhand")  # conventions.FIXED says which
@@ -38,7 +38,7 @@ class DataConfig:
     group_pattern: str = ""  # regex over a sample's name; its first group names the subject or sequence. "" = by format
     val_groups: list[str] = field(default_factory=list)  # held out; [] = a share of the groups, drawn with train.seed
     val_share: float = 0.1  # of the groups, where val_groups is empty
-    truth: str = "3d"  # held-out hands are scored against all 21 keypoints in 3D (others are left out); or 2d
+    truth: str = measured("3d")  # held-out hands are scored against all 21 keypoints in 3D (others are left out); or 2d
     box_factor: float = 2.0  # side of a crop whose box comes from keypoints, relative to their extent
     keep_side_px: int = 512  # larger boxes are reduced to this side in step 3, which also removes aliasing
     augment: bool = True  # vary the crops of the training: size, rotation, place, colour

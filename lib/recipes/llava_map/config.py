@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import allowed, at_least, one_of, refuse_bad_pattern, scored
+from lib.core.config import allowed, at_least, measured, one_of, refuse_bad_pattern, scored
 from lib.core.errors import Stop
 from lib.recipes.llava_map.classes import CENTRELINE, CLASSES
 from lib.recipes.llava_map.sizes import ENCODERS, QFORMERS
@@ -68,8 +68,10 @@ class DataConfig:
     geographic_gap_m: float = 60.0  # training scenes that come nearer to a held-out frame are dropped
     width_px: int = 800  # of each of the six pictures, as the encoder sees it
     height_px: int = 448  # as width_px
-    region: str = "60x30"  # metres ahead and behind, to both sides; or 100x50. Thresholds and rays go with it
-    centreline: bool = False  # a fourth class, as in MapTRv2: ways along the middle of lanes; mAP is the mean of four
+    region: str = measured("60x30")  # metres ahead and behind, to both sides; or 100x50. Thresholds and rays go with it
+    centreline: bool = measured(
+        False
+    )  # a fourth class, as in MapTRv2: ways along the middle of lanes; mAP is the mean of four
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
     # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
     colour_jitter: float = 0.0
@@ -171,10 +173,10 @@ class TrainConfig(config.TrainConfig):
 
 @dataclass
 class EvalConfig(config.EvalConfig):
-    detections: int = 50  # best (query, class) pairs kept of a frame, without a threshold
+    detections: int = measured(50)  # best (query, class) pairs kept of a frame, without a threshold
     guide_threshold: float = 0.3  # the second column: the guide's score threshold, one class a query
     # of a line when distances are measured: 100 as MapTR, 200 as others; mAP differs by about 0.002
-    compared_points: int = scored(100)
+    compared_points: int = measured(100, scored=True, free=True)
     # what is left of mAP with the pictures of another scene, with the prompt's words shuffled, and where the map
     # queries pass the language model by: four times the time of step 5
     ablations: bool = scored(False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from lib.core import config
-from lib.core.config import one_of, refuse_bad_pattern, scored
+from lib.core.config import measured, one_of, refuse_bad_pattern, scored
 from lib.core.errors import Stop
 from lib.recipes.vavae_microdoppler.bounds import refuse_outside
 from lib.recipes.vavae_microdoppler.networks_config import LoraConfig, ModelConfig
@@ -28,22 +28,22 @@ class DataConfig:
     gap_images: int = 4  # left out between the blocks where windows may overlap and recordings are unknown
     kind: str = "images"  # or iq: raw echoes, or arrays: spectrograms as real numbers, kept in 16 bit
     variable: str = ""  # of files with several arrays: its name
-    values: str = "db"  # of kind=arrays; or power, amplitude
-    array_layout: str = "velocity_time"  # of kind=arrays; or time_velocity
-    low_first: bool = False  # of kind=arrays: the first row is the lowest velocity
+    values: str = measured("db")  # of kind=arrays; or power, amplitude
+    array_layout: str = measured("velocity_time")  # of kind=arrays; or time_velocity
+    low_first: bool = measured(False)  # of kind=arrays: the first row is the lowest velocity
     iq_layout: str = "auto"  # the longest axis is time; or range_time, time_range, interleaved (echoes.py)
     range_bins: list[int] = field(default_factory=list)  # first and last that count; empty: all
-    prf_hz: float = 1600.0  # the rest is for raw echoes
-    wavelength_m: float = 0.01249  # of the radar; 24 GHz
-    window_s: float = 0.14  # of the short-time transform
-    duration_s: float = 2.4  # of a spectrogram
-    hop_s: float = 0.0  # between columns; 0 = duration_s / model.image_px, else an image lasts image_px hops
-    notch_m_s: float = 0.0  # half width of what is left out around zero Doppler
-    stride_s: float = 0.6  # between the starts of two spectrograms of a recording
-    low_m_s: float = -1.5  # velocity at the lower edge of a spectrogram
-    high_m_s: float = 5.0  # velocity at the upper edge
-    range_db: float = 38.0  # from black to the strongest echo
-    colours: str = "jet"  # of spectrograms that are made from raw echoes
+    prf_hz: float = measured(1600.0)  # the rest is for raw echoes
+    wavelength_m: float = measured(0.01249)  # of the radar; 24 GHz
+    window_s: float = measured(0.14)  # of the short-time transform
+    duration_s: float = measured(2.4)  # of a spectrogram
+    hop_s: float = measured(0.0)  # between columns; 0 = duration_s / model.image_px, else an image lasts image_px hops
+    notch_m_s: float = measured(0.0)  # half width of what is left out around zero Doppler
+    stride_s: float = measured(0.6)  # between the starts of two spectrograms of a recording
+    low_m_s: float = measured(-1.5)  # velocity at the lower edge of a spectrogram
+    high_m_s: float = measured(5.0)  # velocity at the upper edge
+    range_db: float = measured(38.0)  # from black to the strongest echo
+    colours: str = measured("jet")  # of spectrograms that are made from raw echoes
     stand_in: bool = False  # simulated walkers, unless data.root is given
     stand_in_users: int = 12  # of the simulated walkers
     stand_in_recordings: int = 12  # of each simulated walker

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.core import config
-from lib.core.config import one_of, refuse_bad_pattern
+from lib.core.config import measured, one_of, refuse_bad_pattern
 from lib.core.errors import Stop, nearest
 from lib.recipes.vavae_microdoppler.bounds import refuse_outside
 from lib.recipes.vavae_microdoppler.presets import DEMO
@@ -35,7 +35,7 @@ class ModelConfig:
     # The published repository, a path to a file like its (or to a folder), demo, or scratch (random weights).
     weights: str = PUBLISHED
     teachers: str = PUBLISHED  # of weights=scratch: a repository, path or "demo", as for `weights`
-    image_px: int = 256  # side of the spectrograms; step 3 resizes them to it
+    image_px: int = measured(256)  # side of the spectrograms; step 3 resizes them to it
     channels: int = 128  # width of the first level of the autoencoder
     multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])  # of `channels`; each level halves the side
     blocks: int = 2  # residual blocks of each level
