@@ -18,7 +18,8 @@ from typing import Any
 
 from lib import recipes
 from lib.core import config as configuration
-from lib.core.errors import Stop
+from lib.core import hashes, steps
+from lib.core.errors import FAILED, Stop
 from lib.core.job import Job
 from lib.core.records import Parts, Stage
 from lib.core.run import Run, existing
@@ -35,11 +36,15 @@ def load(
 
     checkpoint: best, last or step-N; "" is the one that step 5 scores. adapters: "merged" into the base's tensors, or
     "attached" as PEFT's layers. inputs: further places to look for weights and data. Stop: this is no run, or it is
-    not trained, or something that it was made from is gone or has changed.
+    not trained, or something that it was made from is gone or has changed. A training that is not finished has
+    checkpoints too: one of them is given out where it is named.
     """
     configuration.one_of("adapters", adapters, ADAPTERS)
     place = Path(folder).resolve()
     exported = place if place.parts[-2:] == EXPORT else None
+    if exported and (checkpoint or adapters != "merged"):
+        asked = f"checkpoint={checkpoint!r}" if checkpoint else f"adapters={adapters!r}"
+        raise Stop(f"{place} is one checkpoint, merged: {asked} is of a run", f"api.load({str(place.parents[1])!r}, …)")
     place = place.parents[1] if exported else place
     if not (place / "run.json").exists() or place.parent.name != "runs":
         raise Stop(f"{place} is not a run: it lies in a folder runs/ and holds run.json", 'api.load("runs/NAME")')
@@ -69,6 +74,7 @@ class Trained:
         trained = job.run.stage(self.stage.name)
         if not trained.exists():
             raise Stop(f"the run {self.name} has no trained stage {self.stage.name}", job.run.command(4))
+        refuse_outdated(job, 4, but_paused=bool(checkpoint))
         self.checkpoint = choose(trained, checkpoint or job.config.eval.checkpoint)
 
     @property
@@ -92,6 +98,9 @@ class Trained:
 
         parts = self.built()
         if self.exported:
+            if why := hashes.folder_fault(self.exported):
+                again = self.job.run.command(5, "--export", "merged")
+                raise Stop(f"the export {self.exported} is broken: {why}", again, FAILED)
             own = self.job.recipe.modules("read_export")
             read = self.job.recipe.read_export if own else read_one_file
             read(self.config, self.stage, parts, self.exported)
@@ -128,12 +137,20 @@ class Trained:
     @property
     def scores(self) -> Any:
         """eval/scores.json as a DataFrame: a row per metric, columns base, adapted, trivial, difference, low, high,
-        verdict, unit. Damaged (a Stop): step 5 has not scored it.
+        verdict, unit. Stop: step 5 has not scored it, or something else than what is trained now.
         """
         import pandas as pd
 
         scores = existing(self.job.run.scores, self.job.run.command(5))
+        refuse_outdated(self.job, 5)
         return pd.DataFrame.from_dict(scores["metrics"], orient="index").assign(unit=pd.Series(scores["units"]))
+
+
+def refuse_outdated(job: Job, step: int, but_paused: bool = False) -> None:
+    """Stop: a step is not complete, or was made from something else than the run has now. but_paused: that may be."""
+    why = steps.outdated(job.run, step, job.record["config"])
+    if why and not (but_paused and "stale" not in why):
+        raise Stop(f"the run {job.run.name}: {why}", job.run.command(step))
 
 
 def read_one_file(config: Any, stage: Stage, parts: Parts, folder: Path) -> None:

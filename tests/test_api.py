@@ -6,7 +6,7 @@ import torch
 
 from lib import api
 from lib.core.errors import Stop
-from lib.core.run import existing
+from lib.core.run import existing, write_record
 from lib.recipes.toy import recipe as toy
 
 
@@ -58,3 +58,47 @@ def test_what_is_no_run_is_refused(tmp_path, prepared, folder):
         api.load(folder)
     with pytest.raises(Stop, match="adapters='glued' is unknown"):
         api.load(folder, adapters="glued")
+
+
+def test_an_export_is_one_checkpoint_and_is_compared_with_its_hashes(trained, step, folder):
+    assert step(5, "--export", "merged") == 0
+    export = folder / "export" / "merged"
+    with pytest.raises(Stop, match="checkpoint='last' is of a run"):
+        api.load(export, checkpoint="last")
+    with pytest.raises(Stop, match="adapters='attached' is of a run"):
+        api.load(export, adapters="attached")
+    [file] = export.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of a number
+    file.write_bytes(content)
+    with pytest.raises(Stop, match=r"is broken: model\.safetensors does not have the hash"):
+        _ = api.load(export).adapted
+
+
+def test_a_run_whose_settings_were_changed_is_not_given_out_as_trained(trained, step, folder):
+    assert step(1, "data.noise=0.5") == 0
+    with pytest.raises(Stop, match=r"step 4 \(train\) is stale: data.noise was 0.01, is 0.5"):
+        api.load(folder)
+    assert step(1, "data.noise=0.01", "eval.resamples=60") == 0
+    run = api.load(folder)
+    assert run.adapted is not None
+    with pytest.raises(Stop, match=r"step 5 \(evaluate\) is stale: eval.resamples was 50, is 60"):
+        _ = run.scores
+
+
+def test_of_a_training_that_is_not_finished_a_checkpoint_has_to_be_named(trained, folder):
+    stamp = existing(folder / "4_train.json")
+    write_record(
+        folder / "4_train.json", stamp | {"state": "paused", "progress": {"done": 5, "total": 10, "unit": "steps"}}
+    )
+    with pytest.raises(Stop, match="is paused at 5 of 10 steps"):
+        api.load(folder)
+    assert api.load(folder, checkpoint="last").adapted is not None
+
+
+def test_a_lost_best_json_does_not_make_the_last_checkpoint_the_best(prepared, folder):
+    prepared(last=5)
+    before = api.load(folder).checkpoint
+    assert before != api.load(folder, checkpoint="last").checkpoint
+    (folder / "train" / "adapt" / "best.json").unlink()
+    assert api.load(folder).checkpoint == before

@@ -26,7 +26,7 @@ from lib.core.run import (
     read_json,
     read_record,
     write_record,
-)  # fmt: skip
+)
 from lib.core.words import counted
 
 UNKNOWN = "what it was made from is not known, because"

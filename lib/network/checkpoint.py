@@ -239,10 +239,22 @@ def drop_newer(stage: Path, step: int) -> None:
             shutil.rmtree(folder)
 
 
+def noted_best(stage: Path) -> dict[str, Any] | None:
+    """What best.json said, from the newest checkpoint: a copy that lost the file has chosen nothing else by that.
+
+    None where nothing chose, or no best ones were kept (train.keep_best=0).
+    """
+    found = newest(stage) if stage.exists() else None
+    state = read_json(found / "state.json") if found else {}
+    best: dict[str, Any] | None = state.get("best") if state.get("leaders") else None
+    return best
+
+
 def choose(stage: Path, which: str) -> Path:
     """`best`, `last` or `step-N` -> the folder, or an error that names what there is."""
     if which == "best":
         best = read_record(stage / "best.json", "say which one: --checkpoint last, or --checkpoint step-N")
+        best = best or noted_best(stage)
         which = folder_name(best["step"]) if best else "last"
     if which == "last":
         found = newest(stage)

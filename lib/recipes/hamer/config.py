@@ -13,7 +13,7 @@ from lib.core.config import (
     measured,
     one_of,
     to_dotted,
-)  # fmt: skip
+)
 from lib.core.errors import Stop
 from lib.recipes.hamer.data_config import PUBLISHED, DataConfig
 
