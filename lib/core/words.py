@@ -11,3 +11,11 @@ def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
     if low is None or high is None:
         return "no interval: too few held-out groups"
     return f"95 % interval [{low:{form}}, {high:{form}}]"
+
+
+def change(difference: float, base: float) -> str:
+    """'-46.7 %': a difference as a share of what it is to. "" where that is zero.
+
+    Of its size, so that a number above another one has grown, also where both are negative (a log likelihood).
+    """
+    return f"{100 * difference / abs(base):+.1f} %" if base else ""

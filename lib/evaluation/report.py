@@ -17,7 +17,7 @@ from lib.core.config import value_text
 from lib.core.errors import Stop
 from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record, write_text
 from lib.core.tables import read_table
-from lib.core.words import counted
+from lib.core.words import change, counted
 from lib.data.split import MANIFEST, in_words
 from lib.evaluation import curves, experiment, origin, plots
 from lib.network import layers
@@ -183,8 +183,8 @@ def verdict(scores: dict[str, Any], record: dict[str, Any]) -> Verdict:
     claim = " ".join([*trivial_wins(scores), *record.get("seen", []), claim])
     numbers = f"{title(scores)}: {number(m['adapted'])}{unit}"
     if word:
-        share = f", {100 * m['difference'] / m['base']:+.1f} %".replace("-", "−") if m["base"] else ""
-        difference = f"difference {signed(m['difference'])}{share}; {words(m)}"
+        share = change(m["difference"], m["base"]).replace("-", "−")
+        difference = f"difference {signed(m['difference'])}{f', {share}' if share else ''}; {words(m)}"
         numbers += f" against {number(m['base'])}{unit} ({difference})."
     samples, groups = counted(scores["n_samples"], "held-out sample"), counted(scores["n_groups"], "group")
     resamples = counted(record["config"]["eval.resamples"], "resample")

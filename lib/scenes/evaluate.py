@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.core.records import Batch, Manifest, Metric, Row, Stage
-from lib.core.words import counted
+from lib.core.words import change, counted
 from lib.scenes import cameras, geometry, metrics, points, units
 from lib.scenes.sections import Settings
 
@@ -152,10 +152,9 @@ def describe(config: Settings, stage: Stage, scores: dict[str, Any], base: list[
 def verdict(scores: dict[str, Any], label: str) -> str:
     """The main metric in one sentence, with the interval of its difference where there is one."""
     main = scores["metrics"][scores["main"]["metric"]]
-    change = 100 * main["difference"] / main["base"]
-    said = (
-        f"base {main['base']:.4f}, adapted {main['adapted']:.4f} ({change:+.1f} %), median depth {main['trivial']:.4f}"
-    )
+    share = change(main["difference"], main["base"])
+    adapted = f"adapted {main['adapted']:.4f}{f' ({share})' if share else ''}"
+    said = f"base {main['base']:.4f}, {adapted}, median depth {main['trivial']:.4f}"
     if main["low"] is None or math.isnan(main["low"]):
         few = f"{counted(scores['n_groups'], 'scene')}, and sequences over the same photos are not independent samples"
         return f"Depth {label}: {said}: no verdict ({few})"

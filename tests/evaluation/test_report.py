@@ -237,6 +237,14 @@ def test_worse_and_not_shown_are_said_as_plainly_as_better(tmp_path, word, claim
     assert claim in text and "is better than the untouched" not in text
 
 
+def test_the_relative_change_of_a_negative_number_has_the_sign_of_the_difference(tmp_path):
+    run = make_run(tmp_path)
+    gained = METRICS["abs_rel"] | {"base": -2.0, "adapted": -1.5, "difference": 0.5, "low": 0.4, "high": 0.6}
+    change(run.scores, metrics=METRICS | {"abs_rel": gained})
+    numbers = report.verdict(existing(run.scores), existing(run.record)).numbers
+    assert "difference +0.500, +25.0 %" in numbers
+
+
 def test_without_a_base_there_is_no_verdict_and_the_comparison_is_named(tmp_path):
     run = make_run(tmp_path)
     change(run.scores, comparison="random_init", metrics=METRICS | {"abs_rel": METRICS["abs_rel"] | {"verdict": ""}})

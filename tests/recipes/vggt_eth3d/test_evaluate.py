@@ -173,6 +173,10 @@ def test_in_an_unknown_unit_nothing_is_said_in_metres(monkeypatch):
     assert not [line for line in lines if re.search(r"(\d|\(|in) ?m\b", line)]
 
 
+def test_a_base_without_an_error_has_no_relative_change():
+    assert "%)" not in evaluate.verdict(scores_of("mae", base=0.0, low=0.1, high=0.2), "MAE")
+
+
 @pytest.mark.parametrize("low", [None, NAN])
 def test_without_an_interval_there_is_no_verdict(low):
     said = evaluate.verdict(scores_of("mae", low=low, high=low), "MAE")
