@@ -15,7 +15,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,17 +73,19 @@ def was_seen(file: Path, folder: Path) -> bool:
 def contents(file: Path, patterns: Iterable[str]) -> dict[str, int]:
     """Relative path -> size in bytes of the archive's files that the patterns want (by the text before their first *).
 
-    Stop: the archive cannot be read, or any entry of it could be written elsewhere.
+    Some programs write ./ before every name, and an entry for the folder itself: paths come without. Stop: the archive
+    cannot be read, or any entry of it could be written elsewhere.
     """
     with opened(file) as archive:
         found = entries_of_zip(archive) if isinstance(archive, zipfile.ZipFile) else entries_of_7z(archive)
         entries = list(found)
     prefixes = tuple(pattern.partition("*")[0] for pattern in patterns)
     wanted: dict[str, int] = {}
-    for name, size, kind in entries:
-        if reason := unsafe(name, kind, wanted):
+    for written, size, kind in entries:
+        name = plain(written)
+        if reason := unsafe(written, kind, name in wanted):
             raise Stop(
-                f"{file} is refused: its entry {name!r} {reason}", "fetch the archive again from its official page"
+                f"{file} is refused: its entry {written!r} {reason}", "fetch the archive again from its official page"
             )
         if kind == "file" and name.startswith(prefixes):
             wanted[name] = size
@@ -102,14 +104,20 @@ def entries_of_7z(archive: Any) -> Iterator[tuple[str, int, str]]:
         yield entry.filename, entry.uncompressed, "link" if special else "folder" if entry.is_directory else "file"
 
 
-def unsafe(name: str, kind: str, before: Iterable[str]) -> str:
-    """Why an entry must not be unpacked; "" if it may."""
+def plain(name: str) -> str:
+    """An entry's name without ./ before it or within."""
+    return PurePosixPath(name).as_posix()
+
+
+def unsafe(name: str, kind: str, is_there: bool) -> str:
+    """Why an entry must not be unpacked; "" if it may. is_there: another one had its name."""
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or "\0" in name:
+    colon = any(":" in part for part in path.parts[:1])
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or colon or "\0" in name:
         return "leads out of the folder"
     if kind == "link":
         return "is a link"
-    return "comes twice" if name in before else ""
+    return "comes twice" if is_there else ""
 
 
 def unpack(file: Path, wanted: dict[str, int], folder: Path, memo: Memo) -> None:
@@ -133,12 +141,12 @@ def unpack(file: Path, wanted: dict[str, int], folder: Path, memo: Memo) -> None
     write_record(folder / UNPACKED, others | {file.name: {"sha256": memo.sha256(file), "files": wanted}})
 
 
-def extract(file: Path, wanted: Iterable[str], folder: Path) -> None:
+def extract(file: Path, wanted: Collection[str], folder: Path) -> None:
     with opened(file) as archive:
         if isinstance(archive, zipfile.ZipFile):
-            archive.extractall(folder, members=wanted)
+            archive.extractall(folder, [name for name in archive.namelist() if plain(name) in wanted])
         else:
-            archive.extract(folder, targets=set(wanted))
+            archive.extract(folder, targets={name for name in archive.getnames() if plain(name) in wanted})
 
 
 def check(file: Path, made: Path, size: int, target: Path) -> None:

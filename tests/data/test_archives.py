@@ -67,6 +67,21 @@ def test_wanted_files_arrive_and_no_others(folder, memo, suffix):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
+def test_names_that_begin_with_the_folder_itself_are_the_same_names(folder, memo, suffix):
+    """bsdtar writes an archive of "." so: its files were passed over, and its entry "./" ended in a traceback."""
+    file = folder / f"all{suffix}"
+    WRITERS[suffix](file, {f"./{name}": content for name, content in FILES.items()})
+    if suffix == ".zip":
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("./", "")
+            archive.writestr("./facade/", "")
+    assert archives.contents(file, ASSET.files) == {"facade/images/a.jpg": 3000, "facade/cameras.txt": 9}
+    unpack(file, folder, memo)
+    assert (folder / "facade/images/a.jpg").read_bytes() == FILES["facade/images/a.jpg"]
+    assert archives.is_unpacked(file, folder, memo)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize(
     "name", ["../facade/a.jpg", "facade/../../a.jpg", "/facade/a.jpg", "facade\\..\\a.jpg", "C:/facade/a.jpg"]
 )
