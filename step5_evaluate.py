@@ -7,6 +7,7 @@ was trained spread over devices is spread again; --processes and --launch-args a
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def work(job: Job) -> list[Path] | int:
 
     made: list[Path] | int = evaluate.outputs(job.run)
     if job.args.predict and job.args.out is None:
-        again = job.run.command(5, "--predict", job.args.predict, "--out", "predictions")
+        again = job.run.command(5, "--predict", shlex.quote(job.args.predict), "--out", "predictions")
         raise Stop("--predict needs --out DIR", again)
     if job.args.export:
         launch.refuse_group("--export", job.run.command(5, "--export", job.args.export))

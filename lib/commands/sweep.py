@@ -8,6 +8,7 @@ makes the runs <name>-rank8-strategya … through all five steps, and runs/compa
 import argparse
 import itertools
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def sweep(args: argparse.Namespace, clock: Clock) -> int:
         for step in STEPS:
             code = run_child(command(args, name, combination, step), clock)
             if code != DONE:
-                print(f"the sweep ends here; go on with: python {SCRIPTS[4]} {' '.join(sys.argv[1:])}", flush=True)
+                print(f"the sweep ends here; go on with: python {SCRIPTS[4]} {shlex.join(sys.argv[1:])}", flush=True)
                 return code
     print(compare.compare([Run(args.root.resolve(), name) for name in named], args.root.resolve() / "runs"))
     return DONE

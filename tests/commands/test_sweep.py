@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_a_setting_is_varied_or_set_for_all_runs(monkeypatch, tmp_path):
     args = sweep.parse(["--sweep", "lora.rank=8,16", "--set", "train.epochs=1", "lora.rank=4", "--root", str(tmp_path)])
     with pytest.raises(Stop, match=r"--set lora\.rank=4 is for every run"):
         sweep.sweep(args, None)
+
+
+def test_what_goes_on_with_a_sweep_can_be_typed_as_it_stands(monkeypatch, tmp_path, capsys):
+    words = ["--sweep", "lora.rank=8,16", "--set", "data.root=/my photos", "--root", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["step4_train.py", *words])
+    monkeypatch.setattr(sweep, "run_child", lambda command, clock: 75)
+    assert sweep.sweep(sweep.parse(words), None) == 75
+    _, _, command = capsys.readouterr().out.strip().partition("go on with: python step4_train.py ")
+    assert shlex.split(command) == words
 
 
 def test_lists_are_values_and_every_combination_is_a_run_of_its_own():

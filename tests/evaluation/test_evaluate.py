@@ -211,6 +211,8 @@ def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     assert step(5, "--predict", "mine") == 2
     assert "--predict needs --out DIR" in capsys.readouterr().err
+    assert step(5, "--predict", "my photos") == 2
+    assert "--predict 'my photos' --out predictions" in capsys.readouterr().err
     assert step(5, "--predict", "nothing", "--out", "out") == 2 and not (tmp_path / "out").exists()
     assert step(5, "--predict", "mine", "--out", "out") == 0 and (tmp_path / "out" / "prediction.txt").exists()
 
