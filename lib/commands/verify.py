@@ -1,9 +1,11 @@
 """Is a run folder whole? Also one that was copied, or zipped and unpacked elsewhere; nothing of the machine is asked.
 
 Every file that the steps wrote with a hash is read once. Records carry their own hash, stamps those of the outputs,
-checkpoints and exports a list, log lines a checksum each.
+checkpoints and exports a list, log lines a checksum each. A file that nothing lists is missed where another one tells
+that it was there: the stamps of earlier steps, what a finished stage leaves, a line of its logs for every step.
 """
 
+import contextlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 from lib.commands import answer, cli
 from lib.core import hashes
 from lib.core.errors import DONE, FAILED, Stop, nearest
-from lib.core.run import SCRIPTS, STEPS, Damaged, existing, read_record, whole_record
+from lib.core.run import SCRIPTS, STEPS, Damaged, existing, read_json, read_log, read_record, whole_record
+from lib.core.words import counted
 
+LOGS = ("log.jsonl", "timing.jsonl")  # of a stage
 Found = Iterator[tuple[str, str]]  # (what was looked at, why it is damaged or "")
 
 
@@ -43,11 +47,11 @@ def folder_of(named: Path, root: Path) -> Path:
 
 def verify(folder: Path, told: dict[str, Any]) -> int:
     kinds = {
-        "records": records(folder),
+        "records": chain(records(folder), lost_records(folder)),
         "outputs": outputs(folder),
         "checkpoints": chain(hashed(folder, "train/*/step-*"), hashed(folder, "imported/step-*")),
         "exports": hashed(folder, "export/*"),
-        "log lines": logs(folder),
+        "log lines": chain(logs(folder), lost_lines(folder)),
     }
     looked_at = {kind: list(found) for kind, found in kinds.items()}
     whole = [say(kind, found) for kind, found in looked_at.items()]
@@ -80,6 +84,38 @@ def records(folder: Path) -> Found:
                 yield name, damaged.cause
 
 
+def lost_records(folder: Path) -> Found:
+    """Records that must be there because of others. Without best.json another checkpoint would pass for the best."""
+    stamps = [folder / f"{number}_{name}.json" for number, name in STEPS.items()]
+    last = max((number for number, stamp in enumerate(stamps) if stamp.exists()), default=0)
+    wanted = stamps[:last]
+    for stage in stages(folder):
+        wanted += [stage / "done.json"] * is_trained(folder) + [stage / "best.json"] * has_chosen(stage)
+    for file in wanted:
+        if not file.exists():
+            yield file.relative_to(folder).as_posix(), f"{file} is missing"
+
+
+def stages(folder: Path) -> list[Path]:
+    return sorted({place.parent for place in folder.glob("train/*/step-*") if place.is_dir()})
+
+
+def has_chosen(stage: Path) -> bool:
+    """Whether the newest checkpoint notes a best one that is kept."""
+    newest = max(stage.glob("step-*/state.json"), default=None)
+    with contextlib.suppress(
+        ValueError, RecursionError, AttributeError
+    ):  # damaged, which is said among the checkpoints
+        return bool(newest and read_json(newest).get("leaders"))
+    return False
+
+
+def is_trained(folder: Path) -> bool:
+    with contextlib.suppress(Damaged):
+        return (read_record(folder / f"4_{STEPS[4]}.json") or {}).get("state") == "complete"
+    return False
+
+
 def outputs(folder: Path) -> Found:
     """What the stamps of complete steps list. Caches are not in a run folder; a training's checkpoints have a list."""
     for step, word in STEPS.items():
@@ -105,3 +141,18 @@ def logs(folder: Path) -> Found:
         for number, line in enumerate(log.read_bytes().split(b"\n")[:-1], 1):
             fault = "" if whole_record(line) is not None else "the line does not have its checksum"
             yield f"{log.relative_to(folder).as_posix()}, line {number}", fault
+
+
+def lost_lines(folder: Path) -> Found:
+    """Of a finished stage each log has a line of every step."""
+    for stage in stages(folder):
+        try:
+            done = read_record(stage / "done.json")
+        except Damaged:
+            continue  # said among the records
+        trained = done["trained_steps"] if done else 0
+        for log in (stage / name for name in LOGS):
+            lost = set(range(1, trained + 1)) - {line["step"] for line in read_log(log) if "eval" not in line}
+            if lost:
+                fault = f"{counted(len(lost), 'step')} of {trained:,} missing, the first is {min(lost)}"
+                yield log.relative_to(folder).as_posix(), fault

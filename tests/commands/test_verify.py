@@ -50,6 +50,44 @@ def test_every_kind_of_damage_is_named_and_the_whole_copy_is_whole(elsewhere, ca
     assert verify.main(["--verify", str(elsewhere)]) == 1
 
 
+def test_what_is_lost_without_a_trace_of_its_own_is_missed(elsewhere, capsys):
+    """A copy that ended early: nothing lists these files, and others tell that they were there."""
+    for name in ("1_setup.json", "4_train.json", *(f"train/adapt/{word}" for word in ("best.json", "done.json"))):
+        content = (elsewhere / name).read_bytes()
+        (elsewhere / name).unlink()
+        assert verify.main(["--verify", str(elsewhere)]) == 1, name
+        assert f"{elsewhere / name} is missing" in capsys.readouterr().out
+        (elsewhere / name).write_bytes(content)
+    for name in ("log.jsonl", "timing.jsonl"):
+        log = elsewhere / "train" / "adapt" / name
+        content = log.read_bytes()
+        for kept in (content[: len(content) // 2], b"".join(content.splitlines(keepends=True)[:-4]), b""):
+            log.write_bytes(kept)
+            assert verify.main(["--verify", str(elsewhere)]) == 1, name
+            assert f"train/adapt/{name}: " in capsys.readouterr().out
+        log.unlink()
+        assert verify.main(["--verify", str(elsewhere)]) == 1, name
+        log.write_bytes(content)
+    capsys.readouterr()
+    assert verify.main(["--verify", str(elsewhere)]) == 0
+
+
+def test_a_cut_state_is_damage_and_no_traceback(elsewhere, capsys):
+    newest = max(elsewhere.glob("train/adapt/step-*/state.json"))
+    newest.write_text(newest.read_text()[:40])
+    assert verify.main(["--verify", str(elsewhere)]) == 1
+    assert "state.json does not have the hash" in capsys.readouterr().out
+
+
+def test_a_paused_training_is_whole(prepared, folder):
+    prepared(last=4)
+    for name in ("4_train.json", "train/adapt/done.json"):
+        (folder / name).unlink()
+    log = folder / "train" / "adapt" / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-9])
+    assert verify.main(["--verify", str(folder)]) == 0
+
+
 def test_it_needs_no_heavy_library(elsewhere):
     code = (
         f"import runpy, sys; sys.argv = ['step5_evaluate.py', '--verify', {str(elsewhere)!r}]\n"
