@@ -127,9 +127,11 @@ class Trained:
         import torch
 
         from lib.evaluation import deliver
+        from lib.network import adapters
 
         folder = Path(out) if out else self.job.run.folder / "predictions"
-        assert self.adapted is not None  # on the device, in evaluation mode
+        assert self.adapted is not None  # on the device
+        adapters.set_mode(self.adapted_parts, training=False)  # whoever has it may have put it into another mode
         with torch.no_grad(), self.session.accelerator.autocast():
             deliver.write_predictions(self.job, self.stage, self.adapted_parts, str(inputs), folder, scale)
         return folder

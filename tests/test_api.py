@@ -102,3 +102,12 @@ def test_a_lost_best_json_does_not_make_the_last_checkpoint_the_best(prepared, f
     assert before != api.load(folder, checkpoint="last").checkpoint
     (folder / "train" / "adapt" / "best.json").unlink()
     assert api.load(folder).checkpoint == before
+
+
+def test_predictions_are_those_of_evaluation_mode_whatever_was_done_with_the_network(trained, step, folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert step(5, "--predict", "mine", "--out", "out") == 0
+    run = api.load(folder, adapters="attached")
+    run.adapted.train()
+    made = run.predict(tmp_path / "mine") / "prediction.txt"
+    assert float(made.read_text()) == float((tmp_path / "out" / "prediction.txt").read_text())
