@@ -240,10 +240,7 @@ def drop_newer(stage: Path, step: int) -> None:
 
 
 def noted_best(stage: Path) -> dict[str, Any] | None:
-    """What best.json said, from the newest checkpoint: a copy that lost the file has chosen nothing else by that.
-
-    None where nothing chose, or no best ones were kept (train.keep_best=0).
-    """
+    """What best.json said, from the newest checkpoint; None where nothing chose or none was kept (keep_best=0)."""
     found = newest(stage) if stage.exists() else None
     state = read_json(found / "state.json") if found else {}
     best: dict[str, Any] | None = state.get("best") if state.get("leaders") else None

@@ -62,7 +62,7 @@ def read(file: Path) -> dict[str, str]:
 
 
 def match(listed: dict[str, str], names: list[str]) -> tuple[Sides, list[str]]:
-    """(sides of the files `names`, paths of the list that no file has)."""
+    """(sides of the files `names`, paths of the list that no file has). Stop: paths of both sides mean one file."""
     by_last = defaultdict(list)
     for name in names:
         by_last[name.rpartition("/")[2]].append(name)
@@ -73,7 +73,12 @@ def match(listed: dict[str, str], names: list[str]) -> tuple[Sides, list[str]]:
         alike = sorted((shared_end(parts, name.split("/")), name) for name in by_last[parts[-1]])
         clear = alike and alike[-1][0] >= FEWEST_SHARED and (len(alike) == 1 or alike[-1][0] > alike[-2][0])
         if clear:
-            found[alike[-1][1]] = side
+            name = alike[-1][1]
+            if found.setdefault(name, side) != side:
+                cause = (
+                    f"data.split has two paths that end as {name} does, one to train on and one held out, e.g. {path}"
+                )
+                raise Stop(cause, "mend the list: each file here is on one side")
         else:
             absent.append(path)
     return found, absent

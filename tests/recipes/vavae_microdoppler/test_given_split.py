@@ -79,6 +79,15 @@ def test_images_that_the_split_does_not_name_are_on_neither_side(tmp_path):
     assert [r.sample_id for r in records if r.reason == given_split.UNNAMED] == ["x/rec09_w0.png"]
 
 
+def test_a_file_that_both_sides_mean_is_refused():
+    """Numbered anew on each side, and put into one folder since: the last one named would have decided."""
+    listed = {"old/train/ID_1/001.png": given_split.TRAINED, "old/val/ID_1/001.png": given_split.HELD}
+    with pytest.raises(Stop, match=r"two paths that end as ID_1/001\.png does, one to train on and one held out"):
+        given_split.match(listed, ["ID_1/001.png"])
+    apart = ["train/ID_1/001.png", "val/ID_1/001.png"]
+    assert given_split.match(listed, apart)[0] == dict(zip(apart, listed.values(), strict=True))
+
+
 @pytest.mark.parametrize(("content", "said"), [
     ("{", "it is not JSON"),
     ("[]", "'train' is no list of paths"),
