@@ -31,7 +31,10 @@ def optimiser_step(training: Training) -> dict[str, float]:
     frozen = audit.frozen_checksums(training.parts) if first else {}
     for number, objective in due:
         numbers, samples = accumulate_until_it_fits(training, number, objective)
-        record |= numbers | update(training, objective, numbers, samples)
+        done = update(training, objective, numbers, samples)
+        if "skipped" not in done:  # a batch that moves no weight moves no statistic: one NaN would stay in it for good
+            training.running.finish(training.accelerator, training.config.global_batch // training.micro_batch)
+        record |= numbers | done
     if first:
         audit.refuse_moved(frozen, audit.frozen_checksums(training.parts))
     if training.accelerator.scaler is not None and any(name.startswith("grad_norm_") for name in record):
@@ -69,7 +72,6 @@ def accumulate_until_it_fits(
                 memory.begin_again(training, f"step {training.step + 1}: out of memory")
         if not any_asks(training.accelerator, result is None) and result is not None:
             training.sums[objective.name].reduce(training.accelerator)
-            training.running.finish(training.accelerator, training.config.global_batch // training.micro_batch)
             return reduced(training, result[0]), result[1]
         memory.use_less(training, f"step {training.step + 1}: out of memory")
 

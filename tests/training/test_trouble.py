@@ -6,8 +6,11 @@ from safetensors.torch import load_file
 
 from lib.core.run import read_json
 from lib.network import setup
+from lib.network.batches import Batches
 from lib.training import one_step
 from tests.training.test_loop import equal_files, log, stop_at, whole  # noqa: F401
+
+EVERY_STEP = ("train.checkpoint_steps=1", "train.keep_checkpoints=9")
 
 
 def test_bad_numbers_are_skipped_named_counted_and_then_stop(step, prepared, folder, capsys):
@@ -27,7 +30,7 @@ def test_bad_numbers_are_skipped_named_counted_and_then_stop(step, prepared, fol
 
 
 def test_one_bad_step_moves_nothing_and_is_counted(step, prepared, folder, monkeypatch):
-    prepared("train.epochs=1", "train.checkpoint_steps=1", "train.keep_checkpoints=9")
+    prepared("train.epochs=1", *EVERY_STEP)
     real = one_step.accumulate
 
     def once_bad(stages, number, objective):
@@ -44,6 +47,24 @@ def test_one_bad_step_moves_nothing_and_is_counted(step, prepared, folder, monke
     )
     assert before == after
     assert read_json(folder / "train" / "adapt" / "step-000005" / "state.json")["skipped"] == 1
+
+
+def test_a_bad_batch_moves_no_running_statistic(step, prepared, folder, monkeypatch):
+    prepared("train.epochs=1", "train.running=true", "train.evaluate_epochs=0", *EVERY_STEP)
+    real = Batches.take
+
+    def once_bad(batches, keys):
+        batch, names = real(batches, keys)
+        taken.append(keys)
+        return (batch | {"x": batch["x"] / 0} if len(taken) == 7 else batch), names  # of step 3, after two of the base
+
+    taken = []
+    monkeypatch.setattr(Batches, "take", once_bad)
+    assert step(4) == 0
+    files = [folder / "train" / "adapt" / f"step-00000{n}" / "weights.safetensors" for n in (2, 3, 5)]
+    before, after, last = (load_file(file) for file in files)
+    assert torch.equal(before["seen.mean"], after["seen.mean"]) and before["seen.count"] == after["seen.count"] == 2
+    assert last["seen.mean"].isfinite().all() and last["seen.count"] == 4
 
 
 def test_one_objective_that_is_always_bad_stops_although_the_other_is_good(step, prepared, capsys):
