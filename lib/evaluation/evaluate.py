@@ -14,7 +14,17 @@ from lib.core.errors import FAILED, Stop
 from lib.core.job import Job
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import Run, append_line, atomic_folder, cut_log, existing, read_json, read_log, write_record
+from lib.core.run import (
+    Run,
+    append_line,
+    atomic_folder,
+    cut_log,
+    existing,
+    read_json,
+    read_log,
+    read_record,
+    write_record,
+)
 from lib.core.words import counted
 from lib.data import places, split
 from lib.evaluation import board, fonts, origin, report, statistics
@@ -243,6 +253,8 @@ def how_chosen(job: Job, source: Path) -> str:
         return f"{source.name} is the last step: {why} to choose a checkpoint by"
     if job.config.eval.checkpoint != "best":
         return f"{source.name} was asked for (eval.checkpoint={job.config.eval.checkpoint})"
+    if read_record(source.parent / "best.json") is None:
+        return f"{source.name} is the last step: no best checkpoint was kept (train.keep_best, train.evaluate_epochs)"
     return (
         f"{source.name} was chosen on the select side ({counted(len(select), proof['by'])}), which is not in the scores"
     )

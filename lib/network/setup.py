@@ -15,7 +15,7 @@ from lib.core.job import Job
 from lib.core.processes import accelerator as open_accelerator
 from lib.core.processes import alone, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
-from lib.core.run import CACHE, existing, read_json, read_memo
+from lib.core.run import CACHE, Run, existing, read_json, read_memo
 from lib.data import prepared, split
 from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.frozen_features import FeatureCache, folder_for
@@ -58,7 +58,7 @@ def make_stage_inputs(
     earlier = None
     if stage.after:
         before = next(s for s in job.recipe.stages(job.config, manifest) if s.name == stage.after)
-        if finished_steps(job.run.stage(before.name)) < before.steps:
+        if not is_finished(job.run, before):
             cause = f"the stage {stage.name} needs the stage {before.name}, which is not finished"
             raise Stop(cause, job.run.command(4, "--stages", before.name))
         earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
@@ -83,6 +83,13 @@ def finished_steps(folder: Path) -> int:
         return int(done["steps"])
     newest = checkpoint.newest(folder, notify=lambda text: None) if folder.exists() else None
     return int(read_json(newest / "state.json")["step"]) if newest else 0
+
+
+def is_finished(run: Run, stage: Stage) -> bool:
+    """Does done.json, which is written last, say so? A checkpoint of the last step does not: the kill may have come
+    before best.json, which still names an older one until the stage goes on from there.
+    """
+    return int(read_memo(run.stage(stage.name) / "done.json").get("steps", 0)) >= stage.steps
 
 
 def assemble(

@@ -20,6 +20,7 @@ from lib.network.setup import (
     build_base,
     choosing,
     finished_steps,
+    is_finished,
     make_stage_inputs,
     open_device,
     open_feature_cache,
@@ -67,9 +68,9 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
     accelerator.wait_for_everyone()
     begin_stamp(job, stages)
     for stage in chosen(job, stages):
-        if finished_steps(job.run.stage(stage.name)) < stage.steps:
+        if not is_finished(job.run, stage):
             train_stage(job, stage, manifest, asset_dirs, accelerator, asked.get((stage.name, stage.kind)))
-    missing = [stage.name for stage in stages if finished_steps(job.run.stage(stage.name)) < stage.steps]
+    missing = [stage.name for stage in stages if not is_finished(job.run, stage)]
     if missing:
         job.advance(len(stages) - len(missing), len(stages), "stages")
         raise Paused(f"the stages {', '.join(missing)} were not asked for")

@@ -130,12 +130,18 @@ def write(
     started = time.monotonic()
     if held:
         checkpoint.write(training.folder, step, state, held, training.lineage, cut)
-        if state["best"] and training.config.keep_best:
-            write_record(training.folder / "best.json", state["best"] | {"leaders": state["leaders"]})
-        kept = [one["step"] for one in state["leaders"]]
-        checkpoint.rotate(training.folder, training.config.keep_checkpoints, kept)
+        tidy(training, state["best"], state["leaders"])
         trackers.flush(training.accelerator)
     training.job.clock.note_finishing(time.monotonic() - started)
+
+
+def tidy(training: Training, best: dict[str, Any] | None, leaders: list[dict[str, Any]]) -> None:
+    """best.json names the best checkpoint that is kept, and is there only while one is; older ones than those go."""
+    if leaders:
+        write_record(training.folder / "best.json", (best or {}) | leaders[0] | {"leaders": leaders})
+    else:
+        (training.folder / "best.json").unlink(missing_ok=True)
+    checkpoint.rotate(training.folder, training.config.keep_checkpoints, [one["step"] for one in leaders])
 
 
 def state_of(training: Training) -> dict[str, Any]:
@@ -186,7 +192,7 @@ def restore(training: Training, folder: Path) -> None:
     restore_optimisers(training, stored)
     restore_average(training, stored)
     training.step, training.best, training.skipped = state["step"], state["best"], state["skipped"]
-    training.leaders = state["leaders"]
+    training.leaders = still_there(training, state["leaders"])
     training.bad_steps, training.evaluations_since_best = state["bad_steps"], state["evaluations_since_best"]
     training.saved_step = training.step
     training.audited = set(state.get("audited", ()))  # where an older checkpoint is silent, each is looked at again
@@ -197,10 +203,17 @@ def restore(training: Training, folder: Path) -> None:
         cut_log(training.folder / "log.jsonl", training.step)
         cut_log(training.folder / "timing.jsonl", training.step)
         checkpoint.drop_newer(training.folder, training.step)
-        if training.best and training.config.keep_best:
-            write_record(training.folder / "best.json", training.best | {"leaders": training.leaders})
+        tidy(training, training.best, training.leaders)
         print(f"going on from {folder.name}", flush=True)
     training.accelerator.wait_for_everyone()
+
+
+def still_there(training: Training, leaders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the best checkpoints those that a session with another train.keep_best, or what a broken newer one had
+    replaced, has left.
+    """
+    steps = set(map(checkpoint.step_of, checkpoint.all_of(training.folder)))
+    return [one for one in leaders if one["step"] in steps][: training.config.keep_best]
 
 
 def restore_micro_batch(training: Training, stored: int) -> None:
