@@ -68,9 +68,10 @@ def train_stages(job: Job, accelerator: Any) -> list[Path]:
     accelerator.wait_for_everyone()
     begin_stamp(job, stages)
     for stage in chosen(job, stages):
+        starts.refuse_outdated(job, stage, stages)
         if not is_finished(job.run, stage):
             train_stage(job, stage, manifest, asset_dirs, accelerator, asked.get((stage.name, stage.kind)))
-    missing = [stage.name for stage in stages if not is_finished(job.run, stage)]
+    missing = [one.name for one in stages if not is_finished(job.run, one) or starts.outdated(job, one, stages)]
     if missing:
         job.advance(len(stages) - len(missing), len(stages), "stages")
         raise Paused(f"the stages {', '.join(missing)} were not asked for")
@@ -183,6 +184,9 @@ def train_stage(
     resume = checkpoint.newest(folder, print if is_first_rank() else lambda text: None) if folder.exists() else None
     refuse_other_places(accelerator, resume)
     fresh = resume is None
+    stages = job.recipe.stages(job.config, manifest)
+    if fresh:
+        starts.begin(job, stage, stages, chosen(job, stages)[0])
     parts, wrapped, base_rows = assemble(job, stage, asset_dirs, accelerator, manifest, fresh, base_rows)
     if job.config.cache.policy == "auto":
         keeping.decide(job, stage, parts, manifest, accelerator)
@@ -202,8 +206,7 @@ def train_stage(
     ancestors = [*asset_dirs.values(), *([resume] if resume else [])]
     training.lineage = lineage.of_run(manifest, split_by(job), ancestors)
     trackers.open_for(job, folder, accelerator)
-    first = chosen(job, job.recipe.stages(job.config, manifest))[0]
-    if fresh and not starts.load(training, starts.source(job, stage, first)):
+    if fresh and not starts.load(training, starts.source(job, stage, chosen(job, stages)[0])):
         training.base_rows = base_rows
     run_stage(training, resume)
     trackers.close(accelerator)

@@ -10,9 +10,11 @@ from lib.core.processes import is_first_rank
 from lib.core.records import Stage
 from lib.core.run import read_json, write_record
 from lib.network import checkpoint, lineage
+from lib.network.setup import is_finished
 from lib.training.state import Training
 
 NOTED = "started_from"  # in run.json: stage -> {name, sha256} of the checkpoint that --checkpoint named
+FOLLOWED = "followed"  # in run.json: stage -> stage before it -> {name, sha256} of the checkpoint that it was made from
 
 
 def source(job: Job, stage: Stage, first: Stage) -> Path | None:
@@ -20,6 +22,48 @@ def source(job: Job, stage: Stage, first: Stage) -> Path | None:
     if job.args.checkpoint and stage == first:
         return Path(job.args.checkpoint)
     return None if stage.init_from == "base" else checkpoint.choose(job.run.stage(stage.init_from), "best")
+
+
+def before(job: Job, stage: Stage, first: Stage) -> set[str]:
+    """The stages that a stage starts from or stands on. first: as for `source`."""
+    return {stage.after, "" if job.args.checkpoint and stage == first else stage.init_from} - {"", "base"}
+
+
+def begin(job: Job, stage: Stage, stages: list[Stage], first: Stage) -> None:
+    """Notes what a stage is made from, before its first step. Stop: one of the stages before it is not finished."""
+    found = {}
+    for name in sorted(before(job, stage, first)):
+        if not is_finished(job.run, next(one for one in stages if one.name == name)):
+            cause = f"the stage {stage.name} needs the stage {name}, which is not finished"
+            raise Stop(cause, job.run.command(4, "--stages", name))
+        found[name] = identity(checkpoint.choose(job.run.stage(name), "best"))
+    job.record.setdefault(FOLLOWED, {})[stage.name] = found
+    if is_first_rank():
+        write_record(job.run.record, job.record)
+
+
+def outdated(job: Job, stage: Stage, stages: list[Stage]) -> str:
+    """Why what was trained of a stage belongs to another training of a stage before it; "" where it does not."""
+    if not checkpoint.all_of(job.run.stage(stage.name)):
+        return ""
+    for one in stages:
+        noted = job.record.get(FOLLOWED, {}).get(stage.name, {}).get(one.name)
+        if noted and is_finished(job.run, one):
+            now = checkpoint.choose(job.run.stage(one.name), "best")
+            if identity(now)["sha256"] != noted["sha256"]:
+                return f"the stage {stage.name} was made from another {noted['name']} of the stage {one.name}" + (
+                    "" if now.name == noted["name"] else f", whose best checkpoint is {now.name} now"
+                )
+    return ""
+
+
+def refuse_outdated(job: Job, stage: Stage, stages: list[Stage]) -> None:
+    """Stop: `outdated` says why; it names the stages that follow from this one too."""
+    if cause := outdated(job, stage, stages):
+        names = [stage.name]
+        names += [one.name for one in stages if {one.init_from, one.after} & set(names)]
+        again = job.run.command(4, "--force", "--stages", ",".join(names))
+        raise Stop(cause, f"{again}   (trains {'it' if len(names) == 1 else 'them'} again)")
 
 
 def load(training: Training, source: Path | None) -> bool:
