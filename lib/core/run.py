@@ -21,6 +21,7 @@ GOOGLE_DRIVE = "/content/drive"  # where Colab mounts it
 # A disk that is slow with many small files, and where on the machine's own disk what can be made again lies instead.
 NETWORK_DISKS = {GOOGLE_DRIVE: "/content/cache"}
 CACHE = "cache"  # of a root, and before the names of what lies in it
+LISTED = "hashes.json"  # in a folder of prepared arrays: what each of its files holds
 STEPS = {1: "setup", 2: "download", 3: "prepare", 4: "train", 5: "evaluate"}
 SCRIPTS = {number: f"step{number}_{name}.py" for number, name in STEPS.items()}
 

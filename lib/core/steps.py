@@ -17,6 +17,7 @@ from lib.core import config as configuration
 from lib.core.contract import Recipe
 from lib.core.run import (
     CACHE,
+    LISTED,
     SCRIPTS,
     STEPS,
     Damaged,
@@ -30,6 +31,7 @@ from lib.core.run import (
 from lib.core.words import counted
 
 UNKNOWN = "what it was made from is not known, because"
+ARRAYS = "prepared arrays"  # among the inputs of steps 4 and 5
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,17 @@ def inputs(run: Run, step: int, recipe: Recipe | None, config: Any) -> dict[str,
         assert recipe is not None
         return {asset.name: asset_hash(asset) for asset in recipe.assets(config)}
     files = {3: [run.assets], 4: [run.assets, run.manifest, run.split], 5: [run.manifest, *checkpoints(run)]}[step]
-    return {str(file.relative_to(run.folder)): file_hash(file) for file in files}
+    return {str(file.relative_to(run.folder)): file_hash(file) for file in files} | (arrays(run) if step > 3 else {})
+
+
+def arrays(run: Run) -> dict[str, str]:
+    """What step 3 left in the cache, and what it was made with: most of its settings may change every array and no word
+    of the manifest. {} where its stamp does not say it.
+    """
+    stamp = stamp_of(run, 3)[0] or {}
+    made = stamp.get("fingerprint", {})
+    said = {"holds": stamp.get("lists"), "settings": made.get("config"), "code": made.get("code")}
+    return {ARRAYS: json.dumps(said, sort_keys=True, default=str)} if said["holds"] else {}
 
 
 def outdated(run: Run, step: int, config: dict[str, Any]) -> str:
@@ -163,13 +175,28 @@ def differences(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) 
     """What changed, in words: the input, the setting with both values, or the file."""
     settings = sorted(old["config"].keys() & new["config"].keys())  # another set of keys comes from other code
     return [
-        *(f"the input {key} changed" for key in changed(old["inputs"], new["inputs"])),
+        *(f"the input {key} changed" for key in changed(old["inputs"], new["inputs"]) if key != ARRAYS),
+        *other_arrays(old["inputs"].get(ARRAYS), new["inputs"].get(ARRAYS)),
         *(
             f"{key} was {old['config'][key]!r}, is {new['config'][key]!r}"
             for key in settings
             if old["config"][key] != new["config"][key]
         ),
         *(f"the code of {key} changed" for key in changed(old["code"], new["code"])),
+    ]
+
+
+def other_arrays(old: str | None, new: str | None) -> list[str]:
+    """Why the prepared arrays are other ones: a setting of step 3, or its code. Of the same code and settings another
+    machine may round otherwise; that is no other data.
+    """
+    was, now = (json.loads(said) if said else {} for said in (old, new))
+    if not was or not now or was["holds"] == now["holds"]:
+        return []
+    settings = [(key, was["settings"][key], now["settings"][key]) for key in was["settings"] if key in now["settings"]]
+    return [
+        *(f"{key} was {a!r}, is {b!r}, and with it the {ARRAYS}" for key, a, b in settings if a != b),
+        *(f"the code of {key} changed, and with it the {ARRAYS}" for key in changed(was["code"], now["code"])),
     ]
 
 
@@ -210,6 +237,7 @@ def write_stamp(
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
         "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.output(name))) for name in caches},
+        "lists": [file_hash(run.output(name) / LISTED) for name in caches],
         "next": run.portable_command(following) if following in STEPS else "",
     })  # fmt: skip
 

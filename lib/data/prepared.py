@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.core.hashes import expect, fault, sha256_of
-from lib.core.run import Damaged, existing, files_below, read_record, write_record
+from lib.core.run import LISTED, Damaged, existing, files_below, read_record, write_record
 
-FILE = "hashes.json"  # in the folder of the arrays, written last
+FILE = LISTED  # in the folder of the arrays, written last
 
 
 def clear_damaged(folder: Path, what: str = "all prepared arrays") -> bool:

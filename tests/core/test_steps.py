@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from lib import recipes
 from lib.core import code, steps
-from lib.core.run import existing, write_record
+from lib.core.run import LISTED, existing, write_record
+from lib.data.prepared import note
 from tests.conftest import TOY
 
 
@@ -122,6 +124,39 @@ def test_a_changed_input_is_named_and_not_trained_over(step, done, capsys, folde
     assert plan(step, capsys)[4] == ("stale", "the input manifest.csv changed")
     assert step(4) == 2
     assert "was trained with different inputs: the input manifest.csv changed" in capsys.readouterr().err
+
+
+def test_other_arrays_behind_the_same_manifest_are_not_trained_or_scored_over(step, done, capsys, folder):
+    """A setting of step 3 alone, as the unit of depth is: the manifest stays as it was to the last letter."""
+    manifest = (folder / "manifest.csv").read_bytes()
+    assert step(1, "data.scale=3.0") == 0 and step(3) == 0
+    assert (folder / "manifest.csv").read_bytes() == manifest
+    reason = "data.scale was 1.0, is 3.0, and with it the prepared arrays"
+    states = plan(step, capsys)
+    assert states[4] == ("stale", reason) and states[5] == ("stale", reason)
+    assert step(5) == 2 and step(4) == 2
+    assert f"was trained with different inputs: {reason}" in capsys.readouterr().err
+    assert step(4, "--force") == 0 and step(5) == 0 and step(5) == 0
+
+
+def test_arrays_that_other_code_made_are_accepted_as_other_code_is():
+    def said(holds, code):
+        return json.dumps({"holds": [holds], "settings": {}, "code": {"lib/scenes/data.py": code}})
+
+    reasons = steps.other_arrays(said("a", "1"), said("b", "2"))
+    assert reasons == ["the code of lib/scenes/data.py changed, and with it the prepared arrays"]
+    assert steps.only_code(tuple(reasons))
+    for same in (said("a", "2"), said("b", "1"), None):  # the same arrays, another machine's, an older stamp
+        assert steps.other_arrays(said("a", "1"), same) == steps.other_arrays(same, said("a", "1")) == []
+
+
+def test_another_machine_that_rounds_otherwise_prepares_the_same_data(step, done, capsys, folder, tmp_path):
+    [arrays] = (tmp_path / "cache").glob("prepared-*")
+    np.save(arrays / "0.npy", np.load(arrays / "0.npy") + 1)
+    note(arrays, lambda: None)
+    made = existing(folder / "3_prepare.json")
+    write_record(folder / "3_prepare.json", made | {"lists": [steps.file_hash(arrays / LISTED)]})
+    assert [state for state, _ in plan(step, capsys).values()] == ["complete"] * 5
 
 
 def test_what_a_training_notes_in_the_record_does_not_repeat_step_1(step, prepared, capsys):

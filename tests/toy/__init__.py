@@ -20,6 +20,7 @@ class ModelConfig:
 @dataclass
 class DataConfig:
     noise: float = 0.01
+    scale: float = 1.0  # of the arrays: step 3 alone reads it, and no word of the manifest depends on it
     augment: bool = False
 
 

@@ -20,7 +20,7 @@ def prepare(config, asset_dirs, out):
         if not path.exists():
             drawn = np.random.Generator(np.random.Philox(key=i)).standard_normal(WIDTH, dtype=np.float32)
             with atomic(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, drawn)
+                np.save(file, drawn * np.float32(config.data.scale))
         yield Record(f"s{i}", f"g{i // PER_GROUP}", f"asset:base/{i}", f"hash{i}", columns={"number": i})
 
 
