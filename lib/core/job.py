@@ -47,8 +47,13 @@ class Job:
             write_record(self.run.record, self.record)
 
     def note_made_from(self) -> None:
-        """What the step is made from now, with every setting that it was seen reading so far."""
-        self.made_from = steps.fingerprint(self.run, self.step, self.recipe, self.config, self.read)
+        """What the step is made from now, with every setting that it was seen reading so far.
+
+        As the run's record states them: what a step lowers on its way (lib.training.memory) is no other training, and
+        the next session, which compares, has not lowered it yet.
+        """
+        made = steps.fingerprint(self.run, self.step, self.recipe, self.config, self.read)
+        self.made_from = made | {"config": {key: self.record["config"][key] for key in made["config"]}}
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import torch
 
 from lib.core.records import Sampler
 from lib.core.run import Run, existing, read_json
-from lib.training import memory
+from lib.training import memory, one_step
 from tests.training.test_loop import equal_files, stop_at, whole  # noqa: F401
 
 
@@ -132,3 +132,20 @@ def test_a_process_that_runs_out_of_memory_among_others_leaves_less_on_disk_and_
     with pytest.raises(SystemExit, match="1"):
         memory.begin_again(training, "step 1: out of memory")
     assert existing(run.record)["micro_batch"] == 1 and run.again.read_text() == "1"  # changes so far
+
+
+def test_a_training_that_recomputes_for_want_of_memory_goes_on_and_is_scored(step, prepared, monkeypatch, capsys):
+    """What it lowered is no other setting: the next session asked for a training from scratch, and step 5 too."""
+    prepared("train.epochs=2", "train.micro_batch=1")
+    real = one_step.accumulate
+
+    def short_from_step_4_on(training, number, objective):
+        if training.step >= 3 and not training.gradient_checkpointing:
+            raise torch.OutOfMemoryError("injected")
+        return real(training, number, objective)
+
+    monkeypatch.setattr(one_step, "accumulate", short_from_step_4_on)
+    stop_at(monkeypatch, 6)
+    assert step(4) == 75 and "step 4: out of memory; activations are recomputed" in capsys.readouterr().out
+    assert step(4) == 0 and "out of memory" not in capsys.readouterr().out
+    assert step(4) == step(5) == 0 and "step 4 (train): complete" in capsys.readouterr().out
