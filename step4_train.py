@@ -77,7 +77,7 @@ def refuse_other_run(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    if "--sweep" in sys.argv:
+    if cli.asks("--sweep"):
         from lib.commands import sweep
 
         sys.exit(sweep.main(sys.argv[1:]))

@@ -94,11 +94,11 @@ def verdict(job: Job) -> str:
 
 
 def main() -> int:
-    if "--verify" in sys.argv:
+    if cli.asks("--verify"):
         from lib.commands import verify
 
         return verify.main(sys.argv[1:])
-    if "--compare" in sys.argv:
+    if cli.asks("--compare"):
         from lib.commands import compare
 
         return compare.main(sys.argv[1:])

@@ -124,7 +124,13 @@ def of_this_run(stop: Stop, name: str) -> Stop:
 
 def words_after(flag: str) -> str:
     """What the user said after a flag; "" where they did not."""
-    return next((after for word, after in itertools.pairwise(sys.argv) if word == flag), "")
+    words = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith(f"{flag}=") else [word])]
+    return next((after for word, after in itertools.pairwise(words) if word == flag), "")
+
+
+def asks(flag: str) -> bool:
+    """Is a flag among the words, also as --flag=VALUE?"""
+    return any(word.partition("=")[0] == flag for word in sys.argv)
 
 
 def join(command: str, launch_args: list[str]) -> None:
@@ -217,7 +223,10 @@ def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
 
 
 class Parser(argparse.ArgumentParser):
-    """One sentence for a wrong flag too, instead of the whole usage."""
+    """One sentence for a wrong flag too, instead of the whole usage. Flags are written out: `asks` looks for them."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise Stop(message, f"python {self.prog} --help")
