@@ -34,10 +34,11 @@ class Measured(NamedTuple):
     size_bytes: float
 
 
-def decide(job: Job, stage: Stage, parts: Parts, manifest: Manifest, accelerator: Any) -> None:
+def decide(job: Job, stage: Stage, parts: Parts, manifest: Manifest, accelerator: Any, begun: bool = False) -> None:
     """With cache.policy=auto: measures, says and stores what is kept; `parts` then has the front that was chosen.
 
     Where the front may not be kept anyway there is nothing to decide. The first process decides for all of them.
+    begun: the training goes on (cache.policy=auto was said again since), so its samples stay the ones that they are.
     """
     from accelerate.utils import gather_object
 
@@ -45,7 +46,7 @@ def decide(job: Job, stage: Stage, parts: Parts, manifest: Manifest, accelerator
     if job.config.cache.policy != "auto" or tokens is None or tokens.refused:
         return
     sampler = job.recipe.sampler(job.config, stage, manifest, "train")
-    fronts = [tokens, *([tokens.deeper] if tokens.deeper else [])]
+    fronts = [tokens, *([tokens.deeper] if tokens.deeper and not begun else [])]
     samples = first_samples(job, sampler)
     with torch.no_grad(), accelerator.autocast():
         mine = [measured(job, front, samples, accelerator.num_processes) for front in fronts]

@@ -189,7 +189,7 @@ def train_stage(
         starts.begin(job, stage, stages, chosen(job, stages)[0])
     parts, wrapped, base_rows = assemble(job, stage, asset_dirs, accelerator, manifest, fresh, base_rows)
     if job.config.cache.policy == "auto":
-        keeping.decide(job, stage, parts, manifest, accelerator)
+        keeping.decide(job, stage, parts, manifest, accelerator, begun=not fresh)
         begin_stamp(job, job.recipe.stages(job.config, manifest))
     tensors = adapters.trainable(parts)
     train = job.recipe.sampler(job.config, stage, manifest, "train")

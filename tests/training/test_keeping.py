@@ -84,6 +84,8 @@ def test_the_deeper_front_is_chosen_where_samples_come_again(monkeypatch, tmp_pa
         settle=settled.append,
     )
     alone = SimpleNamespace(num_processes=1, autocast=lambda: torch.autocast("cpu", enabled=False))
+    keeping.decide(job, None, parts, None, alone, begun=True)  # its samples cannot become others in the middle
+    assert parts.frozen_features is not deeper and settled.pop()["cache.policy"] == "tokens" and not settled
     keeping.decide(job, None, parts, None, alone)
     assert parts.frozen_features is deeper
     assert settled == [{"train.plan": "long", "cache.policy": "blocks", "data.distinct_epochs": 2}]
