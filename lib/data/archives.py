@@ -179,6 +179,8 @@ def opened(file: Path) -> Iterator[Any]:
         TypeError,
         LookupError,
         RuntimeError,
+        AssertionError,
+        AttributeError,
     )
     try:
         with zipfile.ZipFile(file) if file.suffix == ".zip" else py7zr.SevenZipFile(file) as archive:

@@ -1,3 +1,4 @@
+import base64
 import errno
 import shutil
 import zipfile
@@ -263,6 +264,32 @@ def test_an_encrypted_archive_is_called_so(folder, memo):
         archive.writestr(b"photograph", "facade/images/a.jpg")
     with pytest.raises(Stop, match=r"a\.7z is encrypted"):
         unpack(folder / "a.7z", folder, memo)
+
+
+FOUND = [  # by tests.fuzz_coverage, in base 85
+    (
+        "H+sCUCma9-%Fw9HkpKVy000006aWAK000003<DTP;0w0^A6)=B8VW>-"
+        "T@M!2QJ$E#UNn^uO4&F4CL)vIBSI>(gunpcKx_bFT>t=qGY75@(0HHxpE(emZTo6mM#zjKWkfJQMW{#51FP{SfAFt>B7wH~$a&J1S&=v"
+        "WjEva0v&K)%(`SmwHzCDB-R}>o(}_=ZxOqeel6=qT9gXIay5f~?cEnDjVBi1%02c-)0SRgV2MYlJ0U;p)7z}Ly00"
+    ),  # AssertionError of py7zr
+    (
+        "H+sCUCma9-%Fw9HkpKVy000006aWAK000003<DTP;0w0^A6)=B8VW>-O%E2-"
+        "QJ$E#UNn^uO4&F4CL)vIBSI>(|NsC0|Ns97T>t=qG6${?(0Bj<0DusjZTo6mM#zjKWkfJQMW{y41FP{SfAFt>B7w;HdA8D)S&=vWjEva"
+        "0v&K)%(`SmwHzCDB-R}>o(}_=ZxTi!1l6=qT9gXIWy5f~?cEnDjVBi1%02c-)0SRgV2MYlJ0U;p)7z}Ly00"
+    ),  # AttributeError of py7zr
+    (
+        "H+sCUCma9-%Fw9HkpKVy000006aWAK000003<DTP;0w0^A6)=B8VW>-O%E2-"
+        "QJ$E#UNn^uO4&F4CL)vIBSI>(|NsC0|Ns97T>t=qGY75<(0HHxpE(em?fYt6M#zjKWkfJQMW{y41FP{SfAFt>B7w;HdA8D)S&=vWjEva"
+        "0vlzVG_!Vs#vUSBm-R}>o(}_=ZxTi!1l6=qT9gXIWy5f~?cEnDjVBi1%02c-)0SRgV2MYlJ0U;p)7z}Ly00"
+    ),  # AttributeError of py7zr
+]
+
+
+@pytest.mark.parametrize("content", FOUND, ids=["start positions", "no streams", "no folders"])
+def test_what_py7zr_takes_for_its_own_mistake_is_damage(folder, memo, content):
+    (folder / "a.7z").write_bytes(base64.b85decode(content))
+    with pytest.raises(Stop, match=r"a\.7z is corrupt"):
+        archives.unpack(folder / "a.7z", archives.contents(folder / "a.7z", ["facade/**/*"]), folder, memo)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EINVAL, "Invalid argument"), OSError("Invalid data stream")])
