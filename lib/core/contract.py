@@ -138,8 +138,9 @@ class Recipe(Protocol):
     def score_batch(self, config: Any, stage: Stage, parts: Parts | None, batch: Batch) -> list[Row]:
         """One row per sample of the batch, in its order, with numbers in the units of `measures`.
 
-        Called in evaluation mode and without gradients; torch is seeded with the index of the batch's first sample.
-        parts None: the trivial predictor, which knows the training side at most.
+        Called in evaluation mode and without gradients. Noise comes from lib.network.scoring.noise, and none from
+        generators that others share: what a sample scores may not depend on its batch. parts None: the trivial
+        predictor, which knows the training side at most.
         """
 
     def summarise(self, config: Any, stage: Stage, rows: list[Row]) -> dict[str, float]:

@@ -6,13 +6,18 @@ the same function (`score_batch` with parts None).
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.core.contract import Recipe
 from lib.core.errors import FAILED, Stop
 from lib.core.order import Key
-from lib.core.records import Parts, Row, Sampler, Stage
+from lib.core.records import Batch, Parts, Row, Sampler, Stage
 from lib.core.words import counted
+
+if TYPE_CHECKING:
+    import torch
+
+SEEDS = "noise_seeds"  # in a batch that is scored: of each sample's own noise
 
 
 def rows(
@@ -47,11 +52,31 @@ def rows(
         for keys in keys_of(config, chunks):
             pause()
             batch, _ = (own or batches).take(keys)
-            # a recipe that samples (a posterior, a diffusion) draws the same noise for base and adapted
-            torch.manual_seed(keys[0].index)
+            before = torch.get_rng_state()
             with torch.no_grad(), accelerator.autocast():
-                found += recipe.score_batch(config, stage, parts, batch)
+                found += recipe.score_batch(config, stage, parts, batch | {SEEDS: [key.index for key in keys]})
+            refuse_own_chance(recipe, before)
     return found
+
+
+def noise(batch: Batch, *shape: int) -> "torch.Tensor":
+    """Standard normal numbers (n, *shape) for a recipe whose scores need some (a posterior, a diffusion).
+
+    Those of a sample are the same under base and adapted, in any batch, on any number of processes and any device.
+    """
+    import torch
+
+    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in batch[SEEDS]]
+    return torch.stack(drawn)
+
+
+def refuse_own_chance(recipe: Recipe, before: "torch.Tensor") -> None:
+    """Stop: the noise that a sample is scored with would depend on what else is in its batch."""
+    import torch
+
+    if not torch.equal(before, torch.get_rng_state()):
+        cause = f"the recipe {recipe.name} scores with random numbers of its own accord"
+        raise Stop(cause, "take them from lib.network.scoring.noise in its `score_batch`", FAILED)
 
 
 def keys_of(config: Any, chunks: list[list[int]]) -> list[tuple[Key, ...]]:

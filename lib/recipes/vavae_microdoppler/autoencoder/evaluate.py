@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lib.core.records import Batch, Metric, Parts, Row, Stage
+from lib.network import scoring
 from lib.recipes.vavae_microdoppler import inception, metrics
 from lib.recipes.vavae_microdoppler.autoencoder.decision import tree
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
@@ -61,7 +62,7 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     """
     image = batch["image"].float()
     shown: dict[str, torch.Tensor] = {}
-    made = None if parts is None else reconstructed(parts, image)
+    made = None if parts is None else reconstructed(parts, image, batch)
     with torch.autocast(image.device.type, enabled=False):
         if parts is None or made is None:
             numbers = compared(image, image.mean((2, 3), keepdim=True).expand_as(image), "")
@@ -85,11 +86,11 @@ class Made(NamedTuple):
     projected: torch.Tensor | None  # (n, width, grid, grid), where there is a projection
 
 
-def reconstructed(parts: Parts, image: torch.Tensor) -> Made:
-    """Of images (n, 3, h, w) in [-1, 1]."""
+def reconstructed(parts: Parts, image: torch.Tensor, batch: Batch) -> Made:
+    """Of the images (n, 3, h, w) of a batch, in [-1, 1]."""
     autoencoder = parts.modules["autoencoder"]
     posterior = Posterior.of(moments_of(autoencoder, image).float())
-    sample = posterior.sample(torch.randn_like(posterior.mean))
+    sample = posterior.sample(scoring.noise(batch, *posterior.mean.shape[1:]).to(posterior.mean))
     recon, recon_sampled = decode(autoencoder, posterior.mean).float(), decode(autoencoder, sample).float()
     projected = parts.modules["projection"](posterior.mean).float() if "projection" in parts.modules else None
     return Made(posterior, recon, recon_sampled, projected)

@@ -15,6 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lib.core.records import Batch, Metric, Parts, Row, Stage
+from lib.network import scoring
 from lib.recipes.vavae_microdoppler import inception, metrics
 from lib.recipes.vavae_microdoppler.autoencoder.losses import Posterior
 from lib.recipes.vavae_microdoppler.autoencoder.model import decode, moments_of
@@ -67,7 +68,7 @@ def score_batch(config: Config, stage: Stage, parts: Parts | None, batch: Batch)
     if parts is None:
         numbers = copied(batch)
     else:
-        fake = generated(config, parts, batch["label"])
+        fake = generated(config, parts, batch)
         numbers = measured(parts, fake, batch["label"], batch["decoded_feature"].float())
         shown = {"generated": fake, "reconstructed": reconstructed(parts.modules["autoencoder"], image)}
         numbers |= moved(config, shown)
@@ -97,13 +98,11 @@ def copied(batch: Batch) -> dict[str, torch.Tensor]:
     return spread("fake", batch["twin_feature"].float()) | {"hit": batch["twin_hit"]}
 
 
-def generated(config: Config, parts: Parts, label: torch.Tensor) -> torch.Tensor:
-    """Images (n, 3, h, w) of users `label` (n,). The noise comes from torch's CPU generator, which lib seeds by the
-    sample's index.
-    """
+def generated(config: Config, parts: Parts, batch: Batch) -> torch.Tensor:
+    """Images (n, 3, h, w) of the users of a batch."""
     reference = parts.modules["reference"]
-    noise = torch.randn(len(label), *reference.latent_shape).to(reference.mean.device)
-    return generate.images(config, parts, label, noise)
+    noise = scoring.noise(batch, *reference.latent_shape).to(reference.mean.device)
+    return generate.images(config, parts, batch["label"], noise)
 
 
 def measured(parts: Parts, fake: torch.Tensor, label: torch.Tensor, held_out: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from lib.core.config import from_dotted
 from lib.core.errors import Stop
 from lib.core.records import Manifest, Record, Stage
-from lib.network import adapters
+from lib.network import adapters, scoring
 from lib.recipes.vavae_microdoppler import schedule
 from lib.recipes.vavae_microdoppler.autoencoder import assemble, objectives
 from lib.recipes.vavae_microdoppler.autoencoder.critic import PatchCritic
@@ -253,6 +253,7 @@ def batch(parts) -> dict:
         "sample_id": ["a", "b"],
         "group": ["u/1", "v/1"],
         "user": ["u", "v"],
+        scoring.SEEDS: [0, 1],
     }
     return found | ({"feature": parts.modules["vision"](image).detach()} if "vision" in parts.modules else {})
 

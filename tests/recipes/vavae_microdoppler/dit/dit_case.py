@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from lib.core.order import Key
 from lib.core.records import Manifest, Parts, Record, Stage
 from lib.data import prepared
+from lib.network import scoring
 from lib.recipes.vavae_microdoppler.autoencoder.samples import collate
 from lib.recipes.vavae_microdoppler.config import Config
 from lib.recipes.vavae_microdoppler.dit import assemble, judge, latent_cache, samples
@@ -69,7 +70,8 @@ class Case:
 
     def batch(self, side: str, count: int = 4, epoch: int = 0) -> dict:
         sampler = samples.sampler(self.config, DIT, self.manifest, side)
-        return collate(self.config, DIT, [sampler.draw(index, Key(1, epoch, index)) for index in range(count)])
+        drawn = collate(self.config, DIT, [sampler.draw(index, Key(1, epoch, index)) for index in range(count)])
+        return drawn | {scoring.SEEDS: list(range(count))}
 
 
 def published_dit(config: Config, classes: int) -> dict[str, torch.Tensor]:

@@ -71,7 +71,6 @@ def test_measuring_usefulness_moves_no_other_number(laid):
     case, found = laid, []
     for wanted in (True, False):
         case.config.eval.utility = wanted
-        torch.manual_seed(3)
         with torch.no_grad():
             found.append(evaluate.score_batch(case.config, DIT, case.parts(), case.batch("test", 3)))
     with_it, without = (np.array([[r.numbers[name] for name in found[1][0].numbers] for r in rows]) for rows in found)
