@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev", action="store_true", help="install what the tests need, too")
     parser.add_argument(
         "--wheels",
-        type=Path,
+        type=cli.folder,
         metavar="DIR",
         help="install from this folder of wheels; an empty one is filled first, for sessions without internet",
     )
@@ -78,7 +78,7 @@ def named(device: dict[str, Any]) -> str:
 if __name__ == "__main__":
     if not {"--help", "-h", "--plan", "--list"} & set(sys.argv):
         try:
-            wheels = Path(given) if (given := cli.words_after("--wheels")) else None
+            wheels = cli.folder(given) if (given := cli.words_after("--wheels")) else None
             install.ensure(Path(__file__).resolve().parent, "--dev" in sys.argv, wheels, find.wheels)
             install.quiet_kernel(Path(sys.prefix))
         except Stop as stop:

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what to score, export or predict with (default: the setting eval.checkpoint)",
     )
     parser.add_argument("--predict", default="", metavar="INPUTS", help="run the adapted model on these inputs")
-    parser.add_argument("--out", type=Path, help="folder for --predict")
+    parser.add_argument("--out", type=cli.folder, help="folder for --predict")
     parser.add_argument(
         "--scale",
         action="append",
@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hub-repository", default="", metavar="USER/NAME", help="where --export hub pushes to")
     parser.add_argument("--public", action="store_true", help="let everybody see what --export hub pushes")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="runs to compare in one table and plot")
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="say what of a run's folder is whole")
+    parser.add_argument("--verify", type=cli.folder, metavar="FOLDER", help="say what of a run's folder is whole")
     launch.add_flags(parser)
     # What is scored is a setting, so that another checkpoint makes the scores stale; exporting one does not.
     parser.set_defaults(as_settings=scored_checkpoint)

@@ -204,11 +204,11 @@ def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
         "--time-limit", default="", metavar="11h30m", help="of the whole session; the step pauses before it"
     )
     parser.add_argument(
-        "--root", type=Path, default=Path.cwd(), help="holds runs/, data/, cache/ (default: the current folder)"
+        "--root", type=folder, default=Path.cwd(), help="holds runs/, data/, cache/ (default: the current folder)"
     )
     parser.add_argument(
         "--inputs",
-        type=Path,
+        type=folder,
         action="append",
         default=[],
         metavar="DIR",
@@ -230,6 +230,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise Stop(message, f"python {self.prog} --help")
+
+
+def folder(word: str) -> Path:
+    """A path as it was meant: shells leave the ~ of --root=~/runs as it is, and a folder of that name would be made."""
+    return Path(word).expanduser()
 
 
 def refuse_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

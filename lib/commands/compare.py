@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
     """`step5_evaluate.py --compare RUN…`: reads finished runs and works on none of them. Returns the exit code."""
     parser = cli.Parser(prog=SCRIPTS[5])
     parser.add_argument("--compare", nargs="+", metavar="RUN", required=True, help="names of runs, or their folders")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/ (default: the current folder)")
+    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/ (default: the current folder)")
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
     with answer.given() as told:
         try:

@@ -152,7 +152,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def place(root: str) -> Path:
-    return Path(root).resolve() if root else REPOSITORY
+    return Path(root).expanduser().resolve() if root else REPOSITORY
 
 
 def flags(recipe: str, preset: str, demo: bool, run: str, overrides: str, time_limit: str, root: str) -> list[str]:

@@ -45,7 +45,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="stand-in data and a small network")
     parser.add_argument("--run", help="what the names of the runs begin with")
     parser.add_argument("--time-limit", default="", metavar="11h30m", help="of the whole session")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/, data/, cache/")
+    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/, data/, cache/")
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
     return parser.parse_args(words)
 

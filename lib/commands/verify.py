@@ -24,8 +24,10 @@ Found = Iterator[tuple[str, str]]  # (what was looked at, why it is damaged or "
 def main(words: list[str]) -> int:
     """`step5_evaluate.py --verify FOLDER`: one line per kind of file. Returns the exit code."""
     parser = cli.Parser(prog=SCRIPTS[5])
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", required=True, help="a run's folder, or its name")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="holds runs/ (default: the current folder)")
+    parser.add_argument(
+        "--verify", type=cli.folder, metavar="FOLDER", required=True, help="a run's folder, or its name"
+    )
+    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/ (default: the current folder)")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, everything else on stderr")
     with answer.given() as told:
         try:

@@ -2,6 +2,7 @@
 
 import pytest
 
+import step5_evaluate
 from lib.commands import cli, compare, sweep
 from lib.core.errors import Stop
 
@@ -39,3 +40,12 @@ def test_the_command_to_go_on_with_a_sweep_can_be_typed(monkeypatch, capsys, tmp
     monkeypatch.setattr(sweep, "run_child", lambda command, clock: 75)
     assert sweep.main(words) == 75
     assert "python step4_train.py --sweep 'lora.full=['\"'\"'a b'\"'\"'],[c]' --run r" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--root", "--inputs", "--out"])
+def test_the_tilde_of_a_folder_is_the_users_home(flag, monkeypatch, tmp_path):
+    """Behind an equals sign no shell replaces it, and a folder called ~ was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["step5_evaluate.py", f"{flag}=~/there", *(["--predict", "x"] * (flag == "--out"))])
+    found = getattr(cli.parse(5, step5_evaluate.add_flags), flag.lstrip("-"))
+    assert found in (tmp_path / "there", [tmp_path / "there"])
