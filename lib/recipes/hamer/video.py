@@ -3,6 +3,7 @@
 GIF, WebP and APNG are read by Pillow; others by PyAV or imageio where a person installed one of them.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 QUALITY = 95  # of the JPEG files: keypoints of the demo's base move by less than 0.1 px
 SOURCE = "video.json"  # beside the frames: what they were taken from
 MOST_FRAME_PIXELS = 16_000_000  # of what Pillow reads: 4K has 9 million, a damaged header of ten bytes may claim 100
+MOST_SIDE_PX = 65_500  # of a JPEG file
 # A frame in which none of 32 x 32 cells changed by more grey levels is the last one again. A hash of the whole picture
 # would miss a hand that moves before a still background.
 CELLS, STILL_LEVELS = 32, 10
@@ -98,8 +100,11 @@ def by_pillow(video: Path) -> Iterator[np.ndarray]:
 
 
 def refuse_vast(header: pictures.Header, video: Path) -> None:
-    """Stop: the frames are larger than any GIF, WebP or APNG has; each would take seconds and a gigabyte."""
-    if header.width_px * header.height_px > MOST_FRAME_PIXELS:
+    """Stop: the frames are larger than any GIF, WebP or APNG has; each would take seconds and a gigabyte, or be wider
+    than a picture can be.
+    """
+    sides = header.width_px, header.height_px
+    if math.prod(sides) > MOST_FRAME_PIXELS or max(sides) > MOST_SIDE_PX:
         cause = f"{video} says that its frames have {header.width_px} x {header.height_px} px, too many for its format"
         raise Stop(cause, "give it to --propose as .mp4, or make it smaller")
 

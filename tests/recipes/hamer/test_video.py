@@ -25,12 +25,13 @@ def decoder(monkeypatch, picture: np.ndarray, duration_s: float | None = None):
     return frame, opened
 
 
-def test_frames_too_large_for_their_format_are_refused(tmp_path):
-    """A header of a few bytes made every frame 64 megapixels, and 2 GB of three of them."""
+@pytest.mark.parametrize("sides", [(8000, 8000), (65535, 200)])
+def test_frames_too_large_for_their_format_are_refused(tmp_path, sides):
+    """A header of a few bytes made every frame 64 megapixels, and three of them 2 GB; or wider than a JPEG can be."""
     path = film(tmp_path / "clip.gif", 3)
     content = path.read_bytes()
-    path.write_bytes(content[:6] + struct.pack("<HH", 8000, 8000) + content[10:])
-    with pytest.raises(Stop, match="frames have 8000 x 8000 px, too many for"):
+    path.write_bytes(content[:6] + struct.pack("<HH", *sides) + content[10:])
+    with pytest.raises(Stop, match=f"frames have {sides[0]} x {sides[1]} px, too many for"):
         video.extract(path, tmp_path, 1)
     assert not (tmp_path / "frames").exists() or not any((tmp_path / "frames").iterdir())
 
