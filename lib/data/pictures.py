@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # The largest camera has 14204 x 10652 = 151 million pixels; reading them took 1.2 GB in RGB, 2.4 GB in float.
 MOST_PIXELS = 160_000_000
+MOST_SIDE_PX = 1_000_000  # Pillow keeps 8 bytes for every row, whatever it holds
 TOO_LARGE = f"it has more than {MOST_PIXELS // 10**6} million pixels, too large to be read"
 # Not EPS (it starts Ghostscript), ICO and PSD (their header tells another size), TGA (noise passes for a picture).
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -123,6 +124,8 @@ def opened(source: Path | bytes) -> Iterator[Any]:
             with Image.open(file, formats=readable()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Unreadable(TOO_LARGE)
+                if max(image.size) > MOST_SIDE_PX:
+                    raise Unreadable(f"it is {image.width} x {image.height} px, as no picture is")
                 yield image
     except Unreadable:
         raise

@@ -286,6 +286,14 @@ def test_too_many_pixels_are_refused_whatever_pillows_own_limit_is(monkeypatch, 
             call(declared(*size), upright=False)
 
 
+def test_a_side_that_no_picture_has_is_refused_before_memory_is_taken():
+    """One pixel by 134 million: Pillow took a gigabyte for 82 bytes."""
+    head = b"BM" + struct.pack("<IIIIiiHHIIiiII", 82, 0, 62, 40, 1, 134_217_744, 1, 1, 0, 0, 0, 0, 2, 0) + bytes(28)
+    for call in (pictures.header, pictures.read):
+        with pytest.raises(Unreadable, match="it is 1 x 134217744 px, as no picture is"):
+            call(head, upright=False)
+
+
 def test_the_largest_camera_passes_without_a_warning(recwarn, monkeypatch):
     assert pictures.header(declared(14_204, 10_652), upright=False)[:2] == (14_204, 10_652)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # then 35 pixels are what 151 million are to the real limit

@@ -120,9 +120,21 @@ def is_array(name: str, one: Any) -> bool:
     """A dataset of numbers; MATLAB and h5py both keep complex ones as pairs of fields. MATLAB's texts are numbers too,
     and so is what its cells refer to.
     """
-    if name.startswith("#refs#/") or one.attrs.get("MATLAB_class", b"") == b"char":
+    if name.startswith("#refs#/") or one.ndim == 0 or not is_plain(one.dtype):
         return False
-    return one.ndim > 0 and (one.dtype.kind in "fiuc" or one.dtype.names is not None)
+    marks, mark = one.attrs, "MATLAB_class"
+    return not (mark in marks and marks.get_id(mark).dtype.kind == "S" and marks[mark] == b"char")
+
+
+def is_plain(kind: Any) -> bool:
+    """Is this a dtype of numbers as receivers store them? For fields that overlap, and floats of 16 bytes in 8, as
+    damage makes them, libhdf5 writes beyond the array that it fills.
+    """
+    if kind.names is None:
+        return kind.kind in "fiuc" and kind.itemsize <= (16 if kind.kind == "c" else 8)
+    (first, place), *others = [kind.fields[name][:2] for name in kind.names]
+    packed = place == 0 and others == [(first, first.itemsize)] and kind.itemsize == 2 * first.itemsize
+    return packed and first.kind in "fiu" and is_plain(first)
 
 
 def of_text(path: Path, variable: str) -> Array:
@@ -208,9 +220,15 @@ def beside(path: Path) -> dict[str, "np.ndarray"]:
     with h5py.File(path, "r") as file:
         noted = [file.attrs]
         file.visititems(lambda name, one: noted.append(one.attrs))
-        found = {name: np.asarray(one[name]) for one in noted for name in one if name.lower() in SAID}
-        small = {name: one for name, one in datasets(file).items() if one.size == 1}
-        return found | {name: one[()] for name, one in small.items() if name.rpartition("/")[2].lower() in SAID}
+        said = [(name, one) for one in noted for name in one if name.lower() in SAID]
+        found = {name: np.asarray(one[name]) for name, one in said if is_number_of(one.get_id(name))}
+        small = {name: one for name, one in datasets(file).items() if name.rpartition("/")[2].lower() in SAID}
+        return found | {name: one[()] for name, one in small.items() if is_number_of(one)}
+
+
+def is_number_of(one: Any) -> bool:
+    """Is this attribute or dataset of HDF5 a single number?"""
+    return one.shape is not None and math.prod(one.shape) == 1 and is_plain(one.dtype)
 
 
 def chosen(names: list[str], variable: str) -> str:
