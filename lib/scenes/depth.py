@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.data import arrays
 from lib.scenes import lens, scans
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays, resample, seen
@@ -126,7 +127,7 @@ def decode(path: Path, palette: bool = False) -> np.ndarray:
 
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # a header's shape takes no memory by itself
+            return arrays.mapped(path)
         if path.suffix == ".png":
             with Image.open(path, formats=["PNG"]) as file:
                 return np.asarray(file.convert("RGB") if palette and file.mode == "P" else file)

@@ -10,10 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lib.core.errors import Stop
 from lib.core.words import counted
+from lib.data import arrays
 from lib.scenes import colmap_files, lens, nerfstudio
 from lib.scenes.colmap import Scene, View
 from lib.scenes.sections import SUMMARY
@@ -71,7 +70,7 @@ def holds_whole_numbers(path: Path) -> bool:
     if path.suffix != ".npy":
         return path.suffix == ".png"
     with suppress(Exception):  # whoever reads the values says what is wrong with the file
-        return np.load(path, mmap_mode="r", allow_pickle=False).dtype.kind in "iu"
+        return arrays.mapped(path).dtype.kind in "iu"
     return False
 
 

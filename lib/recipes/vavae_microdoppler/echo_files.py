@@ -14,6 +14,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import Stop
+from lib.data import arrays
 from lib.recipes.vavae_microdoppler import matlab
 from lib.recipes.vavae_microdoppler.stored import printable
 from lib.recipes.vavae_microdoppler.walk import some
@@ -63,13 +64,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def of_numpy(path: Path, variable: str) -> Array:
-    """Mapped and not read: a damaged header may state any size."""
-    import numpy as np
-
     with open(path, "rb") as file:
         if file.read(len(NUMPY)) != NUMPY:  # NumPy would suspect a pickle, and advise to trust it
             raise ValueError("it does not begin as one")
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return arrays.mapped(path)
 
 
 def of_zip(path: Path, variable: str) -> Array:

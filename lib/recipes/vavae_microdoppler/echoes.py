@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.recipes.vavae_microdoppler import radar
 from lib.recipes.vavae_microdoppler.config import Config, DataConfig
-from lib.recipes.vavae_microdoppler.echo_files import Unusable, opened, stated
+from lib.recipes.vavae_microdoppler.echo_files import Unusable, is_plain, opened, stated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def echo_of(path: Path, data: DataConfig) -> Echo:
 def with_axes(array: Any, layout: str) -> Echo:
     shape, kind = tuple(array.shape), "c" if array.dtype.names is not None else array.dtype.kind
     said = f"shape {shape} of {array.dtype}"
-    if kind not in "cfiu":
+    if not is_plain(array.dtype):
         raise Unusable(f"{said} is not an echo")
     if kind == "u":
         raise Unusable(f"{said} has no sign: subtract the value of silence (of 8 bits 127.5), and save signed numbers")

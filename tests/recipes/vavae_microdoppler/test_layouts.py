@@ -132,3 +132,10 @@ def test_the_notch_leaves_slow_echoes_out(tmp_path):
 def test_a_hop_of_its_own_decides_how_long_an_image_lasts(tmp_path, expected):
     [image] = images(saved(tmp_path, "e.npy", WALK), hop_s=2.4 / SIDE, duration_s=1.0)
     assert np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("kind", [[("r", "f8"), ("i", "S8")], [("r", "f8")], [("r", "f8"), ("i", "f8", 0)]], ids=str)
+def test_records_that_are_no_pairs_are_no_echo(tmp_path, kind):
+    np.save(tmp_path / "e.npy", np.zeros(9000, kind))
+    with pytest.raises(Unusable, match="is not an echo"):
+        images(tmp_path / "e.npy")
