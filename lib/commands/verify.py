@@ -104,10 +104,9 @@ def stages(folder: Path) -> list[Path]:
 
 def has_chosen(stage: Path) -> bool:
     """Whether the newest checkpoint notes a best one that is kept."""
-    newest = max(stage.glob("step-*/state.json"), default=None)
-    with contextlib.suppress(
-        ValueError, RecursionError, AttributeError
-    ):  # damaged, which is said among the checkpoints
+    # step-1000000 comes after step-999999
+    newest = max(stage.glob("step-*/state.json"), key=lambda file: (len(file.parent.name), file), default=None)
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):  # damaged, as the checkpoints say
         return bool(newest and read_json(newest).get("leaders"))
     return False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib.commands import verify
+from lib.core.run import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DAMAGED = {
@@ -101,3 +102,11 @@ def test_it_needs_no_heavy_library(elsewhere):
 def test_what_is_no_run_is_said(tmp_path, capsys):
     assert verify.main(["--verify", str(tmp_path)]) == 2
     assert "is not a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("leaders", "chosen"), [([{"step": 999999}], True), ([], False)])
+def test_the_newest_checkpoint_is_that_of_the_most_steps(tmp_path, leaders, chosen):
+    """By their letters the name with seven digits comes first."""
+    for name, kept in (("step-999999", [] if chosen else [{"step": 1}]), ("step-1000000", leaders)):
+        write_json(tmp_path / name / "state.json", {"leaders": kept})
+    assert verify.has_chosen(tmp_path) == chosen
