@@ -22,7 +22,7 @@ from lib.core import hashes, steps
 from lib.core.errors import FAILED, Stop
 from lib.core.job import Job
 from lib.core.records import Parts, Stage
-from lib.core.run import Run, existing
+from lib.core.run import STEPS, Run, existing
 from lib.core.session import Clock
 
 ADAPTERS = ("merged", "attached")
@@ -150,9 +150,9 @@ class Trained:
 
 def refuse_outdated(job: Job, step: int, but_paused: bool = False) -> None:
     """Stop: a step is not complete, or was made from something else than the run has now. but_paused: that may be."""
-    why = steps.outdated(job.run, step, job.record["config"])
-    if why and not (but_paused and "stale" not in why):
-        raise Stop(f"the run {job.run.name}: {why}", job.run.command(step))
+    state = steps.state_without_code(job.run, step, job.record["config"])
+    if state.word not in ("complete", *(("paused",) if but_paused else ())):
+        raise Stop(f"the run {job.run.name}: step {step} ({STEPS[step]}) is {state}", job.run.command(step))
 
 
 def read_one_file(config: Any, stage: Stage, parts: Parts, folder: Path) -> None:

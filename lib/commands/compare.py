@@ -18,7 +18,7 @@ from lib.commands import answer, cli
 from lib.core import steps
 from lib.core.config import marked, silent_everywhere
 from lib.core.errors import DONE, Stop, nearest
-from lib.core.run import SCRIPTS, Run, existing, read_log, read_record
+from lib.core.run import SCRIPTS, STEPS, Run, existing, read_log, read_record
 from lib.core.tables import COUNT, NUMBER, TEXT, YES_NO, read_table, write_table
 from lib.data.split import MANIFEST
 from lib.evaluation import experiment, plots
@@ -117,7 +117,9 @@ def facts(run: Run) -> dict[str, Any]:
     if scores is None:
         raise Stop(f"the run {run.name} has no scores to compare", run.command(5))
     for step in (4, 5):
-        if why := steps.outdated(run, step, record["config"]):
+        state = steps.state_without_code(run, step, record["config"])
+        if state.word != "complete":
+            why = f"step {step} ({STEPS[step]}) is {state}"
             raise Stop(f"the scores of the run {run.name} are not of it as it is now: {why}", run.command(step))
     main = scores["main"]
     m = scores["metrics"][main["metric"]]

@@ -99,13 +99,17 @@ def fingerprint(
     return {"inputs": inputs(run, step, recipe, config), "config": settings, "code": hashes, "sources": sources}
 
 
-def inputs(run: Run, step: int, recipe: Recipe | None, config: Any) -> dict[str, str]:
-    """Content hashes of what the step reads from disk. recipe, config: step 2 alone asks them."""
+def inputs(run: Run, step: int, recipe: Recipe, config: Any) -> dict[str, str]:
+    """Content hashes of what the step reads from disk."""
     if step == 1:
         return {"requirements.txt": file_hash(code.REPOSITORY / "requirements.txt")}
     if step == 2:
-        assert recipe is not None
         return {asset.name: asset_hash(asset) for asset in recipe.assets(config)}
+    return left_by_others(run, step)
+
+
+def left_by_others(run: Run, step: int) -> dict[str, str]:
+    """`inputs` of steps 3 to 5: what the steps before them left in the run."""
     files = {3: [run.assets], 4: [run.assets, run.manifest, run.split], 5: [run.manifest, *checkpoints(run)]}[step]
     return {str(file.relative_to(run.folder)): file_hash(file) for file in files} | (arrays(run) if step > 3 else {})
 
@@ -120,18 +124,16 @@ def arrays(run: Run) -> dict[str, str]:
     return {ARRAYS: json.dumps(said, sort_keys=True, default=str)} if said["holds"] else {}
 
 
-def outdated(run: Run, step: int, config: dict[str, Any]) -> str:
-    """Why what step 4 or 5 left is not what the run's files and settings say now, in words; "" where it is.
-
-    Unlike `state` it reads no code: changed code makes no finished run another one. config: of run.json.
+def state_without_code(run: Run, step: int, config: dict[str, Any]) -> State:
+    """Like `state`, of step 4 or 5 by the run's files and settings alone: changed code makes no finished run another
+    one. config: of run.json. Damaged: there is no stamp.
     """
     stamp = existing(run.stamp(step), run.command(step))
     if stamp["state"] != "complete":
-        return f"step {step} ({STEPS[step]}) is {State(stamp['state'], (), stamp.get('progress'))}"
-    made_from = stamp["fingerprint"]
-    now = {"inputs": inputs(run, step, None, None), "config": config, "code": {}}
-    found = differences({**made_from, "code": {}}, now)
-    return f"step {step} ({STEPS[step]}) is stale: {'; '.join(found)}" if found else ""
+        return State(stamp["state"], (), stamp.get("progress"))
+    now = {"inputs": left_by_others(run, step), "config": config, "code": {}}
+    found = differences({**stamp["fingerprint"], "code": {}}, now)
+    return State("stale", tuple(found)) if found else State("complete")
 
 
 def asset_hash(asset: Any) -> str:

@@ -58,9 +58,7 @@ def make_stage_inputs(
     earlier = None
     if stage.after:
         before = next(s for s in job.recipe.stages(job.config, manifest) if s.name == stage.after)
-        if not is_finished(job.run, before):
-            cause = f"the stage {stage.name} needs the stage {before.name}, which is not finished"
-            raise Stop(cause, job.run.command(4, "--stages", before.name))
+        refuse_unfinished(job.run, before, stage)
         earlier = before, checkpoint.choose(job.run.stage(before.name), "best")
 
     def make(pause: Callable[[], None]) -> Path | None:
@@ -90,6 +88,13 @@ def is_finished(run: Run, stage: Stage) -> bool:
     before best.json, which still names an older one until the stage goes on from there.
     """
     return int(read_memo(run.stage(stage.name) / "done.json").get("steps", 0)) >= stage.steps
+
+
+def refuse_unfinished(run: Run, before: Stage, stage: Stage) -> None:
+    """Stop: a stage is made from the one before, which is not finished."""
+    if not is_finished(run, before):
+        cause = f"the stage {stage.name} needs the stage {before.name}, which is not finished"
+        raise Stop(cause, run.command(4, "--stages", before.name))
 
 
 def assemble(

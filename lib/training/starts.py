@@ -10,7 +10,7 @@ from lib.core.processes import is_first_rank
 from lib.core.records import Stage
 from lib.core.run import read_json, write_record
 from lib.network import checkpoint, lineage
-from lib.network.setup import is_finished
+from lib.network.setup import is_finished, refuse_unfinished
 from lib.training.state import Training
 
 NOTED = "started_from"  # in run.json: stage -> {name, sha256} of the checkpoint that --checkpoint named
@@ -33,9 +33,7 @@ def begin(job: Job, stage: Stage, stages: list[Stage], first: Stage) -> None:
     """Notes what a stage is made from, before its first step. Stop: one of the stages before it is not finished."""
     found = {}
     for name in sorted(before(job, stage, first)):
-        if not is_finished(job.run, next(one for one in stages if one.name == name)):
-            cause = f"the stage {stage.name} needs the stage {name}, which is not finished"
-            raise Stop(cause, job.run.command(4, "--stages", name))
+        refuse_unfinished(job.run, next(one for one in stages if one.name == name), stage)
         found[name] = identity(checkpoint.choose(job.run.stage(name), "best"))
     job.record.setdefault(FOLLOWED, {})[stage.name] = found
     if is_first_rank():

@@ -69,9 +69,8 @@ class DataConfig:
     width_px: int = 800  # of each of the six pictures, as the encoder sees it
     height_px: int = 448  # as width_px
     region: str = measured("60x30")  # metres ahead and behind, to both sides; or 100x50. Thresholds and rays go with it
-    centreline: bool = measured(
-        False
-    )  # a fourth class, as in MapTRv2: ways along the middle of lanes; mAP is the mean of four
+    # a fourth class, as in MapTRv2: ways along the middle of lanes; mAP is the mean of four
+    centreline: bool = measured(False)
     flip: bool = True  # left-right, with cameras and lines, in half of the samples
     # strength of brightness and contrast, each camera its own; MapTR: 0.5; 0 keeps image tokens cacheable
     colour_jitter: float = 0.0

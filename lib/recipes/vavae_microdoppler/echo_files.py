@@ -103,14 +103,14 @@ def of_hdf5(path: Path, variable: str, turned: bool = False) -> Array:
             f"{path.name} is an HDF5 file, which h5py reads and nothing else here does", "pip install h5py"
         ) from error
     file = h5py.File(path, "r")
-    name = chosen([name for name, one in datasets(file).items() if is_array(name, one)], variable)
+    name = chosen([name for name, one in held(file).items() if is_array(name, one)], variable)
     return Slices(file[name], path, turned)
 
 
-def datasets(file: Any) -> dict[str, Any]:
-    """All of an open HDF5 file by their paths, "radar/pulses"."""
-    found: dict[str, Any] = {}
-    file.visititems(lambda name, one: found.update({name: one}) if hasattr(one, "dtype") else None)
+def held(file: Any) -> dict[str, Any]:
+    """The groups and datasets of an open HDF5 file by their paths, "radar/pulses"; "" is the file itself."""
+    found = {"": file}
+    file.visititems(lambda name, one: found.update({name: one}))
     return found
 
 
@@ -118,7 +118,7 @@ def is_array(name: str, one: Any) -> bool:
     """A dataset of numbers; MATLAB and h5py both keep complex ones as pairs of fields. MATLAB's texts are numbers too,
     and so is what its cells refer to.
     """
-    if name.startswith("#refs#/") or one.ndim == 0 or not is_plain(one.dtype):
+    if name.startswith("#refs#/") or not hasattr(one, "dtype") or one.ndim == 0 or not is_plain(one.dtype):
         return False
     marks, mark = one.attrs, "MATLAB_class"
     return not (mark in marks and marks.get_id(mark).dtype.kind == "S" and marks[mark] == b"char")
@@ -194,7 +194,7 @@ def stated(path: Path) -> dict[str, float]:
     """What a file says of its radar beside its echo, as our settings: {"prf_hz": 500.0}. Unusable: it is damaged."""
     with reading(path):
         found = {name.rpartition("/")[2].lower(): one for name, one in beside(path).items()}
-    numbers = {name: one for name, one in found.items() if name in SAID and one.size == 1 and one.dtype.kind in "fiu"}
+    numbers = {name: one for name, one in found.items() if one.size == 1 and one.dtype.kind in "fiu"}
     single = {SAID[name]: float(one.item()) for name, one in numbers.items()}
     if carrier := single.pop("carrier", 0.0):
         single["wavelength_m"] = LIGHT_M_S / (carrier * (1e9 if carrier < 1000 else 1))  # in GHz, or in Hz
@@ -216,12 +216,11 @@ def beside(path: Path) -> dict[str, "np.ndarray"]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        noted = [file.attrs]
-        file.visititems(lambda name, one: noted.append(one.attrs))
-        said = [(name, one) for one in noted for name in one if name.lower() in SAID]
-        found = {name: np.asarray(one[name]) for name, one in said if is_number_of(one.get_id(name))}
-        small = {name: one for name, one in datasets(file).items() if name.rpartition("/")[2].lower() in SAID}
-        return found | {name: one[()] for name, one in small.items() if is_number_of(one)}
+        objects = held(file)
+        said = [(name, one.attrs) for one in objects.values() for name in one.attrs if name.lower() in SAID]
+        found = {name: np.asarray(marks[name]) for name, marks in said if is_number_of(marks.get_id(name))}
+        named = {name: one for name, one in objects.items() if name.rpartition("/")[2].lower() in SAID}
+        return found | {name: one[()] for name, one in named.items() if hasattr(one, "dtype") and is_number_of(one)}
 
 
 def is_number_of(one: Any) -> bool:
