@@ -14,6 +14,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each of the two processes that run tests; before torch is imported
 
+import torch
+
 from lib import recipes
 from lib.commands import cli
 from lib.core import hashes, machine
@@ -27,6 +29,12 @@ REALLY_INSPECT = machine.inspect_machine
 def pytest_collection_modifyitems(items):
     """Long files first, so that the two processes end at nearly the same moment; xdist would begin with many tests."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws does not depend on the tests that ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @functools.cache
