@@ -136,7 +136,7 @@ def facts(run: Run) -> dict[str, Any]:
         **{key: m[key] for key in ("base", "adapted", "trivial", "difference", "low", "high", "verdict")},
         "n_samples": scores["n_samples"],
         "held_out": held_out(run),
-        MEASURED: measured(run, record),
+        MEASURED: measured(run, record, scores),
         "seconds": round(sum(entry["seconds"] for entry in times), 1),
         "memory_bytes": max((entry["memory_bytes"] for entry in times), default=None),
         "samples_per_second": statistics.median(entry["samples_per_second"] for entry in times) if times else None,
@@ -173,10 +173,15 @@ def held_out(run: Run) -> str:
     return hashlib.sha256("\n".join([*files, "", *samples]).encode()).hexdigest()[:12]
 
 
-def measured(run: Run, record: dict[str, Any]) -> str:
-    """The settings that say what is measured, as JSON: regions, classes, how the truth was made."""
+def measured(run: Run, record: dict[str, Any], scores: dict[str, Any]) -> str:
+    """What says what is measured, as JSON: settings of regions, of classes, of how the truth was made; and the stage
+    that the scored one stands on, for generated images are compared with what its autoencoder makes of real ones.
+    """
     recipe = recipes.find(run.root, record["recipe"])
-    return json.dumps({key: record["config"].get(key) for key in sorted(marked(recipe.Config(), "measured"))})
+    found = {key: record["config"].get(key) for key in marked(recipe.Config(), "measured")}
+    for stage, at in scores.get("stands_on", {}).items():
+        found[f"the stage {stage}"] = f"{at['name']} ({at['sha256'][:8]})"
+    return json.dumps(found, sort_keys=True)
 
 
 def differing_settings(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -84,6 +84,11 @@ def write_hashes(folder: Path, known: Mapping[str, str] | None = None) -> None:
     write_json(folder / HASHES, {name: known.get(name) or sha256_of(folder / name) for name in files})
 
 
+def identity(folder: Path) -> dict[str, str]:
+    """What tells one folder with hashes from another, the sha256, and what it is called."""
+    return {"name": folder.name, "sha256": sha256_of(folder / HASHES)}
+
+
 def folder_fault(folder: Path, read_back: Iterable[str] = ()) -> str:
     """Why a folder with a list of hashes cannot be used; "" when every file is there with its hash.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lib.core import steps
 from lib.core.contract import main_measure
 from lib.core.errors import FAILED, Stop
+from lib.core.hashes import identity
 from lib.core.job import Job
 from lib.core.processes import any_asks, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
@@ -19,15 +20,13 @@ from lib.core.run import (
     append_line,
     atomic_folder,
     cut_log,
-    existing,
     read_json,
     read_log,
-    read_record,
     write_record,
 )
 from lib.core.words import counted
-from lib.data import places, split
-from lib.evaluation import board, fonts, origin, report, statistics
+from lib.data import places
+from lib.evaluation import board, fonts, guards, origin, report, statistics
 from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.setup import build_base, make_stage_inputs, open_device, open_feature_cache, read_prepared
 
@@ -79,7 +78,10 @@ def run(job: Job, session: Session) -> None:
 
 def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> None:
     """What is made of the rows: eval/, figures/, the report, and the sentences on the console."""
-    scores = write_scores(job, stage, source, columns)
+    refuse_without_number(job, stage, columns)
+    statistics.write_scores(job.run.folder / "eval" / "per_sample.csv", columns)
+    left_out, columns = statistics.left_out(columns), statistics.paired(columns)
+    scores = write_scores(job, stage, source, columns, left_out)
     figures = job.run.folder / "figures"
     named = (text for row in columns["base"] for text in (row.sample_id, row.group))
     with atomic_folder(figures) as temporary, fonts.for_texts(named):
@@ -187,11 +189,12 @@ def partial_folder(job: Job, source: Path, accelerator: Any) -> Path:
     return job.run.folder / "eval" / "partial" / steps.digest(made_from, source.name, *computed_in)
 
 
-def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) -> dict[str, Any]:
-    """eval/scores.json and eval/per_sample.csv. They hold no times, so they are equal after any interruption."""
+def write_scores(
+    job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]], left_out: list[str]
+) -> dict[str, Any]:
+    """eval/scores.json. It holds no times, so it is equal after any interruption. left_out: further guards."""
     recipe, measures = job.recipe, job.recipe.measures(job.config, stage)
     main, metric = main_measure(recipe, job.config, stage)
-    refuse_without_number(job, stage, main, columns)
     comparison = recipe.comparison(job.config, stage)
     compared = statistics.compare(
         recipe, job.config, stage, columns["base"], columns["adapted"], columns["trivial"], comparison
@@ -202,6 +205,9 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "demo": job.record["demo"],
         "step": read_json(source / "state.json")["step"],
         "stage": stage.name,
+        "stands_on": {stage.after: identity(checkpoint.choose(job.run.stage(stage.after), "best"))}
+        if stage.after
+        else {},
         "main": {"metric": main, "unit": metric.unit, "lower_is_better": metric.lower_is_better, "rival": metric.rival},
         "comparison": comparison,
         "n_samples": len(columns["base"]),
@@ -212,15 +218,20 @@ def write_scores(job: Job, stage: Stage, source: Path, columns: dict[str, list[R
         "lower_is_better": {name: m.lower_is_better for name, m in measures.items()},
         "words": {name: {"title": m.title, "meaning": m.meaning, "front": m.front} for name, m in measures.items()},
         "by_group": statistics.by_group(recipe, job.config, stage, main, columns["base"], columns["adapted"]),
-        "guards": [*guards(job, source), *statistics.unpaired(columns["base"], columns["adapted"])],
+        "guards": [*guards.of_scores(job, source), *left_out],
     }
-    statistics.write_scores(job.run.folder / "eval" / "per_sample.csv", columns)
     write_record(job.run.scores, scores)
     return scores
 
 
-def refuse_without_number(job: Job, stage: Stage, main: str, columns: dict[str, list[Row]]) -> None:
+def before(job: Job, stage: Stage) -> dict[str, dict[str, str]]:
+    """The checkpoint of the stage that this one stands on, by its name; {}: it needs none but its own."""
+    return {stage.after: identity(checkpoint.choose(job.run.stage(stage.after), "best"))} if stage.after else {}
+
+
+def refuse_without_number(job: Job, stage: Stage, columns: dict[str, list[Row]]) -> None:
     """Stop: what is compared is no number, for one of the two networks or for a sample of one of them."""
+    main, _ = main_measure(job.recipe, job.config, stage)
     why = statistics.without_number(main, columns["base"], columns["adapted"])
     for column in () if why else ("base", "adapted"):
         value = job.recipe.summarise(job.config, stage, columns[column])[main]
@@ -228,33 +239,3 @@ def refuse_without_number(job: Job, stage: Stage, main: str, columns: dict[str, 
     if why:
         again = job.run.command(4, "--force", "--detect-anomaly")
         raise Stop(why, f"{again}   (trains anew and names the module), or another --checkpoint step-N", FAILED)
-
-
-def guards(job: Job, source: Path) -> list[str]:
-    """What was checked on the way to these numbers, each in one sentence."""
-    proof, state = existing(job.run.split), read_json(source / "state.json")
-    return [
-        f"the base was loaded strictly before the adapters; its fingerprint is {state['base'][:16]}",
-        "the base of the comparison was built separately and never had an adapter",
-        "attaching the adapters changed no score by more than 1e-5",
-        "after the first backward pass every trained tensor had a finite gradient and no frozen tensor had moved",
-        f"training and held-out data, split by {proof['by']}, share {split.in_words(proof['overlap'])}",
-        f"training steps skipped because a number was not finite: {state['skipped']}",
-        how_chosen(job, source),
-    ]
-
-
-def how_chosen(job: Job, source: Path) -> str:
-    """How the scored checkpoint came to be it: the test side had no part in it."""
-    proof = existing(job.run.split)
-    select = proof["groups"]["select"]
-    if not select:
-        why = "there are too few groups" if job.config.eval.select_share else "eval.select_share=0 leaves no groups"
-        return f"{source.name} is the last step: {why} to choose a checkpoint by"
-    if job.config.eval.checkpoint != "best":
-        return f"{source.name} was asked for (eval.checkpoint={job.config.eval.checkpoint})"
-    if read_record(source.parent / "best.json") is None:
-        return f"{source.name} is the last step: no best checkpoint was kept (train.keep_best, train.evaluate_epochs)"
-    return (
-        f"{source.name} was chosen on the select side ({counted(len(select), proof['by'])}), which is not in the scores"
-    )

@@ -6,6 +6,8 @@ than MIN_GROUPS test groups there is no interval and no verdict.
 """
 
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +78,37 @@ def without_number(main: str, base: list[Row], adapted: list[Row]) -> str:
     return ""
 
 
-def unpaired(base: list[Row], adapted: list[Row]) -> list[str]:
-    """A sentence for each further number that some samples have under one of the two networks alone."""
-    names = dict.fromkeys(name for row in base for name in row.numbers)
-    counts = {
-        name: sum(is_lost(one, name) != is_lost(other, name) for one, other in zip(base, adapted, strict=True))
-        for name in names
+def paired(columns: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The rows without each number that a sample has under one of the two networks alone, so that every mean of it is
+    over the same samples.
+    """
+    alone = of_one_alone(columns)
+    return {
+        column: [without(row, gone) if gone else row for row, gone in zip(rows, alone, strict=True)]
+        for column, rows in columns.items()
     }
+
+
+def without(row: Row, names: set[str]) -> Row:
+    return replace(row, numbers={name: math.nan if name in names else value for name, value in row.numbers.items()})
+
+
+def left_out(columns: dict[str, list[Row]]) -> list[str]:
+    """A sentence for each number that `paired` takes from some samples."""
+    counts = Counter(name for gone in of_one_alone(columns) for name in sorted(gone))
     return [
-        f"{name} has a value for {counted(count, 'sample')} under one network alone: its means are over other samples"
+        f"{name} has a value for {counted(count, 'sample')} under one network alone: left out of every mean of it"
         for name, count in counts.items()
-        if count
+    ]
+
+
+def of_one_alone(columns: dict[str, list[Row]]) -> list[set[str]]:
+    """Of each sample the numbers that are NaN under one of the two networks and not under the other."""
+    pairs = zip(columns["base"], columns["adapted"], strict=True)
+    numbers = [(one.numbers, other.numbers) for one, other in pairs]
+    return [
+        {name for name in one.keys() & other.keys() if math.isnan(one[name]) != math.isnan(other[name])}
+        for one, other in numbers
     ]
 
 

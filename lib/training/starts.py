@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.errors import Stop
-from lib.core.hashes import HASHES, folder_fault, sha256_of
+from lib.core.hashes import folder_fault, identity
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Stage
@@ -82,11 +82,6 @@ def load(training: Training, source: Path | None) -> bool:
     of_stage = "" if is_named else f" of stage {training.stage.init_from}"
     print(f"stage {training.stage.name} starts from {source.name}{of_stage}")
     return True
-
-
-def identity(source: Path) -> dict[str, str]:
-    """What tells one checkpoint from another, the sha256, and what it was called."""
-    return {"name": source.name, "sha256": sha256_of(source / HASHES)}
 
 
 def refuse_other(job: Job, stages: list[Stage]) -> None:

@@ -107,7 +107,12 @@ def other_truth(run):
     change(run.record, config=existing(run.record)["config"] | {"data.depth_scale": 2.0})
 
 
+def other_stage_before(run):
+    change(run.scores, stands_on={"margin": {"name": "step-00000012", "sha256": "0123456789abcdef"}})
+
+
 @pytest.mark.parametrize("alter, reason", [
+    (other_stage_before, "the stage margin=step-00000012 (01234567), not None"),
     (other_file, "other held-out samples"), (other_samples, "other held-out samples"),
     (other_recipe, "recipe hamer, not vggt_eth3d"),
     (other_metric, "metric inliers, not abs_rel"), (other_unit, "in m, not in none"),

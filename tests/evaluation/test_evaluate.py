@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib.core.records import Metric
 from lib.core.run import Run, existing, read_json, write_json
 from lib.evaluation import card, evaluate
 from lib.network import scoring
@@ -205,6 +206,32 @@ def test_an_adapted_model_without_a_number_is_no_result(trained, step, folder, m
     said = capsys.readouterr().err
     assert f"not finite for {'1 held-out sample' if len(lost) == 1 else '20 held-out samples'}, first s" in said
     assert "step4_train.py --run r --force --detect-anomaly" in said
+
+
+def test_a_further_number_of_one_network_alone_is_in_no_mean(trained, step, folder, monkeypatch):
+    """The base has the value of a sample at which the adapted model has none: its mean would be over that one, too."""
+    real = {name: getattr(toy, name) for name in ("score_batch", "summarise", "measures")}
+
+    def score_batch(config, stage, parts, batch):
+        found = real["score_batch"](config, stage, parts, batch)
+        is_adapted = parts and any("lora_A" in name for name, _ in parts.modules["net"].named_parameters())
+        for row in found:
+            hard = row.sample_id == "s33"
+            row.numbers["reach"] = 1.0 if not hard else float("nan") if is_adapted else 100.0
+        return found
+
+    def summarise(config, stage, rows):
+        known = [row.numbers["reach"] for row in rows if row.numbers["reach"] == row.numbers["reach"]]
+        return real["summarise"](config, stage, rows) | {"reach": sum(known) / len(known)}
+
+    monkeypatch.setattr(toy, "score_batch", score_batch)
+    monkeypatch.setattr(toy, "summarise", summarise)
+    monkeypatch.setattr(toy, "measures", lambda *of: real["measures"](*of) | {"reach": Metric("m")})
+    assert step(5) == 0
+    scores = read_json(folder / "eval" / "scores.json")
+    assert [scores["metrics"]["reach"][column] for column in ("base", "adapted", "trivial")] == [1, 1, 1]
+    assert "reach has a value for 1 sample under one network alone" in scores["guards"][-1]
+    assert ",reach,100.0,,100.0" in (folder / "eval" / "per_sample.csv").read_text()  # as scored
 
 
 def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):

@@ -78,6 +78,7 @@ def make_run(root, name="vggt_eth3d-strategy_b-demo", **settings) -> Run:
             "preset": "strategy_b",
             "step": 60,
             "stage": "main",
+            "stands_on": {},
             "main": {"metric": "abs_rel", "unit": "", "lower_is_better": True},
             "comparison": "base",
             "n_samples": 12,

@@ -14,6 +14,7 @@ from lib.network import scoring
 from tests.conftest import TOY
 
 STAGE = Stage("adapt", 1)
+NAN = math.nan
 CONFIG = SimpleNamespace(eval=SimpleNamespace(resamples=2000, batch=1), train=SimpleNamespace(seed=42))
 
 
@@ -124,5 +125,20 @@ def test_a_sample_that_one_network_alone_has_no_number_for_is_named():
     )
     assert "error of the base is" in statistics.without_number("error", lost, known)
     assert statistics.without_number("frechet", known, lost) == ""  # of the whole set: in no row
-    assert statistics.unpaired(known, known) == statistics.unpaired(lost, lost) == []
-    assert statistics.unpaired(known, lost)[0].startswith("error has a value for 1 sample under one network alone")
+
+
+def test_means_are_over_the_samples_that_both_networks_have_a_number_for():
+    """2D keypoints of a crop that one network leaves: what the other has there counts for neither."""
+    base = [Row("easy", "g", {"pck": 0.8}), Row("hard", "g", {"pck": 0.2, "mae": 3.0}), Row("none", "g", {"pck": NAN})]
+    adapted = [Row("easy", "g", {"pck": 0.9}), Row("hard", "g", {"pck": NAN, "mae": 2.0}), base[2]]
+    trivial = [Row("easy", "g", {"pck": 0.1}), Row("hard", "g", {"pck": 0.5, "mae": 9.0}), base[2]]
+    columns = {"base": base, "adapted": adapted, "trivial": trivial}
+    kept = statistics.paired(columns)
+    assert statistics.left_out(columns) == [
+        "pck has a value for 1 sample under one network alone: left out of every mean of it"
+    ]
+    for column, first in (("base", 0.8), ("adapted", 0.9), ("trivial", 0.1)):
+        assert [row.numbers["pck"] for row in kept[column]] == pytest.approx([first, NAN, NAN], nan_ok=True)
+    assert [kept[column][1].numbers["mae"] for column in kept] == [3, 2, 9]
+    same = {"base": base, "adapted": base}
+    assert statistics.paired(same) == same and statistics.left_out(same) == []
