@@ -15,6 +15,7 @@ from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
 from lib.core.run import atomic_folder, folder_unless_stopped
+from lib.core.words import counted
 from lib.evaluation import card, evaluate
 from lib.evaluation.evaluate import Session
 from lib.network import adapters, checkpoint, lineage
@@ -44,9 +45,16 @@ def predict(job: Job, session: Session) -> None:
 
 def write_predictions(job: Job, stage: Stage, parts: Parts, inputs: str, out: Path, scale: Sequence[str]) -> None:
     """By the recipe, in its own unit or in the one that `scale` states. Stop leaves no folder that was not there."""
-    given = (job.config, stage, parts, inputs, out)
+    given, before = (job.config, stage, parts, inputs, out), written_at(out)
     with folder_unless_stopped(out):
         job.recipe.predict_scaled(*given, scale) if scale else job.recipe.predict(*given)
+    now = written_at(out)
+    if left := sorted(path for path, time_ns in before.items() if now.get(path) == time_ns):
+        print(f"{counted(len(left), 'file')} of {out} there before and not of {inputs}, first {left[0]}")
+
+
+def written_at(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()}
 
 
 @contextlib.contextmanager

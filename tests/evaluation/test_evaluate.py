@@ -244,6 +244,17 @@ def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
     assert step(5, "--predict", "mine", "--out", "out") == 0 and (tmp_path / "out" / "prediction.txt").exists()
 
 
+def test_files_of_an_earlier_prediction_are_named(trained, step, tmp_path, capsys):
+    """Depth maps of the photos of last week, between those of today."""
+    (tmp_path / "mine").mkdir()
+    assert step(5, "--predict", "mine", "--out", "out") == step(5, "--predict", "mine", "--out", "out") == 0
+    assert "were there before" not in capsys.readouterr().out
+    (tmp_path / "out" / "old.txt").write_text("of last week")
+    assert step(5, "--predict", "mine", "--out", "out") == 0
+    said = capsys.readouterr().out
+    assert "1 file of out" in said and "there before and not of mine, first out/old.txt" in said
+
+
 def test_scores_hold_what_the_report_needs_and_no_time(trained, step, folder):
     assert step(5) == 0
     scores = read_json(folder / "eval" / "scores.json")
