@@ -26,7 +26,7 @@ from lib.core.run import (
 )
 from lib.core.words import counted
 from lib.data import places
-from lib.evaluation import board, fonts, guards, origin, report, statistics
+from lib.evaluation import board, experiment, fonts, guards, origin, report, statistics
 from lib.network import adapters, audit, checkpoint, scoring, sharding
 from lib.network.setup import build_base, make_stage_inputs, open_device, open_feature_cache, read_prepared
 
@@ -61,6 +61,7 @@ def opened(job: Job) -> Iterator[Session]:
 
 def run(job: Job, session: Session) -> None:
     """Scores, figures and report. Paused: the session ends, the rows so far are on disk."""
+    experiment.observations(job.run)  # what cannot be kept stops before hours of scoring, not after
     stage, manifest = session.stage, session.manifest
     source = checkpoint.choose(job.run.stage(stage.name), job.config.eval.checkpoint)
     sampler = job.recipe.sampler(job.config, stage, manifest, "test")

@@ -7,6 +7,7 @@ user's, and stay.
 from pathlib import Path
 from typing import Any
 
+from lib.core.errors import Stop
 from lib.core.run import Run, write_text
 
 COLUMNS = ("title_with_unit", "base", "adapted", "trivial", "difference", "interval")
@@ -19,10 +20,18 @@ def path_of(run: Run) -> Path:
 
 
 def observations(run: Run) -> str:
-    """What the user wrote below the heading; "" while there is nothing."""
-    path = path_of(run)
-    said = path.read_text(encoding="utf-8").partition(HEADING)[2].strip() if path.exists() else ""
-    return "" if said == EMPTY else said
+    """What the user wrote below the heading; "" while there is nothing. Stop: it cannot be told from the rest."""
+    path, again = path_of(run), f"then {run.command(5)}"
+    if not path.exists():
+        return ""
+    try:
+        _, heading, said = path.read_text(encoding="utf-8").partition(HEADING)
+    except UnicodeDecodeError as error:
+        raise Stop(f"{path}, which keeps your observations, is not UTF-8 text", f"save it as UTF-8; {again}") from error
+    if not heading:
+        cause = f"{path} has no line {HEADING} any more, below which your observations are kept"
+        raise Stop(cause, f"write that line above them, or delete the file; {again}")
+    return "" if said.strip() == EMPTY else said.strip()
 
 
 def write(run: Run, page: dict[str, Any]) -> Path:

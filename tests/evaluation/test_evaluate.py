@@ -244,6 +244,17 @@ def test_predict_needs_a_folder_and_an_input(trained, step, tmp_path, capsys):
     assert step(5, "--predict", "mine", "--out", "out") == 0 and (tmp_path / "out" / "prediction.txt").exists()
 
 
+@pytest.mark.parametrize("content, said", [
+    ("## Observations\n\nGl\u00e4ser sind schlechter.".encode("utf-16"), "is not UTF-8 text"),
+    (b"## Beobachtungen\n\nGlas ist schlechter.", "has no line ## Observations any more"),
+])  # fmt: skip
+def test_observations_that_cannot_be_told_stop_before_the_scoring(trained, step, folder, capsys, content, said):
+    """Step 5 writes record.md anew around them: what it does not find would be gone."""
+    (folder / "record.md").write_bytes(content)
+    assert step(5) == 2 and not (folder / "eval").exists()
+    assert said in capsys.readouterr().err and (folder / "record.md").read_bytes() == content
+
+
 def test_files_of_an_earlier_prediction_are_named(trained, step, tmp_path, capsys):
     """Depth maps of the photos of last week, between those of today."""
     (tmp_path / "mine").mkdir()
