@@ -5,6 +5,8 @@ ones, the base was lost when it was loaded after the wrapping (lib.network.adapt
 can fetch goes with the adapters.
 """
 
+import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,9 @@ from lib.network.adapters import ADAPTER, plain_name
 WRAPPED = "base_model.model."  # what PEFT puts before every name
 # "<layer>.lora_A.weight", and what programs without PEFT write: "<layer>.lora.lora_A", "<layer>.lora_bias".
 ADAPTERS = re.compile(r"(.+?)(?:\.lora)?\.lora_(A|B|bias)(?:\.weight)?")
+# What of other adapters has no place here, and moves what they predict: DoRA's lengths, biases of B, a second adapter.
+BEYOND = re.compile(r".+\.(lora_\w+|modules_to_save)(\..+)?")
+MERGE = "merge them into their base where they were made, and set model.weights to that file"
 SAVE_AGAIN = "name another file with --import, or save it again where it was made"
 SHOWN = 3
 
@@ -46,13 +51,18 @@ def read(file: Path, network: nn.Module | None = None) -> tuple[Layers, list[str
     others: list[str] = []
     same: list[str] = []
     lost: list[str] = []
+    quantised: list[str] = []
     for name, tensor in tensors(file):
         if match := ADAPTERS.fullmatch(name):
+            quantised += [] if weights.is_plain(tensor) else [name]
             layers.setdefault(match[1], {})[match[2]] = tensor.detach().to(torch.float32, copy=True)
         elif name not in base:
             others.append(name)
         else:
             (same if equal(tensor, base[name]) else lost).append(name)
+    refuse(file, "quantised or no floats", quantised, MERGE, "tensor")
+    beyond = [name for name in others if BEYOND.fullmatch(name)]
+    refuse(file, "what A and B of one plain LoRA cannot hold, in", beyond, MERGE, "tensor")
     if lost:
         raise Stop(*lost_base(file, lost, len(base), {name: base[name].numel() for name in lost}, layers))
     under = {name for name in base if name.rpartition(".")[0] in layers}
@@ -102,11 +112,30 @@ def fill(network: nn.Module, layers: Layers, file: Path, settings: str) -> int:
     shapes = {name: [layers[name][side].shape for side in "AB"] for name in layers}
     misfit = [name for name, pair in places.items() if shapes[name] != [place.shape for place in pair]]
     refuse(file, "adapters of another shape for", misfit, "set model.* to the sizes of the network that was adapted")
+    refuse_other_scale(file, {layer.scaling[ADAPTER] for layer in mine.values()})
     with torch.no_grad():
         for name, pair in places.items():
             for place, side in zip(pair, "AB", strict=True):
                 place.copy_(layers[name][side])
     return here
+
+
+def refuse_other_scale(file: Path, here: set[float]) -> None:
+    """Stop: adapter_config.json, which PEFT writes beside adapter_model.*, multiplies adapters by another number."""
+    beside = file.with_name("adapter_config.json")
+    if not file.name.startswith("adapter_model.") or not beside.is_file():
+        return
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        rank, alpha, by_root = float(said["r"]), float(said["lora_alpha"]), bool(said.get("use_rslora"))
+        there, patterns = alpha / (math.sqrt(rank) if by_root else rank), said.get("alpha_pattern")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise Stop(f"{beside} cannot be read ({type(error).__name__}: {error})", SAVE_AGAIN) from error
+    if patterns or any(not math.isclose(there, one) for one in here):
+        each = "each layer by its own number" if patterns else f"adapters by {there:g}"
+        cause = f"{beside} multiplies {each}, and the run by {', '.join(f'{one:g}' for one in sorted(here))}"
+        root = f" lora.peft.use_rslora={str(by_root).lower()}"
+        raise Stop(cause, MERGE if patterns else f"python step1_setup.py lora.alpha={alpha:g}{root}")
 
 
 def refuse(file: Path, what: str, names: list[str], command: str, kind: str = "layer") -> None:

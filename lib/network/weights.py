@@ -183,6 +183,7 @@ def load_strict(
     label = str(source) if isinstance(source, (str, Path)) else type(module).__name__
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
+    quantised: dict[str, str] = {}
     matched: list[str] = []
     digests: dict[str, str] = {}
     ignored = 0
@@ -193,6 +194,8 @@ def load_strict(
             unexpected.append(name)
         elif tensor.shape != places[name].shape:
             misshaped[name] = f"{name} {tuple(tensor.shape)} instead of {tuple(places[name].shape)}"
+        elif places[name].is_floating_point() and not is_plain(tensor):
+            quantised[name] = f"{name} {tensor.dtype}"
         else:
             if over is None or len(matched) % over.count == over.rank:  # the processes hash in turns
                 digests[name] = digest(name, tensor)
@@ -200,15 +203,21 @@ def load_strict(
             with torch.no_grad():
                 place(module, name, places[name], tensor, dtype)
     known = set(matched)
-    missing = [name for name in places if name not in known and name not in misshaped]
-    refuse_difference(
-        label, {"missing": missing, "unexpected": unexpected, "of another shape": list(misshaped.values())}
-    )
+    missing = [name for name in places if name not in known | misshaped.keys() | quantised.keys()]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": list(misshaped.values())}
+    refuse_difference(label, faults | {"quantised or no floats": list(quantised.values())})
     refuse_meta(module, label)
     if over is not None:
         module.to(over.device)
         digests = {name: found for part in sharding.gathered(digests) for name, found in part.items()}
     return Loaded(len(matched), ignored, combine(digests))
+
+
+def is_plain(tensor: Any) -> bool:
+    """Is it of floats as networks are trained in? Of 8 bits and fewer, and of whole numbers, the scales are lost."""
+    import torch
+
+    return tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def place(module: Any, name: str, old: Any, tensor: Any, dtype: Any) -> None:

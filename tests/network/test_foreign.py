@@ -12,7 +12,7 @@ from lib.recipes.toy import recipe as toy
 from lib.recipes.toy.sources import base_tensors
 
 
-def wrapped(rank: int = 2, lost: bool = False):
+def wrapped(rank: int = 2, lost: bool = False, **more):
     """The toy's network, wrapped as people do it by hand, with adapters that do something.
 
     lost: loaded after the wrapping and not strictly, so that nothing of the adapted layers arrives.
@@ -21,7 +21,7 @@ def wrapped(rank: int = 2, lost: bool = False):
     net = toy.network()
     if not lost:
         net.load_state_dict(base_tensors())
-    model = peft.get_peft_model(net, peft.LoraConfig(r=rank, lora_alpha=4, target_modules=["0", "2"]))
+    model = peft.get_peft_model(net, peft.LoraConfig(r=rank, lora_alpha=4, target_modules=["0", "2"], **more))
     if lost:
         renamed = {f"base_model.model.{name}": tensor for name, tensor in base_tensors().items()}
         assert len(model.load_state_dict(renamed, strict=False).unexpected_keys) == 4
@@ -87,6 +87,11 @@ def network():
     (lambda state: without(state, "2.base_layer.bias"), r"missing under adapters 1 tensor \(2\.bias\)"),
     (lambda state: state | {"9.lora_A": torch.zeros(2, 8), "9.lora_B": torch.zeros(8, 2)}, r"has not, of 1 layer"),
     (broken, r"not finite in 1 layer \(2\)"),
+    (lambda state: wrapped(use_dora=True).state_dict(), r"plain LoRA cannot hold, in 2 tensors \(0\.lora_magnitude_"),
+    (lambda state: wrapped(lora_bias=True).state_dict(), r"plain LoRA cannot hold, in 2 tensors \(0\.lora_B\.bias"),
+    (lambda state: state | {"0.lora_A.second.weight": torch.zeros(2, 8)}, "cannot hold, in 1 tensor"),
+    (lambda state: state | {"9.modules_to_save.default.weight": torch.ones(1)}, "cannot hold, in 1 tensor"),
+    (lambda state: state | {"2.lora_B.weight": torch.ones(1, 2).char()}, "quantised or no floats"),
     (lambda state: state | {f"{foreign.WRAPPED}0.lora_A.default.weight": torch.zeros(2, 7)}, "another shape for 1"),
 ])  # fmt: skip
 def test_what_is_not_whole_is_refused_with_what_is_missing(network, tmp_path, change, said):
@@ -96,6 +101,32 @@ def test_what_is_not_whole_is_refused_with_what_is_missing(network, tmp_path, ch
         layers, _, _ = foreign.read(file, network)
         foreign.fill(network, layers, file, "say others")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"use_rslora": True}, r"multiplies adapters by 2\.82843, and the run by 2"),
+    ({"lora_alpha": 6}, "multiplies adapters by 3, and the run by 2"),
+    ({"alpha_pattern": {"0": 8}}, "multiplies each layer by its own number, and the run by 2"),
+])  # fmt: skip
+def test_what_peft_writes_beside_adapters_is_what_they_are_multiplied_by(network, tmp_path, settings, said):
+    asked = {"r": 2, "lora_alpha": 4, "target_modules": ["0", "2"]}
+    for said_there, wrong in ((asked, ""), (asked | settings, said)):
+        peft.get_peft_model(toy.network(), peft.LoraConfig(**said_there)).save_pretrained(tmp_path)
+        layers, _, _ = foreign.read(file := tmp_path / "adapter_model.safetensors", network)
+        if wrong:
+            with pytest.raises(Stop, match=wrong):
+                foreign.fill(network, layers, file, "say others")
+        else:
+            assert foreign.fill(network, layers, file, "say others") == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "[]", "{}", '{"r": 0, "lora_alpha": 4}', '{"r": [], "lora_alpha": 4}']
+)
+def test_a_damaged_record_beside_adapters_is_one_sentence(tmp_path, text):
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(Stop, match=r"adapter_config\.json cannot be read"):
+        foreign.refuse_other_scale(tmp_path / "adapter_model.bin", {2.0})
 
 
 class Harm:

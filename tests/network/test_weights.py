@@ -289,6 +289,8 @@ def without(*names: str) -> dict[str, torch.Tensor]:
         ),
         (state() | {"head.weight": torch.ones(1)}, "1 unexpected (head.weight)"),
         (state() | {"last.bias": torch.ones(3)}, "1 of another shape (last.bias (3,) instead of (2,))"),
+        (state() | {"last.bias": torch.ones(2, dtype=torch.int8)}, "1 quantised or no floats (last.bias torch.int8)"),
+        (state() | {"last.bias": torch.ones(2).to(torch.float8_e4m3fn)}, "(last.bias torch.float8_e4m3fn)"),
         ({f"net.{name}": value for name, value in state().items()}, "9 missing"),
     ],
 )
