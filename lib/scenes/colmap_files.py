@@ -166,8 +166,17 @@ def rigid(quaternion: list[float], translation: list[float]) -> np.ndarray:
     return np.concatenate([rotation.matrix(), np.array(translation)[:, None]], 1)
 
 
+def keep_camera(found: dict[int, Any], camera: Any) -> None:
+    """Damaged: another one has its number, as where two models were put one behind the other."""
+    if found.setdefault(camera.camera_id, camera) != camera:
+        raise Damaged(f"it lists two cameras with the number {camera.camera_id}")
+
+
 def new_points(ids: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(ids, kind="stable")
+    twins = np.flatnonzero(np.diff(ids[order]) == 0)
+    if len(other := twins[(points[order[twins]] != points[order[twins + 1]]).any(1)]):
+        raise Damaged(f"it lists two points with the number {ids[order[other[0]]]}")
     if bad := int((~np.isfinite(points)).any(1).sum()):
         raise Damaged(f"it has {bad} points that are not finite")
     return ids[order], points[order]
@@ -182,14 +191,14 @@ def lines(content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def text_cameras(content: bytes) -> dict[int, Any]:
-    found = {}
+    found: dict[int, Any] = {}
     for number, line in lines(content):
         words = line.split()
         if words and not line.startswith("#"):
             if len(words) < 4:
                 raise Damaged(f"line {number} is not CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]")
             sizes = int(words[2]), int(words[3])
-            found[int(words[0])] = new_camera(int(words[0]), words[1], *sizes, [float(word) for word in words[4:]])
+            keep_camera(found, new_camera(int(words[0]), words[1], *sizes, [float(word) for word in words[4:]]))
     return found
 
 
@@ -253,14 +262,14 @@ class Cursor:
 
 
 def binary_cameras(content: bytes) -> dict[int, Any]:
-    cursor, found = Cursor(content), {}
+    cursor, found = Cursor(content), dict[int, Any]()
     for _ in range(cursor.count(24)):
         number, model, width_px, height_px = cursor.take("IiQQ")
         name = lens.model_name(model)
         if name not in lens.parameter_counts():
             raise Damaged(f"camera {number} is of the model number {model}, which the installed pycolmap does not know")
         parameters = list(cursor.take(f"{lens.parameter_counts()[name]}d"))
-        found[number] = new_camera(number, name, width_px, height_px, parameters)
+        keep_camera(found, new_camera(number, name, width_px, height_px, parameters))
     return found
 
 

@@ -25,6 +25,8 @@ NEAR = 1e-6  # times the median depth: a point on the camera's own plane is seen
 # The same for dense measurements, beside three times their spacing; scans of one scene agree to about 1 cm.
 SURFACE = 0.005
 MOST_16_BIT = 65535  # too far for the file, or, as Kinects write it, not measured
+BEYOND, OFTEN = 10, 0.001  # so many times beyond all others, in such a share of the pixels: a mark and no depth
+LOOKED_AT = 200_000  # pixels, of which all are looked at before a mark is looked for in the others
 SCANS, POINTS = "scans", "points"  # of Record.columns["depth"]
 METRES = "m"  # of Record.columns["unit"], "" where the unit is not known
 
@@ -109,7 +111,26 @@ def read_depth(depth_map: DepthMap) -> np.ndarray:
     if (depth.dtype.kind, depth.dtype.itemsize) == ("u", 2):
         measured &= depth != MOST_16_BIT
     metres[~measured] = 0
-    return metres
+    return without_marks(metres)
+
+
+def without_marks(depth: np.ndarray) -> np.ndarray:
+    """depth (h, w), changed in place: 0 where one number stands for what was not measured, as 9999 and 1e-4 may."""
+    every = max(1, int((depth.size / LOOKED_AT) ** 0.5))
+    for mark in marks(depth) if marks(depth[::every, ::every]) else ():
+        depth[depth == mark] = 0
+    return depth
+
+
+def marks(depth: np.ndarray) -> list[float]:
+    known = depth[depth > 0]
+    low, high = known.min(initial=np.inf), known.max(initial=0)
+    others = known[(known > low) & (known < high)]
+    if not others.size:
+        return []
+    far = [high] if high > BEYOND * others.max() else []
+    near = [low] if low < others.min() / BEYOND else []
+    return [float(mark) for mark in far + near if (known == mark).sum() >= OFTEN * depth.size]
 
 
 def alike(shape: tuple[int, ...], camera: Any) -> bool:

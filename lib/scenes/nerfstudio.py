@@ -99,6 +99,8 @@ def image(number: int, frame: dict[str, Any]) -> Image:
     rotation = pose[:3, :3]
     if np.abs(rotation.T @ rotation - np.eye(3)).max() > UNIT or np.linalg.det(rotation) < 0:
         raise Damaged(f"the transform_matrix of {name} is no rotation with a translation")
+    if len(pose) == 4 and np.abs(pose[3] - (0, 0, 0, 1)).max() > UNIT:
+        raise Damaged(f"the transform_matrix of {name} does not end with the row 0, 0, 0, 1: is it written by columns?")
     cam_from_world = (rotation @ OPENCV_AXES).T
     moved = np.concatenate([cam_from_world, -cam_from_world @ pose[:3, 3:]], 1)
     return Image(number, name, number, moved, np.zeros(0, np.int64), np.zeros((0, 2)))

@@ -75,6 +75,9 @@ def read_alignment(path: Path) -> list[tuple[Path, np.ndarray]]:
         raise Stop(f"{path} cannot be read: {error}", UNPACK_AGAIN) from error
     if not found or not all(np.isfinite(matrix).all() for _, matrix in found):
         raise Stop(f"{path} lists no scan, or one whose matrix is not finite", UNPACK_AGAIN)
+    for file, matrix in found:
+        if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-4:
+            raise Stop(f"{path}: the matrix of {file.name} does not end with the row 0, 0, 0, 1", UNPACK_AGAIN)
     return found
 
 

@@ -135,6 +135,8 @@ def test_shared_points_are_counted_against_the_view_that_sees_fewer(scene):
         ("images", "1 2 7 3 4 -1", "1 2 77 3 4 -1", "points3D.txt cannot be read: it lacks points that b.jpg sees"),
         ("points3D", "0.5 0 2", "nan 0 2", "points3D.txt cannot be read: it has 1 points that are not finite"),
         ("points3D", "7 0 0 1", "99999999999999999999 0 0 1", "points3D.txt cannot be read"),
+        ("cameras", "\n2 OPENCV", "\n1 PINHOLE 40 30 33 33 20 15\n2 OPENCV", "it lists two cameras with the number 1"),
+        ("points3D", "7 0 0 1", "9 5 5 5 9 9 9 0.5\n7 0 0 1", "it lists two points with the number 9"),
     ],
 )
 def test_damaged_text_model_is_refused_with_its_file(scene, file, old, new, message):
@@ -144,6 +146,12 @@ def test_damaged_text_model_is_refused_with_its_file(scene, file, old, new, mess
     with pytest.raises(Stop, match=message) as stop:
         colmap.read(scene)
     assert "did you mean" not in str(stop.value)  # another camera model is another geometry
+
+
+def test_a_line_that_is_there_twice_says_nothing_else(scene):
+    for part, text in (("cameras", CAMERAS), ("points3D", POINTS)):
+        (scene / "sparse" / "0" / f"{part}.txt").write_text(text * 2)
+    assert colmap.read(scene).views[1].camera.params.tolist() == [30, 30, 20, 15]
 
 
 def test_nan_in_a_binary_model_is_refused(scene):

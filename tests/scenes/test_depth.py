@@ -92,6 +92,26 @@ def test_nothing_measured_is_zero(tmp_path):
     np.testing.assert_array_equal(read_depth(DepthMap(tmp_path / "d.npy", camera)), [[1, 0, 0], [0, 0, 3]])
 
 
+@pytest.mark.parametrize(("mark", "kind"), [
+    (9999, "f4"), (1e10, "f8"), (65504, "f2"), (60000, "u2"), (1e-4, "f4"),
+])  # fmt: skip
+def test_one_number_far_beyond_all_others_is_no_depth(tmp_path, mark, kind):
+    """What other programs write where they measured nothing: the sky of a rendering, 9999, an inverse of nothing."""
+    depth = plane_map(tmp_path / "d.npy", PINHOLE, 240, 160).astype(kind)
+    depth[:20] = mark
+    np.save(tmp_path / "d.npy", depth)
+    found = read_depth(DepthMap(tmp_path / "d.npy", PINHOLE))
+    assert (found[:20] == 0).all() and (found[20:] == depth[20:].astype("f4")).all()
+
+
+def test_a_far_point_and_a_far_wall_are_depths(tmp_path):
+    depth = plane_map(tmp_path / "d.npy", PINHOLE, 240, 160)
+    for far in (np.s_[:1, :3], np.s_[:20]):
+        depth[far] = 900 if far == np.s_[:1, :3] else 8 * plane(-0.7, -0.5)
+        np.save(tmp_path / "d.npy", depth)
+        assert (read_depth(DepthMap(tmp_path / "d.npy", PINHOLE)) == depth).all()
+
+
 def test_truncated_depth_is_refused(tmp_path):
     plane_map(tmp_path / "a.JPG", PINHOLE, 240, 160)
     plane_map(tmp_path / "b.npy", PINHOLE, 240, 160)

@@ -116,6 +116,7 @@ def test_beside_a_colmap_model_transforms_json_speaks_of_its_own_depth_alone(yar
     ({"transform_matrix": None}, {}, "no finite matrix"),
     ({"transform_matrix": np.zeros((4, 4)).tolist()}, {}, "no rotation"),
     ({"transform_matrix": np.diag([1.0, 1, -1, 1]).tolist()}, {}, "no rotation"),
+    ({"transform_matrix": opengl(1).T.tolist()}, {}, "is it written by columns"),
     ({"file_path": "/etc/a.jpg"}, {}, "below images/"),
     ({"file_path": "images/../../a.jpg"}, {}, "below images/"),
     ({"file_path": 3}, {}, "below images/"),

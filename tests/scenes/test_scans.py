@@ -120,6 +120,10 @@ def infinite_matrix(scene):
     write_alignment(scene / "dslr_scan_eval", np.full((4, 4), np.inf))
 
 
+def matrix_by_columns(scene):
+    write_alignment(scene / "dslr_scan_eval", np.eye(4) + np.outer([0, 0, 0, 1], [3, 2, 1, 0]))
+
+
 FAULTS = [
     (cut, "scan1.ply is truncated"),
     (as_text, "scan1.ply is not a binary little-endian PLY"),
@@ -131,6 +135,7 @@ FAULTS = [
     (cut_alignment, "mlp cannot be read"),
     (short_matrix, "mlp cannot be read"),
     (infinite_matrix, "not finite"),
+    (matrix_by_columns, "does not end with the row 0, 0, 0, 1"),
 ]
 
 
