@@ -47,6 +47,14 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
     return ""
 
 
+def reach(hand: Hand, width_px: int, height_px: int, box_factor: float) -> dict[str, float | str]:
+    """How far to the right and down a hand lies, as shares of its picture; of a box without keypoints its corner."""
+    points = hand.labels.keypoints_2d[hand.labels.keypoints_2d[:, 2] > 0, :2]
+    far = points.max(0) if len(points) else hand.centre + hand.side_px / (2 * box_factor)
+    shares = {"reach_x": float(far[0]) / width_px, "reach_y": float(far[1]) / height_px}
+    return {name: round(share, 4) if np.isfinite(share) else "" for name, share in shares.items()}
+
+
 def bone_lengths(labels: Labels) -> np.ndarray:
     """Of the bones whose two joints are annotated, (n,) m."""
     pairs = [(a, b) for a, b in BONES if labels.keypoints_3d[a, 3] > 0 and labels.keypoints_3d[b, 3] > 0]

@@ -21,7 +21,7 @@ from lib.core.run import atomic
 from lib.data import cores, pictures
 from lib.data import split as splits
 from lib.recipes.hamer import doubts, looks, mano_file, windows
-from lib.recipes.hamer.checks import checked, contradictory, doubt, facing, unusable
+from lib.recipes.hamer.checks import checked, contradictory, doubt, facing, reach, unusable
 from lib.recipes.hamer.config import Config
 from lib.recipes.hamer.crop import Labels
 from lib.recipes.hamer.diagnosis import Verdict
@@ -124,7 +124,9 @@ def picture_of(hand: Hand, record: Record) -> np.ndarray | None:
 
 def refused(config: Config, hand: Hand, verdict: Verdict, record: Record, picture: np.ndarray) -> bool:
     """Is the hand of no use? The record then says why."""
-    record.reason = unusable(hand, picture.shape[1], picture.shape[0])
+    height_px, width_px = picture.shape[:2]
+    record.columns |= reach(hand, width_px, height_px, config.data.box_factor)
+    record.reason = unusable(hand, width_px, height_px)
     if not config.data.trust_labels:
         record.reason = record.reason or contradictory(verdict)
     record.status = "skipped" if record.reason else "ok"
@@ -148,6 +150,7 @@ def split(config: Config, records: list[Record], out: Path) -> Split:
     """
     if not config.data.trust_labels:
         doubts.refuse_wrong_conventions(records)
+        doubts.refuse_other_size(records)
     refuse_mostly_unusable(records)
     labelled = [record for record in records if int(record.columns.get("labelled", 0))]
     if labelled and not any(int(record.columns.get(truth(config), 0)) for record in records):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SAMPLED = 16  # hands of a shard for which other conventions are tried; that takes 20 to 300 ms each
 FEWEST = 3  # hands that say something for a part of them (left hands, clearly bent ones) to count
+OUTSIDE = 1.1  # sides of a picture, farther than which most hands do not reach; of real ones the median is 0.92
+CORNER, MOST, FEWEST_IN_CORNER = 0.5, 90, 20  # so many per cent of so many hands never lie in one quarter of a picture
 ANYWAY = "or data.trust_labels=true to use the labels as they are"
 MEANING = {
     "joint_order_2d": "the 2D keypoints are in the joint order {}",
@@ -91,6 +93,22 @@ def refuse_wrong_conventions(records: list[Record]) -> None:
         cause = f"the 3D keypoints of {clear.count(-1)} of {len(clear)} clearly bent hands look like the other hand:"
         causes = "`hand` names the other side, or one axis of the 3D keypoints is mirrored (here z points forward)"
         raise Stop(f"{cause} {causes}", f"correct the labels, {ANYWAY}")
+
+
+def refuse_other_size(records: list[Record]) -> None:
+    """Stop: labels are in pixels of larger pictures than those that are here, or of smaller ones."""
+    asked = [record for record in records if record.columns.get("reach_x", "") != ""]
+    far = np.array([[float(record.columns[f"reach_{axis}"] or "nan") for axis in "xy"] for record in asked])
+    if len(far) < FEWEST or np.isnan(far).any():
+        return
+    how = f"bring the pictures that the labels are of, or scale the labels to these, {ANYWAY}"
+    if (most := float(np.median(far.max(1)))) > OUTSIDE:
+        raise Stop(f"most hands reach {most:.2f} times as far as their pictures: their labels are of larger ones", how)
+    if len(far) >= FEWEST_IN_CORNER and (np.percentile(far, MOST, axis=0) < CORNER).all():
+        cause = (
+            f"{MOST} % of the hands lie in the upper left quarter of their pictures: their labels are of smaller ones"
+        )
+        raise Stop(cause, how)
 
 
 def stop_for(likely: str, count: int, some: list[Record]) -> Stop:

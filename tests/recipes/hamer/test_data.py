@@ -148,6 +148,31 @@ def test_split_holds_out_whole_groups_and_names_unknown_ones(manifest, configure
         data.split(configure(data__val_groups=["subject-9"]), prepared.records, prepared.arrays)
 
 
+@pytest.mark.parametrize(("times", "boxes", "said"), [
+    (2, False, "90 % of the hands lie in the upper left quarter of their pictures"),
+    (2, True, "upper left quarter"),
+    (0.5, False, r"most hands reach 1\.29 times as far as their pictures"),
+    (0.5, True, "times as far as their pictures: their labels are of larger ones"),
+])  # fmt: skip
+def test_labels_of_pictures_of_another_size_stop_step_3(labelled, configure, tmp_path, times, boxes, said):
+    """Photographs that somebody has reduced or enlarged, beside the list of those that were labelled."""
+
+    def keep_boxes(entries):
+        for entry in entries if boxes else ():
+            del entry["keypoints_2d"], entry["keypoints_3d"]
+
+    root = labelled(keep_boxes, count=20)
+    for path in root.glob("*.png"):
+        picture = Image.open(path)
+        picture.resize((round(picture.width * times), round(picture.height * times))).save(path)
+    settings = {"data__format": "folder", "data__root": str(root), "data__truth": "2d"}
+    records = records_of(configure(**settings), root, tmp_path / "prepared")
+    assert {record.status for record in records} == {"ok"}
+    with pytest.raises(Stop, match=said):
+        data.split(configure(**settings), records, tmp_path)
+    assert data.split(configure(**settings, data__trust_labels=True), records, tmp_path).val_groups
+
+
 def test_a_list_that_names_no_person_says_how_to_name_one(folder, tmp_path):
     def nameless(entries):
         for entry in entries:
