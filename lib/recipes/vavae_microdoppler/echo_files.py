@@ -31,6 +31,7 @@ SAID = dict.fromkeys(("prf", "prf_hz", "prfhz"), "prf_hz") | dict.fromkeys(
 SAID |= dict.fromkeys(("fc", "f_c", "carrier", "carrier_hz", "carrier_frequency", "center_frequency"), "carrier")
 LIGHT_M_S = 299_792_458.0
 FEWEST_COUNTED = 8  # rows in which equal steps are no chance
+COUNTER = "rises in equal steps: it counts the rows, or is the time (leave it out)"
 MOST_SHOWN = 60  # letters of an array's name in a message
 Array = Any  # of NumPy, or what is sliced like it: a dataset of h5py
 
@@ -157,13 +158,17 @@ def of_text(path: Path, variable: str) -> Array:
 
 def refuse_counter(found: Array) -> None:
     """Unusable: the first column says which row it is, or when; it would be taken for an echo."""
+    is_table = found.ndim == 2 and found.shape[1] > 1 and len(found) >= FEWEST_COUNTED
+    if is_table and not found[:, 0].imag.any() and counts(found[:, 0].real, 0.01):
+        raise Unusable(f"its first column {COUNTER}")
+
+
+def counts(values: "np.ndarray", slack: float) -> bool:
+    """Do values (n,) rise or fall in equal steps, but for a share of the whole way?"""
     import numpy as np
 
-    if found.ndim == 2 and found.shape[1] > 1 and len(found) >= FEWEST_COUNTED and not found[:, 0].imag.any():
-        first = found[:, 0].real
-        line = np.linspace(first[0], first[-1], len(first))
-        if first[0] != first[-1] and np.abs(first - line).max() < 0.01 * abs(first[-1] - first[0]):
-            raise Unusable("its first column rises in equal steps: it counts the rows, or is the time (leave it out)")
+    way = abs(values[-1] - values[0])
+    return bool(way and np.abs(values - np.linspace(values[0], values[-1], len(values))).max() < slack * way)
 
 
 def refuse_large(path: Path) -> None:

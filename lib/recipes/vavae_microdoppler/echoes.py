@@ -7,6 +7,7 @@ real numbers with an axis of 2   I and Q
 (2 t,) real                      I, Q, I, Q, ... (data.iq_layout=interleaved)
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.recipes.vavae_microdoppler import radar
 from lib.recipes.vavae_microdoppler.config import Config, DataConfig
-from lib.recipes.vavae_microdoppler.echo_files import Unusable, is_plain, opened, stated
+from lib.recipes.vavae_microdoppler.echo_files import COUNTER, Unusable, counts, is_plain, opened, stated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ PLAIN_RATIO = 4  # the axis of time is taken for clear where it is so many times
 LARGEST = 1e100  # squares of larger numbers are no longer finite
 LOOKED_AT = 4096  # pulses, in which the axis of time is tested
 PLACES = 4  # of a recording, in which directions are compared: people turn round
+ONE_SIGNAL, EQUAL_STEPS = 1e-6, 1e-3  # of what is largest: rounding, and no noise of a receiver
 SLOW, WHITE = 0.7, 0.6  # shares of the power in the slower half of the band: a walk, and what has no slow time
 
 
@@ -144,6 +146,7 @@ def ready(config: Config, path: Path) -> tuple[Echo, radar.Spectrogram]:
         radar.columns_of(len(echo), how)
     except ValueError as error:
         raise Unusable(str(error)) from error
+    refuse_no_pair(echo)
     refuse_other_axis(echo)
     return echo, how
 
@@ -165,6 +168,46 @@ def refuse_other_radar(path: Path, how: radar.Spectrogram) -> None:
             raise Unusable(
                 f"it says that its {name} is {value:.6g}, and data.{name} is {now:g} (data.{name}={value:.6g})"
             )
+
+
+def parts_of(echo: Echo) -> "list[np.ndarray]":
+    """LOOKED_AT pulses at each of PLACES, (rows, t); fewer of a short echo."""
+    import numpy as np
+
+    starts = np.linspace(0, max(0, len(echo) - LOOKED_AT), PLACES).astype(int)
+    return [echo.part(start, min(len(echo), start + LOOKED_AT)) for start in sorted({*starts.tolist()})]
+
+
+def refuse_no_pair(echo: Echo) -> None:
+    """Unusable: I and Q are one signal, which has both directions, or a time and a signal, or amplitude and phase."""
+    parts = parts_of(echo)
+    if not any(is_pair(part) for part in parts) and any(part.any() for part in parts):
+        raise Unusable("its I and Q are one signal up to a factor, or one of them is 0: directions are lost")
+    for name, other in (("real", "imag"), ("imag", "real")):
+        one, two = ([getattr(part, side) for part in parts] for side in (name, other))
+        if all(counts(part[0], EQUAL_STEPS) for part in one):
+            raise Unusable(f"its {'I' if name == 'real' else 'Q'} {COUNTER}")
+        if min(part.min() for part in one) >= 0 and is_angle(two):
+            raise Unusable("its two columns are amplitude and phase: save amplitude * exp(i * phase)")
+
+
+def is_pair(part: "np.ndarray") -> bool:
+    """Is there more in pulses (rows, t) than one signal times a complex number?"""
+    import numpy as np
+
+    strongest = part.flat[np.abs(part).argmax()]
+    return bool(np.abs((part * np.conj(strongest)).imag).max() > ONE_SIGNAL * abs(strongest) ** 2)
+
+
+def is_angle(parts: "list[np.ndarray]") -> bool:
+    """Do values fill a circle in radians or degrees, from 0 or from its half, and nothing beyond?"""
+    low, high = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
+    circles = ((-math.pi, math.pi), (0, 2 * math.pi), (-180, 180), (0, 360))
+    slack = [(0.02 * (end - start), 1e-4 * end) for start, end in circles]
+    return any(
+        start - over <= low <= start + inside and end - inside <= high <= end + over
+        for (start, end), (inside, over) in zip(circles, slack, strict=True)
+    )
 
 
 def refuse_other_axis(echo: Echo) -> None:
@@ -203,8 +246,7 @@ def unseen(echo: Echo, how: radar.Spectrogram) -> float:
     """
     import numpy as np
 
-    starts = np.linspace(0, max(0, len(echo) - LOOKED_AT), PLACES).astype(int)
-    parts = [echo.part(start, min(len(echo), start + LOOKED_AT)) for start in sorted({*starts.tolist()})]
+    parts = parts_of(echo)
     spectrum = sum((np.abs(np.fft.fft(part * np.hanning(part.shape[1]), axis=1)) ** 2).sum(0) for part in parts)
     velocity = np.fft.fftfreq(parts[0].shape[1]) * how.prf_hz * how.wavelength_m / 2
     near, far = sorted((abs(how.low_m_s), abs(how.high_m_s)))

@@ -81,6 +81,43 @@ def test_a_short_echo_says_how_many_pulses_it_needs(tmp_path):
         list(spectrograms(from_dotted(Config, {"data.kind": "iq"}), written(tmp_path, PAIRS)))
 
 
+def walker() -> np.ndarray:
+    """3 s of a body and a leg at 1600 pulses a second, with noise."""
+    t, generator = np.arange(4800) / 1600, np.random.default_rng(0)
+    ways_m = (1.5 * t, 1.5 * t + 0.15 * np.sin(11 * t))
+    noise = generator.normal(0, 0.05, (2, len(t)))
+    return sum(np.exp(4j * np.pi * way_m / 0.01249) for way_m in ways_m) + noise[0] + 1j * noise[1]
+
+
+WALK = walker()
+TIME = np.arange(len(WALK)) / 1600
+
+
+@pytest.mark.parametrize(("array", "word"), [
+    (WALK.real + 0j, "one of them is 0"), (1j * WALK.real, "one of them is 0"),
+    (np.stack([WALK.real] * 2, 1), "I and Q are one signal"), (np.stack([WALK.real, -WALK.real]), "one signal"),
+    (np.stack([TIME, WALK.real], 1), "its I rises in equal steps"),
+    (np.stack([WALK.real, TIME[::-1]], 1), "its Q rises in equal steps"),
+    (np.stack([np.abs(WALK), np.angle(WALK)], 1), "amplitude and phase"),
+    (np.stack([np.angle(WALK) % (2 * np.pi), np.abs(WALK)], 1), "amplitude and phase"),
+    (np.stack([np.abs(WALK), np.degrees(np.angle(WALK))]), "amplitude and phase"),
+])  # fmt: skip
+def test_two_columns_that_are_no_i_and_q_are_no_echo(tmp_path, array, word):
+    """Each makes pictures in which the walker goes both ways at once, or none."""
+    config = from_dotted(Config, {"data.kind": "iq"})
+    with pytest.raises(Unusable, match=word):
+        echoes.ready(config, written(tmp_path, array))
+
+
+@pytest.mark.parametrize("array", [
+    WALK, np.conj(WALK), WALK + 9 + 5j, np.stack([WALK, 1e-9 * WALK]), np.where(TIME > 2, WALK, 0),
+    np.round(100 * np.stack([WALK.real, WALK.imag])).astype(np.int8),
+], ids=["plain", "conjugate", "beside a wall", "two receivers", "silent first", "8 bits"])  # fmt: skip
+def test_what_receivers_write_is_an_echo(tmp_path, array):
+    echo, _ = echoes.ready(from_dotted(Config, {"data.kind": "iq"}), written(tmp_path, array))
+    assert len(echo) == len(WALK)
+
+
 def test_velocities_that_fold_are_refused_where_an_echo_is_read_too(tmp_path):
     config = from_dotted(Config, {"data.kind": "iq"})
     config.data.high_m_s = 1e6
