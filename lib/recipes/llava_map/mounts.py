@@ -4,15 +4,19 @@ A quaternion with its w at the end, an inverted pose, intrinsics of another size
 read well, and every ray that follows from them is wrong.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lib.core.errors import Stop
 from lib.recipes.llava_map import fields, geometry
+
+if TYPE_CHECKING:
+    from lib.recipes.llava_map.tables import Frame
 
 # Where the optical axis points, in degrees to the left of ahead (nuScenes' cars differ by less than 2).
 FACING_DEG = {
@@ -21,6 +25,8 @@ FACING_DEG = {
 }  # fmt: skip
 MOST_OFF_DEG = 40  # cameras of other cars; the next camera is 55 away
 UPRIGHT = 0.5  # cosine of 60 degrees, which no road is steep
+MOVED_M, FEWEST_MOVES = 1.0, 10  # between key frames half a second apart, so that a direction is no noise
+MOST_BESIDE_DEG = 45  # between where cars drive and where their lidar looks ahead; real ones stay within some degrees
 MOST_OFF_CENTRE = 0.2  # of a picture's side: half or double intrinsics are off by a quarter or more
 
 
@@ -55,3 +61,20 @@ def refuse_fallen(path: Path, poses: Iterable[Mapping[str, Any]]) -> None:
         if w * w - x * x - y * y + z * z < UPRIGHT:
             cause = f"{path}: the car of {pose['token']!r} does not stand on its wheels (rotation: w first)"
             raise Stop(cause, fields.GET_AGAIN)
+
+
+def refuse_sideways(path: Path, frames: Sequence["Frame"]) -> None:
+    """Stop: most cars do not drive to where their lidar's y axis points. frames: by scene and time.
+
+    So it is where ego poses are turned the other way round, or where the car's or the lidar's axes are others; places
+    and cameras are right all the same, and the map lies turned around the car.
+    """
+    beside_deg = []
+    for one, other in itertools.pairwise(frames):
+        x_m, y_m = (geometry.inverse(one.world_from_bev) @ other.world_from_bev[:, 3])[:2]
+        if one.scene == other.scene and math.hypot(x_m, y_m) > MOVED_M:
+            beside_deg.append(abs(math.degrees(math.atan2(x_m, y_m))))
+    if len(beside_deg) >= FEWEST_MOVES and (middle := float(np.median(beside_deg))) > MOST_BESIDE_DEG:
+        of = f"the median of {len(beside_deg)} moves from key frame to key frame"
+        cause = f"{path}: cars drive {middle:.0f} degrees beside where their lidar looks ahead ({of})"
+        raise Stop(cause, "see that poses turn the car into the world, its x ahead, and the lidar's y axis is ahead")

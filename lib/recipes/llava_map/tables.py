@@ -95,7 +95,9 @@ def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
         else:
             made = frame(sample, scene["name"], location, readings[token], calibrated, poses)
             frames.append(replace(made, tags=tags_of(str(scene.get("description", "")))))
-    return sorted(frames, key=lambda f: (f.scene, f.timestamp_us)), skipped
+    frames.sort(key=lambda f: (f.scene, f.timestamp_us))
+    mounts.refuse_sideways(folder / "ego_pose.json", frames)
+    return frames, skipped
 
 
 def tags_of(description: str) -> tuple[str, ...]:

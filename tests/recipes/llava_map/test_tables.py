@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.core.errors import Stop
-from lib.recipes.llava_map import geometry, stand_in, tables
+from lib.recipes.llava_map import geometry, mounts, stand_in, tables
 from lib.recipes.llava_map.tables import CAMERAS, read_frames
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "realdata" / "driving" / "nuscenes_keyframe"
@@ -150,3 +150,21 @@ def test_sensors_that_look_elsewhere_than_their_names_say_are_refused(copy, faul
     fault(copy)
     with pytest.raises(Stop, match=why):
         read_frames(copy, stand_in.VERSION)
+
+
+@pytest.mark.parametrize("fault", [
+    lambda root: edit(root, "ego_pose", lambda rows: [row | inverted(row) for row in rows]),
+    calibration("LIDAR_TOP", lambda row: {"rotation": [1.0, 0, 0, 0]}),  # x ahead, as KITTI's
+], ids=["world to car", "lidar's x ahead"])  # fmt: skip
+def test_cars_that_drive_sideways_are_refused(copy, monkeypatch, fault):
+    """Every place is right, and the map lies turned around the car."""
+    monkeypatch.setattr(mounts, "FEWEST_MOVES", 3)
+    assert len(read_frames(copy, stand_in.VERSION)[0]) == 7
+    fault(copy)
+    with pytest.raises(Stop, match=r"cars drive .* degrees beside where their lidar looks ahead"):
+        read_frames(copy, stand_in.VERSION)
+
+
+def test_few_cars_may_back_up(copy):
+    edit(copy, "ego_pose", lambda rows: [row | inverted(row) for row in rows])
+    assert len(read_frames(copy, stand_in.VERSION)[0]) == 7
