@@ -1,8 +1,9 @@
 """The one reader of pictures, for training and prediction: a file becomes 8-bit RGB, or one sentence says why not.
 
 Brightness   16-bit grey is scaled, round(value / 257), never clipped; 12-bit TIFF likewise. Of 16-bit colour Pillow
-             keeps the upper byte. Float and 32-bit pictures are scaled where all values lie in [0, 1] and refused
-             elsewhere, because nothing in the file says which value is white.
+             keeps the upper byte. Where 12 bits lie in 16 it is refused, not read as black. Float and 32-bit pictures
+             are scaled where all values lie in [0, 1] and refused elsewhere, because nothing in the file says which
+             value is white.
 Alpha        is composited on BACKGROUND; what a file stores beneath it is not seen.
 Orientation  every caller states it: upright=True for people's photos and the boxes drawn on them, upright=False for
              the pixels as stored, from which COLMAP computes its cameras. HEIC comes as its own boxes turn it, for
@@ -37,6 +38,7 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *HEIC)  # f
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 NO_HEIC = "it is HEIC, for which Pillow needs the package pillow-heif (pip install pillow-heif)"
 COARSER = ("JPEG", "MPO")  # decoded at 1/2, 1/4 or 1/8; HEIC would come as a thumbnail of any size
+DARKEST = 16  # of 255: 4095 of 65535, the largest value of 12 bits
 BACKGROUND = (255, 255, 255)  # of transparent pixels: white, as on paper and in VGGT's published example
 # EXIF orientation -> the name in PIL.Image.Transpose of what turns the stored picture upright.
 TURNS = {
@@ -92,9 +94,28 @@ def read(source: Path | bytes, *, upright: bool, at_least: tuple[int, int] | Non
         turn = turn_left(image, upright)
         if at_least and image.format in COARSER:
             image.draft("RGB", at_least[::-1] if turn >= 5 else at_least)
+        is_deep = has_16_bits(image)
         picture = rgb(image)
+        if is_deep:
+            refuse_lower_bits(picture)
         picture.info = {}  # a colour profile and the like would be saved along, and apply no longer
         return picture if turn == 1 else picture.transpose(Transpose[TURNS[turn]])
+
+
+def has_16_bits(image: Any) -> bool:
+    """Of each value, before the file is decoded."""
+    return image.mode.startswith("I;16") or bool(image.tile and ";16" in str(image.tile[0][3]))
+
+
+def refuse_lower_bits(picture: "Image.Image") -> None:
+    """Unreadable: a picture (RGB) of a file of 16 bits has something on it, and nothing beyond the lower 12 of them."""
+    import numpy as np
+
+    pixels = np.asarray(picture)
+    if pixels.min() < pixels.max() <= DARKEST:
+        raise Unreadable(
+            "of its 16 bits the lower 12 at most are used, so it would be black: scale its values to all 16"
+        )
 
 
 def refuse_one_colour(picture: "Image.Image") -> None:

@@ -137,6 +137,21 @@ def test_of_16_bit_colour_the_upper_byte_is_kept():
     assert read(png(1, 1, 16, 2, [values])).tolist() == [[[0x12, 0x80, 0xFF]]]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "colour"])
+def test_12_bits_in_a_file_of_16_are_not_read_as_black(kind):
+    """Cameras write 10 and 12 bits so, and others the 8 of a picture; what is scaled, or of one colour, is read."""
+    for most, is_refused in ((300, True), (1023, True), (4095, True), (8000, False), (65535, False)):
+        values = np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)
+        rows = [np.repeat(row, 3).astype(">u2").tobytes() for row in values]
+        content = png(8, 8, 16, 2, rows) if kind == "colour" else encoded(Image.fromarray(values), kind)
+        if is_refused:
+            with pytest.raises(Unreadable, match="the lower 12 at most are used"):
+                read(content)
+        else:
+            assert read(content).max() == (most >> 8 if kind == "colour" else round(most / 257))
+    assert grey(encoded(Image.fromarray(np.full((8, 8), 900, np.uint16)), "PNG"))[0] == 4
+
+
 def test_12_bits_and_white_stored_as_0():
     assert grey(tiff(12, bytes([0xFF, 0xF8, 0x00]))) == [255, round(0x800 / 4095 * 255)]
     assert grey(tiff(8, bytes([0, 5, 255]), photometric=0)) == [255, 250, 0]
