@@ -30,6 +30,7 @@ from lib.recipes.hamer.mano_file import ManoModel
 LABEL_FILES = ("hands.json", "hands.csv")
 MOST_PX = 1e7
 NAMELESS = "the list does not say whose hand it is, as it does of others in this folder: it may be any of theirs"
+TWICE = "it is there twice: the same picture, side and box or keypoints as a hand before it"
 READERS = {
     "made": published.evaluation,
     "hamer_npz": published.evaluation,
@@ -50,11 +51,15 @@ def hands(data: DataConfig, root: Path, mano: ManoModel) -> Iterator[Hand]:
     """
     if not root.exists():
         raise Stop(f"the data folder {root} does not exist", "set data.root to your data")
-    said, seen = conventions.conventions_of(data), set()
+    said, seen, placed = conventions.conventions_of(data), set(), set()
     for hand in (READERS | {"folder": folder})[data.format](data, root):
         if hand.name in seen:
             raise Stop(f"two hands are called {hand.name}", "rename one of them")
         seen.add(hand.name)
+        place = hash((hand.source, hand.right, *hand.centre.tolist(), hand.side_px))
+        if place in placed and not hand.draft:
+            hand.fault = hand.fault or TWICE
+        placed |= {place} if not hand.draft and not hand.fault else set()
         if isinstance(hand.image, Path) and not is_below(hand.image, root):
             hand.fault = "its picture does not lie below the data's folder"
         try:

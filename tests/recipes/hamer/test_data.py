@@ -35,6 +35,17 @@ def test_unusable_hand_is_skipped_with_its_reason(folder, changes, reason):
     assert [record.status for record in records[1:]] == ["ok"] * 3
 
 
+def test_a_hand_that_is_listed_twice_counts_once(folder):
+    """Two lists put together: without a word every hand would weigh twice, and intervals be too narrow."""
+
+    def again(entries):
+        entries += [dict(entries[0]), entries[1] | {"hand": "left"}, entries[2] | {"draft": True}]
+
+    _, records = folder(again)
+    assert [record.status for record in records] == ["ok"] * 4 + ["skipped", "ok", "ok"]
+    assert "it is there twice" in records[4].reason
+
+
 def test_file_that_is_no_picture_is_skipped(folder, tmp_path, configure, labelled):
     root = labelled()
     (root / "0.png").write_bytes((root / "0.png").read_bytes()[:500])
