@@ -200,6 +200,8 @@ def entries(root: Path, rejected: bool = False) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not is_name(entry.get("file")) or not is_name(str(entry.get("group") or "x")):
             cause = f"{file} is not a list of hands that each name a file: number {number} does not"
             raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
+        if "group" in entry:
+            entry["group"] = list_fields.person(entry["group"])
         if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
             raise Stop(f"{file} names {entry['file']!r}, which is not below {root}", "name files of the folder itself")
     list_fields.refuse_other_names(file, found)

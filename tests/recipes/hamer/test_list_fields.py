@@ -46,6 +46,24 @@ def test_a_field_under_another_name_is_not_passed_over(labelled, ours, other):
     assert stopped.value.command == f"call it {ours!r}"
 
 
+@pytest.mark.parametrize(("given", "due"), [
+    ([0, 1, 2, 3], ["0", "1", "2", "3"]), ([1.0, 2.0, 1, "2"], ["1", "2", "1", "2"]), 
+    (["1.0", "1", "2", "2.0"], list("1122")),
+    ([0.0, "00x", "na", "Nan"], ["0", "00x", "na", "Nan"]),
+])  # fmt: skip
+def test_persons_who_are_numbers_are_persons(labelled, given, due):
+    """0 was nobody, and 1.0 another one than 1, who was trained on and tested."""
+    found = read(labelled(changed(group=given)))
+    assert [hand.group for hand in found] == due and not any(hand.fault for hand in found)
+
+
+@pytest.mark.parametrize("nobody", [float("nan"), -1, None, "NaN", "None", "N/A", "-1", "?", " "])
+def test_what_programs_write_for_nobody_is_no_person(labelled, nobody):
+    """All hands whose person is not known would be one person, who may be any of the others."""
+    found = read(labelled(changed(group=["anna", "ben", nobody, "cleo"])))
+    assert [hand.fault for hand in found] == ["", "", formats.NAMELESS, ""]
+
+
 def test_a_field_beside_ours_is_named_and_harms_nothing(labelled, capsys):
     root = labelled(changed(bbox=["drawn by hand"], score=[0.9]))
     assert len(formats.entries(root)) == 4
