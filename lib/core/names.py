@@ -2,10 +2,15 @@
 
 import re
 import unicodedata
+from typing import Any
 
 from lib.core.errors import Stop
 
 MOST_BYTES = 200  # of one component; file systems take 255, and temporary names add some
+# What programs write where a table has no name.
+NOBODY = {
+    "", "None", "none", "null", "NULL", "nan", "NaN", "N/A", "n/a", "#N/A", "<NA>", "-1", "?", "unknown", "Unknown",
+}  # fmt: skip
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -42,3 +47,11 @@ def spelling(name: str) -> str:
     text = re.sub(r"[\s_.()#-]+", " ", unicodedata.normalize("NFKC", name).casefold())
     parts = re.findall(r"\d+|[^\d ]+", text)
     return " ".join(part.lstrip("0") or "0" if part.isdigit() else part for part in parts)
+
+
+def stated(value: Any) -> str:
+    """A name in somebody's table as text: 3.0, as pandas writes numbers beside gaps, is "3", and what stands for no
+    name is "".
+    """
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return "" if text.strip() in NOBODY else re.sub(r"^(\d+)\.0+$", r"\1", text)

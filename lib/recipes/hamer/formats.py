@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import Stop
+from lib.core.names import stated
 from lib.data import pictures
 from lib.recipes.hamer import conventions, field_sets, list_fields, published, training_tars
 from lib.recipes.hamer.conventions import BadLabel
@@ -201,7 +202,7 @@ def entries(root: Path, rejected: bool = False) -> list[dict[str, Any]]:
             cause = f"{file} is not a list of hands that each name a file: number {number} does not"
             raise Stop(cause, "see the docstring of lib/recipes/hamer/formats.py")
         if "group" in entry:
-            entry["group"] = list_fields.person(entry["group"])
+            entry["group"] = stated(entry["group"])
         if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
             raise Stop(f"{file} names {entry['file']!r}, which is not below {root}", "name files of the folder itself")
     list_fields.refuse_other_names(file, found)

@@ -30,23 +30,6 @@ ELSEWHERE = {
     "K": "intrinsics cammat cameramatrix camk",
     "x0": "xmin left", "y0": "ymin top", "x1": "xmax", "y1": "ymax bottom",
 }  # fmt: skip
-NOBODY = (
-    "",
-    "None",
-    "none",
-    "null",
-    "NULL",
-    "nan",
-    "NaN",
-    "N/A",
-    "n/a",
-    "#N/A",
-    "<NA>",
-    "-1",
-    "?",
-    "unknown",
-    "Unknown",
-)
 # Names of folders that one person has several of: s1, session_2, take-3, cam0, left.
 OF_ONE = re.compile(
     r"(?:s|sess|sessions?|seq|sequence|take|trial|rec|recording|day|visit|part|run|clip|video|cam|camera|view)"
@@ -88,12 +71,6 @@ def refuse_one_person_twice(groups: Iterable[str]) -> None:
         if other != group:
             cause = f"the groups {other!r} and {group!r} look like one person's, who may be on two sides"
             raise Stop(cause, "write them alike, or so that they differ in more than capitals, separators and zeros")
-
-
-def person(value: Any) -> str:
-    """A group as text: 3.0, as pandas writes numbers beside gaps, is "3", and "" is what stands for nobody."""
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return "" if text.strip() in NOBODY else re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 
 def is_labelled(entry: Entry) -> bool:

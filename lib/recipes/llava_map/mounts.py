@@ -8,15 +8,12 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lib.core.errors import Stop
 from lib.recipes.llava_map import fields, geometry
-
-if TYPE_CHECKING:
-    from lib.recipes.llava_map.tables import Frame
 
 # Where the optical axis points, in degrees to the left of ahead (nuScenes' cars differ by less than 2).
 FACING_DEG = {
@@ -63,16 +60,16 @@ def refuse_fallen(path: Path, poses: Iterable[Mapping[str, Any]]) -> None:
             raise Stop(cause, fields.GET_AGAIN)
 
 
-def refuse_sideways(path: Path, frames: Sequence["Frame"]) -> None:
-    """Stop: most cars do not drive to where their lidar's y axis points. frames: by scene and time.
+def refuse_sideways(path: Path, drives: Iterable[Sequence[np.ndarray]]) -> None:
+    """Stop: most cars do not drive to where their lidar's y axis points. drives: world_from_bev, in time, by scene.
 
     So it is where ego poses are turned the other way round, or where the car's or the lidar's axes are others; places
     and cameras are right all the same, and the map lies turned around the car.
     """
     beside_deg = []
-    for one, other in itertools.pairwise(frames):
-        x_m, y_m = (geometry.inverse(one.world_from_bev) @ other.world_from_bev[:, 3])[:2]
-        if one.scene == other.scene and math.hypot(x_m, y_m) > MOVED_M:
+    for one, other in itertools.chain.from_iterable(map(itertools.pairwise, drives)):
+        x_m, y_m = (geometry.inverse(one) @ other[:, 3])[:2]
+        if math.hypot(x_m, y_m) > MOVED_M:
             beside_deg.append(abs(math.degrees(math.atan2(x_m, y_m))))
     if len(beside_deg) >= FEWEST_MOVES and (middle := float(np.median(beside_deg))) > MOST_BESIDE_DEG:
         of = f"the median of {len(beside_deg)} moves from key frame to key frame"

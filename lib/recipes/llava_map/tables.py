@@ -4,6 +4,7 @@ Only key frames of the six cameras and the lidar are kept. The big tables (2.6 m
 row, so that memory follows the 34 149 key frames and not the files.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def read_frames(root: Path, version: str) -> tuple[list[Frame], dict[str, str]]:
             made = frame(sample, scene["name"], location, readings[token], calibrated, poses)
             frames.append(replace(made, tags=tags_of(str(scene.get("description", "")))))
     frames.sort(key=lambda f: (f.scene, f.timestamp_us))
-    mounts.refuse_sideways(folder / "ego_pose.json", frames)
+    drives = itertools.groupby(frames, key=lambda f: f.scene)
+    mounts.refuse_sideways(folder / "ego_pose.json", ([f.world_from_bev for f in drive] for _, drive in drives))
     return frames, skipped
 
 

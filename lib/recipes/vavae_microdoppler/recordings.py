@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from lib.core.errors import Stop
+from lib.core.names import stated
 from lib.core.words import counted
 from lib.recipes.vavae_microdoppler.config import DataConfig
 from lib.recipes.vavae_microdoppler.walk import File
@@ -72,7 +73,7 @@ def read_recordings(data: DataConfig, root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         name, recording = ((row[key] or "").strip() for key in ("file", "recording"))
-        name = name.replace("\\", "/").removeprefix("./")
+        name, recording = name.replace("\\", "/").removeprefix("./"), stated(recording)
         if not recording or found.setdefault(name, recording) != recording:
             raise Stop(f"{path}, line {number}: {name} needs one recording, and only one")
     return found

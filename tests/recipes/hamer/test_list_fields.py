@@ -47,7 +47,7 @@ def test_a_field_under_another_name_is_not_passed_over(labelled, ours, other):
 
 
 @pytest.mark.parametrize(("given", "due"), [
-    ([0, 1, 2, 3], ["0", "1", "2", "3"]), ([1.0, 2.0, 1, "2"], ["1", "2", "1", "2"]), 
+    ([0, 1, 2, 3], ["0", "1", "2", "3"]), ([1.0, 2.0, 1, "2"], ["1", "2", "1", "2"]),
     (["1.0", "1", "2", "2.0"], list("1122")),
     ([0.0, "00x", "na", "Nan"], ["0", "00x", "na", "Nan"]),
 ])  # fmt: skip

@@ -111,6 +111,8 @@ def test_a_table_of_recordings_is_read(tmp_path, content, found):
     (b"file,group\na,b\n", "columns file and recording"), (b"", "columns file and recording"),
     (b"\xff\xfe\x00f", "cannot be read"), (b"file,recording\na\n", "line 2: a needs one recording"),
     (b"file,recording\na,1\na,2\n", "line 3: a needs one recording"),
+    (b"file,recording\na,1.0\nb,nan\n", "line 3: b needs one recording"),
+    (b"file,recording\na,1\nb,-1\n", "line 3: b needs one recording"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_used_says_why(tmp_path, content, word):
     (tmp_path / "r.csv").write_bytes(content)
