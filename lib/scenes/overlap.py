@@ -30,6 +30,9 @@ class Seen(NamedTuple):
     cam_from_world: np.ndarray  # (3, 4)
 
 
+Change = Callable[[list[Seen]], list[Seen]]
+
+
 def shares(folder: Path, views: list[Seen]) -> np.ndarray:
     """(views, views) float32: the share of one view's surface that the other sees too, the smaller of the two ways.
 
@@ -71,30 +74,54 @@ def in_view(world: np.ndarray, view: Seen) -> tuple[np.ndarray, np.ndarray]:
 
 
 def refuse_other_poses(folder: Path, views: list[Seen]) -> None:
-    """Stop: neighbours agree far better once the poses are taken for something else.
+    """Stop: neighbours agree far better once poses or depth are taken for something else.
 
     Poses too small for their depth make all views look from one place, where every pair of them agrees a little.
     """
-    seeing = (pair for pair in itertools.pairwise(views) if np.isfinite(disagreement(*pair)))
+    seeing = (i for i in range(len(views) - 1) if np.isfinite(disagreement(views[i], views[i + 1])))
     pairs = list(itertools.islice(seeing, MOST_PAIRS))
-    if not pairs or (as_is := disagreements(pairs, lambda pose: pose)) <= NOISE:
+    if not pairs or (as_is := disagreements(views, pairs)) <= NOISE:
         return
-    errors = {words: disagreements(pairs, change) for words, change in other_poses().items()}
+    errors = {words: disagreements(change(views), pairs) for words, change in others().items()}
     best = min(errors, key=lambda words: errors[words])
     if errors[best] < as_is / BETTER:
         cause = f"the depth of {folder} and its poses do not fit: views agree when {best}"
-        raise Stop(cause, "write both in one unit, and poses with the axes that their format says")
+        how = (
+            "write both in one unit, poses with the axes that their format says, and depth as its photograph is stored"
+        )
+        raise Stop(cause, f"{how} and under its name")
 
 
-def other_poses() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """What a person may have to do with the poses or the depth -> what it makes of a camera from world (3, 4)."""
-    units = {f"depth is divided by {float(f'{unit:.3g}'):g}": partial(larger, unit=unit) for unit in UNITS}
+def others() -> dict[str, Change]:
+    """What a person may have to do with the poses or the depth -> what it makes of the views."""
+    units = {f"depth is divided by {float(f'{unit:.3g}'):g}": posed(partial(larger, unit=unit)) for unit in UNITS}
     return units | {
-        "the cameras' y and z axes are turned round (OpenGL's and OpenCV's differ so)": turned,
-        "the poses are inverted": inverse,
-        "the poses are inverted, with OpenCV's axes": lambda pose: inverse(turned(pose)),
-        "the poses are inverted, with OpenGL's axes": lambda pose: turned(inverse(turned(pose))),
+        "the cameras' y and z axes are turned round (OpenGL's and OpenCV's differ so)": posed(turned),
+        "the poses are inverted": posed(inverse),
+        "the poses are inverted, with OpenCV's axes": posed(lambda pose: inverse(turned(pose))),
+        "the poses are inverted, with OpenGL's axes": posed(lambda pose: turned(inverse(turned(pose)))),
+        "each depth is given to the photograph before": ordered(lambda views: [*views[1:], views[0]]),
+        "each depth is given to the photograph after": ordered(lambda views: [views[-1], *views[:-1]]),
+        "depths are given to the photographs from the last to the first": ordered(lambda views: views[::-1]),
+        "depth is mirrored from left to right": drawn(lambda depth: depth[:, ::-1]),
+        "depth is mirrored from top to bottom": drawn(lambda depth: depth[::-1]),
+        "depth is turned by half a circle": drawn(lambda depth: depth[::-1, ::-1]),
     }
+
+
+def posed(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Of a camera from world (3, 4)."""
+    return lambda views: [one._replace(cam_from_world=change(one.cam_from_world)) for one in views]
+
+
+def drawn(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Of a depth map (h, w)."""
+    return lambda views: [one._replace(depth=change(one.depth)) for one in views]
+
+
+def ordered(change: Change) -> Change:
+    """Of whose depth it is."""
+    return lambda views: [one._replace(depth=other.depth) for one, other in zip(views, change(views), strict=True)]
 
 
 def larger(pose: np.ndarray, unit: float) -> np.ndarray:
@@ -110,10 +137,9 @@ def inverse(pose: np.ndarray) -> np.ndarray:
     return np.concatenate([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3:]], 1)
 
 
-def disagreements(pairs: list[tuple[Seen, Seen]], change: Callable[[np.ndarray], np.ndarray]) -> float:
-    """The median of pairs whose poses are changed."""
-    changed = ([one._replace(cam_from_world=change(one.cam_from_world)) for one in pair] for pair in pairs)
-    return float(np.median([disagreement(*pair) for pair in changed]))
+def disagreements(views: list[Seen], pairs: list[int]) -> float:
+    """The median of some views with the next one each."""
+    return float(np.median([disagreement(views[i], views[i + 1]) for i in pairs]))
 
 
 def disagreement(view: Seen, other: Seen) -> float:

@@ -92,6 +92,20 @@ def test_depth_and_poses_of_two_worlds_are_refused(tmp_path, change, times, why)
         overlap.shares(tmp_path, seen(change, times))
 
 
+@pytest.mark.parametrize(("change", "why"), [
+    (overlap.ordered(lambda views: [*views[1:], views[0]]), "each depth is given to the photograph after"),
+    (overlap.ordered(lambda views: [views[-1], *views[:-1]]), "each depth is given to the photograph before"),
+    (overlap.ordered(lambda views: views[::-1]), "from the last to the first"),
+    (overlap.drawn(lambda depth: depth[:, ::-1]), "mirrored from left to right"),
+    (overlap.drawn(lambda depth: depth[::-1]), "mirrored from top to bottom"),
+    (overlap.drawn(lambda depth: depth[::-1, ::-1]), "turned by half a circle"),
+])  # fmt: skip
+def test_depth_of_other_photographs_and_turned_depth_is_refused_without_points_too(tmp_path, change, why):
+    """Each map looks right for itself; files that are off by one, and arrays whose first row is the lowest."""
+    with pytest.raises(Stop, match=f"views agree when .*{why}"):
+        overlap.shares(tmp_path, change(seen()))
+
+
 # ---------------------------------------------------------------------------------------------- the model itself
 
 
