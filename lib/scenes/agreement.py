@@ -4,7 +4,7 @@ The points of a COLMAP model come from the photographs alone, and so tell what t
 unit, along rays instead of the axis, inverted, or of another photograph. Each view's depth may look right for itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,13 @@ from lib.core.errors import Stop
 from lib.scenes.colmap import Scene, View
 from lib.scenes.crop import Crop, rays
 from lib.scenes.depth import from_points
+from lib.scenes.overlap import TURNED
 
 MATCHES = 20  # pixels with a depth from both sources, at least, before they are believed
 FACTOR, SPREAD = 1.25, 1.15  # another unit: the median ratio is beyond FACTOR, its quartiles within SPREAD of it
 NOISE, BETTER = 0.01, 3  # another meaning or photograph fits so many times better, and what is said worse than NOISE
 MUCH, UNUSUAL = 0.05, 10  # a view that is off by so much and by so many times the others' median has a wrong depth
+TURNED_BETTER = 10  # depth that is turned fits so many times better than as it is
 NEIGHBOURS = 16  # by name on either side, of which a depth may be: of thousands all would take minutes
 # What depth may be instead of z, and the logarithm of what would then be constant; arguments as `Pairs` has them.
 OTHER_MEANINGS = {
@@ -50,21 +52,42 @@ def measured(depth: Callable[[], np.ndarray], scene: Scene, view: View, crop: Cr
 
 
 def refuse_other_depth(folder: Path, views: Mapping[str, Measured]) -> None:
-    """views: by name. Stop as the three below."""
+    """views: by name. Stop as the four below."""
     pairs = {name: view.pairs(view.depth()) for name, view in views.items()}
     known = {name: found for name, found in pairs.items() if len(found)}
     if known:
+        refuse_turned(folder, views, known)
         refuse_other_meaning(folder, np.concatenate([*known.values()]))
         refuse_two_units(folder, known)
         refuse_other_photographs(folder, views, known)
 
 
+def refuse_turned(folder: Path, views: Mapping[str, Measured], known: Mapping[str, Pairs]) -> None:
+    """Stop: the depth fits far better once it is mirrored or turned; its unit does not matter here."""
+    if (as_is := scattered(known.values())) <= NOISE:
+        return
+    others = {
+        words: scattered(views[name].pairs(change(views[name].depth())) for name in known)
+        for words, change in TURNED.items()
+    }
+    best = min(others, key=lambda words: others[words])
+    if others[best] < as_is / TURNED_BETTER:
+        cause = f"the depth of {folder} is as its COLMAP model tells once it is {best}"
+        raise Stop(cause, "write depth files as their photographs are stored, the uppermost row first")
+
+
+def scattered(pairs: Iterable[Pairs]) -> float:
+    """The median of views of how much depth over points scatters in each; infinite where none has enough points."""
+    found = [scatter(np.log(each[:, 0] / each[:, 1])) for each in pairs if len(each)]
+    return float(np.median(found)) if found else float("inf")
+
+
 def refuse_other_meaning(folder: Path, pairs: Pairs) -> None:
     """Stop: the depth is no z-depth."""
     logs = np.log(pairs).T
-    scattered = scatter(logs[0] - logs[1])
+    as_is = scatter(logs[0] - logs[1])
     for meaning, constant in OTHER_MEANINGS.items():
-        if scattered > NOISE and scatter(constant(*logs)) < scattered / BETTER:
+        if as_is > NOISE and scatter(constant(*logs)) < as_is / BETTER:
             cause = f"the depth of {folder} is {meaning}, as its COLMAP model tells, and z-depth is due"
             raise Stop(cause, "write the distance along the camera's axis into the depth files")
 

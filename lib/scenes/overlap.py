@@ -19,6 +19,11 @@ UNITS = 10 ** (np.arange(-16, 17) / 4)  # which poses may have beside depth, whe
 FEWEST_SEEN = 0.25  # of one view's surface in the next view's picture: else they say nothing of the unit
 MOST_PAIRS = 16  # of neighbours, which tell the unit as well as hundreds
 NOISE, BETTER = 0.02, 3  # other poses: views agree so many times better with them, and as they are worse than NOISE
+TURNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a map (h, w): other programs' first row is the lowest
+    "mirrored from left to right": lambda depth: depth[:, ::-1],
+    "mirrored from top to bottom": lambda depth: depth[::-1],
+    "turned by half a circle": lambda depth: depth[::-1, ::-1],
+}
 NOTHING = 0.01  # share of a surface: less is chance
 
 
@@ -95,18 +100,19 @@ def refuse_other_poses(folder: Path, views: list[Seen]) -> None:
 def others() -> dict[str, Change]:
     """What a person may have to do with the poses or the depth -> what it makes of the views."""
     units = {f"depth is divided by {float(f'{unit:.3g}'):g}": posed(partial(larger, unit=unit)) for unit in UNITS}
-    return units | {
-        "the cameras' y and z axes are turned round (OpenGL's and OpenCV's differ so)": posed(turned),
-        "the poses are inverted": posed(inverse),
-        "the poses are inverted, with OpenCV's axes": posed(lambda pose: inverse(turned(pose))),
-        "the poses are inverted, with OpenGL's axes": posed(lambda pose: turned(inverse(turned(pose)))),
-        "each depth is given to the photograph before": ordered(lambda views: [*views[1:], views[0]]),
-        "each depth is given to the photograph after": ordered(lambda views: [views[-1], *views[:-1]]),
-        "depths are given to the photographs from the last to the first": ordered(lambda views: views[::-1]),
-        "depth is mirrored from left to right": drawn(lambda depth: depth[:, ::-1]),
-        "depth is mirrored from top to bottom": drawn(lambda depth: depth[::-1]),
-        "depth is turned by half a circle": drawn(lambda depth: depth[::-1, ::-1]),
-    }
+    return (
+        units
+        | {
+            "the cameras' y and z axes are turned round (OpenGL's and OpenCV's differ so)": posed(turned),
+            "the poses are inverted": posed(inverse),
+            "the poses are inverted, with OpenCV's axes": posed(lambda pose: inverse(turned(pose))),
+            "the poses are inverted, with OpenGL's axes": posed(lambda pose: turned(inverse(turned(pose)))),
+            "each depth is given to the photograph before": ordered(lambda views: [*views[1:], views[0]]),
+            "each depth is given to the photograph after": ordered(lambda views: [views[-1], *views[:-1]]),
+            "depths are given to the photographs from the last to the first": ordered(lambda views: views[::-1]),
+        }
+        | {f"depth is {words}": drawn(change) for words, change in TURNED.items()}
+    )
 
 
 def posed(change: Callable[[np.ndarray], np.ndarray]) -> Change:

@@ -65,6 +65,19 @@ def test_depth_of_another_photograph_is_refused_with_both_names(tmp_path):
     assert "name of its photograph" in stop.value.command
 
 
+@pytest.mark.parametrize("times", [1, 1000])
+@pytest.mark.parametrize("words", overlap.TURNED)
+def test_depth_whose_first_row_is_the_lowest_is_refused(tmp_path, words, times):
+    """A slanted wall with a step, in either unit."""
+    column, row = np.meshgrid(np.arange(56), np.arange(42))
+    exact = 8 + 0.05 * column + 0.03 * row + 2 * (column > 20)
+    cells = np.arange(0, 42 * 56, 7)
+    wrong = times * overlap.TURNED[words](exact)
+    view = agreement.Measured(lambda: wrong, cells, exact.reshape(-1)[cells], np.ones(len(cells)))
+    with pytest.raises(Stop, match=f"is as its COLMAP model tells once it is {words}"):
+        agreement.refuse_other_depth(tmp_path, {"0": view, "1": view})
+
+
 # ---------------------------------------------------------------------------------------------- without points
 
 
