@@ -14,6 +14,7 @@ from lib.recipes.hamer.mano_file import ManoModel
 
 BONE_M = (0.01, 0.10)
 LARGEST_BOX = 20  # sides of the picture
+FARTHEST = 3  # sides of the picture, within which what is cut off may lie; 9999 stands for a joint that is not known
 DRAFT = "a draft that nobody accepted: its labels are not used"
 BENT_M = 0.02  # finger tips so far from the palm's plane say which hand it is
 
@@ -28,6 +29,8 @@ def unusable(hand: Hand, width_px: int, height_px: int) -> str:
     expected = "pixels of the whole image are expected"
     if len(points) > 1 and np.abs(points).max() < FRACTION_PX:
         return f"the 2D keypoints are shares of the image: {expected}"
+    if (np.abs(points) > FARTHEST * np.array([width_px, height_px])).any():
+        return f"a 2D keypoint lies over {FARTHEST} sides of the image away: {expected}, and 0, 0 where it is not known"
     if hand.side_px < 1:
         return "the box has no area"
     if hand.side_px > LARGEST_BOX * max(width_px, height_px):

@@ -30,6 +30,7 @@ BROKEN = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, OSError, MemoryError,
     SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
+HAND_M = (0.1, 0.4)  # of the longest side of the hand; MANO's has 0.19
 SHAPES = {
     "v_template": (VERTICES, 3),
     "shapedirs": (VERTICES, 3, 10),
@@ -149,5 +150,8 @@ def check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise Stop(f"{path}: a row of {name} sums to {worst:.3f} instead of 1", AGAIN)
     if not np.array_equal(arrays["kintree_table"][0, 1:].astype(int), PARENTS[1:]):
         raise Stop(f"{path}: kintree_table is not MANO's tree of joints", AGAIN)
+    long_m = float(np.ptp(arrays["v_template"].astype(float), axis=0).max())
+    if not HAND_M[0] < long_m < HAND_M[1]:
+        raise Stop(f"{path}: its hand is {long_m:.3g} long, and metres are expected", AGAIN)
     if arrays["f"].min() < 0 or arrays["f"].max() >= VERTICES:
         raise Stop(f"{path}: f names vertices that do not exist", AGAIN)

@@ -18,9 +18,10 @@ def edit_first(**changes):
     ({"box": [50, 50, 50, 50], "keypoints_2d": None}, "the box has no area"),
     ({"box": [900, 50, 960, 90], "keypoints_2d": None}, "lies outside the image of 160 x 140 px"),
     (
-        {"keypoints_2d": [[900.0, 20.0 * i] for i in range(21)]},
+        {"keypoints_2d": [[400.0, 19.0 * i] for i in range(21)]},
         "2D keypoints lie outside the crop: pixels of the whole image are expected",
     ),
+    ({"keypoints_2d": [[9999.0] * 2] + [[60.0 + i, 70] for i in range(20)]}, "a 2D keypoint lies over 3 sides of the"),
     ({"keypoints_2d": [[60 + 0.02 * i, 70] for i in range(21)]}, "the 2D keypoints lie within 5 % of the crop"),
     ({"keypoints_3d": (10.0 * np.cumsum(np.ones((21, 3)), 0)).tolist()}, "3D keypoints are expected in metres"),
     ({"keypoints_3d": [[float("nan")] * 3] * 21}, "a label is not finite"),

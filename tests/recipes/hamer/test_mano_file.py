@@ -123,6 +123,7 @@ def test_impossible_arrays_are_refused_by_name(twin, hand):
         r"v_template has the shape \(777, 3\)": {"v_template": hand.v_template[:-1]},
         "it lacks posedirs": {"posedirs": None},
         "kintree_table is not MANO's tree": {"kintree_table": np.zeros((2, 16), int)},
+        "its hand is 191 long, and metres are expected": {"v_template": 1000 * hand.v_template},
         "f names vertices that do not exist": broken(hand, "f", lambda f: f.__setitem__((0, 0), 778)),
     }
     for message, changes in cases.items():
