@@ -54,6 +54,7 @@ def test_sixteen_bits_reach_the_network(tmp_path):
     (10 * np.log10(POWER), {"values": "power"}, r"no negative power \(decibels: data.values=db\)"),
     (10 * np.log10(POWER.T), {}, r"axes seem to be turned \(data.array_layout=time_velocity\)"),
     (10 * np.log10(POWER), {"array_layout": "time_velocity"}, r"data.array_layout=velocity_time"),
+    (10 * np.log10(np.roll(POWER, -POWER.sum(1).argmax(), 0)), {}, "velocity 0 belongs in the middle"),
     (POWER * np.nan, {}, "NaN"), (POWER[0], {}, "no spectrogram"), (POWER * 1j, {}, "no spectrogram"),
 ])  # fmt: skip
 def test_other_units_and_axes_are_said(tmp_path, array, settings, word):
