@@ -16,6 +16,7 @@ from lib.core import hashes
 from lib.core.errors import DONE, FAILED, Stop, nearest
 from lib.core.run import SCRIPTS, STEPS, Damaged, existing, read_json, read_log, read_record, whole_record
 from lib.core.words import counted
+from lib.network import lineage
 
 LOGS = ("log.jsonl", "timing.jsonl")  # of a stage
 Found = Iterator[tuple[str, str]]  # (what was looked at, why it is damaged or "")
@@ -51,7 +52,7 @@ def verify(folder: Path, told: dict[str, Any]) -> int:
     kinds = {
         "records": chain(records(folder), lost_records(folder)),
         "outputs": outputs(folder),
-        "checkpoints": chain(hashed(folder, "train/*/step-*"), hashed(folder, "imported/step-*")),
+        "checkpoints": chain(checkpoints(folder), hashed(folder, "imported/step-*")),
         "exports": hashed(folder, "export/*"),
         "log lines": chain(logs(folder), lost_lines(folder)),
     }
@@ -80,10 +81,17 @@ def records(folder: Path) -> Found:
     for name in ("run.json", *stamps, "split.json", "eval/scores.json", *sorted(beside)):
         if name == "run.json" or (folder / name).exists():
             try:
-                existing(folder / name)
-                yield name, ""
+                record = existing(folder / name)
+                yield name, misplaced(record, folder / name)
             except Damaged as damaged:
                 yield name, damaged.cause
+
+
+def misplaced(record: dict[str, Any], file: Path) -> str:
+    """Is best.json or done.json of another training?"""
+    with contextlib.suppress(Damaged):  # run.json, as the records say
+        return lineage.misplaced(record, file.parent) if file.name in ("best.json", "done.json") else ""
+    return ""
 
 
 def lost_records(folder: Path) -> Found:
@@ -136,6 +144,14 @@ def hashed(folder: Path, pattern: str) -> Found:
             yield place.relative_to(folder).as_posix(), hashes.folder_fault(place)
 
 
+def checkpoints(folder: Path) -> Found:
+    """Those that are whole must be of the step, the stage and the training that they lie under."""
+    for name, fault in hashed(folder, "train/*/step-*"):
+        with contextlib.suppress(Damaged):
+            fault = fault or lineage.misplaced_checkpoint(folder / name)
+        yield name, fault
+
+
 def logs(folder: Path) -> Found:
     """A last line without its end is what a kill leaves; the next session cuts it off."""
     for log in sorted(folder.glob("train/*/*.jsonl")):
@@ -145,13 +161,16 @@ def logs(folder: Path) -> Found:
 
 
 def lost_lines(folder: Path) -> Found:
-    """Of a finished stage each log has a line of every step."""
+    """Of a finished stage each log has a line of every step, and is as it was left."""
     for stage in stages(folder):
         try:
             done = read_record(stage / "done.json")
         except Damaged:
             continue  # said among the records
         trained = done["trained_steps"] if done else 0
+        for name, sha256 in (done or {}).get("files", {}).items():
+            if fault := hashes.fault(stage / name, sha256):
+                yield (stage / name).relative_to(folder).as_posix(), fault
         for log in (stage / name for name in LOGS):
             lost = set(range(1, trained + 1)) - {line["step"] for line in read_log(log) if "eval" not in line}
             if lost:

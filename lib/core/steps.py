@@ -26,6 +26,7 @@ from lib.core.run import (
     files_below,
     read_json,
     read_record,
+    seal_of,
     write_record,
 )
 from lib.core.words import counted
@@ -126,13 +127,14 @@ def arrays(run: Run) -> dict[str, str]:
 
 def state_without_code(run: Run, step: int, config: dict[str, Any]) -> State:
     """Like `state`, of step 4 or 5 by the run's files and settings alone: changed code makes no finished run another
-    one. config: of run.json. Damaged: there is no stamp.
+    one, and caches need not be there. config: of run.json. Damaged: there is no stamp.
     """
     stamp = existing(run.stamp(step), run.command(step))
     if stamp["state"] != "complete":
         return State(stamp["state"], (), stamp.get("progress"))
     now = {"inputs": left_by_others(run, step), "config": config, "code": {}}
-    found = differences({**stamp["fingerprint"], "code": {}}, now)
+    lost = [f"{name} is missing" for name in stamp["hashes"] if not (run.folder / name).is_file()]
+    found = differences({**stamp["fingerprint"], "code": {}}, now) + lost + changed_outputs(run, stamp)
     return State("stale", tuple(found)) if found else State("complete")
 
 
@@ -150,12 +152,17 @@ def lost_outputs(run: Run, step: int, stamp: dict[str, Any]) -> list[str]:
     """Outputs that are gone (a deleted cache, a moved run folder) or changed: they are made again."""
     lost = [f"{name} is missing" for name in stamp.get("outputs", []) if not run.output(name).exists()]
     lost += [loss for name, count in stamp.get("counts", {}).items() if (loss := lost_files(run.output(name), count))]
-    differing = [
+    differing = changed_outputs(run, stamp)
+    return lost + differing + (unplaced_assets(run) if step == 2 and not differing else [])
+
+
+def changed_outputs(run: Run, stamp: dict[str, Any]) -> list[str]:
+    """Files of a step that are there and hold something else, such as those of another run."""
+    return [
         f"{name} is not what the step wrote"
         for name, sha256 in stamp["hashes"].items()
         if (run.folder / name).is_file() and file_hash(run.folder / name) != sha256
     ]
-    return lost + differing + (unplaced_assets(run) if step == 2 and not differing else [])
 
 
 def lost_files(folder: Path, count: int) -> str:
@@ -239,9 +246,15 @@ def write_stamp(
     write_record(run.stamp(step), {
         "state": word, "fingerprint": made_from, "progress": progress, "outputs": outputs, "seconds": round(seconds, 1),
         "hashes": hashes, "counts": {name: sum(1 for _ in files_below(run.output(name))) for name in caches},
-        "lists": [file_hash(run.output(name) / LISTED) for name in caches],
+        "lists": [held_by(run.output(name)) for name in caches],
         "next": run.portable_command(following) if following in STEPS else "",
     })  # fmt: skip
+
+
+def held_by(folder: Path) -> str:
+    """What tells the arrays of a prepared folder from others, whatever it is called; "" before it is finished."""
+    listed = read_record(folder / LISTED)
+    return seal_of(listed["files"]) if listed else ""
 
 
 def digest(made_from: dict[str, Any], *more: str) -> str:

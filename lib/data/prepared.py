@@ -9,11 +9,14 @@ read first. A changed bit ends the step instead of changing a score in silence.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from lib.core.errors import FAILED
 from lib.core.hashes import expect, fault, sha256_of
 from lib.core.run import LISTED, Damaged, existing, files_below, read_record, write_record
 
 FILE = LISTED  # in the folder of the arrays, written last
+FOLDER = "folder"  # in it: what the folder is called, which says what it was made from
 
 
 def clear_damaged(folder: Path, what: str = "all prepared arrays") -> bool:
@@ -24,14 +27,21 @@ def clear_damaged(folder: Path, what: str = "all prepared arrays") -> bool:
     """
     try:
         noted = read_record(folder / FILE)
+        why = "" if noted is None else fault_of(folder, listed(folder, noted, ""))
     except Damaged as damaged:
         why = damaged.cause
-    else:
-        why = "" if noted is None else fault_of(folder, noted["files"])
     if why:
         print(f"{why}; {what} are made again", flush=True)
         shutil.rmtree(folder)
     return bool(why)
+
+
+def listed(folder: Path, noted: dict[str, Any], command: str) -> dict[str, str]:
+    """The hashes of a folder's files. Damaged: they are those of another folder, which was copied over it."""
+    if noted.get(FOLDER, folder.name) != folder.name:
+        raise Damaged(f"{folder} does not hold what was written, but a copy of {noted[FOLDER]}", command, FAILED)
+    hashes: dict[str, str] = noted["files"]
+    return hashes
 
 
 def fault_of(folder: Path, hashes: dict[str, str]) -> str:
@@ -48,7 +58,7 @@ def note(folder: Path, pause: Callable[[], None]) -> None:
     for name in sorted(set(files_below(folder)) - {FILE}):
         pause()
         hashes[name] = sha256_of(folder / name)
-    write_record(folder / FILE, {"files": hashes})
+    write_record(folder / FILE, {FOLDER: folder.name, "files": hashes})
 
 
 def whole_or_again(make: Callable[[], Path | None], cache: Path, pause: Callable[[], None]) -> Path | None:
@@ -70,6 +80,6 @@ def whole_or_again(make: Callable[[], Path | None], cache: Path, pause: Callable
 def expect_noted(folder: Path, command: str) -> None:
     """From here on the folder's files are compared when they are read (lib.core.hashes.checked).
 
-    Damaged: it has no hashes. command: what prepares again.
+    Damaged: it has no hashes, or those of another folder. command: what prepares again.
     """
-    expect(folder, existing(folder / FILE, command)["files"], command)
+    expect(folder, listed(folder, existing(folder / FILE, command), command), command)

@@ -170,6 +170,7 @@ def rows_on_disk(path: Path, length: int, accelerator: Any) -> dict[int, Row]:
         kept = {
             record["index"]: Row(record["sample_id"], record["group"], record["numbers"], texts=record["texts"])
             for record in read_log(path)
+            if record.get("of") == name_of(path)
         }
     if accelerator.num_processes > 1:
         [kept] = broadcast_object_list([kept])
@@ -178,7 +179,12 @@ def rows_on_disk(path: Path, length: int, accelerator: Any) -> dict[int, Row]:
 
 def keep(path: Path, index: int, row: Row) -> None:
     kept_on_disk = {"sample_id": row.sample_id, "group": row.group, "numbers": row.numbers, "texts": row.texts}
-    append_line(path, {"index": index, "step": index} | kept_on_disk)
+    append_line(path, {"index": index, "step": index, "of": name_of(path)} | kept_on_disk)
+
+
+def name_of(rows: Path) -> str:
+    """What made the rows and which column they are: those of another file are not taken for its own."""
+    return f"{rows.parent.name}/{rows.name}"
 
 
 def partial_folder(job: Job, source: Path, accelerator: Any) -> Path:

@@ -28,7 +28,7 @@ from lib.core.records import Parts
 from lib.core.run import atomic_folder, read_json, read_record, write_json
 from lib.core.words import counted
 from lib.network import adapters, pieces, running, sharding
-from lib.network.lineage import Lineage
+from lib.network.lineage import Lineage, misplaced, misplaced_checkpoint
 
 
 def folder_name(step: int) -> str:
@@ -149,13 +149,13 @@ def all_of(stage: Path) -> list[Path]:
 def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
     """The newest checkpoint that verifies; `notify` hears what is passed over. None where there is none yet.
 
-    Stop: there are checkpoints, and none of them verifies.
+    Stop: there are checkpoints, and none of them verifies, or the newest that does is not of this training.
     """
     folders = all_of(stage)
     for folder in folders:
         problem = folder_fault(folder)
         if not problem:
-            return folder
+            return refuse_misplaced(folder)
         notify(f"checkpoint {folder.name} is broken ({problem}); falling back to the one before")
     if folders:
         raise Stop(
@@ -164,6 +164,13 @@ def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
             FAILED,
         )
     return None
+
+
+def refuse_misplaced(folder: Path) -> Path:
+    """The checkpoint. Stop: it is whole, and was made elsewhere; nobody but a person may remove it."""
+    if not folder_fault(folder) and (why := misplaced_checkpoint(folder)):
+        raise Stop(f"{folder} does not belong there: {why}", "move it away, then run the same command", FAILED)
+    return folder
 
 
 def load(folder: Path, parts: Parts, wrapped: dict[str, Any], base: str, grown: bool = False) -> dict[str, Any]:
@@ -250,7 +257,10 @@ def noted_best(stage: Path) -> dict[str, Any] | None:
 def choose(stage: Path, which: str) -> Path:
     """`best`, `last` or `step-N` -> the folder, or an error that names what there is."""
     if which == "best":
-        best = read_record(stage / "best.json", "say which one: --checkpoint last, or --checkpoint step-N")
+        another = "say which one: --checkpoint last, or --checkpoint step-N"
+        best = read_record(stage / "best.json", another)
+        if best and (why := misplaced(best, stage)):
+            raise Stop(f"{stage / 'best.json'} does not belong there: {why}", another, FAILED)
         best = best or noted_best(stage)
         which = folder_name(best["step"]) if best else "last"
     if which == "last":
@@ -259,6 +269,6 @@ def choose(stage: Path, which: str) -> Path:
             return found
     match = re.fullmatch(r"step-0*(\d+)", which)
     if match and (stage / folder_name(int(match[1]))).exists():
-        return stage / folder_name(int(match[1]))
+        return refuse_misplaced(stage / folder_name(int(match[1])))
     there = ", ".join(p.name for p in all_of(stage)) or "none"
     raise Stop(f"there is no checkpoint {which!r} in stage {stage.name}; there are: {there}")

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from lib.core.run import read_record
 from lib.core.tables import COUNT, NUMBER, TEXT, read_table, write_table
 
 LAYERS = {"layer": TEXT, "parameters": COUNT, "share": NUMBER}  # of train/<stage>/layers.csv; share of all parameters
@@ -21,7 +22,11 @@ def write(stage: Path, rows: list[tuple[str, int, float]]) -> Path:
 
 
 def read(stage: Path) -> dict[str, tuple[int, float]]:
-    """{layer: (parameters, share)} of what `write` left; empty where the stage has no such file."""
+    """{layer: (parameters, share)} as done.json of a finished stage says, else what `write` left; empty where the stage
+    has no such file. The table is for people, and has no hash of its own.
+    """
+    if rows := (read_record(stage / "done.json") or {}).get("layers"):
+        return {name: (count, share) for name, count, share in rows}
     if not (stage / "layers.csv").exists():
         return {}
     table = read_table(stage / "layers.csv", LAYERS)

@@ -8,6 +8,9 @@ model that became a base, a folder of latents. So each of these carries a `linea
 groups by what a group is, files by the first 16 hex digits of their sha256; both are the union over all ancestors. A
 training whose test side overlaps with what it starts from is refused, and so is one that starts from what another
 program trained ("unknown" names the files), because nobody can say what that has seen.
+
+What a training leaves says which one it is of (run.json notes it for each stage), so that a whole checkpoint, best.json
+or done.json of another training, or a checkpoint under another step's name, is not taken for its own.
 """
 
 from collections.abc import Iterable
@@ -17,12 +20,14 @@ from typing import Any
 
 from lib.core.errors import Stop
 from lib.core.records import Manifest
-from lib.core.run import read_json, write_json
+from lib.core.run import read_json, read_record, write_json
 from lib.core.words import counted
 
 FILE = "lineage.json"
 HASH_DIGITS = 16  # of sha256: a chance meeting among a million files is below 1e-7
 SHOWN = 5
+TRAININGS = "trainings"  # in run.json: stage -> what its training is known by
+TRAINING = "training"  # in what it leaves
 
 
 @dataclass
@@ -88,3 +93,27 @@ def refuse_seen(manifest: Manifest, by: str, folder: Path, what: str) -> None:
     if found := seen(manifest, by, folder, what):
         command = f"hold out another {by}, start from something that has not seen it, or set train.accept_seen=true"
         raise Stop(found, command)
+
+
+def training_of(stage: Path) -> str | None:
+    """What the training of a run's stage is known by; None where it began before this was noted."""
+    return noted((read_record(stage.parents[1] / "run.json") or {}), stage.name)
+
+
+def noted(record: dict[str, Any], stage: str) -> str | None:
+    """The same from run.json."""
+    found: str | None = record.get(TRAININGS, {}).get(stage)
+    return found
+
+
+def misplaced(left: dict[str, Any], stage: Path) -> str:
+    """Why what a training left is not of the training of this stage; "" where it is."""
+    return "" if left.get(TRAINING) == training_of(stage) else "it comes from another training"
+
+
+def misplaced_checkpoint(folder: Path) -> str:
+    """The same of a whole checkpoint, which also knows its step and its stage."""
+    state, stage = read_json(folder / "state.json"), folder.parent
+    if (state["stage"], f"step-{state['step']:06d}") != (stage.name, folder.name):
+        return f"it is that of step {state['step']} of the stage {state['stage']}"
+    return misplaced(state, stage)

@@ -17,7 +17,7 @@ from lib.core.processes import alone, is_first_rank
 from lib.core.records import Manifest, Parts, Row, Stage
 from lib.core.run import CACHE, Run, existing, read_json, read_memo
 from lib.data import prepared, split
-from lib.network import adapters, audit, checkpoint, scoring, sharding
+from lib.network import adapters, audit, checkpoint, lineage, scoring, sharding
 from lib.network.frozen_features import FeatureCache, folder_for
 
 
@@ -38,7 +38,7 @@ def arrays_hash(job: Job) -> str:
     and no word of the manifest.
     """
     stamp, _ = steps.stamp_of(job.run, 3)
-    return steps.file_hash(prepared_folder(job, stamp) / prepared.FILE) if stamp and stamp["outputs"] else ""
+    return steps.held_by(prepared_folder(job, stamp)) if stamp and stamp["outputs"] else ""
 
 
 def open_device(job: Job, trackers: Sequence[str] = ("tensorboard",)) -> tuple[Any, str]:
@@ -76,9 +76,8 @@ def make_stage_inputs(
 
 def finished_steps(folder: Path) -> int:
     """The step of the newest checkpoint that verifies; a stage that ended early by patience says so in done.json."""
-    done = read_memo(folder / "done.json")
-    if done:
-        return int(done["steps"])
+    if steps_done := done(folder):
+        return steps_done
     newest = checkpoint.newest(folder, notify=lambda text: None) if folder.exists() else None
     return int(read_json(newest / "state.json")["step"]) if newest else 0
 
@@ -87,7 +86,13 @@ def is_finished(run: Run, stage: Stage) -> bool:
     """Does done.json, which is written last, say so? A checkpoint of the last step does not: the kill may have come
     before best.json, which still names an older one until the stage goes on from there.
     """
-    return int(read_memo(run.stage(stage.name) / "done.json").get("steps", 0)) >= stage.steps
+    return done(run.stage(stage.name)) >= stage.steps
+
+
+def done(folder: Path) -> int:
+    """The steps that done.json of a stage says; 0 without one, or with that of another training."""
+    said = read_memo(folder / "done.json")
+    return 0 if not said or lineage.misplaced(said, folder) else int(said["steps"])
 
 
 def refuse_unfinished(run: Run, before: Stage, stage: Stage) -> None:

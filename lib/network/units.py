@@ -2,12 +2,13 @@
 
     frozen-features-<fingerprint>/
         0.units   tensors one after another, as bytes; of each process that writes at the same time one such file
-        0.jsonl   a line for each of them: name, first byte, shape, precision, CRC-32, and the line's own
+        0.jsonl   a line for each of them: folder, name, first byte, shape, precision, CRC-32, and the line's own
         used      its time is when the folder was last opened; locked while a process has it open
 
 A line is written after its tensor, so what a killed process was writing has no line and is written again. What is
-missing, cut or flipped does not have its CRC-32 and counts as not kept. Nothing is flushed to the disk on purpose: what
-a power cut takes is noticed in the same way. The quota is for all such folders together, the oldest one goes first.
+missing, cut or flipped does not have its CRC-32 and counts as not kept, and so does what was written for another such
+folder. Nothing is flushed to the disk on purpose: what a power cut takes is noticed in the same way. The quota is for
+all such folders together, the oldest one goes first.
 """
 
 import contextlib
@@ -112,12 +113,17 @@ class Units:
                     file.seek(self.seen_bytes.get(index, 0))
                     lines, _, _ = file.read().rpartition(b"\n")
                     self.seen_bytes[index] = self.seen_bytes.get(index, 0) + len(lines) + bool(lines)
-                    for record in filter(None, map(whole_record, lines.split(b"\n"))):
+                    for record in self.of_here(lines):
                         place = Place(
                             index.with_suffix(".units"), record["at"], tuple(record["shape"]), record["precision"],
                             record["crc32_of_bytes"],
                         )  # fmt: skip
                         self.places.setdefault(record["name"], []).append(place)
+
+    def of_here(self, lines: bytes) -> list[dict[str, Any]]:
+        """The whole records that were written for this folder."""
+        found = filter(None, map(whole_record, lines.split(b"\n")))
+        return [record for record in found if record.get("folder") == self.folder.name]
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -130,7 +136,8 @@ class Units:
             self.writer = self.writer or Writer(self.folder)
             at = self.writer.append(view)
             precision = str(tensor.dtype).removeprefix("torch.")
-            described = {"name": name, "at": at, "shape": list(tensor.shape), "precision": precision}
+            described = {"folder": self.folder.name, "name": name, "at": at, "precision": precision}
+            described |= {"shape": list(tensor.shape)}
             self.writer.note(line_of(described | {"crc32_of_bytes": zlib.crc32(view)}))
         except OSError as error:
             self.no_more(str(error))

@@ -198,6 +198,7 @@ def train_stage(
         print("too few groups to choose a checkpoint by: the last step will be scored", flush=True)
     feature_cache = open_feature_cache(job, parts, accelerator) if parts.frozen_features else None
     if is_first_rank():
+        (folder / "done.json").unlink(missing_ok=True)  # of fewer steps than are wanted now
         say_what_trains(parts, folder)
     objectives = job.recipe.objectives(job.config, stage)
     training = Training(
@@ -211,8 +212,18 @@ def train_stage(
     run_stage(training, resume)
     trackers.close(accelerator)
     if is_first_rank():
-        write_record(folder / "done.json", {"steps": stage.steps, "trained_steps": training.step})
+        note_done(training)
     accelerator.wait_for_everyone()
+
+
+def note_done(training: Training) -> None:
+    """done.json, written last: what is finished, and what stays as it is from now on."""
+    folder = training.folder
+    write_record(folder / "done.json", {
+        "steps": training.stage.steps, "trained_steps": training.step, lineage.TRAINING: lineage.training_of(folder),
+        "layers": adapters.table(training.parts),
+        "files": {name: steps.file_hash(folder / name) for name in ("log.jsonl", "timing.jsonl", "layers.csv")},
+    })  # fmt: skip
 
 
 def refuse_other_places(accelerator: Any, resume: Path | None) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from lib.core import config as configuration
+from lib.core import steps
 from lib.core.errors import Stop
 from lib.core.hashes import folder_fault, identity
 from lib.core.job import Job
@@ -36,8 +38,22 @@ def begin(job: Job, stage: Stage, stages: list[Stage], first: Stage) -> None:
         refuse_unfinished(job.run, next(one for one in stages if one.name == name), stage)
         found[name] = identity(checkpoint.choose(job.run.stage(name), "best"))
     job.record.setdefault(FOLLOWED, {})[stage.name] = found
+    named = identity(Path(job.args.checkpoint)) if job.args.checkpoint and stage == first else {}
+    job.record.setdefault(lineage.TRAININGS, {})[stage.name] = known_by(job, found | {"": named})
     if is_first_rank():
         write_record(job.run.record, job.record)
+
+
+def known_by(job: Job, started: dict[str, dict[str, str]]) -> str:
+    """What tells this training from any other: what it is made from and starts from.
+
+    Only what cannot change in the middle of it: no setting that moves neither samples nor noise, and not the arrays,
+    which another machine may round otherwise.
+    """
+    free = configuration.marked(job.config, "free")
+    settings = {key: value for key, value in job.record["config"].items() if key not in free}
+    inputs = {name: sha256 for name, sha256 in job.made_from["inputs"].items() if name != steps.ARRAYS}
+    return steps.digest({"recipe": job.record["recipe"], "settings": settings, "inputs": inputs, "started": started})
 
 
 def outdated(job: Job, stage: Stage, stages: list[Stage]) -> str:

@@ -14,7 +14,7 @@ from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Objective, Parts, Row, Sampler, Stage
 from lib.core.run import cut_log, write_record
-from lib.network import checkpoint, gradients, pieces, sharding
+from lib.network import checkpoint, gradients, lineage, pieces, sharding
 from lib.network.adapters import Modes
 from lib.network.audit import Movement
 from lib.network.batches import Batches
@@ -138,7 +138,8 @@ def write(
 def tidy(training: Training, best: dict[str, Any] | None, leaders: list[dict[str, Any]]) -> None:
     """best.json names the best checkpoint that is kept, and is there only while one is; older ones than those go."""
     if leaders:
-        write_record(training.folder / "best.json", (best or {}) | leaders[0] | {"leaders": leaders})
+        said = (best or {}) | leaders[0] | {"leaders": leaders, lineage.TRAINING: known_by(training)}
+        write_record(training.folder / "best.json", said)
     else:
         (training.folder / "best.json").unlink(missing_ok=True)
     checkpoint.rotate(training.folder, training.config.keep_checkpoints, [one["step"] for one in leaders])
@@ -151,6 +152,7 @@ def state_of(training: Training) -> dict[str, Any]:
     return {
         "step": training.step,
         "stage": training.stage.name,
+        lineage.TRAINING: known_by(training),
         "base": training.parts.base,
         "best": training.best,
         "leaders": list(training.leaders),
@@ -163,6 +165,10 @@ def state_of(training: Training) -> dict[str, Any]:
         "scaler": scaler.state_dict() if scaler is not None else None,
         "config": {key: value for key, value in training.job.record["config"].items() if key.startswith(sections)},
     }
+
+
+def known_by(training: Training) -> str | None:
+    return lineage.noted(training.job.record, training.stage.name)
 
 
 def optimiser_tensors(training: Training, raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
