@@ -1,6 +1,7 @@
 """--json: one JSON object on stdout; what a person reads goes to stderr, also from processes that a step starts."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -21,20 +22,46 @@ def asked() -> bool:
 @contextlib.contextmanager
 def given() -> Iterator[dict[str, Any]]:
     """What is put into the dict within the block is printed as JSON where --json was said, else forgotten."""
+    open_streams()
     answer: dict[str, Any] = {}
-    if not asked():
+    with on_stderr() if asked() else contextlib.nullcontext():
         yield answer
-        return
+    try:
+        if asked():
+            print(json.dumps(answer, indent=1))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has what they want
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest when it ends
+
+
+def open_streams() -> None:
+    """The three streams take any text, whatever the locale, and are open: else a file that a step opens would get their
+    number, and what somebody writes to it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            opened = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, opened)
+        if number and isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def on_stderr() -> Iterator[None]:
+    """Within the block what goes to stdout goes to stderr, also what children write."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            yield answer
+            yield
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-    print(json.dumps(answer, indent=1), flush=True)
 
 
 def of_step(run: Run, step: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from lib import recipes
 from lib.commands import answer, settings
@@ -40,8 +41,20 @@ REFUSALS = {
     errno.EISDIR: "a folder lies where a file is needed: move it away",
     errno.ENAMETOOLONG: "choose a shorter --run or --root",
     errno.ELOOP: "remove the loop of links",
+    errno.ENOENT: "put back what is missing there, then run the same command",
+    errno.EPIPE: "run the same command, with its output where somebody reads it to the end, or in a file",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f), or choose a --root on a disk without one",
+    errno.EMFILE: "lift the limit on open files (ulimit -n)",
+    errno.ENFILE: "end other programs: the machine has too many open files",
+    errno.ENOLCK: "choose a --root on a disk that can lock files",
+    errno.EOPNOTSUPP: "choose a --root on a disk that can lock files",
+    errno.ESTALE: "mount the network disk again, then run the same command",
     errno.EIO: "the disk may be failing: copy the run folder elsewhere, then run the same command there",
 }
+REFUSED = "see to what lies there, then run the same command"  # whatever else, of a file that is named
+
+# What a launcher, a notebook or a step sets for a step: whole numbers.
+COUNTS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PIPELINE_MACHINES", "PIPELINE_PARENT")
 
 # What has a meaning beside a flag that does no work; and what has none without another one.
 MEANT = {
@@ -76,10 +89,35 @@ def main(
     """
     # before torch: spinning threads made a step 8 times slower on busy cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own, which its steps inherit, draws for people who look on
     with answer.given() as told:
         code = attempt(step, work, add_flags, again, result, told)
         told |= {"exit_code": code}
     return leave(code)
+
+
+def ended(work: Callable[[], int], told: dict[str, Any]) -> int:
+    """The exit code of what is no step; whatever stops it is said."""
+    try:
+        return work()
+    except Stop as stop:
+        return say(stop, told)
+    except OSError as error:
+        return say(of_system(error, Path()), told)
+
+
+def refuse_bad_environment() -> None:
+    """Stop: a variable that this step reads is not what it must be."""
+    for name in COUNTS:
+        if not os.environ.get(name, "0").isdecimal():
+            raise Stop(f"{name}={os.environ[name]!r} is not a whole number", f"unset {name}")
+    try:
+        mirror = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        is_address = mirror.scheme in ("http", "https") and bool(mirror.hostname) and mirror.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:  # its value may hold a password
+        raise Stop("HF_ENDPOINT is not an address such as https://hf-mirror.com", "unset HF_ENDPOINT, or correct it")
 
 
 def attempt(
@@ -90,8 +128,9 @@ def attempt(
     result: Result | None,
     told: dict[str, Any],
 ) -> int:
-    place, name = Path.cwd(), ""
+    place, name = Path(), ""
     try:
+        refuse_bad_environment()
         args = parse(step, add_flags)
         args.always_work = any(getattr(args, flag) for flag in again)
         if args.list:
@@ -111,7 +150,13 @@ def attempt(
     except Stop as stop:
         return say(of_this_run(stop, name), told)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and (asks("--list") or asks("--plan")):
+            return DONE  # whoever reads has what they want: --list | head
         return say(of_system(error, place), told)
+    except Exception as error:  # safetensors' own, which tells the file system's refusal in its text alone
+        if refusal := re.search(r"\(os error (\d+)\)", str(error)):
+            return say(of_system(OSError(int(refusal[1]), str(error)), place), told)
+        raise
 
 
 def of_this_run(stop: Stop, name: str) -> Stop:
@@ -152,10 +197,11 @@ def of_system(error: OSError, place: Path) -> Stop:
     """What the file system refused, in a sentence. An error that no user's folder can cause is raised again."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(error, place)
-    if error.errno not in REFUSALS:
+    if error.errno is None or (error.errno not in REFUSALS and error.filename is None):
         raise error
-    where = error.filename if error.filename is not None else place
-    return Stop(f"{where}: {os.strerror(error.errno)}", REFUSALS[error.errno], FAILED)
+    unnamed = "the output" if error.errno == errno.EPIPE else place
+    where = error.filename if error.filename is not None else unnamed
+    return Stop(f"{where}: {os.strerror(error.errno)}", REFUSALS.get(error.errno, REFUSED), FAILED)
 
 
 def disk_full(error: OSError, place: Path) -> Stop:
@@ -204,7 +250,7 @@ def parse(step: int, add_flags: AddFlags | None) -> argparse.Namespace:
         "--time-limit", default="", metavar="11h30m", help="of the whole session; the step pauses before it"
     )
     parser.add_argument(
-        "--root", type=folder, default=Path.cwd(), help="holds runs/, data/, cache/ (default: the current folder)"
+        "--root", type=folder, default=here(), help="holds runs/, data/, cache/ (default: the current folder)"
     )
     parser.add_argument(
         "--inputs",
@@ -234,7 +280,18 @@ class Parser(argparse.ArgumentParser):
 
 def folder(word: str) -> Path:
     """A path as it was meant: shells leave the ~ of --root=~/runs as it is, and a folder of that name would be made."""
-    return Path(word).expanduser()
+    try:
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{word} begins with the name of no user of this machine") from error
+
+
+def here() -> Path:
+    """The current folder. Stop: it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise Stop("the current folder is gone", "cd into one that is there", FAILED) from error
 
 
 def refuse_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

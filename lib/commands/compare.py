@@ -5,6 +5,7 @@ listed and named as not comparable. Two recipes have the same metric where one m
 it where no setting differs that says what is measured (lib.core.config.measured).
 """
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -46,20 +47,26 @@ SHOWN = ("rank", "run", "trainable", "metric", "base", "adapted", "difference", 
 
 def main(words: list[str]) -> int:
     """`step5_evaluate.py --compare RUN…`: reads finished runs and works on none of them. Returns the exit code."""
+
+    def work() -> int:
+        args = parse(words)
+        root = args.root.resolve()
+        runs = dict.fromkeys(existing_run(root, word) for word in args.compare)
+        print(compare(list(runs), root / "runs"))
+        told["runs"] = rows_of(root / "runs" / "comparison.csv")
+        return DONE
+
+    with answer.given() as told:
+        told["exit_code"] = code = cli.ended(work, told)
+    return code
+
+
+def parse(words: list[str]) -> argparse.Namespace:
     parser = cli.Parser(prog=SCRIPTS[5])
     parser.add_argument("--compare", nargs="+", metavar="RUN", required=True, help="names of runs, or their folders")
-    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/ (default: the current folder)")
+    parser.add_argument("--root", type=cli.folder, default=cli.here(), help="holds runs/ (default: the current folder)")
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
-    with answer.given() as told:
-        try:
-            args = parser.parse_args(words)
-            root = args.root.resolve()
-            runs = dict.fromkeys(existing_run(root, word) for word in args.compare)
-            print(compare(list(runs), root / "runs"))
-            told |= {"runs": rows_of(root / "runs" / "comparison.csv"), "exit_code": DONE}
-        except Stop as stop:
-            told["exit_code"] = cli.say(stop, told)
-    return int(told["exit_code"])
+    return parser.parse_args(words)
 
 
 def rows_of(table: Path) -> list[dict[str, Any]]:

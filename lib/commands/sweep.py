@@ -10,7 +10,6 @@ import itertools
 import re
 import shlex
 import sys
-from pathlib import Path
 
 from lib import recipes
 from lib.commands import answer, cli, compare
@@ -24,16 +23,17 @@ from lib.core.session import Clock, catch_signals, open_clock
 
 
 def main(words: list[str]) -> int:
+    def work() -> int:
+        args = parse(words)
+        clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
+        catch_signals(clock)
+        code = sweep(args, clock)
+        told.update({"runs": compare.rows_of(args.root.resolve() / "runs" / "comparison.csv")} if code == DONE else {})
+        return code
+
     with answer.given() as told:
-        try:
-            args = parse(words)
-            clock = open_clock(args.time_limit, cli.DEMO_RESERVE_SECONDS if args.demo else 60.0)
-            catch_signals(clock)
-            told["exit_code"] = code = sweep(args, clock)
-            told |= {"runs": compare.rows_of(args.root.resolve() / "runs" / "comparison.csv")} if code == DONE else {}
-        except Stop as stop:
-            told["exit_code"] = cli.say(stop, told)
-    return int(told["exit_code"])
+        told["exit_code"] = code = cli.ended(work, told)
+    return code
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -45,7 +45,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="stand-in data and a small network")
     parser.add_argument("--run", help="what the names of the runs begin with")
     parser.add_argument("--time-limit", default="", metavar="11h30m", help="of the whole session")
-    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/, data/, cache/")
+    parser.add_argument("--root", type=cli.folder, default=cli.here(), help="holds runs/, data/, cache/")
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout, everything else on stderr")
     return parser.parse_args(words)
 

@@ -5,6 +5,7 @@ checkpoints and exports a list, log lines a checksum each. A file that nothing l
 that it was there: the stamps of earlier steps, what a finished stage leaves, a line of its logs for every step.
 """
 
+import argparse
 import contextlib
 from collections.abc import Iterator
 from itertools import chain
@@ -24,19 +25,24 @@ Found = Iterator[tuple[str, str]]  # (what was looked at, why it is damaged or "
 
 def main(words: list[str]) -> int:
     """`step5_evaluate.py --verify FOLDER`: one line per kind of file. Returns the exit code."""
+
+    def work() -> int:
+        args = parse(words)
+        return verify(folder_of(args.verify, args.root), told)
+
+    with answer.given() as told:
+        told["exit_code"] = code = cli.ended(work, told)
+    return code
+
+
+def parse(words: list[str]) -> argparse.Namespace:
     parser = cli.Parser(prog=SCRIPTS[5])
     parser.add_argument(
         "--verify", type=cli.folder, metavar="FOLDER", required=True, help="a run's folder, or its name"
     )
-    parser.add_argument("--root", type=cli.folder, default=Path.cwd(), help="holds runs/ (default: the current folder)")
+    parser.add_argument("--root", type=cli.folder, default=cli.here(), help="holds runs/ (default: the current folder)")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, everything else on stderr")
-    with answer.given() as told:
-        try:
-            args = parser.parse_args(words)
-            told["exit_code"] = verify(folder_of(args.verify, args.root), told)
-        except Stop as stop:
-            told["exit_code"] = cli.say(stop, told)
-    return int(told["exit_code"])
+    return parser.parse_args(words)
 
 
 def folder_of(named: Path, root: Path) -> Path:

@@ -12,6 +12,7 @@ NOBODY = {
     "", "None", "none", "null", "NULL", "nan", "NaN", "N/A", "n/a", "#N/A", "<NA>", "-1", "?", "unknown", "Unknown",
 }  # fmt: skip
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are no UTF-8
 
 
 def fault(name: str, nested: bool = False) -> str:
@@ -22,6 +23,8 @@ def fault(name: str, nested: bool = False) -> str:
     parts = name.split("/") if nested else [name]
     if CONTROL.search(name):
         return "holds a control character"
+    if SURROGATE.search(name):
+        return "is not text in UTF-8"
     if "\\" in name or (not nested and "/" in name):
         return "holds a separator of folders"
     if ".." in parts or name.startswith("/"):

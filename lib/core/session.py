@@ -7,6 +7,7 @@ are of the machine's monotonic clock, which all its processes share and which no
 """
 
 import fcntl
+import math
 import os
 import re
 import signal
@@ -74,13 +75,16 @@ def open_clock(time_limit: str, reserve_seconds: float) -> Clock:
 
 
 def start_of_session() -> float:
-    """Stop: PIPELINE_SESSION_START is not a number."""
-    told = os.environ.get("PIPELINE_SESSION_START")
+    """Stop: PIPELINE_SESSION_START is no number, or lies in the future: that would mean no limit, or no time at all."""
+    told, now = os.environ.get("PIPELINE_SESSION_START"), time.monotonic()
     try:
-        return float(told) if told else time.monotonic()
-    except ValueError as error:
-        cause = f"PIPELINE_SESSION_START={told!r} is not a time of the monotonic clock in seconds"
-        raise Stop(cause, "unset PIPELINE_SESSION_START") from error
+        started = float(told) if told else now
+    except ValueError:
+        started = math.nan
+    if not -math.inf < started <= now:
+        cause = f"PIPELINE_SESSION_START={told!r} is not a past time of this machine's monotonic clock in seconds"
+        raise Stop(cause, "unset PIPELINE_SESSION_START")
+    return started
 
 
 def seconds(text: str) -> float:

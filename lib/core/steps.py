@@ -133,7 +133,7 @@ def state_without_code(run: Run, step: int, config: dict[str, Any]) -> State:
     if stamp["state"] != "complete":
         return State(stamp["state"], (), stamp.get("progress"))
     now = {"inputs": left_by_others(run, step), "config": config, "code": {}}
-    lost = [f"{name} is missing" for name in stamp["hashes"] if not (run.folder / name).is_file()]
+    lost = [f"{name} is missing" for name in stamp["hashes"] if not (run.folder / name).exists()]
     found = differences({**stamp["fingerprint"], "code": {}}, now) + lost + changed_outputs(run, stamp)
     return State("stale", tuple(found)) if found else State("complete")
 
@@ -161,7 +161,7 @@ def changed_outputs(run: Run, stamp: dict[str, Any]) -> list[str]:
     return [
         f"{name} is not what the step wrote"
         for name, sha256 in stamp["hashes"].items()
-        if (run.folder / name).is_file() and file_hash(run.folder / name) != sha256
+        if (run.folder / name).exists() and file_hash(run.folder / name) != sha256
     ]
 
 

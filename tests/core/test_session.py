@@ -166,7 +166,7 @@ def test_a_rank_sees_by_the_lock_that_its_step_died(tmp_path, monkeypatch):
 
 def test_a_start_that_is_no_number_is_a_sentence(monkeypatch):
     monkeypatch.setenv("PIPELINE_SESSION_START", "x")
-    with pytest.raises(Stop, match="PIPELINE_SESSION_START='x' is not a time"):
+    with pytest.raises(Stop, match="PIPELINE_SESSION_START='x' is not a past time"):
         open_clock("1h", 60)
 
 
