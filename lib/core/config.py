@@ -12,6 +12,7 @@ from typing import Any
 from lib.core.contract import Recipe
 from lib.core.errors import Stop, nearest
 from lib.core.names_elsewhere import known_elsewhere
+from lib.core.peft_fields import PEFT_FIELDS
 
 
 def silent(default: Any) -> Any:
@@ -145,15 +146,11 @@ class LoraConfig:
             refuse_bad_pattern("lora.full", pattern)
         if not 0 <= self.dropout < 1:
             raise Stop(f"lora.dropout={self.dropout} is not in [0, 1)")
-        for name in self.peft:
-            one_of("lora.peft field", name, PEFT_FIELDS)
-
-
-# The fields of peft.LoraConfig that make sense here; a test compares them with the installed PEFT.
-PEFT_FIELDS = (
-    "use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern", "bias", "lora_bias",
-    "layers_to_transform", "layers_pattern", "exclude_modules", "use_qalora", "qalora_group_size",
-)  # fmt: skip
+        for name, value in self.peft.items():
+            one_of("lora.peft field", name, tuple(PEFT_FIELDS))
+            words, may_be = PEFT_FIELDS[name]
+            if not may_be(value):
+                raise Stop(f"lora.peft.{name}={value!r} is impossible: it is {words}")
 
 
 # Settings that had another name once: they are refused, and the new name is said.
@@ -169,6 +166,14 @@ RENAMED = {
     "train.warmup_share": "train.warmup_ratio",
 }
 
+
+# What is more than text in a value: kind, how it is written, what it begins with.
+TYPED = (
+    ("null", r"null|~", "n~"),
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("int", r"0|-?[1-9]\d*", "-0123456789"),
+    ("float", r"-?(0|[1-9]\d*)\.(0|\d*[1-9])|-?\d+\.\d+e[-+]\d+|-?\.inf|\.nan", "-0123456789."),
+)
 
 HEARD: list[dict[str, str]] = []  # of `listening`, the innermost last
 
@@ -231,10 +236,15 @@ def compose(recipe: Recipe, preset: str, demo: bool, scale: str, asked: dict[str
 def parse_override(text: str) -> tuple[str, Any]:
     """'lora.rank=8' -> ('lora.rank', 8); the value is YAML, so lists are [a,b] and null is None.
 
-    On and off stay words, for a switch with a third position; a setting that is true or false takes them too.
+    Only what is written as a number is written, and true and false, are more than text: a scene called 010, 1.10 or no
+    keeps its name, and 010 epochs are ten (YAML's would be eight). On and off stay words, for a switch with a third
+    position; a setting that is true or false takes them too.
     """
     import yaml
 
+    loader: Any = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
+    for kind, pattern, first in TYPED:
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rf"({pattern})\Z"), list(first))
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise Stop(f"{text!r} is not key=value")
@@ -242,8 +252,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if value in ("on", "off"):
         return key, value
     try:
-        return key, yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+        return key, yaml.load(value, loader) if value else ""
+    except (yaml.YAMLError, ValueError) as error:
         raise Stop(f"the value of {key!r} cannot be read: {value!r}") from error
 
 
@@ -258,6 +268,15 @@ def refuse_interpolation(key: str, value: Any) -> None:
     """Stop: OmegaConf would put another value for ${…}, perhaps a secret of the environment, and run.json keep it."""
     if "${" in str(value):
         raise Stop(f"the value of {key!r} holds ${{, and settings are taken as they are", "write the value itself")
+
+
+def refuse_odd(key: str, value: Any, kind: str) -> None:
+    """Stop: a list of lists, or text that is the name of nothing (a NUL, half a character)."""
+    parts = value if isinstance(value, list) else [value]
+    if kind != "dict" and any(isinstance(part, list | dict) for part in parts):
+        raise Stop(f"{key}={value!r} is not {a(kind)}")
+    if any(isinstance(part, str) and re.search("[\0\ud800-\udfff]", part) for part in parts):
+        raise Stop(f"{key}={value!r} holds what is no text")
 
 
 def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
@@ -277,6 +296,7 @@ def from_dotted(kind: type, settings: dict[str, Any]) -> Any:
                 f"unknown setting {key!r}: {known_elsewhere(key, known) or nearest_key(key, known)}",
                 "python step1_setup.py --list",
             )
+        refuse_odd(key, value, known[parent])
         try:
             OmegaConf.update(tree, key, value, force_add=known[parent] == "dict")
         except (OmegaConfBaseException, ValueError) as error:

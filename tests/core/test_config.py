@@ -113,6 +113,45 @@ def test_peft_fields_that_we_pass_through_exist_in_the_installed_peft():
     assert set(config.PEFT_FIELDS) <= known, set(config.PEFT_FIELDS) - known
 
 
+@pytest.mark.parametrize(("text", "value"), [
+    ("[007,010,1.10,no,2020-01-01,1_0,1:30]", ["007", "010", "1.10", "no", "2020-01-01", "1_0", "1:30"]),
+    ("[8,-3,0.5,true,null]", [8, -3, 0.5, True, None]), ("1.0e-05", 1e-05), ("~/x", "~/x"),
+])  # fmt: skip
+def test_names_are_taken_as_they_are_written(text, value):
+    assert config.parse_override(f"data.scenes={text}") == ("data.scenes", value)
+
+
+def test_a_number_with_zeros_in_front_is_decimal():
+    assert compose("train.epochs=010")[0].train.epochs == 10
+    for text in ("train.epochs=0x10", "train.epochs=1:30"):
+        with pytest.raises(Stop, match="is not an int"):
+            compose(text)
+
+
+@pytest.mark.parametrize("text", ["lora.full=[[a]]", 'lora.full=["a\\0"]', 'train.fault="\\ud800"', "train.epochs=[1]"])
+def test_what_is_no_text_or_a_list_of_lists_is_refused(text):
+    with pytest.raises(Stop, match="holds what is no text|is not a"):
+        compose(text)
+
+
+@pytest.mark.parametrize("field", [
+    "use_rslora=off", "use_rslora=no", "use_dora=2", "bias=foo", "init_lora_weights=nonsense", "rank_pattern=3",
+    "rank_pattern={a: -1}", "alpha_pattern={a: zero}", "alpha_pattern={'(': 1}", "layers_to_transform=a",
+    "exclude_modules=(", "qalora_group_size=x",
+])  # fmt: skip
+def test_a_field_of_peft_that_peft_would_misread_is_refused(field):
+    with pytest.raises(Stop, match=rf"lora.peft.{field.partition('=')[0]}=.* is impossible: it is "):
+        compose(f"lora.peft.{field}")
+
+
+@pytest.mark.parametrize("field", [
+    "use_rslora=false", "bias=lora_only", "init_lora_weights=pissa_niter_4", "rank_pattern={qkv: 4}",
+    "alpha_pattern={a: 1.5}", "layers_to_transform=[0,2]", "exclude_modules=a.*b", "layers_pattern=[a,b]",
+])  # fmt: skip
+def test_a_field_of_peft_that_means_something_is_passed_through(field):
+    assert field.partition("=")[0] in compose(f"lora.peft.{field}")[0].lora.peft
+
+
 # ---------------------------------------------------------------------------------------------- every recipe
 
 EVERY = (*recipes.RECIPES, str(ROOT / "lib" / "recipes" / "template"))
