@@ -130,7 +130,7 @@ def test_a_number_with_zeros_in_front_is_decimal():
 
 @pytest.mark.parametrize("text", ["lora.full=[[a]]", 'lora.full=["a\\0"]', 'train.fault="\\ud800"', "train.epochs=[1]"])
 def test_what_is_no_text_or_a_list_of_lists_is_refused(text):
-    with pytest.raises(Stop, match="holds what is no text|is not a"):
+    with pytest.raises(Stop, match=r"holds what is no text|is not a"):
         compose(text)
 
 
