@@ -167,6 +167,7 @@ def stamp(run: Run) -> None:
                 "fingerprint": made_from,
                 "progress": None,
                 "outputs": [],
+                "hashes": {},
                 "seconds": 33.0,
                 "next": "",
             },
