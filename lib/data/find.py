@@ -151,14 +151,20 @@ def clear_for_copy(folder: Path) -> None:
 
 
 def copy_writable(source: Path, target: Path) -> None:
-    """Copies a folder's content without its permissions, because mounts are read-only.
+    """Copies a folder's content without its permissions, because mounts are read-only. What lies behind a link is
+    content: a `train` on another disk holds the checkpoints.
 
-    The times of change are kept: they say which run is newer.
+    The times of change are kept: they say which run is newer. Stop: a link to nothing or around, or no file.
     """
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir()
-        else:
+    leave = f"leave it out of {source}, then run the same command"
+    for name, _, names in os.walk(source, followlinks=True):
+        folder = Path(name)
+        if folder.resolve() in (parent.resolve() for parent in folder.parents):
+            raise Stop(f"{folder} is a link to a folder that holds it", leave)
+        (target / folder.relative_to(source)).mkdir(exist_ok=True)
+        for path in sorted(folder / name for name in names):
+            if not path.is_file():
+                raise Stop(f"{path} is neither a file nor a folder", leave)
+            copy = target / path.relative_to(source)
             shutil.copyfile(path, copy)
             os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))

@@ -78,6 +78,29 @@ def test_read_only_input_becomes_a_writable_copy_with_its_times(run, tmp_path):
     assert run.record.stat().st_mtime == 1_000_000_000
 
 
+def test_checkpoints_behind_a_link_are_copied_with_their_run(run, tmp_path):
+    """A full disk made somebody move `train` and leave a link: an empty copy would have lost the checkpoints."""
+    place = write_run(tmp_path / "input" / "facades", step=9)
+    (place / "train").rename(tmp_path / "large")
+    (place / "train").symlink_to(tmp_path / "large")
+    find.continue_run(run, [tmp_path / "input"])
+    copy = run.folder / "train"
+    assert not copy.is_symlink() and (copy / "main" / "step-000009" / "sha256.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda path, place: path.symlink_to(place), "is a link to a folder that holds it"),
+    (lambda path, place: path.symlink_to(place / "nothing"), "is neither a file nor a folder"),
+    (lambda path, place: os.mkfifo(path), "is neither a file nor a folder"),
+])  # fmt: skip
+def test_what_cannot_be_copied_is_named_and_leaves_no_half_run(run, tmp_path, make, said):
+    place = write_run(tmp_path / "input" / "facades")
+    make(place / "odd", place)
+    with pytest.raises(Stop, match=said):
+        find.continue_run(run, [tmp_path / "input"])
+    assert not run.folder.exists()
+
+
 def test_empty_folder_of_a_call_that_failed_does_not_hide_the_earlier_run(run, tmp_path):
     write_run(tmp_path / "input" / "facades")
     run.folder.mkdir(parents=True)
