@@ -156,7 +156,7 @@ def adapted() -> Any:
         torch.manual_seed(1)
         layers = Linear(8, 4), Linear(4, 3)
         for layer in layers:
-            layer.scaling = {ADAPTER: 1.0}
+            vars(layer)["scaling"] = {ADAPTER: 1.0}
             layer.lora_A = ModuleDict({ADAPTER: Linear(layer.in_features, 2, bias=False)})
             layer.lora_B = ModuleDict({ADAPTER: Linear(2, layer.out_features, bias=False)})
         return torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1])
