@@ -8,7 +8,7 @@ from lib.core.errors import Stop
 
 MOST_BYTES = 200  # of one component; file systems take 255, and temporary names add some
 # What programs write where a table has no name.
-NOBODY = {
+NO_NAME = {
     "", "None", "none", "null", "NULL", "nan", "NaN", "N/A", "n/a", "#N/A", "<NA>", "-1", "?", "unknown", "Unknown",
 }  # fmt: skip
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -57,4 +57,4 @@ def stated(value: Any) -> str:
     name is "".
     """
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return "" if text.strip() in NOBODY else re.sub(r"^(\d+)\.0+$", r"\1", text)
+    return "" if text.strip() in NO_NAME else re.sub(r"^(\d+)\.0+$", r"\1", text)

@@ -157,8 +157,8 @@ def copy_writable(source: Path, target: Path) -> None:
     The times of change are kept: they say which run is newer. Stop: a link to nothing or around, or no file.
     """
     leave = f"leave it out of {source}, then run the same command"
-    for name, _, names in os.walk(source, followlinks=True):
-        folder = Path(name)
+    for place, _, names in os.walk(source, followlinks=True):
+        folder = Path(place)
         if folder.resolve() in (parent.resolve() for parent in folder.parents):
             raise Stop(f"{folder} is a link to a folder that holds it", leave)
         (target / folder.relative_to(source)).mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from lib.core.hashes import write_hashes
 from lib.core.job import Job
 from lib.core.processes import is_first_rank
 from lib.core.records import Parts, Stage
-from lib.core.run import atomic_folder, folder_unless_stopped
+from lib.core.run import atomic_folder, files_below, folder_unless_stopped
 from lib.core.words import counted
 from lib.evaluation import card, evaluate
 from lib.evaluation.evaluate import Session
@@ -49,12 +49,12 @@ def write_predictions(job: Job, stage: Stage, parts: Parts, inputs: str, out: Pa
     with folder_unless_stopped(out):
         job.recipe.predict_scaled(*given, scale) if scale else job.recipe.predict(*given)
     now = written_at(out)
-    if left := sorted(path for path, time_ns in before.items() if now.get(path) == time_ns):
-        print(f"{counted(len(left), 'file')} of {out} there before and not of {inputs}, first {left[0]}")
+    if left := sorted(name for name, time_ns in before.items() if now.get(name) == time_ns):
+        print(f"{counted(len(left), 'file')} of {out} there before and not of {inputs}, first {out / left[0]}")
 
 
-def written_at(folder: Path) -> dict[Path, int]:
-    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()}
+def written_at(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).lstat().st_mtime_ns for name in files_below(folder)}
 
 
 @contextlib.contextmanager

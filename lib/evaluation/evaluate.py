@@ -81,8 +81,9 @@ def tell(job: Job, stage: Stage, source: Path, columns: dict[str, list[Row]]) ->
     """What is made of the rows: eval/, figures/, the report, and the sentences on the console."""
     refuse_without_number(job, stage, columns)
     statistics.write_scores(job.run.folder / "eval" / "per_sample.csv", columns)
-    left_out, columns = statistics.left_out(columns), statistics.paired(columns)
-    scores = write_scores(job, stage, source, columns, left_out)
+    alone = statistics.of_one_alone(columns)
+    columns = statistics.paired(columns, alone)
+    scores = write_scores(job, stage, source, columns, statistics.left_out(alone))
     figures = job.run.folder / "figures"
     named = (text for row in columns["base"] for text in (row.sample_id, row.group))
     with atomic_folder(figures) as temporary, fonts.for_texts(named):
@@ -212,9 +213,7 @@ def write_scores(
         "demo": job.record["demo"],
         "step": read_json(source / "state.json")["step"],
         "stage": stage.name,
-        "stands_on": {stage.after: identity(checkpoint.choose(job.run.stage(stage.after), "best"))}
-        if stage.after
-        else {},
+        "stands_on": before(job, stage),
         "main": {"metric": main, "unit": metric.unit, "lower_is_better": metric.lower_is_better, "rival": metric.rival},
         "comparison": comparison,
         "n_samples": len(columns["base"]),

@@ -78,11 +78,10 @@ def without_number(main: str, base: list[Row], adapted: list[Row]) -> str:
     return ""
 
 
-def paired(columns: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The rows without each number that a sample has under one of the two networks alone, so that every mean of it is
-    over the same samples.
+def paired(columns: dict[str, list[Row]], alone: list[set[str]]) -> dict[str, list[Row]]:
+    """The rows without each number that a sample has under one of the two networks alone (`of_one_alone`), so that
+    every mean of it is over the same samples.
     """
-    alone = of_one_alone(columns)
     return {
         column: [without(row, gone) if gone else row for row, gone in zip(rows, alone, strict=True)]
         for column, rows in columns.items()
@@ -93,9 +92,9 @@ def without(row: Row, names: set[str]) -> Row:
     return replace(row, numbers={name: math.nan if name in names else value for name, value in row.numbers.items()})
 
 
-def left_out(columns: dict[str, list[Row]]) -> list[str]:
+def left_out(alone: list[set[str]]) -> list[str]:
     """A sentence for each number that `paired` takes from some samples."""
-    counts = Counter(name for gone in of_one_alone(columns) for name in sorted(gone))
+    counts = Counter(name for gone in alone for name in sorted(gone))
     return [
         f"{name} has a value for {counted(count, 'sample')} under one network alone: left out of every mean of it"
         for name, count in counts.items()
@@ -104,11 +103,10 @@ def left_out(columns: dict[str, list[Row]]) -> list[str]:
 
 def of_one_alone(columns: dict[str, list[Row]]) -> list[set[str]]:
     """Of each sample the numbers that are NaN under one of the two networks and not under the other."""
-    pairs = zip(columns["base"], columns["adapted"], strict=True)
-    numbers = [(one.numbers, other.numbers) for one, other in pairs]
+    base, adapted = ([row.numbers for row in columns[column]] for column in ("base", "adapted"))
     return [
         {name for name in one.keys() & other.keys() if math.isnan(one[name]) != math.isnan(other[name])}
-        for one, other in numbers
+        for one, other in zip(base, adapted, strict=True)
     ]
 
 

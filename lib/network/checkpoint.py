@@ -25,7 +25,7 @@ import torch
 from lib.core.errors import FAILED, Stop
 from lib.core.hashes import folder_fault, write_hashes
 from lib.core.records import Parts
-from lib.core.run import atomic_folder, read_json, read_record, write_json
+from lib.core.run import atomic_folder, files_below, read_json, read_record, write_json
 from lib.core.words import counted
 from lib.network import adapters, pieces, running, sharding
 from lib.network.lineage import Lineage, misplaced, misplaced_checkpoint
@@ -167,8 +167,11 @@ def newest(stage: Path, notify: Callable[[str], None] = print) -> Path | None:
 
 
 def refuse_misplaced(folder: Path) -> Path:
-    """The checkpoint. Stop: it is whole, and was made elsewhere; nobody but a person may remove it."""
-    if not folder_fault(folder) and (why := misplaced_checkpoint(folder)):
+    """The checkpoint. Stop: it was made elsewhere, as its whole state.json says; nobody but a person may remove it.
+
+    `load` compares the gigabytes beside it.
+    """
+    if not folder_fault(folder, set(files_below(folder)) - {"state.json"}) and (why := misplaced_checkpoint(folder)):
         raise Stop(f"{folder} does not belong there: {why}", "move it away, then run the same command", FAILED)
     return folder
 

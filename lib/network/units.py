@@ -136,9 +136,9 @@ class Units:
             self.writer = self.writer or Writer(self.folder)
             at = self.writer.append(view)
             precision = str(tensor.dtype).removeprefix("torch.")
-            described = {"folder": self.folder.name, "name": name, "at": at, "precision": precision}
-            described |= {"shape": list(tensor.shape)}
-            self.writer.note(line_of(described | {"crc32_of_bytes": zlib.crc32(view)}))
+            described = {"folder": self.folder.name, "name": name, "at": at}
+            described |= {"shape": list(tensor.shape), "precision": precision, "crc32_of_bytes": zlib.crc32(view)}
+            self.writer.note(line_of(described))
         except OSError as error:
             self.no_more(str(error))
 

@@ -91,10 +91,11 @@ def refuse_other_poses(folder: Path, views: list[Seen]) -> None:
     best = min(errors, key=lambda words: errors[words])
     if errors[best] < as_is / BETTER:
         cause = f"the depth of {folder} and its poses do not fit: views agree when {best}"
-        how = (
-            "write both in one unit, poses with the axes that their format says, and depth as its photograph is stored"
+        poses, depth = (
+            "poses with the axes that their format says",
+            "depth as its photograph is stored and under its name",
         )
-        raise Stop(cause, f"{how} and under its name")
+        raise Stop(cause, f"write both in one unit, {poses}, and {depth}")
 
 
 def others() -> dict[str, Change]:

@@ -220,7 +220,8 @@ def note_done(training: Training) -> None:
     """done.json, written last: what is finished, and what stays as it is from now on."""
     folder = training.folder
     write_record(folder / "done.json", {
-        "steps": training.stage.steps, "trained_steps": training.step, lineage.TRAINING: lineage.training_of(folder),
+        "steps": training.stage.steps, "trained_steps": training.step,
+        lineage.TRAINING: lineage.noted(training.job.record, training.stage.name),
         "layers": adapters.table(training.parts),
         "files": {name: steps.file_hash(folder / name) for name in ("log.jsonl", "timing.jsonl", "layers.csv")},
     })  # fmt: skip

@@ -138,7 +138,11 @@ def write(
 def tidy(training: Training, best: dict[str, Any] | None, leaders: list[dict[str, Any]]) -> None:
     """best.json names the best checkpoint that is kept, and is there only while one is; older ones than those go."""
     if leaders:
-        said = (best or {}) | leaders[0] | {"leaders": leaders, lineage.TRAINING: known_by(training)}
+        said = (
+            (best or {})
+            | leaders[0]
+            | {"leaders": leaders, lineage.TRAINING: lineage.noted(training.job.record, training.stage.name)}
+        )
         write_record(training.folder / "best.json", said)
     else:
         (training.folder / "best.json").unlink(missing_ok=True)
@@ -152,7 +156,7 @@ def state_of(training: Training) -> dict[str, Any]:
     return {
         "step": training.step,
         "stage": training.stage.name,
-        lineage.TRAINING: known_by(training),
+        lineage.TRAINING: lineage.noted(training.job.record, training.stage.name),
         "base": training.parts.base,
         "best": training.best,
         "leaders": list(training.leaders),
@@ -165,10 +169,6 @@ def state_of(training: Training) -> dict[str, Any]:
         "scaler": scaler.state_dict() if scaler is not None else None,
         "config": {key: value for key, value in training.job.record["config"].items() if key.startswith(sections)},
     }
-
-
-def known_by(training: Training) -> str | None:
-    return lineage.noted(training.job.record, training.stage.name)
 
 
 def optimiser_tensors(training: Training, raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

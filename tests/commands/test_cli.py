@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.commands import cli
+from lib.commands import cli, refusals
 from lib.core.errors import Stop
 from lib.core.run import existing, read_json, write_record
 from lib.recipes import RECIPES
@@ -169,7 +169,7 @@ def test_other_system_errors_are_not_hidden(step, monkeypatch):
         step(1)
 
 
-@pytest.mark.parametrize("number", cli.REFUSALS)
+@pytest.mark.parametrize("number", refusals.REFUSALS)
 def test_what_a_file_system_refuses_is_a_sentence_with_the_path(step, capsys, monkeypatch, number):
     def refused(*arguments):
         raise OSError(number, os.strerror(number), "/data/x")

@@ -133,12 +133,14 @@ def test_means_are_over_the_samples_that_both_networks_have_a_number_for():
     adapted = [Row("easy", "g", {"pck": 0.9}), Row("hard", "g", {"pck": NAN, "mae": 2.0}), base[2]]
     trivial = [Row("easy", "g", {"pck": 0.1}), Row("hard", "g", {"pck": 0.5, "mae": 9.0}), base[2]]
     columns = {"base": base, "adapted": adapted, "trivial": trivial}
-    kept = statistics.paired(columns)
-    assert statistics.left_out(columns) == [
+    alone = statistics.of_one_alone(columns)
+    kept = statistics.paired(columns, alone)
+    assert statistics.left_out(alone) == [
         "pck has a value for 1 sample under one network alone: left out of every mean of it"
     ]
     for column, first in (("base", 0.8), ("adapted", 0.9), ("trivial", 0.1)):
         assert [row.numbers["pck"] for row in kept[column]] == pytest.approx([first, NAN, NAN], nan_ok=True)
     assert [kept[column][1].numbers["mae"] for column in kept] == [3, 2, 9]
     same = {"base": base, "adapted": base}
-    assert statistics.paired(same) == same and statistics.left_out(same) == []
+    alone = statistics.of_one_alone(same)
+    assert statistics.paired(same, alone) == same and statistics.left_out(alone) == []

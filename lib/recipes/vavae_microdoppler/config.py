@@ -125,9 +125,7 @@ class DiTConfig:
     trained.
     """
 
-    latents: str = measured(
-        ""
-    )  # a folder that another run made; empty: made here, by the autoencoder of the stage before
+    latents: str = measured("")  # a folder that another run made; empty: made here, after the autoencoder's stages
     label_dropout: float = 0.1  # share of the samples that train the null row of the class table, for guidance
     method: str = scored("euler")  # or heun (two evaluations a step), dopri5 (adaptive)
     sampling_steps: int = scored(50)  # of the sampler, from noise to a spectrogram
